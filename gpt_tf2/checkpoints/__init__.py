@@ -1,0 +1,114 @@
+"""Checkpoints: one module a format, and the functions that choose among them by the path."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt_tf2.checkpoints import hdf5, huggingface, openai
+from gpt_tf2.checkpoints.checkpoint import Checkpoint, beside, home
+from gpt_tf2.config import GPT2Config
+from gpt_tf2.errors import InputError
+from gpt_tf2.files import write_text
+from gpt_tf2.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gpt_tf2.model import GPT2
+
+FORMATS = "a TF1 checkpoint (its folder, or the prefix model.ckpt), a .h5 or a .safetensors file"
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint without reading its tensors.
+
+    Args:
+        path: a folder that holds `model.safetensors` or `model.ckpt.index`, the prefix of a TF1 checkpoint, a `.h5` or a
+            `.safetensors` file.
+
+    Raises InputError if there is none, or it is truncated or of another program.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in ("model.safetensors", "model.ckpt.index"):
+            if (path / name).is_file():
+                return open_checkpoint(path / name.removesuffix(".index"))
+        raise InputError(f"{path}: neither model.ckpt.index nor model.safetensors in this folder: give {FORMATS}")
+    if path.with_name(path.name + ".index").is_file():
+        return openai.open_checkpoint(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint: give {FORMATS}")
+    if path.suffix in (".h5", ".hdf5"):
+        return hdf5.open_checkpoint(path)
+    if path.suffix == ".safetensors":
+        return huggingface.open_checkpoint(path)
+    raise InputError(f"{path}: not a checkpoint: give {FORMATS}")
+
+
+def find_config(checkpoint: Checkpoint) -> GPT2Config:
+    """The hyper-parameters in a checkpoint, else in the `hparams.json` beside it."""
+    if checkpoint.config:
+        return checkpoint.config
+    path = beside(checkpoint.path, "hparams.json")
+    if path is None:
+        raise InputError(f"{checkpoint.path}: no hparams.json beside it: give --json_hparams")
+    return GPT2Config.from_json(path)
+
+
+def find_tokenizer(path: str | Path) -> Tokenizer:
+    """The vocabulary beside a checkpoint: `encoder.json` and `vocab.bpe`, or `vocab.json` and `merges.txt`."""
+    encoder_json = beside(path, "encoder.json", "vocab.json")
+    vocab_bpe = beside(path, "vocab.bpe", "merges.txt")
+    if encoder_json is None or vocab_bpe is None:
+        raise InputError(f"{path}: no encoder.json and vocab.bpe beside it: give --json_encoder and --vocab_bpe")
+    return Tokenizer(encoder_json, vocab_bpe)
+
+
+def load_model(path: str | Path, config: GPT2Config | None = None, dropout: float = 0.0) -> "GPT2":
+    """The model in a checkpoint, read tensor by tensor into its variables.
+
+    Args:
+        path: as in `open_checkpoint`.
+        config: the hyper-parameters; by default those in the file or beside it.
+        dropout: of the network, in training.
+
+    Raises InputError, naming the file and the tensor, if one is missing, extra, misshapen or damaged.
+    """
+    checkpoint = open_checkpoint(path)
+    config = config or find_config(checkpoint)
+    checkpoint.check(config)
+    from gpt_tf2.model import GPT2
+
+    return GPT2(config, dropout, checkpoint.read)
+
+
+def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = None) -> None:
+    """Writes a checkpoint, atomically; the hyper-parameters go into it or beside it.
+
+    Args:
+        path: `NAME.h5`; `NAME.safetensors` (`FOLDER/model.safetensors` makes a folder that transformers opens); or a TF1
+            checkpoint's prefix `NAME.ckpt` or folder.
+        tokenizer: its two files are copied beside the checkpoint.
+
+    Raises InputError if the path names no format, or cannot be written.
+    """
+    path = Path(path)
+    check_format(path)
+    tensors = model.tensors()
+    names = "encoder.json", "vocab.bpe"
+    if path.suffix in (".h5", ".hdf5"):
+        hdf5.write(path, model.config, tensors)
+    elif path.suffix == ".safetensors":
+        huggingface.write(path, model.config, tensors)
+        names = "vocab.json", "merges.txt"
+    else:
+        if not path.suffix:
+            path = path / "model.ckpt"
+        openai.write(path, model.config, tensors)
+        write_text(home(path) / "hparams.json", model.config.to_json())
+    for source, name in zip(tokenizer.files if tokenizer else (), names, strict=False):
+        if source.resolve() != (home(path) / name).resolve():
+            write_text(home(path) / name, source.read_text(encoding="utf-8"))
+
+
+def check_format(path: Path) -> None:
+    """Raises InputError unless the path names a format to write."""
+    if path.suffix not in (".h5", ".hdf5", ".safetensors", ".ckpt", ""):
+        raise InputError(f"{path}: unknown format {path.suffix}: end the name in .h5, .safetensors or .ckpt")

@@ -1,0 +1,93 @@
+"""The hyper-parameters of a GPT-2, the four released sizes, and the names and shapes of its tensors."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from gpt_tf2.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT2Config:
+    """The five numbers of OpenAI's `hparams.json`.
+
+    Raises InputError if one is not a positive integer or `n_head` does not divide `n_embd`.
+    """
+
+    n_vocab: int
+    n_ctx: int
+    n_embd: int
+    n_head: int
+    n_layer: int
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(f"{name} is {value!r}: give a positive integer")
+        if self.n_embd % self.n_head:
+            raise InputError(f"n_head {self.n_head} does not divide n_embd {self.n_embd}: give the model's own hparams")
+
+    @classmethod
+    def from_dict(cls, values: object, source: str) -> "GPT2Config":
+        """The config in a mapping that was read from `source`, a file name for the error; keys beyond the five are left."""
+        if not isinstance(values, dict):
+            raise InputError(f"{source}: not a JSON object of hyper-parameters: give the model's hparams.json")
+        names = [field.name for field in dataclasses.fields(cls)]
+        missing = [name for name in names if name not in values]
+        if missing:
+            raise InputError(f"{source}: {', '.join(missing)} missing: give the model's hparams.json")
+        try:
+            return cls(**{name: values[name] for name in names})
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> "GPT2Config":
+        """The config in an `hparams.json`."""
+        return cls.from_dict(read_json(path), str(path))
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+
+SIZES = {
+    "124M": GPT2Config(n_vocab=50257, n_ctx=1024, n_embd=768, n_head=12, n_layer=12),
+    "355M": GPT2Config(n_vocab=50257, n_ctx=1024, n_embd=1024, n_head=16, n_layer=24),
+    "774M": GPT2Config(n_vocab=50257, n_ctx=1024, n_embd=1280, n_head=20, n_layer=36),
+    "1558M": GPT2Config(n_vocab=50257, n_ctx=1024, n_embd=1600, n_head=25, n_layer=48),
+}
+
+
+def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """OpenAI's name → shape for every tensor, in the order of the network. Matrices are `[inputs, outputs]`."""
+    n = config.n_embd
+    shapes: dict[str, tuple[int, ...]] = {"wte": (config.n_vocab, n), "wpe": (config.n_ctx, n)}
+    for layer in range(config.n_layer):
+        block = {
+            "ln_1/g": (n,),
+            "ln_1/b": (n,),
+            "attn/c_attn/w": (n, 3 * n),
+            "attn/c_attn/b": (3 * n,),
+            "attn/c_proj/w": (n, n),
+            "attn/c_proj/b": (n,),
+            "ln_2/g": (n,),
+            "ln_2/b": (n,),
+            "mlp/c_fc/w": (n, 4 * n),
+            "mlp/c_fc/b": (4 * n,),
+            "mlp/c_proj/w": (4 * n, n),
+            "mlp/c_proj/b": (n,),
+        }
+        shapes |= {f"h{layer}/{name}": shape for name, shape in block.items()}
+    return shapes | {"ln_f/g": (n,), "ln_f/b": (n,)}
+
+
+def read_json(path: str | Path) -> object:
+    """The content of a JSON file. Raises InputError, naming file and place, if it cannot be read or parsed."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text at byte {error.start}: not a JSON file; check the path") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg}): fetch or write the file again") from None
