@@ -29,7 +29,7 @@ class GPT2Config:
 
     @classmethod
     def from_dict(cls, values: object, source: str) -> "GPT2Config":
-        """The config in a mapping that was read from `source`, a file name for the error; keys beyond the five are left."""
+        """The config in a mapping read from `source`, a file name for the error; keys beyond the five are left."""
         if not isinstance(values, dict):
             raise InputError(f"{source}: not a JSON object of hyper-parameters: give the model's hparams.json")
         names = [field.name for field in dataclasses.fields(cls)]

@@ -1,6 +1,7 @@
 """GPT-2 (Radford et al. 2019), as OpenAI's graph computes it, in keras.ops.
 
-Letters in shapes: B batch, T new tokens, S cached tokens (slots), H heads, D size of a head, C = H·D channels, V vocabulary.
+Letters in shapes: B batch, T new tokens, S cached tokens (slots), H heads, D size of a head, C = H·D channels,
+V vocabulary.
 """
 
 import zlib
@@ -30,8 +31,8 @@ class GPT2(keras.Model):
     Args:
         config: the hyper-parameters.
         dropout: the share dropped in training after the embeddings, in the attention and after both projections.
-        read: gives a tensor's initial values by OpenAI's name (see `tensor_shapes`); each is asked for once, in the order
-            of the network. Default: random, as in section 2.3 of the paper, drawn from `seed` alike on every backend.
+        read: gives a tensor's initial values by OpenAI's name (see `tensor_shapes`); each is asked for once, in the
+            order of the network. Default: random, as in section 2.3 of the paper, alike on every backend.
         seed: of the random initial values.
     """
 

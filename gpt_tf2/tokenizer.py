@@ -1,7 +1,10 @@
 """Byte-level byte-pair encoding over OpenAI's `encoder.json` and `vocab.bpe` (Radford et al. 2019, section 2.2)."""
 
+import itertools
 import os
+import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import tiktoken
@@ -21,6 +24,11 @@ def byte_characters() -> dict[str, int]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+# tiktoken's regular expressions give up on a million white spaces before a word. The pattern leaves the last of them to
+# the word, so a text may be cut there. (\x1c to \x1f are white space to Python, not to the pattern.)
+LONG_SPACE = re.compile(r"(?<![^\S\x1c-\x1f])[^\S\x1c-\x1f]{100000,}(?=[\S\x1c-\x1f])")
 
 
 class Tokenizer:
@@ -47,9 +55,8 @@ class Tokenizer:
                 where = f"is id {rank} by {vocab_bpe}, but {ids.get(name, 'not there')} in {encoder_json}"
                 raise InputError(f"token {name!r} {where}: give two files of one vocabulary")
         if len(ids) != len(ranks) + 1 or ids[END_OF_TEXT] != len(ranks):
-            raise InputError(
-                f"{encoder_json} has {len(ids)} tokens, {vocab_bpe} makes {len(ranks)} and {END_OF_TEXT}: give two files of one vocabulary"
-            )
+            sizes = f"{len(ids)} tokens, {vocab_bpe} makes {len(ranks)} and {END_OF_TEXT}"
+            raise InputError(f"{encoder_json} has {sizes}: give two files of one vocabulary")
         self.files = Path(encoder_json), Path(vocab_bpe)
         self.n_vocab = len(ids)
         self.end_of_text: int = ids[END_OF_TEXT]
@@ -65,17 +72,27 @@ class Tokenizer:
 
         A lone surrogate, which no UTF-8 text can hold, is encoded as U+FFFD.
         """
+        return [i for part in cut_long_space(text) for i in self._encode_part(part, allow_special)]
+
+    def _encode_part(self, text: str, allow_special: bool) -> list[int]:
         if allow_special:
             return self._encoding.encode(text, allowed_special="all")
         return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str], num_threads: int | None = None) -> list[list[int]]:
         """`encode` of each text, on several threads (default: one a core)."""
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads or os.cpu_count() or 1)
+        with ThreadPoolExecutor(num_threads or os.cpu_count()) as threads:
+            return list(threads.map(self.encode, texts))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are not UTF-8 (half a character at an end) become U+FFFD."""
         return self._encoding.decode([int(i) for i in ids])
+
+
+def cut_long_space(text: str) -> list[str]:
+    """The text in parts that are encoded to the same ids as the whole."""
+    cuts = [0, *(run.end() - 1 for run in LONG_SPACE.finditer(text)), len(text)]
+    return [text[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 def merge_ranks(vocab_bpe: str | Path) -> dict[bytes, int]:

@@ -20,8 +20,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint without reading its tensors.
 
     Args:
-        path: a folder that holds `model.safetensors` or `model.ckpt.index`, the prefix of a TF1 checkpoint, a `.h5` or a
-            `.safetensors` file.
+        path: a folder that holds `model.safetensors` or `model.ckpt.index`, the prefix of a TF1 checkpoint, a `.h5`
+            or a `.safetensors` file.
 
     Raises InputError if there is none, or it is truncated or of another program.
     """
@@ -42,23 +42,44 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     raise InputError(f"{path}: not a checkpoint: give {FORMATS}")
 
 
-def find_config(checkpoint: Checkpoint) -> GPT2Config:
-    """The hyper-parameters in a checkpoint, else in the `hparams.json` beside it."""
-    if checkpoint.config:
-        return checkpoint.config
-    path = beside(checkpoint.path, "hparams.json")
-    if path is None:
+def find_config(checkpoint: Checkpoint, json_hparams: str | None = None) -> GPT2Config:
+    """The hyper-parameters of a checkpoint, checked against its tensors.
+
+    Args:
+        json_hparams: their file; by default those in the checkpoint, else in the `hparams.json` beside it.
+    """
+    found = json_hparams or beside(checkpoint.path, "hparams.json")
+    if json_hparams is None and checkpoint.config:
+        config = checkpoint.config
+    elif found is None:
         raise InputError(f"{checkpoint.path}: no hparams.json beside it: give --json_hparams")
-    return GPT2Config.from_json(path)
+    else:
+        config = GPT2Config.from_json(found)
+    checkpoint.check(config)
+    return config
 
 
-def find_tokenizer(path: str | Path) -> Tokenizer:
-    """The vocabulary beside a checkpoint: `encoder.json` and `vocab.bpe`, or `vocab.json` and `merges.txt`."""
-    encoder_json = beside(path, "encoder.json", "vocab.json")
-    vocab_bpe = beside(path, "vocab.bpe", "merges.txt")
-    if encoder_json is None or vocab_bpe is None:
+def find_tokenizer(
+    path: Path, config: GPT2Config, encoder_json: str | None = None, vocab_bpe: str | None = None
+) -> Tokenizer:
+    """The vocabulary of a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        encoder_json, vocab_bpe: its files; by default `encoder.json` (or `vocab.json`) and `vocab.bpe` (or
+            `merges.txt`) beside the checkpoint.
+
+    Raises InputError if there is none, or it has not the model's number of tokens.
+    """
+    ids = encoder_json or beside(path, "encoder.json", "vocab.json")
+    merges = vocab_bpe or beside(path, "vocab.bpe", "merges.txt")
+    if ids is None or merges is None:
         raise InputError(f"{path}: no encoder.json and vocab.bpe beside it: give --json_encoder and --vocab_bpe")
-    return Tokenizer(encoder_json, vocab_bpe)
+    tokenizer = Tokenizer(ids, merges)
+    if tokenizer.n_vocab != config.n_vocab:
+        sizes = f"{tokenizer.n_vocab} tokens, the model has {config.n_vocab}"
+        raise InputError(f"{ids}: {sizes}: give the encoder.json and vocab.bpe of {path}")
+    return tokenizer
 
 
 def load_model(path: str | Path, config: GPT2Config | None = None, dropout: float = 0.0) -> "GPT2":
@@ -72,7 +93,11 @@ def load_model(path: str | Path, config: GPT2Config | None = None, dropout: floa
     Raises InputError, naming the file and the tensor, if one is missing, extra, misshapen or damaged.
     """
     checkpoint = open_checkpoint(path)
-    config = config or find_config(checkpoint)
+    return read_model(checkpoint, config or find_config(checkpoint), dropout)
+
+
+def read_model(checkpoint: Checkpoint, config: GPT2Config, dropout: float = 0.0) -> "GPT2":
+    """The model of an opened checkpoint."""
     checkpoint.check(config)
     from gpt_tf2.model import GPT2
 
@@ -83,8 +108,8 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
     """Writes a checkpoint, atomically; the hyper-parameters go into it or beside it.
 
     Args:
-        path: `NAME.h5`; `NAME.safetensors` (`FOLDER/model.safetensors` makes a folder that transformers opens); or a TF1
-            checkpoint's prefix `NAME.ckpt` or folder.
+        path: `NAME.h5`; `NAME.safetensors` (`FOLDER/model.safetensors` makes a folder that transformers opens); or a
+            TF1 checkpoint's prefix `NAME.ckpt` or folder.
         tokenizer: its two files are copied beside the checkpoint.
 
     Raises InputError if the path names no format, or cannot be written.

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from gpt_tf2.backend import quiet
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import atomic_write, write_text
-from gpt_tf2.quiet import quiet
 
 DATA = ".data-00000-of-00001"
 

@@ -1,0 +1,90 @@
+"""What is particular to the Keras backend that runs: starting it, and compiling a function to its graph."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from gpt_tf2.errors import InputError
+
+if TYPE_CHECKING:
+    import keras
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what C++ parts write to stderr while a library is imported; Python exceptions still come through."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def start() -> str:
+    """Imports Keras with its backend and says on what it runs, as `TensorFlow on CPU`.
+
+    Raises InputError if KERAS_BACKEND names another backend than tensorflow or jax, or one that is not installed.
+    """
+    wanted = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if wanted not in ("tensorflow", "jax"):
+        raise InputError(f"KERAS_BACKEND={wanted}: unknown here: set it to tensorflow or jax")
+    os.environ["KERAS_BACKEND"] = wanted
+    try:
+        with quiet():
+            import keras
+
+            if wanted == "jax":
+                import jax
+
+                return f"JAX on {jax.devices()[0].device_kind}"
+            import tensorflow as tf
+
+            gpus = tf.config.list_physical_devices("GPU")
+            for gpu in gpus:
+                tf.config.experimental.set_memory_growth(gpu, True)
+            details = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    except ImportError as error:
+        raise InputError(f"KERAS_BACKEND={wanted}: cannot be imported ({error}): install it") from None
+    assert keras.backend.backend() == wanted
+    return f"TensorFlow on {details[0] if details else 'CPU'}"
+
+
+def use_xla() -> bool:
+    """JAX is XLA; TensorFlow gains by it on a GPU and loses on a CPU, where oneDNN is faster."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return True
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def compiled(model: "keras.Model", function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(*arrays)`, which may use the model's weights but not change them, traced once a shape.
+
+    On JAX the weights are arguments of the graph: what a traced function closes over would be copied into it.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, reduce_retracing=True)
+    import jax
+
+    @jax.jit
+    def stateless(weights: list[Any], *arrays: Any) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(model.variables, weights, strict=True))):
+            return function(*arrays)
+
+    return lambda *arrays: stateless([variable.value for variable in model.variables], *arrays)

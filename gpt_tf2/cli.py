@@ -1,0 +1,71 @@
+"""The commands: arguments in, exit code out."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from gpt_tf2.errors import InputError
+from gpt_tf2.flags import parse
+
+
+def demo(arguments: Sequence[str], prog: str) -> None:
+    from gpt_tf2.commands.demo import DemoSettings, run_demo
+
+    parse(DemoSettings, arguments, prog, "Train a small GPT-2 on Python's language reference, with no download.")
+    run_demo()
+
+
+def download(arguments: Sequence[str], prog: str) -> None:
+    from gpt_tf2.commands.download import DownloadSettings, download
+
+    print(download(parse(DownloadSettings, arguments, prog, "Download one of OpenAI's models.", positional="size")))
+
+
+def finetune(arguments: Sequence[str], prog: str) -> None:
+    from gpt_tf2.commands.finetune import FinetuneSettings, finetune
+
+    finetune(parse(FinetuneSettings, arguments, prog, "Fine-tune a model on a text of your own."))
+
+
+def generate(arguments: Sequence[str], prog: str) -> None:
+    from gpt_tf2.commands.generate import GenerateSettings, generate
+
+    for text in generate(parse(GenerateSettings, arguments, prog, "Let a model go on from a text.")):
+        print(text)
+        print("-" * 50)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
+    "demo": demo,
+    "download": download,
+    "finetune": finetune,
+    "generate": generate,
+}
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
+    """Runs `COMMAND ARGUMENTS…` and returns the exit code: 0, 2 for bad input, 130 if interrupted.
+
+    Args:
+        arguments: by default the process's.
+        prog: what the user typed, for messages; by default `gpt-tf2 COMMAND`.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help"):
+        print(f"usage: gpt-tf2 {{{','.join(COMMANDS)}}} … (gpt-tf2 COMMAND --help tells its flags)")
+        return 0
+    prog = prog or f"gpt-tf2 {command}"
+    try:
+        if command not in COMMANDS:
+            raise InputError(f"unknown command: give one of {', '.join(COMMANDS)}")
+        COMMANDS[command](arguments[1:], prog)
+    except InputError as error:
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,1 @@
+"""What stands behind the commands: each joins the parts of one corridor."""

@@ -1,0 +1,88 @@
+"""`demo`: a small GPT-2 learns Python's language reference in a few minutes, with no download."""
+
+import dataclasses
+import json
+import pydoc_data.topics
+from pathlib import Path
+
+from tokenizers import Tokenizer as BytePairTrainer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from gpt_tf2.backend import start
+from gpt_tf2.checkpoints import save_model
+from gpt_tf2.commands.finetune import FinetuneSettings, finetune
+from gpt_tf2.commands.generate import GenerateSettings, generate
+from gpt_tf2.config import GPT2Config
+from gpt_tf2.files import write_text
+from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer, byte_characters
+
+FOLDER = Path("models/demo")
+CONFIG = GPT2Config(n_vocab=1024, n_ctx=128, n_embd=192, n_head=6, n_layer=4)
+STARTER = 'The "for" statement\n*******************\n'
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoSettings:
+    """The demo has no flags."""
+
+
+def run_demo() -> Path:
+    """Builds a vocabulary and a random model, trains it, generates before and after; returns the trained model's path."""
+    text = reference_text()
+    write_text(FOLDER / "reference.txt", text)
+    print(f"A vocabulary of {CONFIG.n_vocab} tokens from Python's language reference, {len(text):,} characters …")
+    tokenizer = build_vocabulary(text, CONFIG.n_vocab, FOLDER)
+    start()
+    from gpt_tf2.model import GPT2
+
+    save_model(GPT2(CONFIG), FOLDER / "model.ckpt", tokenizer)
+    print(f"\nBefore training:\n{written(FOLDER / 'model.ckpt')}\n")
+    output = finetune(
+        FinetuneSettings(
+            dataset_path=str(FOLDER / "reference.txt"),
+            model=FOLDER.name,
+            output_name="demo.h5",
+            num_epoch=6,
+            steps_per_epoch=100,
+            batch_size=16,
+            length=CONFIG.n_ctx,
+            base_lr=0.002,
+            decay_epochs="4",
+            decay_lr=0.3,
+            val_fraction=0.1,
+            sample_every=0,
+        )
+    )
+    print(f"\nAfter training, from {output}:\n{written(output)}\n")
+    print("The same with GPT-2 and a text of your own:")
+    print("  gpt-tf2 download 124M")
+    print("  gpt-tf2 finetune --model 124M --data book.txt --base_lr 0.0001")
+    return output
+
+
+def reference_text() -> str:
+    """The language reference that ships in the standard library, its topics in alphabetical order."""
+    topics = pydoc_data.topics.topics
+    return "\n\n".join(topics[name].strip() for name in sorted(topics)) + "\n"
+
+
+def written(model: Path) -> str:
+    """A sample of a model."""
+    settings = GenerateSettings(str(model), starter=STARTER, output_length=110, top_k=40, temperature=0.8, seed=1)
+    return "\n".join(f"  | {line}" for line in generate(settings)[0].splitlines())
+
+
+def build_vocabulary(text: str, size: int, folder: Path) -> Tokenizer:
+    """Learns byte-pair merges from a text and writes `encoder.json` and `vocab.bpe`: 256 bytes, merges, end of text."""
+    learner = BytePairTrainer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size - 1, initial_alphabet=alphabet, show_progress=False)
+    learner.train_from_iterator([text], trainer)
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    tokens = [*byte_characters(), *("".join(pair) for pair in merges), END_OF_TEXT]
+    encoder = {token: i for i, token in enumerate(tokens)}
+    write_text(folder / "encoder.json", json.dumps(encoder))
+    write_text(folder / "vocab.bpe", "#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in merges))
+    return Tokenizer(folder / "encoder.json", folder / "vocab.bpe")

@@ -1,0 +1,1 @@
+"""Generation: sampling rules, the key-value cache, the decoder and the loop over it."""

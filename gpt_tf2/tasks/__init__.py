@@ -1,0 +1,1 @@
+"""Tasks: one module each. A task knows its raw data, and no model."""

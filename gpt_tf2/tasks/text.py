@@ -1,0 +1,104 @@
+"""The task `text`: plain text to go on from, read as streams of tokens."""
+
+import csv
+import glob
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from gpt_tf2.errors import InputError
+from gpt_tf2.tokenizer import Tokenizer
+
+START_OF_TEXT = "<|startoftext|>"  # no token of its own: the model sees its letters
+
+
+def read_streams(dataset_path: str, tokenizer: Tokenizer) -> list[np.ndarray]:
+    """The tokens of a data set, as streams that no training piece may cross.
+
+    Args:
+        dataset_path: a file, a folder (walked) or a glob. `.npz`: each array of token ids is a stream of its own.
+            `.csv`: the first column, header skipped, each row between `<|startoftext|>` and the end-of-text token and a line
+            break. Anything else is plain text, bad bytes ignored; plain files are joined with the end-of-text token.
+
+    Returns:
+        int32 arrays [tokens]; plain files and `.csv` rows are the first.
+
+    Raises InputError if nothing is there, a file cannot be read, or an array holds no token ids.
+    """
+    joined: list[int] = []
+    arrays: list[np.ndarray] = []
+    previous_is_plain = False
+    for path in find_files(dataset_path):
+        if path.suffix == ".npz":
+            arrays += read_arrays(path, tokenizer.n_vocab)
+        elif path.suffix == ".csv":
+            rows = tokenizer.encode_batch([START_OF_TEXT + row for row in read_column(path)])
+            line_break = tokenizer.encode("\n")
+            for row in rows:
+                joined += [*row, tokenizer.end_of_text, *line_break]
+            previous_is_plain = False
+        else:
+            if previous_is_plain:
+                joined.append(tokenizer.end_of_text)
+            joined += tokenizer.encode(read_text(path))
+            previous_is_plain = True
+    streams = [np.asarray(joined, "int32"), *arrays]
+    if not any(len(stream) for stream in streams):
+        raise InputError(f"--dataset_path {dataset_path}: no text in it: give a file, folder or glob that holds some")
+    return streams
+
+
+def find_files(dataset_path: str) -> list[Path]:
+    """The files of a data set in alphabetical order of their paths."""
+    path = Path(dataset_path)
+    if path.is_dir():
+        found: Iterable[Path] = path.rglob("*")
+    elif path.exists():
+        found = [path]
+    else:
+        found = map(Path, glob.glob(dataset_path, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    files = sorted(file for file in found if file.is_file())
+    if not files:
+        raise InputError(f"--dataset_path {dataset_path}: no file there: give a file, a folder or a glob")
+    return files
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="ignore")
+    except OSError as error:
+        raise InputError(f"--dataset_path {path}: cannot be read ({error.strerror}): check its permissions") from None
+
+
+def read_column(path: Path) -> list[str]:
+    """The first column of a `.csv` without its header."""
+    csv.field_size_limit(2**31 - 1)
+    try:
+        with path.open(encoding="utf-8", errors="ignore", newline="") as file:
+            reader = csv.reader(file)
+            return [row[0] for row in reader if row][1:]
+    except OSError as error:
+        raise InputError(f"--dataset_path {path}: cannot be read ({error.strerror}): check its permissions") from None
+    except csv.Error as error:
+        raise InputError(f"--dataset_path {path}:{reader.line_num}: not CSV ({error}): mend that line") from None
+
+
+def read_arrays(path: Path, n_vocab: int) -> list[np.ndarray]:
+    """The arrays of an `.npz` of token ids."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"--dataset_path {path}: not an .npz of arrays ({error}): write it again") from None
+    for name, array in arrays.items():
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            kind = f"{array.dtype} {list(array.shape)}"
+            raise InputError(f"--dataset_path {path}: array {name} is {kind}: give token ids, one-dimensional integers")
+        if array.size and not 0 <= array.min() <= array.max() < n_vocab:
+            ids = f"{array.min()} to {array.max()}"
+            raise InputError(
+                f"--dataset_path {path}: array {name} has ids {ids}, the vocabulary {n_vocab}: encode it anew"
+            )
+    return [array.astype("int32") for array in arrays.values()]

@@ -1,0 +1,140 @@
+"""The training loop."""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import keras
+import numpy as np
+
+from gpt_tf2.backend import use_xla
+from gpt_tf2.errors import InputError
+from gpt_tf2.model import GPT2
+from gpt_tf2.training.batches import Pieces
+from gpt_tf2.training.loss import next_token_loss, shifted
+from gpt_tf2.training.monitor import Monitor
+from gpt_tf2.training.state import History
+
+VALIDATION_WINDOWS = 64  # the most that one validation takes
+DRAWS = 1 << 12  # random states kept for the dropouts of one step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How long to train, and what happens after how many steps; 0 is never."""
+
+    steps: int
+    batch_size: int
+    seed: int
+    validate_every: int
+    sample_every: int
+    save_every: int
+
+
+def compile_model(model: GPT2, optimizer: keras.Optimizer, eager: bool = False) -> None:
+    """Joins model, loss and a built optimizer into one training step."""
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, loss=next_token_loss(), run_eagerly=eager, jit_compile=use_xla() and not eager)
+
+
+def train(
+    model: GPT2,
+    data: Pieces,
+    validation: Pieces | None,
+    plan: Plan,
+    history: History,
+    monitor: Monitor,
+    save: Callable[[], None],
+    sample: Callable[[], str],
+) -> bool:
+    """Trains a compiled model from the step after the history's last on; a step depends on the seed and its number alone.
+
+    Args:
+        history: is added to.
+        save: is called every `save_every` steps, at the end, and when SIGINT or SIGTERM asks to stop.
+        sample: a text to show.
+
+    Returns:
+        Whether the plan was finished; False if it was stopped.
+
+    Raises InputError if the loss or a weight is no longer finite; nothing is saved then.
+    """
+    with stop_on_signal() as stopped:
+        if validation and not history.validation:
+            validate(model, validation, plan, history, monitor)
+        for step in range(len(history.losses), plan.steps):
+            loss = train_step(model, data.batch(plan.seed, step, plan.batch_size), plan.seed, step)
+            if not math.isfinite(loss):
+                raise diverged(f"step {step + 1}: the loss is {loss}")
+            history.losses.append(loss)
+            done = step + 1
+            monitor.step(done, loss, float(model.optimizer.learning_rate))
+            stopping = stopped.is_set()
+            if validation and (due(done, plan.validate_every) or done == plan.steps):
+                validate(model, validation, plan, history, monitor)
+            if due(done, plan.sample_every):
+                monitor.show(sample())
+                monitor.restart_clock()
+            if due(done, plan.save_every) or done == plan.steps or stopping:
+                check_finite(model, done)
+                save()
+                monitor.restart_clock()
+            if stopping:
+                return done == plan.steps
+    return True
+
+
+def train_step(model: GPT2, tokens: np.ndarray, seed: int, step: int) -> float:
+    """One update on tokens [B, T] → the loss before it."""
+    model.dropout_seed.state.assign(np.array([seed, step * DRAWS]).astype("uint32"))
+    return float(np.ravel(model.train_on_batch(tokens, *shifted(tokens)))[0])
+
+
+def validate(model: GPT2, validation: Pieces, plan: Plan, history: History, monitor: Monitor) -> None:
+    """Adds the mean loss over the validation windows to the history."""
+    losses, sizes = [], []
+    for tokens in validation.windows(plan.batch_size, VALIDATION_WINDOWS):
+        losses.append(float(np.ravel(model.test_on_batch(tokens, *shifted(tokens)))[0]))
+        sizes.append(len(tokens))
+    loss = float(np.average(losses, weights=sizes))
+    history.validation.append((len(history.losses), loss))
+    monitor.validated(len(history.losses), loss)
+
+
+def due(done: int, every: int) -> bool:
+    return bool(every) and done % every == 0
+
+
+def check_finite(model: GPT2, done: int) -> None:
+    for name, variable in model.tensors().items():
+        if not np.isfinite(np.asarray(variable)).all():
+            raise diverged(f"step {done}: {name} is not finite after the update")
+
+
+def diverged(what: str) -> InputError:
+    return InputError(f"{what}: training has diverged, the last save is kept; lower --base_lr and start again")
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets; a second SIGINT interrupts at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,84 @@
+"""What a person sees of a training run: a progress line, TensorBoard's logs, samples."""
+
+import contextlib
+import time
+from collections import deque
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboard.summary import Writer
+
+LINE_EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar on
+WINDOW = 20  # steps that tokens/s is averaged over
+
+
+class Monitor(contextlib.AbstractContextManager):
+    """Shows steps as they are done.
+
+    Args:
+        steps: in all; done: those of an earlier run.
+        tokens_per_step: for tokens/s.
+        logs: the folder of TensorBoard's event files.
+    """
+
+    def __init__(self, steps: int, done: int, tokens_per_step: int, logs: Path):
+        self.console = Console(soft_wrap=True, highlight=False)
+        self.steps, self.tokens_per_step = steps, tokens_per_step
+        self.writer = Writer(str(logs))
+        self.times = deque([time.monotonic()], maxlen=WINDOW + 1)
+        self.last_line = float("-inf")
+        self.validation_loss = ""
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
+        self.progress = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=self.console)
+        self.task = self.progress.add_task("starting", total=steps, completed=done)
+
+    def __enter__(self) -> "Monitor":
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        self.writer.close()
+
+    def step(self, done: int, loss: float, learning_rate: float) -> None:
+        """One more training step is done."""
+        self.times.append(time.monotonic())
+        elapsed = self.times[-1] - self.times[0]
+        rate = (len(self.times) - 1) / elapsed if elapsed else 0.0
+        tokens = rate * self.tokens_per_step
+        self.writer.add_scalar("loss/training", loss, done)
+        self.writer.add_scalar("learning_rate", learning_rate, done)
+        self.writer.add_scalar("tokens_per_second", tokens, done)
+        description = f"loss {loss:.3f}{self.validation_loss} · {tokens:,.0f} tokens/s"
+        if self.console.is_terminal:
+            self.progress.update(self.task, completed=done, description=description)
+        elif self.times[-1] - self.last_line >= LINE_EVERY or done == self.steps:
+            self.last_line = self.times[-1]
+            left = (self.steps - done) / rate if rate else 0
+            self.show(f"step {done}/{self.steps} · {description} · {clock(left)} left")
+
+    def validated(self, done: int, loss: float) -> None:
+        """A validation after `done` steps."""
+        self.writer.add_scalar("loss/validation", loss, done)
+        self.validation_loss = f" · validation {loss:.3f}"
+        self.show(f"validation loss after {done} steps: {loss:.4f}")
+        self.restart_clock()
+
+    def show(self, text: str) -> None:
+        """Prints above the progress line."""
+        self.console.print(escape(text))
+
+    def restart_clock(self) -> None:
+        """Leaves what was done between two steps out of tokens/s."""
+        self.times.clear()
+        self.times.append(time.monotonic())
+
+
+def clock(seconds: float) -> str:
+    """As `1:02:03` or `02:03`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"

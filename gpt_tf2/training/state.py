@@ -1,0 +1,59 @@
+"""A training run on disk: weights, optimizer, step and history in one file, so that a save is whole or not there."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from gpt_tf2.errors import InputError
+from gpt_tf2.files import atomic_write
+from gpt_tf2.model import GPT2
+
+
+@dataclasses.dataclass
+class History:
+    """losses: the training loss of every step. validation: (steps done, loss) of every validation."""
+
+    losses: list[float] = dataclasses.field(default_factory=list)
+    validation: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+
+
+def save_state(path: Path, model: GPT2, optimizer: keras.Optimizer, history: History, run: dict) -> None:
+    """Writes the state after `len(history.losses)` steps, atomically.
+
+    Args:
+        run: what the run's result depends on; `load_state` refuses another one.
+
+    Raises InputError if the file cannot be written.
+    """
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["run"] = json.dumps(run)
+        for name, variable in model.tensors().items():
+            file[f"model/{name}"] = np.asarray(variable)
+        optimizer.save_own_variables(file.create_group("optimizer"))
+        file["losses"] = np.asarray(history.losses, "float64")
+        file["validation"] = np.asarray(history.validation, "float64").reshape(-1, 2)
+
+
+def load_state(path: Path, model: GPT2, optimizer: keras.Optimizer, run: dict) -> History:
+    """Puts a saved state into the model and its built optimizer, tensor by tensor.
+
+    Raises InputError if the file is damaged, or a setting that its result depends on has changed.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            begun = json.loads(str(file.attrs["run"]))
+            for name, value in run.items():
+                if begun.get(name) != value:
+                    was = f"{value!r} now, {begun.get(name)!r} when the run began"
+                    raise InputError(f"--resume: {name} is {was} ({path}): give that again, or leave --resume out")
+            for name, variable in model.tensors().items():
+                variable.assign(file[f"model/{name}"][()])
+            optimizer.load_own_variables(file["optimizer"])
+            validation = [(int(step), float(loss)) for step, loss in file["validation"][()]]
+            return History(file["losses"][()].tolist(), validation)
+    except (OSError, KeyError) as error:
+        raise InputError(f"--resume: {path} is damaged ({error}): leave --resume out to start again") from None
