@@ -17,7 +17,7 @@ from gpt_tf2.files import write_text
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer, byte_characters
 
 FOLDER = Path("models/demo")
-CONFIG = GPT2Config(n_vocab=1024, n_ctx=128, n_embd=192, n_head=6, n_layer=4)
+CONFIG = GPT2Config(n_vocab=512, n_ctx=128, n_embd=128, n_head=4, n_layer=4)
 STARTER = 'The "for" statement\n*******************\n'
 
 
@@ -27,27 +27,28 @@ class DemoSettings:
 
 
 def run_demo() -> Path:
-    """Builds a vocabulary and a random model, trains it, generates before and after; returns the trained model's path."""
+    """Builds a vocabulary and a random model, trains it, writes before and after; returns the trained model's path."""
     text = reference_text()
     write_text(FOLDER / "reference.txt", text)
     print(f"A vocabulary of {CONFIG.n_vocab} tokens from Python's language reference, {len(text):,} characters …")
     tokenizer = build_vocabulary(text, CONFIG.n_vocab, FOLDER)
     start()
-    from gpt_tf2.model import GPT2
+    from gpt_tf2.model import GPT2, random_tensors
 
-    save_model(GPT2(CONFIG), FOLDER / "model.ckpt", tokenizer)
+    model = GPT2(CONFIG, read=random_tensors(CONFIG, seed=0, std=0.05))
+    save_model(model, FOLDER / "model.ckpt", tokenizer)
     print(f"\nBefore training:\n{written(FOLDER / 'model.ckpt')}\n")
     output = finetune(
         FinetuneSettings(
             dataset_path=str(FOLDER / "reference.txt"),
             model=FOLDER.name,
             output_name="demo.h5",
-            num_epoch=6,
+            num_epoch=12,
             steps_per_epoch=100,
             batch_size=16,
             length=CONFIG.n_ctx,
             base_lr=0.002,
-            decay_epochs="4",
+            decay_epochs="9",
             decay_lr=0.3,
             val_fraction=0.1,
             sample_every=0,

