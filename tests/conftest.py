@@ -1,4 +1,4 @@
-"""Real parts for the tests: small checkpoints in OpenAI's layout, GPT-2's own vocabulary, a subprocess in a clean folder."""
+"""Real parts for the tests: a checkpoint of OpenAI's graph, GPT-2's own vocabulary, scripts as processes."""
 
 import importlib.util
 import os

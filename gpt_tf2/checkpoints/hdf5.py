@@ -1,9 +1,10 @@
 """HDF5: one dataset a tensor under OpenAI's names, the hyper-parameters as JSON in the attribute `hparams`."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -39,9 +40,42 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, shapes, read, config)
 
 
+class GuardedFile:
+    """A file for HDF5 to write to that keeps a write's error for later: HDF5 itself cannot close a file after one."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, data: memoryview) -> int:
+        try:
+            if self.error is None:
+                self.file.write(data)
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        return 0 if self.error else self.file.truncate(size)
+
+
+@contextlib.contextmanager
+def atomic_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to write to, which takes the place of `path` once it is whole; see `atomic_write`."""
+    with atomic_write(path) as temporary, temporary.open("w+b", buffering=0) as raw:
+        guarded = GuardedFile(raw)
+        with h5py.File(guarded, "w") as file:
+            yield file
+        if guarded.error:
+            raise guarded.error
+
+
 def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
     """Writes tensor by tensor."""
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_hdf5(path) as file:
         file.attrs["hparams"] = config.to_json()
         for name, tensor in tensors.items():
             file[name] = np.asarray(tensor)

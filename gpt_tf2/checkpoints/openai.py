@@ -46,11 +46,11 @@ def write(prefix: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
     with quiet():
         import tensorflow as tf
 
-    names = [f"model/{name}" for name in tensors]
+    names = sorted(f"model/{name}" for name in tensors)  # as TensorFlow 1's saver orders them in the file
     index, data = (prefix.with_name(prefix.name + suffix) for suffix in (".index", DATA))
     with atomic_write(index) as temporary_index, atomic_write(data) as temporary_data:
         temporary = prefix.with_name(f".{prefix.name}.part")
-        values = [tf.convert_to_tensor(tensor) for tensor in tensors.values()]
+        values = [tf.convert_to_tensor(tensors[name.removeprefix("model/")]) for name in names]
         values = [value[None] if name.endswith("/w") else value for name, value in zip(names, values, strict=True)]
         try:
             tf.raw_ops.SaveV2(

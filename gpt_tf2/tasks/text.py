@@ -19,8 +19,9 @@ def read_streams(dataset_path: str, tokenizer: Tokenizer) -> list[np.ndarray]:
 
     Args:
         dataset_path: a file, a folder (walked) or a glob. `.npz`: each array of token ids is a stream of its own.
-            `.csv`: the first column, header skipped, each row between `<|startoftext|>` and the end-of-text token and a
-            line break. Anything else is plain text, bad bytes ignored; plain files are joined with the end-of-text token.
+            `.csv`: the first column, header skipped, each row between `<|startoftext|>` and the end-of-text token and
+            a line break. Anything else is plain text, bad bytes ignored; plain files are joined with the end-of-text
+            token.
 
     Returns:
         int32 arrays [tokens]; plain files and `.csv` rows are the first.

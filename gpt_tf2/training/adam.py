@@ -7,8 +7,8 @@ from keras import ops
 class Adam(keras.optimizers.Adam):
     """Adam (Kingma and Ba 2015, algorithm 1), as torch has it: epsilon is added to the corrected second moment's root.
 
-    Keras adds it to the uncorrected root, so that its epsilon is 30 times larger in the first step: enough to change the
-    fourth digit of GPT-2's losses, as most gradients of the token embedding are tiny.
+    Keras adds it to the uncorrected root, so that its epsilon is 30 times larger in the first step: enough to
+    change the fourth digit of GPT-2's losses, as most gradients of the token embedding are tiny.
     """
 
     def update_step(self, gradient: object, variable: keras.Variable, learning_rate: object) -> None:

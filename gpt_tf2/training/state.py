@@ -8,8 +8,8 @@ import h5py
 import keras
 import numpy as np
 
+from gpt_tf2.checkpoints.hdf5 import atomic_hdf5
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import atomic_write
 from gpt_tf2.model import GPT2
 
 
@@ -29,7 +29,7 @@ def save_state(path: Path, model: GPT2, optimizer: keras.Optimizer, history: His
 
     Raises InputError if the file cannot be written.
     """
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_hdf5(path) as file:
         file.attrs["run"] = json.dumps(run)
         for name, variable in model.tensors().items():
             file[f"model/{name}"] = np.asarray(variable)
