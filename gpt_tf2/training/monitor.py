@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tensorboard.summary import Writer
 
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar on
@@ -27,11 +27,11 @@ class Monitor(contextlib.AbstractContextManager):
         self.console = Console(soft_wrap=True, highlight=False)
         self.steps, self.tokens_per_step = steps, tokens_per_step
         self.writer = Writer(str(logs))
-        self.times = deque([time.monotonic()], maxlen=WINDOW + 1)
+        self.times: deque[float] = deque(maxlen=WINDOW + 1)
         self.last_line = float("-inf")
         self.validation_loss = ""
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
-        self.progress = Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=self.console)
+        self.progress = Progress(*columns, console=self.console)
         self.task = self.progress.add_task("starting", total=steps, completed=done)
 
     def __enter__(self) -> "Monitor":
@@ -46,19 +46,19 @@ class Monitor(contextlib.AbstractContextManager):
     def step(self, done: int, loss: float, learning_rate: float) -> None:
         """One more training step is done."""
         self.times.append(time.monotonic())
-        elapsed = self.times[-1] - self.times[0]
-        rate = (len(self.times) - 1) / elapsed if elapsed else 0.0
-        tokens = rate * self.tokens_per_step
         self.writer.add_scalar("loss/training", loss, done)
         self.writer.add_scalar("learning_rate", learning_rate, done)
-        self.writer.add_scalar("tokens_per_second", tokens, done)
-        description = f"loss {loss:.3f}{self.validation_loss} · {tokens:,.0f} tokens/s"
+        description = f"loss {loss:.3f}{self.validation_loss}"
+        if len(self.times) > 1:  # the first step, or the first after something else, tells no speed
+            rate = (len(self.times) - 1) / (self.times[-1] - self.times[0])
+            tokens = rate * self.tokens_per_step
+            self.writer.add_scalar("tokens_per_second", tokens, done)
+            description += f" · {tokens:,.0f} tokens/s · {clock((self.steps - done) / rate)} left"
         if self.console.is_terminal:
             self.progress.update(self.task, completed=done, description=description)
         elif self.times[-1] - self.last_line >= LINE_EVERY or done == self.steps:
             self.last_line = self.times[-1]
-            left = (self.steps - done) / rate if rate else 0
-            self.show(f"step {done}/{self.steps} · {description} · {clock(left)} left")
+            self.show(f"step {done}/{self.steps} · {description}")
 
     def validated(self, done: int, loss: float) -> None:
         """A validation after `done` steps."""
@@ -74,7 +74,6 @@ class Monitor(contextlib.AbstractContextManager):
     def restart_clock(self) -> None:
         """Leaves what was done between two steps out of tokens/s."""
         self.times.clear()
-        self.times.append(time.monotonic())
 
 
 def clock(seconds: float) -> str:
