@@ -23,7 +23,7 @@ FILES = (
     "vocab.bpe",
 )
 ATTEMPTS = 6  # in a row without a new byte
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes hashed at a time
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 
 
@@ -50,13 +50,13 @@ def download_file(url: str, path: Path, progress: Progress = lambda done, total:
             try:
                 md5 = fetch(client, url, part, progress)
                 break
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise InputError(f"{url}: {error}: give an address that begins with https://") from None
             except (httpx.TransportError, Interrupted) as error:
                 failures = 1 if size_of(part) > before else failures + 1
                 if failures == ATTEMPTS:
                     raise InputError(f"{url}: {error}: check the network, or try again later") from None
                 time.sleep(wait * 2 ** (failures - 1))
-            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-                raise InputError(f"{url}: {error}: give an address that begins with https://") from None
             except OSError as error:
                 raise InputError(f"{part}: cannot be written ({error.strerror}): free space and try again") from None
     if md5 and md5_of(part) != md5:
@@ -84,7 +84,7 @@ def fetch(client: httpx.Client, url: str, part: Path, progress: Progress) -> byt
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         with part.open("ab" if have else "wb") as file:
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():  # as it comes: a chunk size would lose the last of a broken transfer
                 file.write(chunk)
                 have += len(chunk)
                 progress(have, total)

@@ -37,6 +37,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def command(*arguments: str, folder: Path, **options) -> subprocess.Popen:
     """A script of the repository as a process of its own in `folder`."""
     script, *rest = arguments

@@ -34,7 +34,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if path.with_name(path.name + ".index").is_file():
         return openai.open_checkpoint(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint: give {FORMATS}")
+        raise InputError(f"{path}: no such checkpoint: download it (gpt-tf2 download SIZE), or give {FORMATS}")
     if path.suffix in (".h5", ".hdf5"):
         return hdf5.open_checkpoint(path)
     if path.suffix == ".safetensors":

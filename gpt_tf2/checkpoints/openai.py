@@ -20,19 +20,21 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
     with quiet():
         import tensorflow as tf
 
+    # TensorFlow turns some of its errors, as that of reading beyond the end, into Python's own.
+    read_errors = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
     for suffix in (".index", DATA):
         if not prefix.with_name(prefix.name + suffix).is_file():
             raise InputError(f"{prefix}{suffix}: no such file: download the model again")
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         stored = reader.get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except read_errors as error:
         raise InputError(f"{prefix}.index: not a checkpoint ({one_line(error)}): download the model again") from None
 
     def read(name: str) -> np.ndarray:
         try:
             array = reader.get_tensor(f"model/{name}")
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        except read_errors as error:
             where = f"{prefix}{DATA}: tensor {name}"
             raise InputError(f"{where} is truncated or damaged ({one_line(error)}): download the model again") from None
         return array.astype("float32", copy=False).reshape(shapes[name])
