@@ -177,3 +177,12 @@ def test_ctrl_c_saves_and_exits_cleanly(workplace: Path, number: signal.Signals)
     assert "go on with --resume" in out
     assert len(saved(workplace / "output" / "m" / "state.h5")["losses"]) > 0
     assert load_model(workplace / "output" / "m.h5").config == load_model(OPENAI_TINY).config
+
+
+def test_a_checkpoint_elsewhere_takes_the_rest_from_its_model(workplace: Path) -> None:
+    moved = workplace / "elsewhere"
+    moved.mkdir()
+    for path in (workplace / "models" / "tiny").glob("model.ckpt*"):
+        path.rename(moved / path.name)
+    output = finetune(change(model_ckpt=str(moved / "model.ckpt"), num_epoch=1, output_name=None))
+    assert output == Path("output/story_tiny.h5") and output.is_file()

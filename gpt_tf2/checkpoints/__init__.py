@@ -42,13 +42,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     raise InputError(f"{path}: not a checkpoint: give {FORMATS}")
 
 
-def find_config(checkpoint: Checkpoint, json_hparams: str | None = None) -> GPT2Config:
+def find_config(checkpoint: Checkpoint, json_hparams: str | None = None, fallback: Path | None = None) -> GPT2Config:
     """The hyper-parameters of a checkpoint, checked against its tensors.
 
     Args:
         json_hparams: their file; by default those in the checkpoint, else in the `hparams.json` beside it.
+        fallback: a folder to look for it where none is beside the checkpoint.
     """
-    found = json_hparams or beside(checkpoint.path, "hparams.json")
+    found = json_hparams or beside(checkpoint.path, "hparams.json", fallback=fallback)
     if json_hparams is None and checkpoint.config:
         config = checkpoint.config
     elif found is None:
@@ -60,7 +61,11 @@ def find_config(checkpoint: Checkpoint, json_hparams: str | None = None) -> GPT2
 
 
 def find_tokenizer(
-    path: Path, config: GPT2Config, encoder_json: str | None = None, vocab_bpe: str | None = None
+    path: Path,
+    config: GPT2Config,
+    encoder_json: str | None = None,
+    vocab_bpe: str | None = None,
+    fallback: Path | None = None,
 ) -> Tokenizer:
     """The vocabulary of a checkpoint.
 
@@ -68,11 +73,12 @@ def find_tokenizer(
         path: of the checkpoint.
         encoder_json, vocab_bpe: its files; by default `encoder.json` (or `vocab.json`) and `vocab.bpe` (or
             `merges.txt`) beside the checkpoint.
+        fallback: a folder to look for them where none is beside the checkpoint.
 
     Raises InputError if there is none, or it has not the model's number of tokens.
     """
-    ids = encoder_json or beside(path, "encoder.json", "vocab.json")
-    merges = vocab_bpe or beside(path, "vocab.bpe", "merges.txt")
+    ids = encoder_json or beside(path, "encoder.json", "vocab.json", fallback=fallback)
+    merges = vocab_bpe or beside(path, "vocab.bpe", "merges.txt", fallback=fallback)
     if ids is None or merges is None:
         raise InputError(f"{path}: no encoder.json and vocab.bpe beside it: give --json_encoder and --vocab_bpe")
     tokenizer = Tokenizer(ids, merges)

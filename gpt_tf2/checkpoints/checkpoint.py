@@ -54,7 +54,7 @@ def home(path: str | Path) -> Path:
     return path.parent if path.stem == "model" else path.with_suffix("")
 
 
-def beside(path: str | Path, *names: str) -> Path | None:
-    """The first of the files called `names` in a checkpoint's home, else in the folder of the file; None if none is."""
-    folders = [home(path), Path(path).parent]
+def beside(path: str | Path, *names: str, fallback: Path | None = None) -> Path | None:
+    """The first of the files called `names` in a checkpoint's home, the folder of the file, or the fallback folder."""
+    folders = [home(path), Path(path).parent, *([fallback] if fallback else [])]
     return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)

@@ -26,9 +26,9 @@ class FinetuneSettings:
     dataset_path: str = flag(dataclasses.MISSING, "the data: a file, a folder or a glob", short="data")
     model: str = flag("124M", "the model to start from: a folder of models/")
     model_ckpt: str | None = flag(None, "its checkpoint: a TF1 prefix or folder, .h5 or .safetensors (models/MODEL)")
-    json_hparams: str | None = flag(None, "its hyper-parameters (those in or beside the checkpoint)")
-    json_encoder: str | None = flag(None, "its token table (the encoder.json beside the checkpoint)")
-    vocab_bpe: str | None = flag(None, "its merges (the vocab.bpe beside the checkpoint)")
+    json_hparams: str | None = flag(None, "its hyper-parameters (those in or beside the checkpoint, or MODEL's)")
+    json_encoder: str | None = flag(None, "its token table (the encoder.json beside the checkpoint, or MODEL's)")
+    vocab_bpe: str | None = flag(None, "its merges (the vocab.bpe beside the checkpoint, or MODEL's)")
     data_loader: str = flag("text", "what the data is", choices=LOADERS)
     num_epoch: int = flag(4, "epochs to train", kind=int)
     steps_per_epoch: int = flag(100, "optimizer steps an epoch", kind=int)
@@ -78,8 +78,8 @@ class FinetuneSettings:
 
     def output(self) -> Path:
         """The file that is written; of a TF1 checkpoint, its prefix."""
-        name = self.output_name or f"{Path(self.dataset_path).stem or 'text'}_{self.model}.h5"
-        path = Path("output") / name
+        data = Path(self.dataset_path)
+        path = Path("output") / (self.output_name or f"{data.stem if data.exists() else 'data'}_{self.model}.h5")
         check_format(path)
         return path if path.suffix else path / "model.ckpt"
 
@@ -95,11 +95,12 @@ def finetune(settings: FinetuneSettings) -> Path:
     Raises InputError if a setting or a file is bad, the output cannot be written, or training diverges.
     """
     output = settings.output()
-    checkpoint = open_checkpoint(settings.model_ckpt or f"models/{settings.model}")
-    config = find_config(checkpoint, settings.json_hparams)
+    folder = Path("models") / settings.model
+    checkpoint = open_checkpoint(settings.model_ckpt or folder)
+    config = find_config(checkpoint, settings.json_hparams, folder)
     if settings.length > config.n_ctx:
         raise InputError(f"--length {settings.length} is above n_ctx {config.n_ctx} of {checkpoint.path}: shorten it")
-    tokenizer = find_tokenizer(checkpoint.path, config, settings.json_encoder, settings.vocab_bpe)
+    tokenizer = find_tokenizer(checkpoint.path, config, settings.json_encoder, settings.vocab_bpe, folder)
     streams = text.read_streams(settings.dataset_path, tokenizer)
     training, validation = pieces(streams, settings)
     size = 4 * sum(math.prod(shape) for shape in tensor_shapes(config).values())

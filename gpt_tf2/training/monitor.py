@@ -40,7 +40,8 @@ class Monitor(contextlib.AbstractContextManager):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.console.is_terminal:
+            self.progress.stop()
         self.writer.close()
 
     def step(self, done: int, loss: float, learning_rate: float) -> None:
