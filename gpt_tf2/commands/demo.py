@@ -74,7 +74,7 @@ def reference_text() -> str:
 
 def written(model: Path) -> str:
     """A sample of a model."""
-    settings = GenerateSettings(str(model), starter=STARTER, output_length=200, top_k=40, temperature=0.6, seed=1)
+    settings = GenerateSettings(str(model), starter=STARTER, output_length=110, top_k=40, temperature=0.6, seed=1)
     return "\n".join(f"  | {line}" for line in generate(settings)[0].splitlines())
 
 
