@@ -49,8 +49,9 @@ def start() -> str:
             import tensorflow as tf
 
             gpus = tf.config.list_physical_devices("GPU")
-            for gpu in gpus:
-                tf.config.experimental.set_memory_growth(gpu, True)
+            with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
+                for gpu in gpus:
+                    tf.config.experimental.set_memory_growth(gpu, True)
             details = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
     except ImportError as error:
         raise InputError(f"KERAS_BACKEND={wanted}: cannot be imported ({error}): install it") from None

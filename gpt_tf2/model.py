@@ -13,6 +13,7 @@ import numpy as np
 from keras import layers, ops
 
 from gpt_tf2.config import GPT2Config, tensor_shapes
+from gpt_tf2.errors import InputError
 
 Tensor = Any  # of the running backend
 Rows = tuple[Tensor, Tensor]  # keys and values, each [B, H, T, D]
@@ -49,8 +50,10 @@ class GPT2(keras.Model):
         self.built = True
 
     def call(self, tokens: Tensor, training: bool = False) -> Tensor:
-        """Token ids [B, T] → float32 logits [B, T, V]."""
+        """Token ids [B, T] → float32 logits [B, T, V]. Raises InputError if T is above n_ctx."""
         time = ops.shape(tokens)[1]
+        if isinstance(time, int) and time > self.config.n_ctx:
+            raise InputError(f"{time} tokens, n_ctx is {self.config.n_ctx}: give fewer")
         positions = ops.arange(time, dtype="int32")[None]
         return self.logits(self.hidden(tokens, positions, causal_mask(time), training=training)[0])
 

@@ -79,18 +79,19 @@ def test_transformers_opens_our_folder_and_we_open_its(tmp_path: Path) -> None:
     assert same(model, load_model(tmp_path / "theirs"))
 
 
-def test_half_precision_without_prefix_and_with_masks_as_on_the_hub(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_without_prefix_and_with_masks_as_on_the_hub(tmp_path: Path, dtype: str) -> None:
     from safetensors.numpy import save_file
 
     from gpt_tf2.checkpoints.huggingface import transformers_name
 
     model = GPT2(SMALL, seed=2)
     save_model(model, tmp_path / "model.safetensors")
-    halves = {transformers_name(n).removeprefix("transformer."): t.astype("float16") for n, t in tensors(model).items()}
+    halves = {transformers_name(n).removeprefix("transformer."): t.astype(dtype) for n, t in tensors(model).items()}
     masks = {f"h.{i}.attn.bias": np.tril(np.ones((1, 1, 32, 32), "float32")) for i in range(SMALL.n_layer)}
     save_file({**halves, **masks}, tmp_path / "model.safetensors")
     read = tensors(load_model(tmp_path))
-    assert all(np.array_equal(t.astype("float16").astype("float32"), read[n]) for n, t in tensors(model).items())
+    assert all(np.array_equal(t.astype(dtype).astype("float32"), read[n]) for n, t in tensors(model).items())
 
 
 def test_h5_carries_its_hyper_parameters(tmp_path: Path) -> None:

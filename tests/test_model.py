@@ -6,7 +6,7 @@ import pytest
 from conftest import OPENAI_TINY
 from keras import ops
 
-from gpt_tf2 import GPT2, GPT2Config, load_model
+from gpt_tf2 import GPT2, GPT2Config, InputError, load_model
 from gpt_tf2.checkpoints.huggingface import transformers_name
 from gpt_tf2.config import SIZES, tensor_shapes
 from gpt_tf2.model import causal_mask
@@ -77,6 +77,11 @@ def test_later_tokens_do_not_reach_earlier_ones(tiny: GPT2) -> None:
     after = np.asarray(tiny(tokens))
     assert np.array_equal(before[0, :30], after[0, :30])
     assert not np.array_equal(before[0, 30:], after[0, 30:])
+
+
+def test_more_tokens_than_the_context_are_refused(tiny: GPT2) -> None:
+    with pytest.raises(InputError, match="65 tokens, n_ctx is 64"):
+        tiny(np.zeros((1, 65), "int32"))
 
 
 def test_dropout_acts_in_training_alone_and_follows_its_seed() -> None:

@@ -123,6 +123,12 @@ def test_resuming_goes_on_as_if_nothing_had_happened(workplace: Path) -> None:
     assert identical(saved(Path("output/whole/state.h5")), saved(Path("output/m/state.h5")))
 
 
+def test_resuming_a_finished_run_writes_a_model_that_is_missing(workplace: Path) -> None:
+    before = weights(finetune(SETTINGS))
+    Path("output/m.h5").unlink()
+    assert identical(before, weights(finetune(change(resume=True))))
+
+
 def test_resuming_refuses_another_run(workplace: Path) -> None:
     finetune(SETTINGS)
     with pytest.raises(InputError, match="--batch_size is 3 now, 2 when the run began"):

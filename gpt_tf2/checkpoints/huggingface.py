@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401 - makes bfloat16 known to numpy
 import numpy as np
 from safetensors import SafetensorError, safe_open
 

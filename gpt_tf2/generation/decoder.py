@@ -63,8 +63,8 @@ class Decoder:
     def _prefill_graph(self, tokens: Any, lengths: Any) -> tuple[Any, list[Rows]]:
         width = ops.shape(tokens)[1]
         x, rows = self.model.hidden(tokens, ops.arange(width, dtype="int32")[None], causal_mask(width))
-        last = ops.take_along_axis(x, ops.cast(lengths, "int32")[:, None, None] - 1, axis=1)
-        return self.model.logits(last[:, 0]), rows
+        last = ops.arange(ops.shape(tokens)[0], dtype="int32") * width + lengths - 1
+        return self.model.logits(ops.take(ops.reshape(x, (-1, x.shape[-1])), last, axis=0)), rows
 
     def _step_graph(self, tokens: Any, lengths: Any, cache: list[Rows]) -> tuple[Any, list[Rows]]:
         slots = ops.arange(ops.shape(cache[0][0])[2])[None]

@@ -66,6 +66,8 @@ def train(
     with stop_on_signal() as stopped:
         if validation and not history.validation:
             validate(model, validation, plan, history, monitor)
+        if len(history.losses) >= plan.steps:
+            save()  # the last process may have ended between saving the state and the model
         for step in range(len(history.losses), plan.steps):
             loss = train_step(model, data.batch(plan.seed, step, plan.batch_size), plan.seed, step)
             if not math.isfinite(loss):
