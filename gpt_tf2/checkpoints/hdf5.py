@@ -14,27 +14,35 @@ from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import atomic_write
 
+# What h5py raises for a file that HDF5 cannot make sense of.
+READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError)
+
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a whole HDF5 file ({error}): copy or write it again") from None
-    if "hparams" not in file.attrs:
-        raise InputError(f"{path}: no attribute hparams: an HDF5 file of another program; give one that gpt-tf2 wrote")
-    config = GPT2Config.from_dict(json.loads(str(file.attrs["hparams"])), str(path))
     shapes = {}
 
     def note(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
             shapes[name] = tuple(item.shape)
 
-    file.visititems(note)
+    try:
+        with h5py.File(path, "r") as file:
+            hparams = file.attrs.get("hparams")
+            file.visititems(note)
+    except READ_ERRORS as error:
+        raise InputError(f"{path}: not a whole HDF5 file ({error}): copy or write it again") from None
+    if not isinstance(hparams, str):
+        raise InputError(f"{path}: no attribute hparams: an HDF5 file of another program; give one that gpt-tf2 wrote")
+    try:
+        config = GPT2Config.from_dict(json.loads(hparams), str(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: damaged hparams ({error}): copy or write the file again") from None
 
     def read(name: str) -> np.ndarray:
         try:
-            return file[name].astype("float32")[()]
-        except (OSError, TypeError) as error:
+            with h5py.File(path, "r") as file:
+                return file[name].astype("float32")[()]
+        except READ_ERRORS as error:
             raise InputError(f"{path}: tensor {name} is damaged ({error}): copy or write the file again") from None
 
     return Checkpoint(path, shapes, read, config)

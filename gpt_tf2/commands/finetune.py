@@ -52,8 +52,8 @@ class FinetuneSettings:
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: give at least 1")
         for name in ("seed", "sample_every", "save_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"--{name} {getattr(self, name)}: give 0 or more")
+            if not 0 <= getattr(self, name) < 2**32:
+                raise InputError(f"--{name} {getattr(self, name)}: give 0 or more, less than 2**32")
         for name in ("base_lr", "decay_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"--{name} {getattr(self, name)}: give a number above 0")

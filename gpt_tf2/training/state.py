@@ -8,7 +8,7 @@ import h5py
 import keras
 import numpy as np
 
-from gpt_tf2.checkpoints.hdf5 import atomic_hdf5
+from gpt_tf2.checkpoints.hdf5 import READ_ERRORS, atomic_hdf5
 from gpt_tf2.errors import InputError
 from gpt_tf2.model import GPT2
 
@@ -55,5 +55,5 @@ def load_state(path: Path, model: GPT2, optimizer: keras.Optimizer, run: dict) -
             optimizer.load_own_variables(file["optimizer"])
             validation = [(int(step), float(loss)) for step, loss in file["validation"][()]]
             return History(file["losses"][()].tolist(), validation)
-    except (OSError, KeyError) as error:
+    except (*READ_ERRORS, json.JSONDecodeError) as error:
         raise InputError(f"--resume: {path} is damaged ({error}): leave --resume out to start again") from None
