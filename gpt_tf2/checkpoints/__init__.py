@@ -132,7 +132,7 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
     else:
         if not path.suffix:
             path = path / "model.ckpt"
-        openai.write(path, model.config, tensors)
+        openai.write(path, tensors)
         write_text(home(path) / "hparams.json", model.config.to_json())
     for source, name in zip(tokenizer.files if tokenizer else (), names, strict=False):
         if source.resolve() != (home(path) / name).resolve():

@@ -8,7 +8,6 @@ import numpy as np
 
 from gpt_tf2.backend import quiet
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
-from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import atomic_write, write_text
 
@@ -43,8 +42,8 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
     return Checkpoint(prefix, shapes, read)
 
 
-def write(prefix: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
-    """Writes the two files, `checkpoint` and `hparams.json`, the index last: it is what makes a checkpoint."""
+def write(prefix: Path, tensors: Mapping[str, Any]) -> None:
+    """Writes the two files, the index last, which makes them a checkpoint, and `checkpoint`, which names them."""
     with quiet():
         import tensorflow as tf
 
