@@ -18,7 +18,7 @@ def demo(arguments: Sequence[str], prog: str) -> None:
 def download(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.download import DownloadSettings, download
 
-    print(download(parse(DownloadSettings, arguments, prog, "Download one of OpenAI's models.", positional="size")))
+    print(download(parse(DownloadSettings, arguments, prog, "Download one of OpenAI's models.", positional=["size"])))
 
 
 def finetune(arguments: Sequence[str], prog: str) -> None:
@@ -35,11 +35,28 @@ def generate(arguments: Sequence[str], prog: str) -> None:
         print("-" * 50)
 
 
+def score(arguments: Sequence[str], prog: str) -> None:
+    from gpt_tf2.commands import score as scoring
+
+    metric, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if metric == "rouge":
+        fields, about = ["predictions", "references"], "ROUGE-1, -2 and -L as ROUGE-1.5.5 prints them."
+        rouge = parse(scoring.RougeSettings, rest, f"{prog} rouge", about, fields)
+        scoring.print_scores(scoring.score_rouge(rouge), rouge.json)
+    elif metric == "coqa":
+        fields, about = ["gold", "predictions"], "F1 and exact match as CoQA's evaluator computes them."
+        coqa = parse(scoring.CoqaSettings, rest, f"{prog} coqa", about, fields)
+        scoring.print_scores(scoring.score_coqa(coqa), coqa.json)
+    else:
+        raise InputError(f"score {metric}".strip() + ": give score rouge or score coqa, and two files")
+
+
 COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "demo": demo,
     "download": download,
     "finetune": finetune,
     "generate": generate,
+    "score": score,
 }
 
 

@@ -29,12 +29,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(
-    settings: type[Settings], arguments: Sequence[str], prog: str, description: str, positional: str = ""
+    settings: type[Settings],
+    arguments: Sequence[str],
+    prog: str,
+    description: str,
+    positional: Sequence[str] = (),
 ) -> Settings:
     """The settings that the arguments give.
 
     Args:
-        positional: the name of a field that is given without a flag, in front or between the flags.
+        positional: names of the fields that are given without a flag, in their order.
 
     Raises InputError for an unknown flag, a missing one, or a value of another kind.
     """
@@ -48,7 +52,7 @@ def parse(
             options |= {"type": field.metadata["kind"], "choices": field.metadata["choices"] or None}
             if not required and field.default not in (None, ""):
                 options["help"] += f" (default: {field.default})"
-        if field.name == positional:
+        if field.name in positional:
             parser.add_argument(field.name, **options)
             continue
         names = [f"--{field.name}"] + ([f"--{field.metadata['short']}"] if field.metadata["short"] else [])

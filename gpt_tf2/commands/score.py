@@ -1,0 +1,62 @@
+"""`score`: figures for predictions that were made elsewhere."""
+
+import dataclasses
+import json
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from gpt_tf2.errors import InputError
+from gpt_tf2.flags import flag
+from gpt_tf2.scoring import coqa, rouge
+
+
+@dataclasses.dataclass(frozen=True)
+class RougeSettings:
+    """The arguments of `score rouge`."""
+
+    predictions: str = flag(dataclasses.MISSING, "one text a line, its sentences in <t> … </t>")
+    references: str = flag(dataclasses.MISSING, "the same of the references")
+    json: bool = flag(False, "print JSON instead of a table", kind=bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class CoqaSettings:
+    """The arguments of `score coqa`."""
+
+    gold: str = flag(dataclasses.MISSING, "CoQA's JSON file with the answers")
+    predictions: str = flag(dataclasses.MISSING, "a JSON list of id, turn_id and answer")
+    json: bool = flag(False, "print JSON instead of a table", kind=bool)
+
+
+def score_rouge(settings: RougeSettings) -> dict[str, rouge.Interval]:
+    """ROUGE of two files; raises InputError if they cannot be read or have not as many lines."""
+    predictions, references = rouge.read_tagged(settings.predictions), rouge.read_tagged(settings.references)
+    if len(predictions) != len(references) or not predictions:
+        lines = f"{len(predictions)} lines, {settings.references} has {len(references)}"
+        raise InputError(f"{settings.predictions} has {lines}: give one prediction a reference")
+    return rouge.score_corpus(predictions, references)
+
+
+def score_coqa(settings: CoqaSettings) -> dict[str, coqa.Scores]:
+    """CoQA's figures of a file of predictions; turns without one are told on stderr."""
+    gold, sources = coqa.read_gold(settings.gold)
+    predictions = coqa.read_predictions(settings.predictions)
+    missing = [f"{story} turn {turn}" for story, turn in gold if (story, turn) not in predictions]
+    if missing:
+        print(f"{len(missing)} turns have no prediction and score 0: {', '.join(missing[:3])} …", file=sys.stderr)
+    return coqa.score_conversations(gold, sources, predictions)
+
+
+def print_scores(scores: dict, as_json: bool) -> None:
+    """Prints a row for each of the dataclasses, a column for each of their fields."""
+    rows = {name: dataclasses.asdict(score) for name, score in scores.items()}
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    columns = next(iter(rows.values()))
+    table = Table("", *columns)
+    for name, row in rows.items():
+        table.add_row(name, *(str(value) for value in row.values()))
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""Scoring: ROUGE and CoQA's F1, as their official programs compute them."""
