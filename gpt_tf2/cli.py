@@ -51,12 +51,19 @@ def score(arguments: Sequence[str], prog: str) -> None:
         raise InputError(f"score {metric}".strip() + ": give score rouge or score coqa, and two files")
 
 
+def show_data(arguments: Sequence[str], prog: str) -> None:
+    from gpt_tf2.commands.show_data import ShowDataSettings, show_data
+
+    show_data(parse(ShowDataSettings, arguments, prog, "Print what a model would be shown of a data set."))
+
+
 COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "demo": demo,
     "download": download,
     "finetune": finetune,
     "generate": generate,
     "score": score,
+    "show-data": show_data,
 }
 
 

@@ -3,14 +3,16 @@
 import csv
 import glob
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.example import LeftOut
 from gpt_tf2.tokenizer import Tokenizer
 
+SPLITS = ("train",)
 START_OF_TEXT = "<|startoftext|>"  # no token of its own: the model sees its letters
 
 
@@ -49,6 +51,18 @@ def read_streams(dataset_path: str, tokenizer: Tokenizer) -> list[np.ndarray]:
     if not any(len(stream) for stream in streams):
         raise InputError(f"--dataset_path {dataset_path}: no text in it: give a file, folder or glob that holds some")
     return streams
+
+
+def records(dataset_path: str, split: str, seed: int, left_out: LeftOut) -> Iterator[dict]:
+    """A record a plain file or a row of a `.csv`; the text is not split."""
+    for path in find_files(dataset_path):
+        if path.suffix == ".npz":
+            left_out.add("token ids, no text", str(path))
+        elif path.suffix == ".csv":
+            for number, row in enumerate(read_column(path), start=1):
+                yield {"id": f"{path}:{number}", "prompt": "", "completion": START_OF_TEXT + row}
+        else:
+            yield {"id": str(path), "prompt": "", "completion": read_text(path)}
 
 
 def find_files(dataset_path: str) -> list[Path]:
