@@ -45,6 +45,28 @@ def test_rows_of_a_csv_end_with_the_token(tmp_path: Path) -> None:
     assert read(tmp_path / "rows.csv") == [[*first, END, *line_break, *second, END, *line_break]]
 
 
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut", np.arange(5).tobytes()])
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"not an .npz of arrays"):
+        read(tmp_path / "a.npz")
+
+
+def test_an_npy_called_npz_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(5))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    with pytest.raises(InputError, match=r"not an .npz of arrays"):
+        read(tmp_path / "a.npz")
+
+
+def test_a_text_before_a_csv_ends_first(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("One.")
+    (tmp_path / "b.csv").write_text("text\nRow\n")
+    (tmp_path / "c.txt").write_text("Two.")
+    row = [*ids("<|startoftext|>Row"), END, *ids("\n")]
+    assert read(tmp_path) == [[*ids("One."), END, *row, *ids("Two.")]]
+
+
 def test_arrays_are_streams_of_their_own(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", one=np.arange(5, dtype="uint16"), two=np.arange(7))
     (tmp_path / "a.txt").write_text("One.")

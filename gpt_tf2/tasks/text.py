@@ -1,5 +1,6 @@
 """The task `text`: plain text to go on from, read as streams of tokens."""
 
+import array
 import csv
 import glob
 import zipfile
@@ -30,23 +31,22 @@ def read_streams(dataset_path: str, tokenizer: Tokenizer) -> list[np.ndarray]:
 
     Raises InputError if nothing is there, a file cannot be read, or an array holds no token ids.
     """
-    joined: list[int] = []
+    joined = array.array("i")  # a list would take nine times the memory
     arrays: list[np.ndarray] = []
-    previous_is_plain = False
+    unended = False
     for path in find_files(dataset_path):
         if path.suffix == ".npz":
             arrays += read_arrays(path, tokenizer.n_vocab)
-        elif path.suffix == ".csv":
-            rows = tokenizer.encode_batch([START_OF_TEXT + row for row in read_column(path)])
-            line_break = tokenizer.encode("\n")
-            for row in rows:
-                joined += [*row, tokenizer.end_of_text, *line_break]
-            previous_is_plain = False
-        else:
-            if previous_is_plain:
-                joined.append(tokenizer.end_of_text)
-            joined += tokenizer.encode(read_text(path))
-            previous_is_plain = True
+            continue
+        if unended:
+            joined.append(tokenizer.end_of_text)
+        unended = path.suffix != ".csv"
+        if unended:
+            joined.extend(tokenizer.encode(read_text(path)))
+            continue
+        line_break = tokenizer.encode("\n")
+        for row in tokenizer.encode_batch([START_OF_TEXT + row for row in read_column(path)]):
+            joined.extend([*row, tokenizer.end_of_text, *line_break])
     streams = [np.asarray(joined, "int32"), *arrays]
     if not any(len(stream) for stream in streams):
         raise InputError(f"--dataset_path {dataset_path}: no text in it: give a file, folder or glob that holds some")
@@ -103,17 +103,18 @@ def read_column(path: Path) -> list[str]:
 def read_arrays(path: Path, n_vocab: int) -> list[np.ndarray]:
     """The arrays of an `.npz` of token ids."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened as zip first: given another format, np.load returns something else than a table of arrays.
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"--dataset_path {path}: not an .npz of arrays ({error}): write it again") from None
-    for name, array in arrays.items():
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            kind = f"{array.dtype} {list(array.shape)}"
+    for name, ids in arrays.items():
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            kind = f"{ids.dtype} {list(ids.shape)}"
             raise InputError(f"--dataset_path {path}: array {name} is {kind}: give token ids, one-dimensional integers")
-        if array.size and not 0 <= array.min() <= array.max() < n_vocab:
-            ids = f"{array.min()} to {array.max()}"
+        if ids.size and not 0 <= ids.min() <= ids.max() < n_vocab:
+            found = f"{ids.min()} to {ids.max()}"
             raise InputError(
-                f"--dataset_path {path}: array {name} has ids {ids}, the vocabulary {n_vocab}: encode it anew"
+                f"--dataset_path {path}: array {name} has ids {found}, the vocabulary {n_vocab}: encode it anew"
             )
-    return [array.astype("int32") for array in arrays.values()]
+    return [ids.astype("int32") for ids in arrays.values()]
