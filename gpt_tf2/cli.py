@@ -47,6 +47,8 @@ def score(arguments: Sequence[str], prog: str) -> None:
         fields, about = ["gold", "predictions"], "F1 and exact match as CoQA's evaluator computes them."
         coqa = parse(scoring.CoqaSettings, rest, f"{prog} coqa", about, fields)
         scoring.print_scores(scoring.score_coqa(coqa), coqa.json)
+    elif metric in ("-h", "--help"):
+        print(f"usage: {prog} {{rouge,coqa}} … ({prog} rouge --help tells the arguments)")
     else:
         raise InputError(f"score {metric}".strip() + ": give score rouge or score coqa, and two files")
 
