@@ -35,14 +35,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def check_writable(folder: Path, size: int) -> None:
-    """Raises InputError unless files of `size` bytes in all can be written to a folder, which is made if need be."""
+def check_writable(folder: Path, size: int, mend: str) -> None:
+    """Raises InputError, with the mend, unless files of `size` bytes in all can be written to a folder; makes it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror}): choose another --output_name") from None
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}): {mend}") from None
     if free < size:
         raise InputError(f"{folder}: {free / 1e9:.1f} GB free, {size / 1e9:.1f} GB are needed: free space on this disk")
 

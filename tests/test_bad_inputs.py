@@ -100,6 +100,11 @@ def damaged_state() -> None:
     Path("output/m/state.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
 
 
+def file_for_models() -> None:
+    shutil.rmtree("models")
+    Path("models").write_text("x")
+
+
 CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     # name: the command, what is done before it, what the line must hold
     "no command": ("flnetune", nothing, ["unknown command", "finetune"]),
@@ -273,6 +278,11 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "no such model_path": (f"{GENERATE} --model_path=output/no.h5", nothing, ["output/no.h5", "no such", "give"]),
     "unknown size": ("download 117M", nothing, ["size", "117M", "124M"]),
     "no size": ("download", nothing, ["size", "required", "--help"]),
+    "a file where models/ should be": (
+        "download 124M",
+        file_for_models,
+        ["models/124M", "cannot be written", "work in a folder"],
+    ),
     "an address that is none": ("download 124M --base_url=ftp://x", nothing, ["ftp://x", "https://"]),
 }
 

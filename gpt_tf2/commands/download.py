@@ -47,7 +47,7 @@ def download(settings: DownloadSettings) -> Path:
     """
     base = settings.base_url or os.environ.get(BASE_VARIABLE) or BASE
     folder = Path("models") / settings.size
-    check_writable(folder, 0)
+    check_writable(folder, 0, "work in a folder that can be written to")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn()) as progress:
         for name in FILES:

@@ -104,7 +104,8 @@ def finetune(settings: FinetuneSettings) -> Path:
     streams = text.read_streams(settings.dataset_path, tokenizer)
     training, validation = pieces(streams, settings)
     size = 4 * sum(math.prod(shape) for shape in tensor_shapes(config).values())
-    check_writable(home(output), 4 * size)  # weights and Adam's two means in the state, weights in the model
+    # Weights and Adam's two means in the state, weights in the model.
+    check_writable(home(output), 4 * size, "choose another --output_name, or mend the permissions")
 
     device = start()
     from gpt_tf2.commands.generate import sampled_text
