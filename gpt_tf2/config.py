@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.files import read_utf8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +85,6 @@ def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
 def read_json(path: str | Path) -> object:
     """The content of a JSON file. Raises InputError, naming file and place, if it cannot be read or parsed."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}: not a JSON file; check the path") from None
+        return json.loads(read_utf8(path, undecoded="not a JSON file; check the path"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg}): fetch or write the file again") from None

@@ -1,4 +1,4 @@
-"""Writing a file so that it is whole or not there."""
+"""Reading text with errors that say the mend, and writing a file so that it is whole or not there."""
 
 import contextlib
 import os
@@ -8,6 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt_tf2.errors import InputError
+
+
+def read_utf8(path: str | Path, unread: str = "check the path", undecoded: str = "write it again as UTF-8") -> str:
+    """The text of a UTF-8 file. Raises InputError with the mend if it cannot be read, or decoded."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): {unread}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text at byte {error.start}: {undecoded}") from None
 
 
 @contextlib.contextmanager

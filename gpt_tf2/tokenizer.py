@@ -11,6 +11,7 @@ import tiktoken
 
 from gpt_tf2.config import read_json
 from gpt_tf2.errors import InputError
+from gpt_tf2.files import read_utf8
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -98,12 +99,7 @@ def cut_long_space(text: str) -> list[str]:
 
 def merge_ranks(vocab_bpe: str | Path) -> dict[bytes, int]:
     """The bytes of every token → its id: the 256 bytes, then one token a merge, in the order of the file."""
-    try:
-        lines = Path(vocab_bpe).read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise InputError(f"{vocab_bpe}: cannot be read ({error.strerror}): check the path") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{vocab_bpe}: not UTF-8 text at byte {error.start}: give the model's vocab.bpe") from None
+    lines = read_utf8(vocab_bpe, undecoded="give the model's vocab.bpe").split("\n")
     byte_of = byte_characters()
     ranks = {bytes([byte]): i for i, byte in enumerate(byte_of.values())}
     for number, line in enumerate(lines[1:], start=2):

@@ -13,6 +13,7 @@ from gpt_tf2.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from gpt_tf2.model import GPT2
 
+HDF5_SUFFIXES = (".h5", ".hdf5")
 FORMATS = "a TF1 checkpoint (its folder, or the prefix model.ckpt), a .h5 or a .safetensors file"
 
 
@@ -35,7 +36,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return openai.open_checkpoint(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint: download it (gpt-tf2 download SIZE), or give {FORMATS}")
-    if path.suffix in (".h5", ".hdf5"):
+    if path.suffix in HDF5_SUFFIXES:
         return hdf5.open_checkpoint(path)
     if path.suffix == ".safetensors":
         return huggingface.open_checkpoint(path)
@@ -124,7 +125,7 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
     check_format(path)
     tensors = model.tensors()
     names = "encoder.json", "vocab.bpe"
-    if path.suffix in (".h5", ".hdf5"):
+    if path.suffix in HDF5_SUFFIXES:
         hdf5.write(path, model.config, tensors)
     elif path.suffix == ".safetensors":
         huggingface.write(path, model.config, tensors)
@@ -141,5 +142,5 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
 
 def check_format(path: Path) -> None:
     """Raises InputError unless the path names a format to write."""
-    if path.suffix not in (".h5", ".hdf5", ".safetensors", ".ckpt", ""):
+    if path.suffix not in (*HDF5_SUFFIXES, ".safetensors", ".ckpt", ""):
         raise InputError(f"{path}: unknown format {path.suffix}: end the name in .h5, .safetensors or .ckpt")

@@ -133,7 +133,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     decoder = Decoder(model)
 
     def sample() -> str:
-        return "sample: " + sampled_text(decoder, tokenizer, "", 1, 100, make_sampler(top_k=40), settings.seed)[0]
+        return "sample: " + sampled_text(decoder, tokenizer, [], 1, 100, make_sampler(top_k=40), settings.seed)[0]
 
     def save() -> None:
         save_state(state, model, optimizer, history, run)

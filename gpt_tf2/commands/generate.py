@@ -67,8 +67,7 @@ def generate(settings: GenerateSettings) -> list[str]:
     checkpoint = open_checkpoint(settings.model_path)
     config = find_config(checkpoint, settings.json_hparams)
     tokenizer = find_tokenizer(checkpoint.path, config, settings.json_encoder, settings.vocab_bpe)
-    starter = unescaped(settings.starter)
-    prompt = tokenizer.encode(starter)
+    prompt = tokenizer.encode(unescaped(settings.starter))
     if len(prompt) >= config.n_ctx:
         room = f"{len(prompt)} tokens, n_ctx of {checkpoint.path} is {config.n_ctx}"
         raise InputError(f"--starter has {room}: shorten it to {config.n_ctx - 1} or fewer")
@@ -77,16 +76,21 @@ def generate(settings: GenerateSettings) -> list[str]:
 
     decoder = Decoder(read_model(checkpoint, config))
     count, length = settings.batch_size, settings.output_length
-    return sampled_text(decoder, tokenizer, starter, count, length, settings.sampler(), settings.seed)
+    return sampled_text(decoder, tokenizer, prompt, count, length, settings.sampler(), settings.seed)
 
 
 def sampled_text(
-    decoder: "Decoder", tokenizer: Tokenizer, starter: str, count: int, length: int, sampler: Sampler, seed: int | None
+    decoder: "Decoder",
+    tokenizer: Tokenizer,
+    prompt: list[int],
+    count: int,
+    length: int,
+    sampler: Sampler,
+    seed: int | None,
 ) -> list[str]:
-    """`count` texts that go on from a starter, which stands in front; an empty one begins a new text."""
+    """`count` texts that go on from a prompt's ids, which stand in front; an empty one begins a new text."""
     from gpt_tf2.generation.generate import sample
 
-    prompt = tokenizer.encode(starter)
     rows = sample(decoder, prompt or [tokenizer.end_of_text], count, length, sampler, tokenizer.end_of_text, seed)
     return [tokenizer.decode(prompt + row) for row in rows]
 

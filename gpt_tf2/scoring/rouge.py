@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_tf2.errors import InputError
+from gpt_tf2.files import read_utf8
 from gpt_tf2.scoring.porter import stem
 
 RESAMPLES = 1000
@@ -38,13 +38,7 @@ def read_tagged(path: str | Path) -> list[list[str]]:
 
     Raises InputError if the file cannot be read.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}: write it again as UTF-8") from None
-    return [SENTENCE.findall(line) if "<t>" in line else [line] for line in lines]
+    return [SENTENCE.findall(line) if "<t>" in line else [line] for line in read_utf8(path).splitlines()]
 
 
 def score_corpus(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, Interval]:

@@ -10,6 +10,7 @@ import ftfy
 import numpy as np
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.files import read_utf8
 from gpt_tf2.tasks.example import Example, LeftOut
 
 SPLITS = ("train", "val", "test")
@@ -45,12 +46,7 @@ def read_stories(dataset_path: str, split: str, left_out: LeftOut) -> Iterator[S
     """
     folder = Path(dataset_path)
     path = folder / "url_lists" / f"all_{split}.txt"
-    try:
-        urls = path.read_text(encoding="utf-8").split()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): give the folder of url_lists/ and cnn/") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}: fetch it again") from None
+    urls = read_utf8(path, "give the folder of url_lists/ and cnn/", "fetch it again").split()
     used = 0
     for url in urls:
         try:
