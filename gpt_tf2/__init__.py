@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt_tf2.checkpoints import load_model, save_model
+    from gpt_tf2.commands.evaluate import EvaluateSettings, evaluate
     from gpt_tf2.commands.finetune import FinetuneSettings, finetune
     from gpt_tf2.commands.generate import GenerateSettings, generate
     from gpt_tf2.config import GPT2Config
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GPT2",
+    "EvaluateSettings",
     "FinetuneSettings",
     "GPT2Config",
     "GenerateSettings",
     "InputError",
     "Tokenizer",
+    "evaluate",
     "finetune",
     "generate",
     "load_model",
@@ -30,11 +33,13 @@ __all__ = [
 
 MODULES = {
     "GPT2": "model",
+    "EvaluateSettings": "commands.evaluate",
     "FinetuneSettings": "commands.finetune",
     "GPT2Config": "config",
     "GenerateSettings": "commands.generate",
     "InputError": "errors",
     "Tokenizer": "tokenizer",
+    "evaluate": "commands.evaluate",
     "finetune": "commands.finetune",
     "generate": "commands.generate",
     "load_model": "checkpoints",

@@ -48,6 +48,8 @@ def start() -> str:
                 return f"JAX on {jax.devices()[0].device_kind}"
             import tensorflow as tf
 
+            # It warns of graphs that are traced anew for another shape, as batches of examples need.
+            tf.get_logger().setLevel("ERROR")
             gpus = tf.config.list_physical_devices("GPU")
             with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
                 for gpu in gpus:

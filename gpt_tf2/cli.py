@@ -35,6 +35,12 @@ def generate(arguments: Sequence[str], prog: str) -> None:
         print("-" * 50)
 
 
+def evaluate(arguments: Sequence[str], prog: str) -> None:
+    from gpt_tf2.commands.evaluate import EvaluateSettings, evaluate
+
+    evaluate(parse(EvaluateSettings, arguments, prog, "Score a model: summaries, answers, or a text's perplexity."))
+
+
 def score(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands import score as scoring
 
@@ -64,6 +70,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "download": download,
     "finetune": finetune,
     "generate": generate,
+    "evaluate": evaluate,
     "score": score,
     "show-data": show_data,
 }

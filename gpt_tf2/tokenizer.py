@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import tiktoken
 
 from gpt_tf2.config import read_json
@@ -83,6 +84,12 @@ class Tokenizer:
         """`encode` of each text, on several threads (default: one a core)."""
         with ThreadPoolExecutor(num_threads or os.cpu_count()) as threads:
             return list(threads.map(self.encode, texts))
+
+    def size(self, ids: np.ndarray) -> int:
+        """How many bytes the text of ids has, the end-of-text token left out."""
+        lengths = np.array([len(self._encoding.decode_single_token_bytes(i)) for i in range(self.n_vocab)])
+        lengths[self.end_of_text] = 0
+        return int(lengths[ids].sum())
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are not UTF-8 (half a character at an end) become U+FFFD."""

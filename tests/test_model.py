@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import OPENAI_TINY
+from gradients import loss_and_gradients
 from keras import ops
 
 from gpt_tf2 import GPT2, GPT2Config, InputError, load_model
@@ -11,8 +12,8 @@ from gpt_tf2.checkpoints.huggingface import transformers_name
 from gpt_tf2.config import SIZES, tensor_shapes
 from gpt_tf2.model import causal_mask
 from gpt_tf2.training.adam import Adam
-from gpt_tf2.training.loop import compile_model, train_step, validate_batch
-from gpt_tf2.training.loss import next_token_loss, shifted
+from gpt_tf2.training.batches import whole_rows
+from gpt_tf2.training.loop import train_step, trainer_of, validate_batch
 
 EXPECTED = np.load(OPENAI_TINY / "expected.npz")
 SMALL = GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=2)
@@ -28,27 +29,6 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def gradients(model: GPT2, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """The loss's gradient by every tensor."""
-    targets, weights = shifted(tokens)
-    variables = model.tensors()
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            loss = next_token_loss()(targets, model(tokens), weights)
-        found = tape.gradient(loss, [variable.value for variable in variables.values()])
-        return {name: np.asarray(tf.convert_to_tensor(g)) for name, g in zip(variables, found, strict=True)}
-    import jax
-
-    def loss_of(values: dict) -> object:
-        with keras.StatelessScope(state_mapping=[(variables[name], values[name]) for name in variables]):
-            return next_token_loss()(targets, model(tokens), weights)
-
-    found = jax.grad(loss_of)({name: variable.value for name, variable in variables.items()})
-    return {name: np.asarray(g) for name, g in found.items()}
-
-
 def test_logits_are_those_of_openais_graph(tiny: GPT2) -> None:
     logits = np.asarray(tiny(EXPECTED["tokens"]))
     assert logits.dtype == np.float32
@@ -56,8 +36,8 @@ def test_logits_are_those_of_openais_graph(tiny: GPT2) -> None:
 
 
 def test_loss_is_that_of_openais_graph(tiny: GPT2) -> None:
-    compile_model(tiny, keras.optimizers.SGD(0.0))
-    assert validate_batch(tiny, EXPECTED["tokens"]) == pytest.approx(float(EXPECTED["loss"]), rel=1e-6)
+    trainer = trainer_of(tiny, keras.optimizers.SGD(0.0))
+    assert validate_batch(trainer, whole_rows(EXPECTED["tokens"])) == pytest.approx(float(EXPECTED["loss"]), rel=1e-6)
 
 
 def test_a_cache_changes_nothing(tiny: GPT2) -> None:
@@ -139,7 +119,7 @@ def test_124m_equals_transformers_in_logits_and_every_gradient(pair: tuple) -> N
     assert relative(np.asarray(model(tokens)), result.logits.detach().numpy()) <= 1e-4
     result.loss.backward()
     expected = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    found = gradients(model, tokens)
+    _, found = loss_and_gradients(model, whole_rows(tokens))
     assert len(found) == len(expected) == 148
     for name, gradient in found.items():
         assert relative(gradient, expected[transformers_name(name)]) <= 1e-4, name
@@ -158,7 +138,7 @@ def test_124m_ten_adam_steps_equal_torchs(pair: tuple) -> None:
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
-    compile_model(model, Adam(1e-4, epsilon=1e-8))
-    found = [train_step(model, tokens, seed=0, step=step) for step in range(10)]
+    trainer = trainer_of(model, Adam(1e-4, epsilon=1e-8))
+    found = [train_step(trainer, whole_rows(tokens), seed=0, step=step) for step in range(10)]
     assert expected[-1] < expected[0] - 1
     assert found == pytest.approx(expected, rel=5e-5)

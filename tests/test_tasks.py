@@ -174,12 +174,12 @@ def test_people_see_the_completion_in_brackets(folder: Path, capsys: pytest.Capt
         (
             "--data_loader=cnndm --dataset_path=cnndm",
             lambda: [shutil.rmtree(f"cnndm/{site}/stories") for site in ("cnn", "dailymail")],
-            ["no story is left", "left out 3", "check the folders"],
+            ["no example of train is left", "left out 3", "check that the data is whole"],
         ),
         (
             "--data_loader=cnndm --dataset_path=cnndm",
             lambda: Path("cnndm/url_lists/all_train.txt").write_text(""),
-            ["no story is left", "the list is empty"],
+            ["no example of train is left", "it is empty"],
         ),
         (
             "--data_loader=cnndm --dataset_path=cnndm",
@@ -200,7 +200,7 @@ def test_people_see_the_completion_in_brackets(folder: Path, capsys: pytest.Capt
         (
             "--data_loader=coqa --dataset_path=coqa",
             lambda: Path("coqa/coqa-train-v1.0.json").write_text('{"data": [1, 2]}'),
-            ["no story is left", "story 1", "fetch it again"],
+            ["no example of train is left", "story 1", "check that the data is whole"],
         ),
         ("--data_loader=coqa --dataset_path=coqa --limit=0", lambda: None, ["--limit 0", "at least 1"]),
         ("--data_loader=xsum --dataset_path=coqa", lambda: None, ["--data_loader", "xsum", "cnndm"]),

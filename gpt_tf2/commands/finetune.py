@@ -1,22 +1,17 @@
 """`finetune`: text → task → tokens → batches → model → loss → checkpoint."""
 
 import dataclasses
-import hashlib
 import math
 from pathlib import Path
 
-import numpy as np
-
-from gpt_tf2.backend import start
+from gpt_tf2.backend import start, use_xla
 from gpt_tf2.checkpoints import check_format, find_config, find_tokenizer, home, open_checkpoint, read_model, save_model
+from gpt_tf2.commands.data import Data, read_data
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import check_writable
 from gpt_tf2.flags import flag
-from gpt_tf2.tasks import text
-from gpt_tf2.training.batches import Pieces, split
-
-LOADERS = ("text",)
+from gpt_tf2.tasks import find_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +24,15 @@ class FinetuneSettings:
     json_hparams: str | None = flag(None, "its hyper-parameters (those in or beside the checkpoint, or MODEL's)")
     json_encoder: str | None = flag(None, "its token table (the encoder.json beside the checkpoint, or MODEL's)")
     vocab_bpe: str | None = flag(None, "its merges (the vocab.bpe beside the checkpoint, or MODEL's)")
-    data_loader: str = flag("text", "what the data is", choices=LOADERS)
+    data_loader: str = flag("text", "what the data is: text, cnndm, coqa, or a task of your own, FILE.py")
+    loss_on: str | None = flag(
+        None, "what is learned of an example (completion, but all of a text)", choices=("all", "completion")
+    )
+    cache: str | None = flag(None, "folder for prepared tokens (.gpt_tf2 beside the data)")
     num_epoch: int = flag(4, "epochs to train", kind=int)
     steps_per_epoch: int = flag(100, "optimizer steps an epoch", kind=int)
-    batch_size: int = flag(1, "training pieces a step", kind=int)
-    length: int = flag(1024, "tokens a piece, at most the model's n_ctx", kind=int)
+    batch_size: int = flag(1, "rows a step, each of --length tokens or of several examples", kind=int)
+    length: int = flag(1024, "tokens a row, at most the model's n_ctx", kind=int)
     base_lr: float = flag(0.001, "Adam's learning rate", kind=float)
     decay_lr: float = flag(0.1, "what the learning rate is multiplied by at each of --decay_epochs", kind=float)
     decay_epochs: str = flag("1000,10000", "epochs, counted from 0, at whose start the learning rate decays")
@@ -62,9 +61,16 @@ class FinetuneSettings:
                 raise InputError(f"--{name} {getattr(self, name)}: give 0 or more, less than 1")
         if self.length < 2:
             raise InputError(f"--length {self.length}: give at least 2, a token and its next")
-        if self.data_loader not in LOADERS:
-            raise InputError(f"--data_loader {self.data_loader}: unknown: give one of {', '.join(LOADERS)}")
+        if self.loss_on not in (None, "all", "completion"):
+            raise InputError(f"--loss_on {self.loss_on}: give all or completion")
+        if self.data_loader == "text" and self.loss_on == "completion":
+            raise InputError("--loss_on completion: a text has no prompts and is learned whole: leave it out")
+        find_task(self.data_loader)
         self.decay_steps()
+
+    def completion_only(self) -> bool:
+        """Whether prompts are left out of the loss."""
+        return self.data_loader != "text" and self.loss_on != "all"
 
     def decay_steps(self) -> list[int]:
         """The steps, counted from 0, from which on the learning rate is decayed once more."""
@@ -101,8 +107,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     if settings.length > config.n_ctx:
         raise InputError(f"--length {settings.length} is above n_ctx {config.n_ctx} of {checkpoint.path}: shorten it")
     tokenizer = find_tokenizer(checkpoint.path, config, settings.json_encoder, settings.vocab_bpe, folder)
-    streams = text.read_streams(settings.dataset_path, tokenizer)
-    training, validation = pieces(streams, settings)
+    data = read_data(settings, tokenizer)
     size = 4 * sum(math.prod(shape) for shape in tensor_shapes(config).values())
     # Weights and Adam's two means in the state, weights in the model.
     check_writable(home(output), 4 * size, "choose another --output_name, or mend the permissions")
@@ -113,7 +118,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     from gpt_tf2.generation.sampling import make_sampler
     from gpt_tf2.training.adam import Adam
     from gpt_tf2.training.curve import draw_curve
-    from gpt_tf2.training.loop import Plan, compile_model, train
+    from gpt_tf2.training.loop import Plan, train, trainer_of
     from gpt_tf2.training.monitor import Monitor
     from gpt_tf2.training.schedule import step_decay
     from gpt_tf2.training.state import History, load_state, save_state
@@ -121,9 +126,9 @@ def finetune(settings: FinetuneSettings) -> Path:
     model = read_model(checkpoint, config, settings.dropout)
     schedule = step_decay(settings.base_lr, settings.decay_lr, settings.decay_steps())
     optimizer = Adam(schedule, epsilon=1e-8)
-    compile_model(model, optimizer, settings.eager)
+    trainer = trainer_of(model, optimizer, settings.eager)
     state = home(output) / "state.h5"
-    run = run_identity(settings, config, streams)
+    run = run_identity(settings, config, data)
     resumed = settings.resume and state.is_file()
     history = load_state(state, model, optimizer, run) if resumed else History()
 
@@ -133,47 +138,33 @@ def finetune(settings: FinetuneSettings) -> Path:
     decoder = Decoder(model)
 
     def sample() -> str:
-        return "sample: " + sampled_text(decoder, tokenizer, [], 1, 100, make_sampler(top_k=40), settings.seed)[0]
+        text = sampled_text(decoder, tokenizer, data.prompt, 1, 100, make_sampler(top_k=40), settings.seed)[0]
+        asked = len(tokenizer.decode(data.prompt))
+        stop = find_task(settings.data_loader).STOP
+        completion = text[asked:].split(stop)[0] if stop else text[asked:]
+        return f"sample: {text[max(0, asked - 200) : asked]}{completion}"
 
     def save() -> None:
         save_state(state, model, optimizer, history, run)
         save_model(model, output, tokenizer)
         draw_curve(output.with_suffix(".png"), history, output.stem)
 
-    tokens_per_step = settings.batch_size * settings.length
-    with Monitor(steps, len(history.losses), tokens_per_step, home(output) / "logs") as monitor:
+    training, validation = data.batches(use_xla())
+    with Monitor(steps, len(history.losses), home(output) / "logs") as monitor:
         monitor.show(f"{checkpoint.path}: {size // 4:,} parameters, {device}")
-        monitor.show(f"{settings.dataset_path}: {sum(map(len, streams)):,} tokens")
+        for line in data.about:
+            monitor.show(line)
         if settings.resume:
             monitor.show(f"{state}: going on after step {len(history.losses)}" if resumed else f"{state}: no save yet")
-        finished = train(model, training, validation, plan, history, monitor, save, sample)
+        finished = train(trainer, training, validation, plan, history, monitor, save, sample)
         monitor.show(f"{output}: saved{'' if finished else f' after step {len(history.losses)}; go on with --resume'}")
         monitor.show(f"{output.with_suffix('.png')}: the loss curve")
     return output
 
 
-def pieces(streams: list[np.ndarray], settings: FinetuneSettings) -> tuple[Pieces, Pieces | None]:
-    """The training pieces and the validation pieces, if any are asked for."""
-    training, validation = (Pieces(part, settings.length) for part in split(streams, settings.val_fraction))
-    check_length(training, "for training", "shorten --length or give more text", settings)
-    if not settings.val_fraction:
-        return training, None
-    check_length(validation, "for validation", "raise --val_fraction or shorten --length", settings)
-    return training, validation
-
-
-def check_length(part: Pieces, use: str, mend: str, settings: FinetuneSettings) -> None:
-    if not part.positions().any():
-        longest = f"{max(map(len, part.streams))} tokens in a row {use}"
-        where = f"--dataset_path {settings.dataset_path}"
-        raise InputError(f"{where}: {longest}, fewer than --length {settings.length}: {mend}")
-
-
-def run_identity(settings: FinetuneSettings, config: GPT2Config, streams: list[np.ndarray]) -> dict:
+def run_identity(settings: FinetuneSettings, config: GPT2Config, data: Data) -> dict:
     """What the weights after a step depend on, by flag."""
     names = ("seed", "batch_size", "length", "steps_per_epoch", "base_lr", "decay_lr", "decay_epochs", "dropout")
-    data = hashlib.sha256()
-    for stream in streams:
-        data.update(stream.tobytes())
-    flags = {f"--{name}": getattr(settings, name) for name in (*names, "val_fraction")}
-    return flags | {"the model": dataclasses.asdict(config), "the text of --dataset_path": data.hexdigest()}
+    flags = {f"--{name}": getattr(settings, name) for name in (*names, "val_fraction", "data_loader")}
+    flags["--loss_on"] = "completion" if settings.completion_only() else "all"
+    return flags | {"the model": dataclasses.asdict(config), "the text of --dataset_path": data.key}

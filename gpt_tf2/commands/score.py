@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -30,33 +31,41 @@ class CoqaSettings:
     json: bool = flag(False, "print JSON instead of a table", kind=bool)
 
 
-def score_rouge(settings: RougeSettings) -> dict[str, rouge.Interval]:
+def score_rouge(settings: RougeSettings) -> dict[str, dict[str, float]]:
     """ROUGE of two files; raises InputError if they cannot be read or have not as many lines."""
     predictions, references = rouge.read_tagged(settings.predictions), rouge.read_tagged(settings.references)
     if len(predictions) != len(references) or not predictions:
         lines = f"{len(predictions)} lines, {settings.references} has {len(references)}"
         raise InputError(f"{settings.predictions} has {lines}: give one prediction a reference")
-    return rouge.score_corpus(predictions, references)
+    return rouge.figures(rouge.score_corpus(predictions, references))
 
 
-def score_coqa(settings: CoqaSettings) -> dict[str, coqa.Scores]:
+def score_coqa(settings: CoqaSettings) -> dict[str, dict[str, float]]:
     """CoQA's figures of a file of predictions; turns without one are told on stderr."""
     gold, sources = coqa.read_gold(settings.gold)
     predictions = coqa.read_predictions(settings.predictions)
     missing = [f"{story} turn {turn}" for story, turn in gold if (story, turn) not in predictions]
     if missing:
         print(f"{len(missing)} turns have no prediction and score 0: {', '.join(missing[:3])} …", file=sys.stderr)
-    return coqa.score_conversations(gold, sources, predictions)
+    return coqa.figures(coqa.score_conversations(gold, sources, predictions))
 
 
-def print_scores(scores: dict, as_json: bool) -> None:
-    """Prints a row for each of the dataclasses, a column for each of their fields."""
-    rows = {name: dataclasses.asdict(score) for name, score in scores.items()}
+def print_scores(rows: Mapping[str, Mapping[str, float]], as_json: bool) -> None:
+    """Prints rows of figures as JSON, or as a table."""
     if as_json:
         print(json.dumps(rows, indent=1))
-        return
-    columns = next(iter(rows.values()))
-    table = Table("", *columns)
+    else:
+        print_table("", rows)
+
+
+def print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Prints rows of figures under a title, a column for each figure."""
+    table = Table(title, *next(iter(rows.values())))
     for name, row in rows.items():
-        table.add_row(name, *(str(value) for value in row.values()))
+        table.add_row(name, *(written(value) for value in row.values()))
     Console().print(table)
+
+
+def written(value: float) -> str:
+    """A figure with five digits after the point at most."""
+    return f"{value:,}" if isinstance(value, int) else f"{round(value, 5)}"

@@ -1,9 +1,11 @@
-"""From a prompt to samples."""
+"""From prompts to what a model writes."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.generation.decoder import Decoder
+from gpt_tf2.generation.decoder import Decoder, State
 from gpt_tf2.generation.sampling import Sampler
 
 
@@ -36,12 +38,34 @@ def sample(
     seeds = np.random.SeedSequence(seed).spawn(count)
     generators = [np.random.default_rng(row_seed) for row_seed in seeds]
     state = decoder.prefill([prompt], new_tokens - 1).fork(count)
-    rows = np.full((count, new_tokens), end)
-    running = np.ones(count, bool)
+    return go_on(decoder, state, generators, new_tokens, sampler, end)
+
+
+def go_on(
+    decoder: Decoder,
+    state: State,
+    generators: list[np.random.Generator],
+    new_tokens: int,
+    sampler: Sampler,
+    end: int,
+    stopped: Callable[[list[int]], bool] = lambda ids: False,
+) -> list[list[int]]:
+    """The new ids of each row of a state that has room for `new_tokens` of them.
+
+    Args:
+        generators: one a row.
+        end: the id at which a row stops; it is left out.
+        stopped: whether a row stops after the ids it has.
+    """
+    rows: list[list[int]] = [[] for _ in generators]
+    running = np.ones(len(rows), bool)
     for position in range(new_tokens):
-        rows[:, position] = np.where(running, sampler.choose(state.logits, generators), end)
-        running &= rows[:, position] != end
+        chosen = sampler.choose(state.logits, generators)
+        for i in np.flatnonzero(running):
+            if chosen[i] != end:
+                rows[i].append(int(chosen[i]))
+            running[i] = chosen[i] != end and not stopped(rows[i])
         if not running.any() or position == new_tokens - 1:
             break
-        state = decoder.step(state, rows[:, position])
-    return [[int(i) for i in row[: np.argmax(row == end) if end in row else None]] for row in rows]
+        state = decoder.step(state, chosen)
+    return rows

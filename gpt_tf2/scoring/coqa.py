@@ -54,6 +54,11 @@ def score_conversations(
     return {name: mean(scores) for name, scores in groups.items()}
 
 
+def figures(scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
+    """Scores as rows of figures by name."""
+    return {name: dataclasses.asdict(score) for name, score in scores.items()}
+
+
 def mean(scores: list[tuple[float, float]]) -> Scores:
     share = 100 / max(1, len(scores))
     em, f1 = (round(sum(score[k] for score in scores) * share, 1) for k in (0, 1))

@@ -7,10 +7,10 @@ count as words, and number the pairs from 0. Published figures contain both; so 
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import joblib
 import numpy as np
 
 from gpt_tf2.files import read_utf8
@@ -47,9 +47,15 @@ def score_corpus(predictions: Sequence[Sequence[str]], references: Sequence[Sequ
     Args:
         predictions, references: pair by pair, each text as its sentences.
     """
-    with ProcessPoolExecutor() as processes:
-        scores = np.array(list(processes.map(score_pair, predictions, references, chunksize=64)))
+    pairs = (joblib.delayed(score_pair)(*pair) for pair in zip(predictions, references, strict=True))
+    processes = -1 if len(predictions) >= 500 else 1  # starting them takes as long as scoring so many
+    scores = np.array(joblib.Parallel(n_jobs=processes, batch_size=64)(pairs))
     return dict(zip(NAMES, intervals(scores), strict=True))
+
+
+def figures(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    """Intervals as rows of figures by name."""
+    return {name: dataclasses.asdict(interval) for name, interval in intervals.items()}
 
 
 def score_pair(prediction: Sequence[str], reference: Sequence[str]) -> list[float]:

@@ -1,72 +1,141 @@
 """The task `cnndm`: summaries of CNN's and the Daily Mail's stories (Hermann et al. 2015)."""
 
-import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import ftfy
-import numpy as np
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import read_utf8
-from gpt_tf2.tasks.example import Example, LeftOut
+from gpt_tf2.scoring import rouge
+from gpt_tf2.scoring.sentences import repeated, sentences, tagged, tokenized
+from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
 
 SPLITS = ("train", "val", "test")
+STOP = ""
+NAMES = ("article", "highlights")
+SUFFIX = ".txt"
+SEPARATOR = "\nTL;DR:\n"
+LEAD = 3  # sentences, of the baseline and of a summary (Radford et al. 2019, section 3.6)
+
 DAILY_MAIL = ("dailymail.co.uk", "mailonsunday.ie", "lib.store.yahoo.net")
 HIGHLIGHT = "@highlight"
-SEPARATOR = "\nTL;DR:\n"
-
 DATELINE = "(CNN) --"
 AND_LINE = re.compile(r"\A\s*and \S+[^\S\n]*\n")
 UPDATED = re.compile(r"UPDATED:\s*\d\d?:\d\d[^\n]*20\d\d[^\n]*")
+MEND = "give the folder of url_lists/ and cnn/, or of Parquet files such as train.parquet"
 
 
-@dataclasses.dataclass(frozen=True)
-class Story:
-    """A cleaned story. url: its id. highlights: what an editor wrote under it, each with its own line breaks."""
+class StoryFile(NamedTuple):
+    """A story in the layout of `url_lists/`, `cnn/stories/` and `dailymail/stories/`."""
 
+    folder: str
     url: str
-    article: str
-    highlights: list[str]
-
-    def example(self, highlight: str) -> Example:
-        """The article to be summarized by one of its highlights."""
-        return Example(self.url, ((self.article + SEPARATOR, highlight),))
 
 
-def read_stories(dataset_path: str, split: str, left_out: LeftOut) -> Iterator[Story]:
-    """The stories that `url_lists/all_SPLIT.txt` names, out of `cnn/stories/` and `dailymail/stories/`, in its order.
+class Row(NamedTuple):
+    """A story in a Parquet file. highlights: one a line."""
+
+    name: str
+    article: Any
+    highlights: Any
+
+
+def items(dataset_path: str, split: str) -> Iterable[StoryFile | Row]:
+    """The stories that `url_lists/all_SPLIT.txt` names, in its order, or the rows of the split's Parquet files.
 
     Args:
-        left_out: is told of stories that are missing, are not UTF-8, or have no article or no highlight.
+        dataset_path: the folder of `url_lists/`; a folder of Parquet files whose names, or whose folders' names, begin
+            with the split's name; or one Parquet file.
 
-    Raises InputError if there is no such list, or nothing is left of it.
+    Raises InputError if there are none, or a file cannot be read or has not the columns `article` and `highlights`.
     """
     folder = Path(dataset_path)
-    path = folder / "url_lists" / f"all_{split}.txt"
-    urls = read_utf8(path, "give the folder of url_lists/ and cnn/", "fetch it again").split()
-    used = 0
-    for url in urls:
+    if folder.suffix == ".parquet":
+        return ParquetRows([folder])
+    urls = folder / "url_lists" / f"all_{split}.txt"
+    files = [] if urls.parent.is_dir() else sorted(path for path in folder.rglob("*.parquet") if of_split(path, split))
+    if files:
+        return ParquetRows(files)
+    return [StoryFile(dataset_path, url) for url in read_utf8(urls, MEND, "fetch it again").split()]
+
+
+def of_split(path: Path, split: str) -> bool:
+    return path.name.startswith(split) or path.parent.name.startswith(split)
+
+
+class ParquetRows:
+    """The rows of Parquet files, read a few hundred at a time; a column `id` names them if there is one."""
+
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
+        self.rows = 0
+        for path in paths:
+            with open_parquet(path) as file:
+                self.rows += file.metadata.num_rows
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[Row]:
+        import pyarrow
+
+        for path in self.paths:
+            with open_parquet(path) as file:
+                columns = [name for name in ("article", "highlights", "id") if name in file.schema_arrow.names]
+                number = 0
+                try:
+                    for batch in file.iter_batches(batch_size=256, columns=columns):
+                        for row in batch.to_pylist():
+                            number += 1
+                            yield Row(str(row.get("id") or f"{path}:{number}"), row["article"], row["highlights"])
+                except (OSError, pyarrow.ArrowException) as error:
+                    where = f"{path}: damaged after row {number} ({error})"
+                    raise InputError(f"{where}: fetch it again") from None
+
+
+def open_parquet(path: Path) -> Any:
+    """An open Parquet file that has the columns."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path}: not a Parquet file that can be read ({error}): fetch it again") from None
+    names = file.schema_arrow.names
+    missing = [name for name in NAMES if name not in names]
+    if missing:
+        file.close()
+        where = f"{path}: no column {', '.join(missing)} among {', '.join(names)}"
+        raise InputError(f"{where}: give the data set with article and highlights")
+    return file
+
+
+def example(item: StoryFile | Row) -> Example:
+    """The cleaned article and its highlights. Raises Unusable if one of them is missing, or the text is not UTF-8."""
+    if isinstance(item, StoryFile):
+        name = item.url
         try:
-            text = (folder / story_path(url)).read_text(encoding="utf-8")
+            text = (Path(item.folder) / story_path(item.url)).read_text(encoding="utf-8")
         except OSError:
-            left_out.add("no story file that can be read", url)
-            continue
+            raise Unusable("no story file that can be read", name) from None
         except UnicodeDecodeError:
-            left_out.add("the story is not UTF-8", url)
-            continue
-        article, *highlights = clean(text).split(HIGHLIGHT)
-        highlights = [highlight for highlight in highlights if highlight.strip()]
-        if not article.strip() or not highlights:
-            left_out.add("no article" if highlights else "no highlight", url)
-            continue
-        used += 1
-        yield Story(url, article.strip(), highlights)
-    if not used:
-        reasons = "; ".join(left_out.lines()) or "the list is empty"
-        raise InputError(f"{path}: no story is left ({reasons}): check the folders cnn/stories and dailymail/stories")
+            raise Unusable("the story is not UTF-8", name) from None
+    else:
+        name = item.name
+        lines = item.highlights.split("\n") if isinstance(item.highlights, str) else item.highlights
+        if not isinstance(item.article, str) or not isinstance(lines, list):
+            raise Unusable("article or highlights are no text", name)
+        text = item.article + "".join(f"\n\n{HIGHLIGHT}\n\n{line}" for line in lines)
+    article, *highlights = clean(text).split(HIGHLIGHT)
+    highlights = [highlight for highlight in highlights if highlight.strip()]
+    if not article.strip() or not highlights:
+        raise Unusable("no article" if highlights else "no highlight", name)
+    return Example(name, article.strip(), (Turn(SEPARATOR, tuple(highlights)),))
 
 
 def story_path(url: str) -> Path:
@@ -90,10 +159,39 @@ def clean(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", ftfy.fix_text(text))
 
 
-def records(dataset_path: str, split: str, seed: int, left_out: LeftOut) -> Iterator[dict]:
-    """What a story comes to: its example with one highlight drawn, and what it was drawn from."""
-    for number, story in enumerate(read_stories(dataset_path, split, left_out)):
-        draw = np.random.default_rng([seed, number]).integers(len(story.highlights))
-        prompt, completion = story.example(story.highlights[draw]).turns[0]
-        shown = {"id": story.url, "prompt": prompt, "completion": completion}
-        yield shown | {"article": story.article, "highlights": story.highlights}
+def summary(text: str) -> list[str]:
+    """The first sentences of what a model wrote, tokenized."""
+    return [tokenized(sentence) for sentence in sentences(text)[:LEAD]]
+
+
+def write(predictions: Sequence[Prediction]) -> str:
+    """A summary a line, its tokenized sentences in `<t> … </t>`."""
+    return "".join(tagged(summary(prediction.completions[0])) + "\n" for prediction in predictions)
+
+
+def score(predictions: Sequence[Prediction], dataset_path: str, split: str, references: str | None) -> Scores:
+    """ROUGE of the summaries and of the articles' first three sentences, and the share of summaries that repeat.
+
+    references: a file of tagged references, one a line for each story of the split; by default all the highlights.
+    """
+    ours = [summary(prediction.completions[0]) for prediction in predictions]
+    lead = [summary(prediction.example.passage) for prediction in predictions]
+    if references is None:
+        expected = [
+            [tokenized(" ".join(highlight.split())) for highlight in prediction.example.turns[0].completions]
+            for prediction in predictions
+        ]
+    else:
+        lines = rouge.read_tagged(references)
+        last = predictions[-1].number
+        if len(lines) <= last:
+            where = f"--references {references}: {len(lines)} lines, story {last + 1} of {split} is wanted"
+            raise InputError(f"{where}: give a line for each story of the split")
+        expected = [lines[prediction.number] for prediction in predictions]
+    return {
+        "summaries": rouge.figures(rouge.score_corpus(ours, expected)),
+        f"LEAD-{LEAD}": rouge.figures(rouge.score_corpus(lead, expected)),
+        "share of texts with a repeated n-gram": {
+            f"{n}-gram": {"summaries": repeated(ours, n), "references": repeated(expected, n)} for n in (2, 3, 4)
+        },
+    }

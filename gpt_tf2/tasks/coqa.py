@@ -1,6 +1,7 @@
 """The task `coqa`: answers in a conversation about a passage (Reddy et al. 2019)."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,51 +9,49 @@ import ftfy
 
 from gpt_tf2.config import read_json
 from gpt_tf2.errors import InputError
-from gpt_tf2.tasks.example import Example, LeftOut
+from gpt_tf2.scoring import coqa
+from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
 
 SPLITS = ("train", "dev")
+STOP = "\n"
+NAMES = None
+SUFFIX = ".json"
 
 
-def read_conversations(dataset_path: str, split: str, left_out: LeftOut) -> Iterator[Example]:
-    """The conversations of `coqa-SPLIT-v1.0.json`: the story and the first question are the first prompt.
-
-    Args:
-        left_out: is told of stories that lack a field, or whose turns are not numbered 1, 2, 3 …
-
-    Raises InputError if the file cannot be read, or nothing is left of it.
-    """
-    path = Path(dataset_path) / f"coqa-{split}-v1.0.json"
+def items(dataset_path: str, split: str) -> Iterable[tuple[str, Any]]:
+    """The conversations of `coqa-SPLIT-v1.0.json` with their names. Raises InputError if it is no such file."""
+    path = data_file(dataset_path, split)
     content = read_json(path)
     stories = content.get("data") if isinstance(content, dict) else None
     if not isinstance(stories, list):
         raise InputError(f"{path}: no list under data: give the folder of CoQA's own JSON files")
-    used = 0
-    for number, story in enumerate(stories, start=1):
-        name = str(story.get("id", f"story {number}")) if isinstance(story, dict) else f"story {number}"
-        try:
-            example = conversation(story)
-        except (KeyError, TypeError, ValueError) as error:
-            left_out.add("a field is missing or malformed", f"{name} ({error})")
-            continue
-        used += 1
-        yield example
-    if not used:
-        raise InputError(f"{path}: no story is left ({'; '.join(left_out.lines()) or 'it is empty'}): fetch it again")
+    numbered = enumerate(stories, start=1)
+    return [(str(s["id"]) if isinstance(s, dict) and "id" in s else f"story {number}", s) for number, s in numbered]
 
 
-def conversation(story: Any) -> Example:
-    """The example of one story of the file. Raises KeyError, TypeError or ValueError if it is malformed."""
-    questions, answers = story["questions"], story["answers"]
-    if not questions or len(questions) != len(answers):
-        raise ValueError(f"{len(questions)} questions, {len(answers)} answers")
-    turns = []
-    before = mended(story["story"])
-    for turn, (question, answer) in enumerate(zip(questions, answers, strict=True), start=1):
-        if not question["turn_id"] == answer["turn_id"] == turn:
-            raise ValueError(f"turn {turn} has the ids {question['turn_id']} and {answer['turn_id']}")
-        turns.append((f"{before}\n Q: {mended(question['input_text'])}\n A:", f" {mended(answer['input_text'])}"))
-        before = ""
-    return Example(str(story["id"]), tuple(turns))
+def data_file(dataset_path: str, split: str) -> Path:
+    return Path(dataset_path) / f"coqa-{split}-v1.0.json"
+
+
+def example(item: tuple[str, Any]) -> Example:
+    """The story and its turns. Raises Unusable if a field is missing, or the turns are not numbered 1, 2, 3 …"""
+    name, story = item
+    try:
+        questions, answers = story["questions"], story["answers"]
+        if not questions or len(questions) != len(answers):
+            raise ValueError(f"{len(questions)} questions, {len(answers)} answers")
+        passage = mended(story["story"])
+        turns = [
+            Turn(f"\n Q: {mended(question['input_text'])}\n A:", (f" {mended(answer['input_text'])}",))
+            for question, answer in zip(questions, answers, strict=True)
+        ]
+        for number, pair in enumerate(zip(questions, answers, strict=True), start=1):
+            ids = [part["turn_id"] for part in pair]
+            if ids != [number, number]:
+                raise ValueError(f"turn {number} has the ids {ids[0]} and {ids[1]}")
+        return Example(str(story["id"]), passage, tuple(turns))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unusable("a field is missing or malformed", f"{name} ({error})") from None
 
 
 def mended(text: Any) -> str:
@@ -61,11 +60,32 @@ def mended(text: Any) -> str:
     return ftfy.fix_text(text)
 
 
-def records(dataset_path: str, split: str, seed: int, left_out: LeftOut) -> Iterator[dict]:
-    """A record a turn, its prompt all that stands before the answer."""
-    for example in read_conversations(dataset_path, split, left_out):
-        before = ""
-        for prompt, completion in example.turns:
-            before += prompt
-            yield {"id": example.id, "prompt": before, "completion": completion}
-            before += completion
+def answers(predictions: Sequence[Prediction]) -> dict[coqa.Turn, str]:
+    """Story and turn → answer."""
+    return {
+        (prediction.example.id, turn): answer.strip()
+        for prediction in predictions
+        for turn, answer in enumerate(prediction.completions, start=1)
+    }
+
+
+def write(predictions: Sequence[Prediction]) -> str:
+    """The official form: a JSON list of id, turn_id and answer."""
+    entries = [
+        {"id": story, "turn_id": turn, "answer": answer} for (story, turn), answer in answers(predictions).items()
+    ]
+    return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+
+
+def score(predictions: Sequence[Prediction], dataset_path: str, split: str, references: str | None) -> Scores:
+    """The official figures by domain and overall, of the stories that were asked.
+
+    references: a CoQA file with the answers; by default the split's own.
+    """
+    gold, sources = coqa.read_gold(references or str(data_file(dataset_path, split)))
+    asked = {prediction.example.id for prediction in predictions}
+    missing = asked - sources.keys()
+    if missing:
+        raise InputError(f"--references {references}: no story {min(missing)} in it: give the file of split {split}")
+    gold = {turn: given for turn, given in gold.items() if turn[0] in asked}
+    return {"answers": coqa.figures(coqa.score_conversations(gold, sources, answers(predictions)))}

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.tasks.example import LeftOut
+from gpt_tf2.tasks.task import Example, Turn, Unusable
 from gpt_tf2.tokenizer import Tokenizer
 
 SPLITS = ("train",)
+STOP = ""
+NAMES = None
+SUFFIX = ".txt"
 START_OF_TEXT = "<|startoftext|>"  # no token of its own: the model sees its letters
 
 
@@ -53,16 +56,23 @@ def read_streams(dataset_path: str, tokenizer: Tokenizer) -> list[np.ndarray]:
     return streams
 
 
-def records(dataset_path: str, split: str, seed: int, left_out: LeftOut) -> Iterator[dict]:
-    """A record a plain file or a row of a `.csv`; the text is not split."""
+def items(dataset_path: str, split: str) -> Iterator[tuple[str, str | None]]:
+    """The name and the text of each plain file and of each row of a `.csv`; no text of an `.npz`."""
     for path in find_files(dataset_path):
         if path.suffix == ".npz":
-            left_out.add("token ids, no text", str(path))
+            yield str(path), None
         elif path.suffix == ".csv":
-            for number, row in enumerate(read_column(path), start=1):
-                yield {"id": f"{path}:{number}", "prompt": "", "completion": START_OF_TEXT + row}
+            yield from ((f"{path}:{number}", START_OF_TEXT + row) for number, row in enumerate(read_column(path), 1))
         else:
-            yield {"id": str(path), "prompt": "", "completion": read_text(path)}
+            yield str(path), read_text(path)
+
+
+def example(item: tuple[str, str | None]) -> Example:
+    """A text as one completion without a prompt. Raises Unusable if there is none."""
+    name, text = item
+    if text is None:
+        raise Unusable("token ids, no text", name)
+    return Example(name, "", (Turn("", (text,)),))
 
 
 def find_files(dataset_path: str) -> list[Path]:

@@ -1,5 +1,7 @@
 """Adam as published."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,13 +13,14 @@ class Adam(keras.optimizers.Adam):
     change the fourth digit of GPT-2's losses, as most gradients of the token embedding are tiny.
     """
 
-    def update_step(self, gradient: object, variable: keras.Variable, learning_rate: object) -> None:
+    def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: object) -> None:
         step = ops.cast(self.iterations + 1, variable.dtype)
         index = self._get_variable_index(variable)
         mean, square = self._momentums[index], self._velocities[index]
-        # ops.subtract takes the sparse gradient of an embedding too; the operator - does not.
-        self.assign_add(mean, (1 - self.beta_1) * ops.subtract(gradient, mean))
-        self.assign_add(square, (1 - self.beta_2) * ops.subtract(ops.square(gradient), square))
+        if hasattr(gradient, "indices"):  # TensorFlow's of an embedding, a row a token: summed before it is squared
+            gradient = ops.add(gradient, ops.zeros_like(variable))
+        self.assign_add(mean, (1 - self.beta_1) * (gradient - mean))
+        self.assign_add(square, (1 - self.beta_2) * (ops.square(gradient) - square))
         root = ops.sqrt(square / (1 - self.beta_2**step)) + self.epsilon
         rate = ops.cast(learning_rate, variable.dtype) / (1 - self.beta_1**step)
         self.assign_sub(variable, rate * mean / root)

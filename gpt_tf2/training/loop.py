@@ -14,8 +14,8 @@ import numpy as np
 from gpt_tf2.backend import use_xla
 from gpt_tf2.errors import InputError
 from gpt_tf2.model import GPT2
-from gpt_tf2.training.batches import Pieces
-from gpt_tf2.training.loss import next_token_loss, shifted
+from gpt_tf2.training.batches import Batch, Batches
+from gpt_tf2.training.loss import NextToken, next_token_loss
 from gpt_tf2.training.monitor import Monitor
 from gpt_tf2.training.state import History
 
@@ -35,23 +35,25 @@ class Plan:
     save_every: int
 
 
-def compile_model(model: GPT2, optimizer: keras.Optimizer, eager: bool = False) -> None:
-    """Joins model, loss and a built optimizer into one training step."""
-    optimizer.build(model.trainable_variables)
-    model.compile(optimizer, loss=next_token_loss(), run_eagerly=eager, jit_compile=use_xla() and not eager)
+def trainer_of(model: GPT2, optimizer: keras.Optimizer, eager: bool = False) -> NextToken:
+    """Joins model, loss and optimizer into one training step."""
+    trainer = NextToken(model)
+    optimizer.build(trainer.trainable_variables)
+    trainer.compile(optimizer, loss=next_token_loss(), run_eagerly=eager, jit_compile=use_xla() and not eager)
+    return trainer
 
 
 def train(
-    model: GPT2,
-    data: Pieces,
-    validation: Pieces | None,
+    trainer: NextToken,
+    data: Batches,
+    validation: Batches | None,
     plan: Plan,
     history: History,
     monitor: Monitor,
     save: Callable[[], None],
     sample: Callable[[], str],
 ) -> bool:
-    """Trains a compiled model from the history's last step on; a step depends on the seed and its own number alone.
+    """Trains from the history's last step on; a step depends on the seed and its own number alone.
 
     Args:
         history: is added to.
@@ -65,24 +67,25 @@ def train(
     """
     with stop_on_signal() as stopped:
         if validation and not history.validation:
-            validate(model, validation, plan, history, monitor)
+            validate(trainer, validation, plan, history, monitor)
         if len(history.losses) >= plan.steps:
             save()  # the last process may have ended between saving the state and the model
         for step in range(len(history.losses), plan.steps):
-            loss = train_step(model, data.batch(plan.seed, step, plan.batch_size), plan.seed, step)
+            batch = data.batch(plan.seed, step, plan.batch_size)
+            loss = train_step(trainer, batch, plan.seed, step)
             if not math.isfinite(loss):
                 raise diverged(f"step {step + 1}: the loss is {loss}")
             history.losses.append(loss)
             done = step + 1
-            monitor.step(done, loss, float(model.optimizer.learning_rate))
+            monitor.step(done, loss, float(trainer.optimizer.learning_rate), batch.size)
             stopping = stopped.is_set()
             if validation and (due(done, plan.validate_every) or done == plan.steps):
-                validate(model, validation, plan, history, monitor)
+                validate(trainer, validation, plan, history, monitor)
             if due(done, plan.sample_every):
                 monitor.show(sample())
                 monitor.restart_clock()
             if due(done, plan.save_every) or done == plan.steps or stopping:
-                check_finite(model, done)
+                check_finite(trainer.gpt2, done)
                 save()
                 monitor.restart_clock()
             if stopping:
@@ -90,26 +93,24 @@ def train(
     return True
 
 
-def train_step(model: GPT2, tokens: np.ndarray, seed: int, step: int) -> float:
-    """One update on tokens [B, T] → the loss before it."""
-    model.dropout_seed.state.assign(np.array([seed, step * DRAWS]).astype("uint32"))
-    return float(np.ravel(model.train_on_batch(tokens, *shifted(tokens)))[0])
+def train_step(trainer: NextToken, batch: Batch, seed: int, step: int) -> float:
+    """One update → the loss before it."""
+    trainer.gpt2.dropout_seed.state.assign(np.array([seed, step * DRAWS]).astype("uint32"))
+    return float(np.ravel(trainer.train_on_batch(batch.inputs(), batch.targets, batch.weights))[0])
 
 
-def validate(model: GPT2, validation: Pieces, plan: Plan, history: History, monitor: Monitor) -> None:
+def validate(trainer: NextToken, validation: Batches, plan: Plan, history: History, monitor: Monitor) -> None:
     """Adds the mean loss over the validation windows to the history."""
-    losses, sizes = [], []
-    for tokens in validation.windows(plan.batch_size, VALIDATION_WINDOWS):
-        losses.append(validate_batch(model, tokens))
-        sizes.append(len(tokens))
-    loss = float(np.average(losses, weights=sizes))
+    batches = list(validation.windows(plan.batch_size, VALIDATION_WINDOWS))
+    losses = [validate_batch(trainer, batch) for batch in batches]
+    loss = float(np.average(losses, weights=[batch.weights.sum() for batch in batches]))
     history.validation.append((len(history.losses), loss))
     monitor.validated(len(history.losses), loss)
 
 
-def validate_batch(model: GPT2, tokens: np.ndarray) -> float:
-    """The mean loss on tokens [B, T]."""
-    return float(np.ravel(model.test_on_batch(tokens, *shifted(tokens)))[0])
+def validate_batch(trainer: NextToken, batch: Batch) -> float:
+    """The mean loss on a batch."""
+    return float(np.ravel(trainer.test_on_batch(batch.inputs(), batch.targets, batch.weights))[0])
 
 
 def due(done: int, every: int) -> bool:

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tensorboard.summary import Writer
 
-LINE_EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar on
+from gpt_tf2.progress import LINE_EVERY, clock
+
 WINDOW = 20  # steps that tokens/s is averaged over
 
 
@@ -19,15 +20,15 @@ class Monitor(contextlib.AbstractContextManager):
 
     Args:
         steps: in all; done: those of an earlier run.
-        tokens_per_step: for tokens/s.
         logs: the folder of TensorBoard's event files.
     """
 
-    def __init__(self, steps: int, done: int, tokens_per_step: int, logs: Path):
+    def __init__(self, steps: int, done: int, logs: Path):
         self.console = Console(soft_wrap=True, highlight=False)
-        self.steps, self.tokens_per_step = steps, tokens_per_step
+        self.steps = steps
         self.writer = Writer(str(logs))
         self.times: deque[float] = deque(maxlen=WINDOW + 1)
+        self.tokens: deque[int] = deque(maxlen=WINDOW)
         self.last_line = float("-inf")
         self.validation_loss = ""
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
@@ -44,17 +45,18 @@ class Monitor(contextlib.AbstractContextManager):
             self.progress.stop()
         self.writer.close()
 
-    def step(self, done: int, loss: float, learning_rate: float) -> None:
-        """One more training step is done."""
+    def step(self, done: int, loss: float, learning_rate: float, tokens: int) -> None:
+        """One more training step is done, on so many tokens."""
         self.times.append(time.monotonic())
+        self.tokens.append(tokens)
         self.writer.add_scalar("loss/training", loss, done)
         self.writer.add_scalar("learning_rate", learning_rate, done)
         description = f"loss {loss:.3f}{self.validation_loss}"
         if len(self.times) > 1:  # the first step, or the first after something else, tells no speed
-            rate = (len(self.times) - 1) / (self.times[-1] - self.times[0])
-            tokens = rate * self.tokens_per_step
-            self.writer.add_scalar("tokens_per_second", tokens, done)
-            description += f" · {tokens:,.0f} tokens/s · {clock((self.steps - done) / rate)} left"
+            steps, seconds = len(self.times) - 1, self.times[-1] - self.times[0]
+            rate, speed = steps / seconds, sum(list(self.tokens)[-steps:]) / seconds
+            self.writer.add_scalar("tokens_per_second", speed, done)
+            description += f" · {speed:,.0f} tokens/s · {clock((self.steps - done) / rate)} left"
         if self.console.is_terminal:
             self.progress.update(self.task, completed=done, description=description)
         elif self.times[-1] - self.last_line >= LINE_EVERY or done == self.steps:
@@ -75,10 +77,3 @@ class Monitor(contextlib.AbstractContextManager):
     def restart_clock(self) -> None:
         """Leaves what was done between two steps out of tokens/s."""
         self.times.clear()
-
-
-def clock(seconds: float) -> str:
-    """As `1:02:03` or `02:03`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"
