@@ -8,6 +8,7 @@ from pathlib import Path
 from gpt_tf2.checkpoints import save_model
 from gpt_tf2.commands.demo import build_vocabulary
 from gpt_tf2.config import GPT2Config
+from gpt_tf2.tokenizer import Tokenizer
 
 PEOPLE = ["baker", "captain", "miller", "teacher", "farmer", "painter", "singer", "doctor"]
 DEEDS = ["found", "sold", "mended", "painted", "lost", "built", "moved", "hid"]
@@ -69,10 +70,8 @@ def write_conversations(folder: Path, **counts: int) -> None:
         (folder / f"coqa-{split}-v1.0.json").write_text(json.dumps({"data": data}))
 
 
-def write_model(folder: Path, n_ctx: int) -> None:
-    """A small random model with a vocabulary of the data sets' words, in a folder of `models/`."""
-    from gpt_tf2.model import GPT2, random_tensors
-
+def write_vocabulary(folder: Path) -> Tokenizer:
+    """512 tokens of the data sets' words."""
     draw = random.Random(0)
     text = "".join("\n".join(story(draw)) + "\nTL;DR:\n" for _ in range(200))
     for number in range(200):
@@ -80,7 +79,13 @@ def write_model(folder: Path, n_ctx: int) -> None:
         text += made["story"]
         for question, answer in zip(made["questions"], made["answers"], strict=True):
             text += f"\n Q: {question['input_text']}\n A: {answer['input_text']}"
-    tokenizer = build_vocabulary(text, 512, folder)
+    return build_vocabulary(text, 512, folder)
+
+
+def write_model(folder: Path, n_ctx: int) -> None:
+    """A small random model with that vocabulary, in a folder."""
+    from gpt_tf2.model import GPT2, random_tensors
+
     config = GPT2Config(n_vocab=512, n_ctx=n_ctx, n_embd=64, n_head=4, n_layer=2)
     model = GPT2(config, read=random_tensors(config, seed=0, std=0.08))
-    save_model(model, folder / "model.ckpt", tokenizer)
+    save_model(model, folder / "model.ckpt", write_vocabulary(folder))

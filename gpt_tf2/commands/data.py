@@ -91,7 +91,7 @@ def read_examples(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
         about.append(f"left out {too_long:,}, longer than --length {settings.length}")
 
     def batches(compiled: bool) -> tuple[Batches, Batches | None]:
-        multiple = max(8, settings.length // 4) if compiled else 8
+        multiple = settings.length // 4 or 1 if compiled else 1
         training, validation = (
             Packed(tokens, part, settings.length, settings.completion_only(), tokenizer.end_of_text, multiple)
             for part in (fitting[:cut], fitting[cut:])

@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import joblib
 import numpy as np
 
 from gpt_tf2.files import read_utf8
+from gpt_tf2.processes import in_processes
 from gpt_tf2.scoring.porter import stem
 
 RESAMPLES = 1000
+FEW = 500  # pairs that are scored before other processes would have started
+CHUNK = 64  # pairs that a process is given at a time
 MEASURES = ("recall", "precision", "f1")
 NAMES = tuple(f"{rouge}/{measure}" for rouge in ("rouge-1", "rouge-2", "rouge-l") for measure in MEASURES)
 LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
@@ -47,10 +49,17 @@ def score_corpus(predictions: Sequence[Sequence[str]], references: Sequence[Sequ
     Args:
         predictions, references: pair by pair, each text as its sentences.
     """
-    pairs = (joblib.delayed(score_pair)(*pair) for pair in zip(predictions, references, strict=True))
-    processes = -1 if len(predictions) >= 500 else 1  # starting them takes as long as scoring so many
-    scores = np.array(joblib.Parallel(n_jobs=processes, batch_size=64)(pairs))
-    return dict(zip(NAMES, intervals(scores), strict=True))
+    pairs = list(zip(predictions, references, strict=True))
+    if len(pairs) < FEW:
+        scores = score_pairs(pairs)
+    else:
+        chunks = ((pairs[start : start + CHUNK],) for start in range(0, len(pairs), CHUNK))
+        scores = [row for rows in in_processes(score_pairs, chunks) for row in rows]
+    return dict(zip(NAMES, intervals(np.array(scores)), strict=True))
+
+
+def score_pairs(pairs: Sequence[tuple[Sequence[str], Sequence[str]]]) -> list[list[float]]:
+    return [score_pair(*pair) for pair in pairs]
 
 
 def figures(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:

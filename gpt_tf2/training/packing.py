@@ -35,7 +35,7 @@ class Packed:
         length: int,
         completion_only: bool,
         end_of_text: int,
-        multiple: int = 8,
+        multiple: int = 1,
     ):
         self.tokens = tokens
         self.examples = examples[tokens.shortest[examples] <= length]

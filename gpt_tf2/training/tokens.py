@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import filelock
-import joblib
 import numpy as np
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import sync, write_text
+from gpt_tf2.processes import in_processes
 from gpt_tf2.tasks import find_task
 from gpt_tf2.tasks.task import Example, LeftOut, Task, Unusable, nothing_left
 from gpt_tf2.tokenizer import Tokenizer
@@ -218,7 +218,9 @@ def build(
         files = {name: stack.enter_context((temporary / name).open("wb")) for name in ARRAYS}
         writer = Writer(files, dtype)
         done = 0
-        for encoded, unusable in encoded_chunks(data_loader, found, total, tokenizer):
+        for encoded, unusable in encoded_chunks(
+            Work(data_loader, tokenizer.files, settings, str(Path.cwd())), found, total
+        ):
             for example in encoded:
                 writer.add(example)
             for error in unusable:
@@ -242,6 +244,15 @@ def build(
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
         sync(folder.parent)
+
+
+class Work(NamedTuple):
+    """What a process must know, which may have worked for another folder or another content of these files before."""
+
+    data_loader: str
+    vocabulary: tuple[Path, Path]
+    settings: str
+    folder: str
 
 
 class Encoded(NamedTuple):
@@ -275,13 +286,14 @@ class Writer:
 
 
 def encoded_chunks(
-    data_loader: str, items: Iterable[Any], total: int | None, tokenizer: Tokenizer
+    work: Work, items: Iterable[Any], total: int | None
 ) -> Iterator[tuple[list[Encoded], list[Unusable]]]:
     """The items' tokens, chunk by chunk in their order, by as many processes as there are cores."""
-    processes = 1 if total is not None and total < 4 * CHUNK else -1
-    work = joblib.delayed(encode_chunk)
-    chunks = (work(data_loader, tokenizer.files, chunk) for chunk in chunked(items))
-    yield from joblib.Parallel(n_jobs=processes, batch_size=1, return_as="generator", max_nbytes=None)(chunks)
+    chunks = chunked(items)
+    if total is not None and total < 4 * CHUNK:  # starting processes would take longer
+        yield from (encode_chunk(work, chunk) for chunk in chunks)
+        return
+    yield from in_processes(encode_chunk, ((work, chunk) for chunk in chunks))
 
 
 def chunked(items: Iterable[Any]) -> Iterator[list[Any]]:
@@ -290,11 +302,10 @@ def chunked(items: Iterable[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
-def encode_chunk(
-    data_loader: str, vocabulary: tuple[Path, Path], items: list[Any]
-) -> tuple[list[Encoded], list[Unusable]]:
+def encode_chunk(work: Work, items: list[Any]) -> tuple[list[Encoded], list[Unusable]]:
     """The examples of items, and what was no use among them."""
-    task, tokenizer = opened(data_loader, vocabulary)
+    os.chdir(work.folder)
+    task, tokenizer = opened(work)
     encoded, unusable = [], []
     for item in items:
         try:
@@ -305,9 +316,9 @@ def encode_chunk(
 
 
 @functools.lru_cache(maxsize=1)
-def opened(data_loader: str, vocabulary: tuple[Path, Path]) -> tuple[Task, Tokenizer]:
+def opened(work: Work) -> tuple[Task, Tokenizer]:
     """Task and vocabulary, read once a process."""
-    return find_task(data_loader), Tokenizer(*vocabulary)
+    return find_task(work.data_loader), Tokenizer(*work.vocabulary)
 
 
 def encode(example: Example, tokenizer: Tokenizer) -> Encoded:
