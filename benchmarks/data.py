@@ -93,6 +93,8 @@ def padding(folder: Path, vocabulary: list[str], batch_size: int) -> dict[str, f
     return {
         "batch size": batch_size,
         "packed": 1 - sum(batch.size for batch in batches) / sum(batch.tokens.size for batch in batches),
+        f"packed into whole rows of {LENGTH}": 1
+        - sum(batch.size for batch in batches) / (len(batches) * batch_size * LENGTH),
         "one a row": 1 - drawn.sum() / (drawn.max(axis=1) * batch_size).sum(),
         f"one a row of {LENGTH}": 1 - drawn.mean() / LENGTH,
         "milliseconds a batch": 1000 * seconds,
@@ -106,6 +108,8 @@ def main(count: int, folder: Path) -> None:
         make_stories(folder, count)
     first, peak = measured(folder, vocabulary)
     second, _ = measured(folder, vocabulary)
+    next(folder.rglob("*.story")).touch()
+    touched, _ = measured(folder, vocabulary)
     print(
         json.dumps(
             {
@@ -114,6 +118,7 @@ def main(count: int, folder: Path) -> None:
                 "stories a second": round(count / first),
                 "peak GB": round(peak, 2),
                 "second start, seconds": round(second, 2),
+                "start after a file was touched, seconds": round(touched, 2),
                 "share that is padding": [padding(folder, vocabulary, batch_size) for batch_size in (1, 4)],
             },
             indent=1,
