@@ -9,6 +9,8 @@ from pathlib import Path
 
 from gpt_tf2.errors import InputError
 
+KEPT = ".gpt_tf2"  # the folder beside a data set for what is prepared of it
+
 
 def read_utf8(path: str | Path, unread: str = "check the path", undecoded: str = "write it again as UTF-8") -> str:
     """The text of a UTF-8 file. Raises InputError with the mend if it cannot be read, or decoded."""

@@ -1,6 +1,7 @@
 """Examples of different lengths in one row: nothing of one shows in another. Runs on either backend."""
 
 import dataclasses
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from gradients import loss_and_gradients
 
-from gpt_tf2 import load_model
+from gpt_tf2 import FinetuneSettings, InputError, finetune, load_model
 from gpt_tf2.tokenizer import Tokenizer
 from gpt_tf2.training import packing
 from gpt_tf2.training.batches import Batch
@@ -190,3 +191,28 @@ def test_kinds_alternate(tokens: Tokens) -> None:
     assert tokens.kinds[0] == 0 and tokens.firsts[-1] == len(tokens.kinds) == len(tokens.ends)
     assert (tokens.kinds == COMPLETION).sum() >= len(tokens.shortest)
     assert tokens.ends[-1] == len(tokens.tokens)
+
+
+def test_resuming_on_examples_is_exact(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "model", "models/small")
+    settings = FinetuneSettings(
+        dataset_path=str(folder / "talks"),
+        data_loader="coqa",
+        model="small",
+        num_epoch=2,
+        steps_per_epoch=5,
+        batch_size=2,
+        length=LENGTH,
+        val_fraction=0.2,
+        sample_every=4,
+        dropout=0.1,
+        output_name="whole.h5",
+    )
+    whole = load_model(finetune(settings))
+    finetune(dataclasses.replace(settings, num_epoch=1, output_name="parts.h5"))
+    parts = load_model(finetune(dataclasses.replace(settings, output_name="parts.h5", resume=True)))
+    for name, variable in whole.tensors().items():
+        assert np.array_equal(np.asarray(variable), np.asarray(parts.tensors()[name])), name
+    with pytest.raises(InputError, match="--loss_on is 'all' now, 'completion' when the run began"):
+        finetune(dataclasses.replace(settings, output_name="parts.h5", resume=True, loss_on="all"))

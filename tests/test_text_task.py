@@ -1,13 +1,17 @@
 """Reading text: files, folders, globs, arrays and columns, and where one ends."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import OPENAI_TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpt_tf2 import InputError, Tokenizer
-from gpt_tf2.tasks.text import read_streams
+from gpt_tf2.tasks.text import cuts, read_streams
+from gpt_tf2.training.tokens import prepare
 
 TOKENIZER = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
 END = TOKENIZER.end_of_text
@@ -43,6 +47,47 @@ def test_rows_of_a_csv_end_with_the_token(tmp_path: Path) -> None:
     line_break = ids("\n")
     first, second = ids("<|startoftext|>A tale,\nin two lines"), ids("<|startoftext|>Another")
     assert read(tmp_path / "rows.csv") == [[*first, END, *line_break, *second, END, *line_break]]
+
+
+@given(st.text(st.sampled_from("ab1 \n\r\t'.é\u3000北\x1c\xa0"), min_size=20, max_size=120))
+@settings(max_examples=300, deadline=None)
+def test_parts_are_encoded_as_the_whole(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt_tf2.tasks.text.PART", 16)
+        patch.setattr("gpt_tf2.tasks.text.WINDOW", 40)
+        path = Path(folder) / "a.txt"
+        path.write_bytes(text.encode() + b"\xff\nend")
+        found = read(path)
+    assert found == [ids((text + "\nend").replace("\r\n", "\n").replace("\r", "\n"))]
+
+
+def test_a_long_text_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_tf2.tasks.text.PART", 1000)
+    for name, line in {"unix": "A quiet harbour.\n", "windows": "Two boats.\r\n", "no breaks": "word "}.items():
+        (tmp_path / name).write_bytes(line.encode() * 400)
+        cut = [end - start for start, end in cuts(tmp_path / name)]
+        assert sum(cut) == len(line) * 400
+        assert max(cut) < 1100 if line.endswith("\n") else len(cut) == 1
+
+
+def test_a_large_text_is_prepared_to_the_same_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_tf2.tasks.text.PART", 1000)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("A quiet harbour. Two boats.\n" * 300)
+    (tmp_path / "c.csv").write_text("text\n" + "A row\n" * 1500)
+    np.savez(tmp_path / "d.npz", one=np.arange(5), two=np.arange(7))
+    plain = read(tmp_path)
+    shown: list[int] = []
+    for _ in range(2):
+        tokens = prepare(
+            "text", str(tmp_path), "train", TOKENIZER, None, lambda done, _: shown.append(done), pytest.fail
+        )
+        assert [stream.tolist() for stream in tokens.streams()] == plain
+        assert len(shown) == shown[-1] == 9 + 9 + 2 + 2  # and not again
+    assert read(tmp_path) == plain  # what is kept beside it is no text of its
+    glob = prepare("text", str(tmp_path / "**" / "*.txt"), "train", TOKENIZER, None, lambda done, _: None, pytest.fail)
+    assert [stream.tolist() for stream in glob.streams()] == read(tmp_path / "**" / "*.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".gpt_tf2", "a.txt", "b.txt", "c.csv", "d.npz"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut", np.arange(5).tobytes()])

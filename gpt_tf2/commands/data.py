@@ -18,6 +18,8 @@ from gpt_tf2.training.tokens import Tokens, prepare
 if TYPE_CHECKING:
     from gpt_tf2.commands.finetune import FinetuneSettings
 
+LARGE = 1 << 26  # bytes of text from which on its tokens are kept on disk rather than in memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -43,17 +45,19 @@ def read_data(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
 
 
 def read_text(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
-    streams = text.read_streams(settings.dataset_path, tokenizer)
+    if settings.cache or sum(path.stat().st_size for path in text.find_files(settings.dataset_path)) >= LARGE:
+        tokens = prepared(settings, tokenizer, "parts")
+        streams, key = tokens.streams(), tokens.key
+    else:
+        streams = text.read_streams(settings.dataset_path, tokenizer)
+        key = hashlib.sha256(b"".join(stream.tobytes() for stream in streams)).hexdigest()
     training, validation = (Pieces(part, settings.length) for part in split(streams, settings.val_fraction))
     check_length(training, "for training", "shorten --length or give more text", settings)
     if settings.val_fraction:
         check_length(validation, "for validation", "raise --val_fraction or shorten --length", settings)
-    digest = hashlib.sha256()
-    for stream in streams:
-        digest.update(stream.tobytes())
     about = [f"{settings.dataset_path}: {sum(map(len, streams)):,} tokens"]
     kept = validation if settings.val_fraction else None
-    return Data(lambda compiled: (training, kept), digest.hexdigest(), about, [])
+    return Data(lambda compiled: (training, kept), key, about, [])
 
 
 def check_length(part: Pieces, use: str, mend: str, settings: "FinetuneSettings") -> None:
@@ -64,18 +68,7 @@ def check_length(part: Pieces, use: str, mend: str, settings: "FinetuneSettings"
 
 
 def read_examples(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
-    train = find_task(settings.data_loader).SPLITS[0]
-    with Counter(f"preparing {train}", "examples") as counter:
-        waiting = f"{settings.dataset_path}: another run prepares it; waiting"
-        tokens = prepare(
-            settings.data_loader,
-            settings.dataset_path,
-            train,
-            tokenizer,
-            settings.cache,
-            counter.show,
-            lambda: counter.say(waiting),
-        )
+    tokens = prepared(settings, tokenizer, "examples")
     count, where = len(tokens.shortest), f"--dataset_path {settings.dataset_path}"
     fitting = np.flatnonzero(tokens.shortest <= settings.length)
     too_long = count - len(fitting)
@@ -99,6 +92,21 @@ def read_examples(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
         return training, validation if settings.val_fraction else None
 
     return Data(batches, tokens.key, about, first_prompt(tokens, int(fitting[-1])))
+
+
+def prepared(settings: "FinetuneSettings", tokenizer: Tokenizer, unit: str) -> Tokens:
+    """The tokens of the training split; shows the progress in a unit."""
+    train = find_task(settings.data_loader).SPLITS[0]
+    with Counter(f"preparing {train}", unit) as counter:
+        return prepare(
+            settings.data_loader,
+            settings.dataset_path,
+            train,
+            tokenizer,
+            settings.cache,
+            counter.show,
+            lambda: counter.say(f"{settings.dataset_path}: another run prepares it; waiting"),
+        )
 
 
 def first_prompt(tokens: Tokens, example: int) -> list[int]:

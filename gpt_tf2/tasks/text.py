@@ -1,15 +1,18 @@
 """The task `text`: plain text to go on from, read as streams of tokens."""
 
-import array
+import contextlib
 import csv
 import glob
+import itertools
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.files import KEPT
 from gpt_tf2.tasks.task import Example, Turn, Unusable
 from gpt_tf2.tokenizer import Tokenizer
 
@@ -17,7 +20,62 @@ SPLITS = ("train",)
 STOP = ""
 NAMES = None
 SUFFIX = ".txt"
+PART = 1 << 20  # bytes of a plain file that are encoded at a time, or a little more
+WINDOW = 1 << 14  # bytes that are searched at a time for where to cut
+ROWS = 1000  # of a .csv that are encoded at a time
 START_OF_TEXT = "<|startoftext|>"  # no token of its own: the model sees its letters
+
+
+class Part(NamedTuple):
+    """What is encoded at a time.
+
+    begins: whether a stream begins here. ends_another: whether the end-of-text token stands before it.
+    bytes: from where to where in a plain file; rows: of a `.csv`; name: of an array of an `.npz`.
+    """
+
+    path: str
+    begins: bool
+    ends_another: bool = False
+    bytes: tuple[int, int] = (0, 0)
+    rows: tuple[str, ...] = ()
+    name: str = ""
+
+
+def parts(dataset_path: str) -> Iterator[Part]:
+    """A data set as parts whose tokens, one after another, are those of the whole: see `read_streams`.
+
+    Raises InputError if nothing is there, or a file cannot be read.
+    """
+    files = find_files(dataset_path)
+    begins, unended = True, False
+    for path in files:
+        if path.suffix == ".csv":
+            rows = iter(read_column(path))
+            while some := tuple(itertools.islice(rows, ROWS)):
+                yield Part(str(path), begins, unended, rows=some)
+                begins = unended = False
+        elif path.suffix != ".npz":
+            for place in cuts(path):
+                yield Part(str(path), begins, unended, bytes=place)
+                begins = unended = False
+            unended = True
+    for path in files:
+        if path.suffix == ".npz":
+            yield from (Part(str(path), True, name=name) for name in array_names(path))
+
+
+def encode_part(part: Part, tokenizer: Tokenizer) -> np.ndarray:
+    """The ids of a part, int32 [tokens]. Raises InputError if it cannot be read, or is an array of no token ids."""
+    if part.name:
+        return read_array(Path(part.path), part.name, tokenizer.n_vocab)
+    ids = [tokenizer.end_of_text] if part.ends_another else []
+    if part.rows:
+        line_break = tokenizer.encode("\n")
+        for row in part.rows:
+            ids += [*tokenizer.encode(START_OF_TEXT + row), tokenizer.end_of_text, *line_break]
+    else:
+        ids += tokenizer.encode(read_text(Path(part.path), *part.bytes))
+    return np.array(ids, "int32")
 
 
 def read_streams(dataset_path: str, tokenizer: Tokenizer) -> list[np.ndarray]:
@@ -34,26 +92,19 @@ def read_streams(dataset_path: str, tokenizer: Tokenizer) -> list[np.ndarray]:
 
     Raises InputError if nothing is there, a file cannot be read, or an array holds no token ids.
     """
-    joined = array.array("i")  # a list would take nine times the memory
-    arrays: list[np.ndarray] = []
-    unended = False
-    for path in find_files(dataset_path):
-        if path.suffix == ".npz":
-            arrays += read_arrays(path, tokenizer.n_vocab)
-            continue
-        if unended:
-            joined.append(tokenizer.end_of_text)
-        unended = path.suffix != ".csv"
-        if unended:
-            joined.extend(tokenizer.encode(read_text(path)))
-            continue
-        line_break = tokenizer.encode("\n")
-        for row in tokenizer.encode_batch([START_OF_TEXT + row for row in read_column(path)]):
-            joined.extend([*row, tokenizer.end_of_text, *line_break])
-    streams = [np.asarray(joined, "int32"), *arrays]
-    if not any(len(stream) for stream in streams):
-        raise InputError(f"--dataset_path {dataset_path}: no text in it: give a file, folder or glob that holds some")
-    return streams
+    streams: list[list[np.ndarray]] = []
+    for part in parts(dataset_path):
+        if part.begins:
+            streams.append([])
+        streams[-1].append(encode_part(part, tokenizer))
+    joined = [np.concatenate(stream) for stream in streams]
+    if not any(len(stream) for stream in joined):
+        raise no_text(dataset_path)
+    return joined
+
+
+def no_text(dataset_path: str) -> InputError:
+    return InputError(f"--dataset_path {dataset_path}: no text in it: give a file, folder or glob that holds some")
 
 
 def items(dataset_path: str, split: str) -> Iterator[tuple[str, str | None]]:
@@ -84,17 +135,55 @@ def find_files(dataset_path: str) -> list[Path]:
         found = [path]
     else:
         found = map(Path, glob.glob(dataset_path, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    files = sorted(file for file in found if file.is_file())
+    files = sorted(file for file in found if file.is_file() and KEPT not in file.parts)
     if not files:
         raise InputError(f"--dataset_path {dataset_path}: no file there: give a file, a folder or a glob")
     return files
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, start: int = 0, end: int | None = None) -> str:
+    """The text of a file, or of some of its bytes, line breaks as `\\n`."""
     try:
-        return path.read_text(encoding="utf-8", errors="ignore")
+        with path.open("rb") as file:
+            file.seek(start)
+            content = file.read() if end is None else file.read(end - start)
     except OSError as error:
         raise InputError(f"--dataset_path {path}: cannot be read ({error.strerror}): check its permissions") from None
+    return content.decode("utf-8", errors="ignore").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def cuts(path: Path) -> Iterator[tuple[int, int]]:
+    """From where to where a plain file's parts go: each ends before a line break that stands between two words.
+
+    The tokenizer cuts there too, so the parts' tokens are those of the whole.
+    """
+    try:
+        size, start = path.stat().st_size, 0
+        with path.open("rb") as file:
+            while start < size:
+                end = min(start + PART, size)
+                while end < size:
+                    file.seek(end)
+                    window = file.read(WINDOW)
+                    found = next((i for i in range(8, len(window) - 10) if lone_break(window, i)), None)
+                    if found is not None:
+                        end += found
+                        break
+                    end = min(end + WINDOW - 18, size)
+                yield start, end
+                start = end
+    except OSError as error:
+        raise InputError(f"--dataset_path {path}: cannot be read ({error.strerror}): check its permissions") from None
+
+
+def lone_break(content: bytes, place: int) -> bool:
+    """Whether a line break is here, with a character that is no white space right before it, and one right after."""
+    end = place + (2 if content[place : place + 2] == b"\r\n" else 1)
+    if content[end - 1 : end] != b"\n":
+        return False
+    before = content[place - 8 : place].decode("utf-8", errors="ignore")[-1:]
+    after = content[end : end + 8].decode("utf-8", errors="ignore")[:1]
+    return bool(before and after) and not before.isspace() and not after.isspace()
 
 
 def read_column(path: Path) -> list[str]:
@@ -110,21 +199,35 @@ def read_column(path: Path) -> list[str]:
         raise InputError(f"--dataset_path {path}:{reader.line_num}: not CSV ({error}): mend that line") from None
 
 
-def read_arrays(path: Path, n_vocab: int) -> list[np.ndarray]:
-    """The arrays of an `.npz` of token ids."""
+def array_names(path: Path) -> list[str]:
+    """The names of the arrays of an `.npz`."""
+    with open_arrays(path) as file:
+        return list(file.files)
+
+
+def read_array(path: Path, name: str, n_vocab: int) -> np.ndarray:
+    """An array of token ids of an `.npz`."""
+    with open_arrays(path) as file:
+        ids = file[name]
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        kind = f"{ids.dtype} {list(ids.shape)}"
+        raise InputError(f"--dataset_path {path}: array {name} is {kind}: give token ids, one-dimensional integers")
+    if ids.size and not 0 <= ids.min() <= ids.max() < n_vocab:
+        found = f"{ids.min()} to {ids.max()}"
+        raise InputError(
+            f"--dataset_path {path}: array {name} has ids {found}, the vocabulary {n_vocab}: encode it anew"
+        )
+    return ids.astype("int32")
+
+
+@contextlib.contextmanager
+def open_arrays(path: Path) -> Iterator[Any]:
+    """An open `.npz`."""
     try:
         # Opened as zip first: given another format, np.load returns something else than a table of arrays.
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            yield file
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"--dataset_path {path}: not an .npz of arrays ({error}): write it again") from None
-    for name, ids in arrays.items():
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            kind = f"{ids.dtype} {list(ids.shape)}"
-            raise InputError(f"--dataset_path {path}: array {name} is {kind}: give token ids, one-dimensional integers")
-        if ids.size and not 0 <= ids.min() <= ids.max() < n_vocab:
-            found = f"{ids.min()} to {ids.max()}"
-            raise InputError(
-                f"--dataset_path {path}: array {name} has ids {found}, the vocabulary {n_vocab}: encode it anew"
-            )
-    return [ids.astype("int32") for ids in arrays.values()]

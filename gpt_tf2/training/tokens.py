@@ -17,23 +17,23 @@ import filelock
 import numpy as np
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import sync, write_text
+from gpt_tf2.files import KEPT, sync, write_text
 from gpt_tf2.processes import in_processes
-from gpt_tf2.tasks import find_task
+from gpt_tf2.tasks import find_task, text
 from gpt_tf2.tasks.task import Example, LeftOut, Task, Unusable, nothing_left
 from gpt_tf2.tokenizer import Tokenizer
 
 FORMAT = 1  # of the files; another number prepares anew
-FOLDER = ".gpt_tf2"  # beside the data
-CHUNK = 64  # items that a process is given at a time
-PASSAGE, PROMPT, COMPLETION = range(3)  # kinds of segments
+CHUNK = 64  # examples that a process is given at a time
+PASSAGE, PROMPT, COMPLETION, STREAM, STREAM_GOES_ON = range(5)  # kinds of segments
 ARRAYS = {"tokens": None, "ends": "int64", "kinds": "uint8", "firsts": "int64", "shortest": "int32"}
 Show = Callable[[int, int | None], None]  # items done, of how many if that is known
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Examples as segments of tokens: a passage, then for each turn a prompt and the completions to draw from.
+    """Examples as segments of tokens: a passage, then for each turn a prompt and the completions to draw from. Or, of
+    the task `text`, streams in one or more segments.
 
     tokens: all of them in a row, unsigned. ends: int64 [segments], where each ends in it. kinds: uint8 [segments].
     firsts: int64 [examples + 1], the first segment of each. shortest: int32 [examples], how many tokens the first turn
@@ -54,6 +54,11 @@ class Tokens:
         """The tokens of a segment."""
         return self.tokens[self.ends[index - 1] if index else 0 : self.ends[index]]
 
+    def streams(self) -> list[np.ndarray]:
+        """The streams of a text."""
+        begins = np.flatnonzero(self.kinds == STREAM)
+        return np.split(self.tokens, self.ends[begins[1:] - 1])
+
 
 def prepare(
     data_loader: str,
@@ -73,12 +78,11 @@ def prepare(
 
     Raises InputError if the data is bad, or the folder cannot be written to.
     """
-    data = Path(dataset_path)
     if next(data_files(dataset_path), None) is None:
         raise InputError(f"--dataset_path {dataset_path}: no file there: check the path")
-    home = Path(cache) if cache else (data if data.is_dir() else data.parent) / FOLDER
+    home = Path(cache) if cache else folder_of(dataset_path) / KEPT
     # Found again when data and folder move together; a folder may hold the tokens of several data sets.
-    place = hashlib.sha256(os.path.relpath(data, home).encode()).hexdigest()[:8]
+    place = hashlib.sha256(os.path.relpath(dataset_path, home).encode()).hexdigest()[:8]
     folder = home / f"{Path(data_loader).stem}-{split}-{place}"
     settings = settings_key(data_loader, split, tokenizer)
     with locked(folder, waiting):
@@ -93,6 +97,14 @@ def prepare(
         if kept is None:
             raise InputError(f"--dataset_path {dataset_path}: changed while it was read: start again")
     return kept
+
+
+def folder_of(dataset_path: str) -> Path:
+    """The folder that a data set is, or lies in; of a glob, the last one that it names."""
+    path = Path(dataset_path)
+    while glob.has_magic(str(path)) or not path.is_dir():
+        path = path.parent
+    return path
 
 
 @contextlib.contextmanager
@@ -151,7 +163,7 @@ def data_files(dataset_path: str) -> Iterator[str]:
     for name, is_folder, path in found:
         if not is_folder:
             yield path
-        elif name != FOLDER:
+        elif name != KEPT:
             yield from data_files(path)
 
 
@@ -206,7 +218,7 @@ def build(
 ) -> None:
     """Prepares the tokens beside `folder`, then puts them in its place."""
     before = stamp(dataset_path)
-    found = find_task(data_loader).items(dataset_path, split)
+    found = text.parts(dataset_path) if data_loader == "text" else find_task(data_loader).items(dataset_path, split)
     total = len(found) if isinstance(found, Sized) else None
     temporary = folder.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -289,16 +301,16 @@ def encoded_chunks(
     work: Work, items: Iterable[Any], total: int | None
 ) -> Iterator[tuple[list[Encoded], list[Unusable]]]:
     """The items' tokens, chunk by chunk in their order, by as many processes as there are cores."""
-    chunks = chunked(items)
+    chunks = chunked(items, 1 if work.data_loader == "text" else CHUNK)
     if total is not None and total < 4 * CHUNK:  # starting processes would take longer
         yield from (encode_chunk(work, chunk) for chunk in chunks)
         return
     yield from in_processes(encode_chunk, ((work, chunk) for chunk in chunks))
 
 
-def chunked(items: Iterable[Any]) -> Iterator[list[Any]]:
+def chunked(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, CHUNK)):
+    while chunk := list(itertools.islice(iterator, size)):
         yield chunk
 
 
@@ -306,6 +318,8 @@ def encode_chunk(work: Work, items: list[Any]) -> tuple[list[Encoded], list[Unus
     """The examples of items, and what was no use among them."""
     os.chdir(work.folder)
     task, tokenizer = opened(work)
+    if work.data_loader == "text":
+        return [encode_part(part, tokenizer) for part in items], []
     encoded, unusable = [], []
     for item in items:
         try:
@@ -319,6 +333,13 @@ def encode_chunk(work: Work, items: list[Any]) -> tuple[list[Encoded], list[Unus
 def opened(work: Work) -> tuple[Task, Tokenizer]:
     """Task and vocabulary, read once a process."""
     return find_task(work.data_loader), Tokenizer(*work.vocabulary)
+
+
+def encode_part(part: text.Part, tokenizer: Tokenizer) -> Encoded:
+    """The tokens of a part of a text."""
+    ids = text.encode_part(part, tokenizer)
+    dtype = np.min_scalar_type(tokenizer.n_vocab - 1)
+    return Encoded(ids.astype(dtype), [len(ids)], [STREAM if part.begins else STREAM_GOES_ON], 0)
 
 
 def encode(example: Example, tokenizer: Tokenizer) -> Encoded:
