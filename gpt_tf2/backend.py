@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.errors import InputError
@@ -70,6 +71,33 @@ def use_xla() -> bool:
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the device has instructions for bfloat16: an Ampere GPU or newer, a TPU, or a CPU of AVX512-BF16 or AMX.
+
+    XLA on a CPU does not use them.
+    """
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        device = jax.devices()[0]
+        if device.platform == "gpu":
+            return float(device.compute_capability) >= 8
+        return device.platform == "tpu"
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return all(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def compiled(model: "keras.Model", function: Callable[..., Any]) -> Callable[..., Any]:

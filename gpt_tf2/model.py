@@ -35,18 +35,27 @@ class GPT2(keras.Model):
         read: gives a tensor's initial values by OpenAI's name (see `tensor_shapes`); each is asked for once, in the
             order of the network. Default: random, as in section 2.3 of the paper, alike on every backend.
         seed: of the random initial values.
+        precision: float32, bfloat16 or float16, in which it computes; weights, layer norms and logits stay float32.
     """
 
-    def __init__(self, config: GPT2Config, dropout: float = 0.0, read: Read | None = None, seed: int = 0):
-        super().__init__(name="gpt2")
+    def __init__(
+        self,
+        config: GPT2Config,
+        dropout: float = 0.0,
+        read: Read | None = None,
+        seed: int = 0,
+        precision: str = "float32",
+    ):
+        policy = precision if precision == "float32" else f"mixed_{precision}"
+        super().__init__(name="gpt2", dtype=policy)
         self.config = config
         self.dropout = dropout
         self.dropout_seed = keras.random.SeedGenerator(0)
         read = read or random_tensors(config, seed)
         self.wte = self.add_weight(shape=(config.n_vocab, config.n_embd), initializer=initial(read, "wte"), name="wte")
         self.wpe = self.add_weight(shape=(config.n_ctx, config.n_embd), initializer=initial(read, "wpe"), name="wpe")
-        self.blocks = [Block(config, read, f"h{i}") for i in range(config.n_layer)]
-        self.ln_f = layer_norm(config, read, "ln_f")
+        self.blocks = [Block(config, read, f"h{i}", policy) for i in range(config.n_layer)]
+        self.ln_f = layer_norm(config, read, "ln_f", policy)
         self.built = True
 
     def call(self, tokens: Tensor, training: bool = False) -> Tensor:
@@ -72,6 +81,7 @@ class GPT2(keras.Model):
             The hidden states [B, T, C] and for each block the new tokens' keys and values.
         """
         x = ops.take(self.wte, tokens, axis=0) + ops.take(self.wpe, positions, axis=0)
+        x = ops.cast(x, self.compute_dtype)
         drop = self.drop if training and self.dropout else keep
         x = drop(x)
         rows = []
@@ -82,7 +92,7 @@ class GPT2(keras.Model):
 
     def logits(self, x: Tensor) -> Tensor:
         """Hidden states [..., C] → float32 logits [..., V], by the transposed token embedding."""
-        return ops.cast(ops.matmul(x, ops.transpose(self.wte)), "float32")
+        return ops.cast(ops.matmul(x, ops.transpose(ops.cast(self.wte, x.dtype))), "float32")
 
     def drop(self, x: Tensor) -> Tensor:
         return keras.random.dropout(x, self.dropout, seed=self.dropout_seed)
@@ -98,16 +108,16 @@ class GPT2(keras.Model):
 class Block(layers.Layer):
     """One transformer block: pre-norm causal self-attention, then a pre-norm two-layer perceptron with GELU."""
 
-    def __init__(self, config: GPT2Config, read: Read, name: str):
-        super().__init__(name=name)
+    def __init__(self, config: GPT2Config, read: Read, name: str, policy: str):
+        super().__init__(name=name, dtype=policy)
         n = config.n_embd
         self.n_head = config.n_head
-        self.ln_1 = layer_norm(config, read, f"{name}/ln_1")
-        self.attn_c_attn = linear(n, 3 * n, read, f"{name}/attn/c_attn")
-        self.attn_c_proj = linear(n, n, read, f"{name}/attn/c_proj")
-        self.ln_2 = layer_norm(config, read, f"{name}/ln_2")
-        self.mlp_c_fc = linear(n, 4 * n, read, f"{name}/mlp/c_fc")
-        self.mlp_c_proj = linear(4 * n, n, read, f"{name}/mlp/c_proj")
+        self.ln_1 = layer_norm(config, read, f"{name}/ln_1", policy)
+        self.attn_c_attn = linear(n, 3 * n, read, f"{name}/attn/c_attn", policy)
+        self.attn_c_proj = linear(n, n, read, f"{name}/attn/c_proj", policy)
+        self.ln_2 = layer_norm(config, read, f"{name}/ln_2", policy)
+        self.mlp_c_fc = linear(n, 4 * n, read, f"{name}/mlp/c_fc", policy)
+        self.mlp_c_proj = linear(4 * n, n, read, f"{name}/mlp/c_proj", policy)
         self.built = True
 
     def call(self, x: Tensor, mask: Tensor, cache: Rows | None = None, drop: Drop = keep) -> tuple[Tensor, Rows]:
@@ -160,17 +170,23 @@ def causal_mask(time: Tensor | int) -> Tensor:
     return (index[:, None] >= index[None, :])[None, None]
 
 
-def layer_norm(config: GPT2Config, read: Read, name: str) -> layers.LayerNormalization:
+def layer_norm(config: GPT2Config, read: Read, name: str, policy: str) -> layers.LayerNormalization:
     layer = layers.LayerNormalization(
-        epsilon=1e-5, gamma_initializer=initial(read, f"{name}/g"), beta_initializer=initial(read, f"{name}/b")
+        epsilon=1e-5,
+        gamma_initializer=initial(read, f"{name}/g"),
+        beta_initializer=initial(read, f"{name}/b"),
+        dtype=policy,
     )
     layer.build((None, None, config.n_embd))
     return layer
 
 
-def linear(inputs: int, outputs: int, read: Read, name: str) -> layers.Dense:
+def linear(inputs: int, outputs: int, read: Read, name: str, policy: str) -> layers.Dense:
     layer = layers.Dense(
-        outputs, kernel_initializer=initial(read, f"{name}/w"), bias_initializer=initial(read, f"{name}/b")
+        outputs,
+        kernel_initializer=initial(read, f"{name}/w"),
+        bias_initializer=initial(read, f"{name}/b"),
+        dtype=policy,
     )
     layer.build((None, None, inputs))
     return layer

@@ -109,9 +109,8 @@ def test_sampling_and_saving_on_the_way_change_nothing(workplace: Path) -> None:
 
 
 def test_eager_gives_the_same_losses(workplace: Path) -> None:
-    finetune(SETTINGS)
-    finetune(change(output_name="e.h5", eager=True, dropout=0.0))
-    finetune(change(output_name="g.h5", dropout=0.0))
+    finetune(change(output_name="e.h5", eager=True, dropout=0.0, precision="float32"))
+    finetune(change(output_name="g.h5", dropout=0.0, precision="float32"))
     eager, graph = (saved(Path(f"output/{name}/state.h5"))["losses"] for name in "eg")
     assert eager == pytest.approx(graph, rel=1e-5)
 
@@ -127,6 +126,28 @@ def test_resuming_a_finished_run_writes_a_model_that_is_missing(workplace: Path)
     before = weights(finetune(SETTINGS))
     Path("output/m.h5").unlink()
     assert identical(before, weights(finetune(change(resume=True))))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_the_bits_learn_as_much_and_resume_exactly(workplace: Path, precision: str) -> None:
+    finetune(change(output_name="full.h5", precision="float32", num_epoch=4))
+    finetune(change(output_name="half.h5", precision=precision, num_epoch=4))
+    finetune(change(precision=precision, num_epoch=2))
+    finetune(change(precision=precision, num_epoch=4, resume=True))
+    full, half, resumed = (saved(Path(f"output/{name}/state.h5")) for name in ("full", "half", "m"))
+    assert identical(half, resumed)
+    assert not np.array_equal(full["losses"], half["losses"])
+    assert half["validation"][:, 1] == pytest.approx(full["validation"][:, 1], rel=0.01)
+    assert all(value.dtype == np.float32 for value in weights(Path("output/half.h5")).values())
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_the_device_decides_the_precision(
+    fast: bool, precision: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("gpt_tf2.commands.finetune.has_fast_bfloat16", lambda: fast)
+    finetune(change(num_epoch=1))
+    assert f"parameters, {precision}, " in capsys.readouterr().out
 
 
 def test_resuming_refuses_another_run(workplace: Path) -> None:

@@ -89,26 +89,29 @@ def find_tokenizer(
     return tokenizer
 
 
-def load_model(path: str | Path, config: GPT2Config | None = None, dropout: float = 0.0) -> "GPT2":
+def load_model(
+    path: str | Path, config: GPT2Config | None = None, dropout: float = 0.0, precision: str = "float32"
+) -> "GPT2":
     """The model in a checkpoint, read tensor by tensor into its variables.
 
     Args:
         path: as in `open_checkpoint`.
         config: the hyper-parameters; by default those in the file or beside it.
         dropout: of the network, in training.
+        precision: float32, bfloat16 or float16, in which it computes; the weights stay float32.
 
     Raises InputError, naming the file and the tensor, if one is missing, extra, misshapen or damaged.
     """
     checkpoint = open_checkpoint(path)
-    return read_model(checkpoint, config or find_config(checkpoint), dropout)
+    return read_model(checkpoint, config or find_config(checkpoint), dropout, precision)
 
 
-def read_model(checkpoint: Checkpoint, config: GPT2Config, dropout: float = 0.0) -> "GPT2":
+def read_model(checkpoint: Checkpoint, config: GPT2Config, dropout: float = 0.0, precision: str = "float32") -> "GPT2":
     """The model of an opened checkpoint."""
     checkpoint.check(config)
     from gpt_tf2.model import GPT2
 
-    return GPT2(config, dropout, checkpoint.read)
+    return GPT2(config, dropout, checkpoint.read, precision=precision)
 
 
 def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = None) -> None:

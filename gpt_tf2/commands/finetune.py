@@ -4,7 +4,7 @@ import dataclasses
 import math
 from pathlib import Path
 
-from gpt_tf2.backend import start, use_xla
+from gpt_tf2.backend import has_fast_bfloat16, start, use_xla
 from gpt_tf2.checkpoints import check_format, find_config, find_tokenizer, home, open_checkpoint, read_model, save_model
 from gpt_tf2.commands.data import Data, read_data
 from gpt_tf2.config import GPT2Config, tensor_shapes
@@ -37,6 +37,11 @@ class FinetuneSettings:
     decay_lr: float = flag(0.1, "what the learning rate is multiplied by at each of --decay_epochs", kind=float)
     decay_epochs: str = flag("1000,10000", "epochs, counted from 0, at whose start the learning rate decays")
     dropout: float = flag(0.0, "share dropped after embeddings, in attention and after projections", kind=float)
+    precision: str = flag(
+        "auto",
+        "what is computed in; weights stay float32 (auto: bfloat16 where the device has instructions for it)",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
     val_fraction: float = flag(0.0, "share of the data, at its end, kept for validation once an epoch", kind=float)
     seed: int = flag(0, "of the pieces drawn and of dropout", kind=int)
     sample_every: int = flag(500, "steps between samples printed; 0 prints none", kind=int)
@@ -61,6 +66,8 @@ class FinetuneSettings:
                 raise InputError(f"--{name} {getattr(self, name)}: give 0 or more, less than 1")
         if self.length < 2:
             raise InputError(f"--length {self.length}: give at least 2, a token and its next")
+        if self.precision not in ("auto", "float32", "bfloat16", "float16"):
+            raise InputError(f"--precision {self.precision}: give auto, float32, bfloat16 or float16")
         if self.loss_on not in (None, "all", "completion"):
             raise InputError(f"--loss_on {self.loss_on}: give all or completion")
         if self.data_loader == "text" and self.loss_on == "completion":
@@ -113,6 +120,8 @@ def finetune(settings: FinetuneSettings) -> Path:
     check_writable(home(output), 4 * size, "choose another --output_name, or mend the permissions")
 
     device = start()
+    import keras
+
     from gpt_tf2.commands.generate import sampled_text
     from gpt_tf2.generation.decoder import Decoder
     from gpt_tf2.generation.sampling import make_sampler
@@ -123,12 +132,17 @@ def finetune(settings: FinetuneSettings) -> Path:
     from gpt_tf2.training.schedule import step_decay
     from gpt_tf2.training.state import History, load_state, save_state
 
-    model = read_model(checkpoint, config, settings.dropout)
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bfloat16" if has_fast_bfloat16() else "float32"
+    model = read_model(checkpoint, config, settings.dropout, precision)
     schedule = step_decay(settings.base_lr, settings.decay_lr, settings.decay_steps())
     optimizer = Adam(schedule, epsilon=1e-8)
+    if precision == "float16":  # small gradients would be 0 in it
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     trainer = trainer_of(model, optimizer, settings.eager)
     state = home(output) / "state.h5"
-    run = run_identity(settings, config, data)
+    run = run_identity(settings, config, data, precision)
     resumed = settings.resume and state.is_file()
     history = load_state(state, model, optimizer, run) if resumed else History()
 
@@ -151,7 +165,7 @@ def finetune(settings: FinetuneSettings) -> Path:
 
     training, validation = data.batches(use_xla())
     with Monitor(steps, len(history.losses), home(output) / "logs") as monitor:
-        monitor.show(f"{checkpoint.path}: {size // 4:,} parameters, {device}")
+        monitor.show(f"{checkpoint.path}: {size // 4:,} parameters, {precision}, {device}")
         for line in data.about:
             monitor.show(line)
         if settings.resume:
@@ -162,9 +176,10 @@ def finetune(settings: FinetuneSettings) -> Path:
     return output
 
 
-def run_identity(settings: FinetuneSettings, config: GPT2Config, data: Data) -> dict:
+def run_identity(settings: FinetuneSettings, config: GPT2Config, data: Data, precision: str) -> dict:
     """What the weights after a step depend on, by flag."""
     names = ("seed", "batch_size", "length", "steps_per_epoch", "base_lr", "decay_lr", "decay_epochs", "dropout")
     flags = {f"--{name}": getattr(settings, name) for name in (*names, "val_fraction", "data_loader")}
+    flags["--precision"] = precision
     flags["--loss_on"] = "completion" if settings.completion_only() else "all"
     return flags | {"the model": dataclasses.asdict(config), "the text of --dataset_path": data.key}

@@ -1,0 +1,223 @@
+"""Training speed at the 124M shape: ours, transformers and keras-hub in fresh processes, alternating, on the same work.
+
+    python benchmarks/training.py [--rounds 3] [--work 1x1024 4x256 stories1 stories4] [--precision float32 bfloat16]
+
+`BxT` is whole rows of random tokens, every token learned. `storiesB` is made-up stories of CNN/Daily Mail's lengths with
+the loss on the summary, in examples/s: ours packed, the others fed the usual way, one story a row, the loss masked,
+padded to the longest of the batch of B. All train with Adam or AdamW at random weights. benchmarks/README.md says how to
+install the peers.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+VOCABULARY, LENGTH = 50257, 1024
+STEPS, WARM_UP = 6, 3
+STORIES, STORIES_WARM_UP = 24, 8
+Step = Callable[[object], float]
+
+
+def stories(count: int) -> list[tuple[np.ndarray, int]]:
+    """Token ids and where the summary begins; articles of 781 words on average (See et al. 2017), within the length."""
+    draw = np.random.default_rng(0)
+    found: list[tuple[np.ndarray, int]] = []
+    while len(found) < count:
+        article, summary = int(draw.lognormal(np.log(900) - 0.125, 0.5)), int(draw.integers(12, 28))
+        if article + summary < LENGTH:
+            found.append((draw.integers(0, VOCABULARY - 1, article + summary), article))
+    return found
+
+
+def rows(work: str) -> tuple[int, int]:
+    batch, length = work.split("x")
+    return int(batch), int(length)
+
+
+def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
+    """The steps of a run: how many tokens or examples each is, and what does it."""
+    from gpt_tf2.backend import start
+
+    start()
+    from gpt_tf2.config import SIZES
+    from gpt_tf2.model import GPT2
+    from gpt_tf2.training.adam import Adam
+    from gpt_tf2.training.batches import whole_rows
+    from gpt_tf2.training.loop import train_step, trainer_of
+    from gpt_tf2.training.packing import Packed
+    from gpt_tf2.training.tokens import COMPLETION, PASSAGE, PROMPT, Tokens
+
+    trainer = trainer_of(GPT2(SIZES["124M"], precision=precision), Adam(1e-4, epsilon=1e-8))
+    if not work.startswith("stories"):
+        batch, length = rows(work)
+        data = whole_rows(np.random.default_rng(0).integers(0, VOCABULARY, (batch, length)))
+        for step in range(WARM_UP + STEPS):
+            yield batch * length, lambda step=step: train_step(trainer, data, 0, step)
+        return
+    batch = int(work.removeprefix("stories"))
+    found = stories(200)
+    sizes = [size for ids, at in found for size in (at, 0, len(ids) - at)]
+    tokens = Tokens(
+        tokens=np.concatenate([ids for ids, _ in found]),
+        ends=np.cumsum(sizes),
+        kinds=np.tile([PASSAGE, PROMPT, COMPLETION], len(found)),
+        firsts=np.arange(len(found) + 1) * 3,
+        shortest=np.array([len(ids) + 1 for ids, _ in found]),
+        key="",
+        left_out=[],
+    )
+    packed = Packed(tokens, np.arange(len(found)), LENGTH, True, VOCABULARY - 1)
+    step = examples = 0
+    while examples < STORIES + STORIES_WARM_UP:
+        made = packed.batch(0, step, batch)
+        count = int((made.targets == VOCABULARY - 1).sum())
+        yield count, lambda made=made, step=step: train_step(trainer, made, 0, step)
+        examples, step = examples + count, step + 1
+
+
+def padded(work: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Batches the usual way: ids, 1 where they are no padding, 1 where they are to be predicted."""
+    batch = int(work.removeprefix("stories"))
+    found = stories(STORIES + STORIES_WARM_UP)
+    for start in range(0, len(found), batch):
+        some = found[start : start + batch]
+        ids, there, learned = (np.zeros((batch, max(len(ids) for ids, _ in some)), "int64") for _ in range(3))
+        for row, (tokens, at) in enumerate(some):
+            ids[row, : len(tokens)], there[row, : len(tokens)], learned[row, at : len(tokens)] = tokens, 1, 1
+        yield ids, there, learned
+
+
+def run_transformers(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    model = GPT2LMHeadModel(GPT2Config(attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0)
+
+    def step(**inputs: torch.Tensor) -> float:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = model(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    if not work.startswith("stories"):
+        ids = torch.from_numpy(np.random.default_rng(0).integers(0, VOCABULARY, rows(work)))
+        for _ in range(WARM_UP + STEPS):
+            yield ids.numel(), lambda: step(input_ids=ids, labels=ids)
+        return
+    for ids, there, learned in padded(work):
+        labels = torch.from_numpy(np.where(learned == 1, ids, -100))
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(there), "labels": labels}
+        yield len(ids), lambda inputs=inputs: step(**inputs)
+
+
+def run_keras_hub(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
+    from gpt_tf2.backend import start, use_xla
+
+    start()
+    import keras
+    import keras_hub
+
+    keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
+    sizes = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "intermediate_dim": 3072}
+    backbone = keras_hub.models.GPT2Backbone(VOCABULARY, **sizes, dropout=0.0, max_sequence_length=LENGTH)
+    model = keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
+    model.compile(optimizer=keras.optimizers.Adam(1e-4), loss=loss, jit_compile=use_xla())
+
+    def step(ids: np.ndarray, there: np.ndarray, learned: np.ndarray) -> float:
+        inputs = {"token_ids": ids.astype("int32"), "padding_mask": there.astype(bool)}
+        targets, weights = np.roll(ids, -1, 1), np.roll(learned, -1, 1).astype("float32")
+        weights[:, -1] = 0
+        return float(np.ravel(model.train_on_batch(inputs, targets, weights))[0])
+
+    if work.startswith("stories"):
+        for batch in padded(work):
+            yield len(batch[0]), lambda batch=batch: step(*batch)
+        return
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, rows(work))
+    for _ in range(WARM_UP + STEPS):
+        yield ids.size, lambda: step(ids, np.ones_like(ids), np.ones_like(ids))
+
+
+CONTENDERS = {"gpt-tf2": run_ours, "transformers": run_transformers, "keras-hub": run_keras_hub}
+
+
+def measure(who: str, precision: str, work: str) -> None:
+    """Runs one contender in this process and prints its figures as JSON."""
+    began = time.monotonic()
+    first, losses, counts, seconds = None, [], [], []
+    for count, step in CONTENDERS[who](precision, work):
+        start = time.monotonic()
+        losses.append(step())
+        seconds.append(time.monotonic() - start)
+        counts.append(count)
+        first = first or time.monotonic() - began
+    if work.startswith("stories"):
+        skipped = next(i for i in range(len(counts)) if sum(counts[:i]) >= STORIES_WARM_UP)
+        speed = sum(counts[skipped:]) / sum(seconds[skipped:])
+    else:
+        speed = counts[0] / statistics.median(seconds[WARM_UP:])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(json.dumps({"speed": speed, "first step": first, "peak GB": peak, "losses": [losses[0], losses[-1]]}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", nargs="+", default=["1x1024", "4x256", "stories1", "stories4"])
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--json", help="a file to write every figure to")
+    parser.add_argument(
+        "--one", nargs=3, metavar=("WHO", "PRECISION", "WORK"), help="run one contender in this process"
+    )
+    flags = parser.parse_args()
+    if flags.one:
+        return measure(*flags.one)
+    everything = {}
+    for work in flags.work:
+        for precision in flags.precision:
+            found: dict[str, list[dict]] = {who: [] for who in CONTENDERS}
+            for _ in range(flags.rounds):
+                for who, runs in found.items():
+                    command = [sys.executable, __file__, "--one", who, precision, work]
+                    result = subprocess.run(command, capture_output=True, text=True, check=False)
+                    if result.returncode:
+                        raise SystemExit(f"{who}, {precision}, {work} failed:\n{result.stderr[-2000:]}")
+                    runs.append(json.loads(result.stdout.splitlines()[-1]))
+            everything[f"{work} {precision}"] = found
+            show(work, precision, found)
+    if flags.json:
+        with open(flags.json, "w", encoding="utf-8") as file:  # noqa: PTH123
+            json.dump(everything, file, indent=1)
+
+
+def show(work: str, precision: str, found: dict[str, list[dict]]) -> None:
+    """A line a contender: medians, and how often ours is as fast."""
+    unit = "examples/s" if work.startswith("stories") else "tokens/s"
+    medians = {
+        who: {name: statistics.median(run[name] for run in runs) for name in ("speed", "first step", "peak GB")}
+        for who, runs in found.items()
+    }
+    for who, median in medians.items():
+        ratio = medians["gpt-tf2"]["speed"] / median["speed"]
+        print(
+            f"{work} {precision} {who}: {median['speed']:.4g} {unit} (gpt-tf2 {ratio:.2f} ×), "
+            f"first step after {median['first step']:.1f} s, {median['peak GB']:.2f} GB",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
