@@ -2,10 +2,10 @@
 
     python benchmarks/training.py [--rounds 3] [--work 1x1024 4x256 stories1 stories4] [--precision float32 bfloat16]
 
-`BxT` is whole rows of random tokens, every token learned. `storiesB` is made-up stories of CNN/Daily Mail's lengths with
-the loss on the summary, in examples/s: ours packed, the others fed the usual way, one story a row, the loss masked,
-padded to the longest of the batch of B. All train with Adam or AdamW at random weights. benchmarks/README.md says how to
-install the peers.
+`BxT` is whole rows of random tokens, every token learned. `storiesB` is made-up stories of CNN/Daily Mail's lengths
+with the loss on the summary, in examples/s: ours packed, the others fed the usual way, one story a row, the loss
+masked, padded to the longest of the batch of B. All train with Adam or AdamW at random weights. benchmarks/README.md
+says how to install the peers.
 """
 
 import argparse

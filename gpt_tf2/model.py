@@ -84,9 +84,11 @@ class GPT2(keras.Model):
         x = ops.cast(x, self.compute_dtype)
         drop = self.drop if training and self.dropout else keep
         x = drop(x)
+        # Added once made, where choosing would cost another pass over the scores, forward and backward.
+        bias = ops.cast(ops.where(mask, 0.0, -1e9), self.compute_dtype)
         rows = []
         for i, block in enumerate(self.blocks):
-            x, new = block(x, mask, cache[i] if cache else None, drop=drop)
+            x, new = block(x, bias, cache[i] if cache else None, drop=drop)
             rows.append(new)
         return self.ln_f(x), rows
 
@@ -120,15 +122,20 @@ class Block(layers.Layer):
         self.mlp_c_proj = linear(4 * n, n, read, f"{name}/mlp/c_proj", policy)
         self.built = True
 
-    def call(self, x: Tensor, mask: Tensor, cache: Rows | None = None, drop: Drop = keep) -> tuple[Tensor, Rows]:
-        """x [B, T, C] → the same shape, and the new tokens' keys and values; mask and cache as in `GPT2.hidden`."""
+    def call(self, x: Tensor, bias: Tensor, cache: Rows | None = None, drop: Drop = keep) -> tuple[Tensor, Rows]:
+        """x [B, T, C] → the same shape, and the new tokens' keys and values.
+
+        Args:
+            bias: added to the scores, 0 where a token may attend and -1e9 elsewhere; else as the mask in `GPT2.hidden`.
+            cache: as there.
+        """
         query, keys, values = (self.split_heads(part) for part in ops.split(self.attn_c_attn(self.ln_1(x)), 3, axis=-1))
-        attended = self.attend(query, (keys, values), mask, cache, drop)
+        attended = self.attend(query, (keys, values), bias, cache, drop)
         x = x + drop(self.attn_c_proj(self.merge_heads(attended)))
         x = x + drop(self.mlp_c_proj(ops.gelu(self.mlp_c_fc(self.ln_2(x)), approximate=True)))
         return x, (keys, values)
 
-    def attend(self, query: Tensor, new: Rows, mask: Tensor, cache: Rows | None, drop: Drop) -> Tensor:
+    def attend(self, query: Tensor, new: Rows, bias: Tensor, cache: Rows | None, drop: Drop) -> Tensor:
         """Scaled dot-product attention over the cached, then the new tokens → [B, H, T, D].
 
         Cached and new scores are joined, never the keys and values: a step copies nothing of the cache.
@@ -137,7 +144,7 @@ class Block(layers.Layer):
         query = query * query.shape[-1] ** -0.5
         scores = [ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2))) for keys, _ in sources]
         joined = ops.concatenate(scores, axis=-1) if cache else scores[0]
-        weights = drop(ops.softmax(ops.where(mask, joined, ops.cast(-1e9, joined.dtype))))
+        weights = drop(ops.softmax(joined + bias))
         if not cache:
             return ops.matmul(weights, new[1])
         slots = ops.shape(cache[0])[2]

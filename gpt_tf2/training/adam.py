@@ -13,14 +13,30 @@ class Adam(keras.optimizers.Adam):
     change the fourth digit of GPT-2's losses, as most gradients of the token embedding are tiny.
     """
 
-    def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: object) -> None:
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         step = ops.cast(self.iterations + 1, variable.dtype)
         index = self._get_variable_index(variable)
         mean, square = self._momentums[index], self._velocities[index]
-        if hasattr(gradient, "indices"):  # TensorFlow's of an embedding, a row a token: summed before it is squared
-            gradient = ops.add(gradient, ops.zeros_like(variable))
+        power_1, power_2 = (ops.cast(beta, variable.dtype) ** step for beta in (self.beta_1, self.beta_2))
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # One pass over memory. The op's epsilon stands beside the uncorrected root, hence the factor. The sparse
+            # gradient of an embedding, a row a token, is summed where rows are of the same index.
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle,
+                m=mean.value.handle,
+                v=square.value.handle,
+                beta1_power=power_1,
+                beta2_power=power_2,
+                lr=ops.cast(learning_rate, variable.dtype),
+                beta1=self.beta_1,
+                beta2=self.beta_2,
+                epsilon=self.epsilon * ops.sqrt(1 - power_2),
+                grad=tf.convert_to_tensor(gradient),
+            )
+            return
         self.assign_add(mean, (1 - self.beta_1) * (gradient - mean))
         self.assign_add(square, (1 - self.beta_2) * (ops.square(gradient) - square))
-        root = ops.sqrt(square / (1 - self.beta_2**step)) + self.epsilon
-        rate = ops.cast(learning_rate, variable.dtype) / (1 - self.beta_1**step)
-        self.assign_sub(variable, rate * mean / root)
+        root = ops.sqrt(square / (1 - power_2)) + self.epsilon
+        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) / (1 - power_1) * mean / root)
