@@ -143,6 +143,19 @@ def test_what_has_changed_is_prepared_anew(act: object, folder: Path) -> None:
     assert prepared()[1] == []
 
 
+def test_data_that_changes_while_it_is_read_is_told(folder: Path) -> None:
+    tokenizer = Tokenizer("encoder.json", "vocab.bpe")
+    changes = iter([edit_unseen])
+
+    def show(done: int, total: int | None) -> None:
+        next(changes, lambda: None)()
+
+    with pytest.raises(InputError, match="--dataset_path stories: changed while it was read: start again"):
+        prepare("cnndm", "stories", "train", tokenizer, None, show, pytest.fail)
+    assert prepared()[1] != []
+    assert prepared()[1] == []
+
+
 def test_what_is_left_out_is_told_each_time(folder: Path) -> None:
     a_story().unlink()
     a_story().write_text("No highlight")

@@ -217,7 +217,8 @@ def build(
     folder: Path, settings: str, data_loader: str, dataset_path: str, split: str, tokenizer: Tokenizer, show: Show
 ) -> None:
     """Prepares the tokens beside `folder`, then puts them in its place."""
-    before = stamp(dataset_path)
+    # Told before anything is read: what changes meanwhile does not fit them afterwards.
+    before, content = stamp(dataset_path), content_key(dataset_path)
     found = text.parts(dataset_path) if data_loader == "text" else find_task(data_loader).items(dataset_path, split)
     total = len(found) if isinstance(found, Sized) else None
     temporary = folder.with_suffix(".tmp")
@@ -244,7 +245,7 @@ def build(
         about = {
             "settings": settings,
             "stamp": before,
-            "content": content_key(dataset_path),
+            "content": content,
             "dtype": dtype.name,
             "bytes": {name: file.tell() for name, file in files.items()},
             "left_out": left_out.lines(),
