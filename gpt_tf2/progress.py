@@ -2,15 +2,54 @@
 
 import contextlib
 import time
+from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 
+Shown = TypeVar("Shown", bound="Display")
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar on
 
 
-class Counter(contextlib.AbstractContextManager):
+class Display(contextlib.AbstractContextManager):
+    """A bar with a description on a terminal; elsewhere lines.
+
+    Args:
+        columns: of the bar.
+        quiet_until: when the first line may be printed where there is no bar, in `time.monotonic`'s seconds.
+    """
+
+    def __init__(self, *columns: ProgressColumn, label: str, total: int | None, done: int, quiet_until: float):
+        self.console = Console(soft_wrap=True, highlight=False)
+        self.quiet_until = quiet_until
+        self.progress = Progress(*columns, console=self.console)
+        self.task = self.progress.add_task(label, total=total, completed=done)
+
+    def __enter__(self: Shown) -> Shown:
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    def update(self, done: int, total: int | None, description: str, line: str, last: bool = False) -> None:
+        """Draws the bar with its description; elsewhere prints the line, if it is the last or some time has gone by."""
+        now = time.monotonic()
+        if self.console.is_terminal:
+            self.progress.update(self.task, completed=done, total=total, description=escape(description))
+        elif last or now >= self.quiet_until:
+            self.quiet_until = now + LINE_EVERY
+            self.say(line)
+
+    def say(self, text: str) -> None:
+        """Prints above the bar."""
+        self.console.print(escape(text))
+
+
+class Counter(Display):
     """Shows how many are done, how many a second, and the time left.
 
     Args:
@@ -19,21 +58,10 @@ class Counter(contextlib.AbstractContextManager):
     """
 
     def __init__(self, label: str, unit: str):
-        self.console = Console(soft_wrap=True, highlight=False)
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=20)
+        super().__init__(*columns, label=label, total=None, done=0, quiet_until=time.monotonic() + LINE_EVERY)
         self.label, self.unit = label, unit
         self.began: tuple[float, int] | None = None  # when, and how many were done by then
-        self.last_line = time.monotonic()
-        self.progress = Progress(TextColumn("{task.description}"), BarColumn(bar_width=20), console=self.console)
-        self.task = self.progress.add_task(label, total=None)
-
-    def __enter__(self) -> "Counter":
-        if self.console.is_terminal:
-            self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
-            self.progress.stop()
 
     def show(self, done: int, total: int | None) -> None:
         """So many are done, of so many if that is known."""
@@ -46,15 +74,7 @@ class Counter(contextlib.AbstractContextManager):
             description += f" · {rate:,.3g} {self.unit}/s" if rate < 100 else f" · {rate:,.0f} {self.unit}/s"
             if total is not None and rate:
                 description += f" · {clock((total - done) / rate)} left"
-        if self.console.is_terminal:
-            self.progress.update(self.task, completed=done, total=total, description=escape(description))
-        elif now - self.last_line >= LINE_EVERY:
-            self.last_line = now
-            self.say(description)
-
-    def say(self, text: str) -> None:
-        """Prints above the bar."""
-        self.console.print(escape(text))
+        self.update(done, total, description, description)
 
 
 def clock(seconds: float) -> str:

@@ -165,14 +165,14 @@ def finetune(settings: FinetuneSettings) -> Path:
 
     training, validation = data.batches(use_xla())
     with Monitor(steps, len(history.losses), home(output) / "logs") as monitor:
-        monitor.show(f"{checkpoint.path}: {size // 4:,} parameters, {precision}, {device}")
+        monitor.say(f"{checkpoint.path}: {size // 4:,} parameters, {precision}, {device}")
         for line in data.about:
-            monitor.show(line)
+            monitor.say(line)
         if settings.resume:
-            monitor.show(f"{state}: going on after step {len(history.losses)}" if resumed else f"{state}: no save yet")
+            monitor.say(f"{state}: going on after step {len(history.losses)}" if resumed else f"{state}: no save yet")
         finished = train(trainer, training, validation, plan, history, monitor, save, sample)
-        monitor.show(f"{output}: saved{'' if finished else f' after step {len(history.losses)}; go on with --resume'}")
-        monitor.show(f"{output.with_suffix('.png')}: the loss curve")
+        monitor.say(f"{output}: saved{'' if finished else f' after step {len(history.losses)}; go on with --resume'}")
+        monitor.say(f"{output.with_suffix('.png')}: the loss curve")
     return output
 
 

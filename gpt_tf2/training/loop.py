@@ -82,7 +82,7 @@ def train(
             if validation and (due(done, plan.validate_every) or done == plan.steps):
                 validate(trainer, validation, plan, history, monitor)
             if due(done, plan.sample_every):
-                monitor.show(sample())
+                monitor.say(sample())
                 monitor.restart_clock()
             if due(done, plan.save_every) or done == plan.steps or stopping:
                 check_finite(trainer.gpt2, done)

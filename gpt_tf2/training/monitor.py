@@ -1,21 +1,18 @@
 """What a person sees of a training run: a progress line, TensorBoard's logs, samples."""
 
-import contextlib
 import time
 from collections import deque
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from tensorboard.summary import Writer
 
-from gpt_tf2.progress import LINE_EVERY, clock
+from gpt_tf2.progress import Display, clock
 
 WINDOW = 20  # steps that tokens/s is averaged over
 
 
-class Monitor(contextlib.AbstractContextManager):
+class Monitor(Display):
     """Shows steps as they are done.
 
     Args:
@@ -24,25 +21,16 @@ class Monitor(contextlib.AbstractContextManager):
     """
 
     def __init__(self, steps: int, done: int, logs: Path):
-        self.console = Console(soft_wrap=True, highlight=False)
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
+        super().__init__(*columns, label="starting", total=steps, done=done, quiet_until=0.0)
         self.steps = steps
         self.writer = Writer(str(logs))
         self.times: deque[float] = deque(maxlen=WINDOW + 1)
         self.tokens: deque[int] = deque(maxlen=WINDOW)
-        self.last_line = float("-inf")
         self.validation_loss = ""
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
-        self.progress = Progress(*columns, console=self.console)
-        self.task = self.progress.add_task("starting", total=steps, completed=done)
-
-    def __enter__(self) -> "Monitor":
-        if self.console.is_terminal:
-            self.progress.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
-            self.progress.stop()
+        super().__exit__()
         self.writer.close()
 
     def step(self, done: int, loss: float, learning_rate: float, tokens: int) -> None:
@@ -57,22 +45,15 @@ class Monitor(contextlib.AbstractContextManager):
             rate, speed = steps / seconds, sum(list(self.tokens)[-steps:]) / seconds
             self.writer.add_scalar("tokens_per_second", speed, done)
             description += f" · {speed:,.0f} tokens/s · {clock((self.steps - done) / rate)} left"
-        if self.console.is_terminal:
-            self.progress.update(self.task, completed=done, description=description)
-        elif self.times[-1] - self.last_line >= LINE_EVERY or done == self.steps:
-            self.last_line = self.times[-1]
-            self.show(f"step {done}/{self.steps} · {description}")
+        line = f"step {done}/{self.steps} · {description}"
+        self.update(done, self.steps, description, line, last=done == self.steps)
 
     def validated(self, done: int, loss: float) -> None:
         """A validation after `done` steps."""
         self.writer.add_scalar("loss/validation", loss, done)
         self.validation_loss = f" · validation {loss:.3f}"
-        self.show(f"validation loss after {done} steps: {loss:.4f}")
+        self.say(f"validation loss after {done} steps: {loss:.4f}")
         self.restart_clock()
-
-    def show(self, text: str) -> None:
-        """Prints above the progress line."""
-        self.console.print(escape(text))
 
     def restart_clock(self) -> None:
         """Leaves what was done between two steps out of tokens/s."""
