@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpt_tf2.checkpoints import load_model, save_model
     from gpt_tf2.commands.evaluate import EvaluateSettings, evaluate
-    from gpt_tf2.commands.finetune import FinetuneSettings, finetune
+    from gpt_tf2.commands.finetune import finetune
+    from gpt_tf2.commands.finetune_settings import FinetuneSettings
     from gpt_tf2.commands.generate import GenerateSettings, generate
     from gpt_tf2.config import GPT2Config
     from gpt_tf2.errors import InputError
@@ -34,7 +35,7 @@ __all__ = [
 MODULES = {
     "GPT2": "model",
     "EvaluateSettings": "commands.evaluate",
-    "FinetuneSettings": "commands.finetune",
+    "FinetuneSettings": "commands.finetune_settings",
     "GPT2Config": "config",
     "GenerateSettings": "commands.generate",
     "InputError": "errors",

@@ -119,3 +119,101 @@ def compiled(model: "keras.Model", function: Callable[..., Any]) -> Callable[...
             return function(*arrays)
 
     return lambda *arrays: stateless([variable.value for variable in model.variables], *arrays)
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A pure function of nested arrays, traced once a shape."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, reduce_retracing=True, jit_compile=use_xla() or None)
+    import jax
+
+    return jax.jit(function)
+
+
+def fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A pure elementwise function that is part of a kernel, in one pass over memory.
+
+    XLA does that, also on a CPU: there oneDNN is the faster in products, and XLA in all between them.
+    """
+    import keras
+
+    if keras.backend.backend() == "jax" or use_xla():
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, reduce_retracing=True, jit_compile=True)
+
+
+def in_place(function: Callable[..., Any]) -> Callable[..., None]:
+    """`function(state, *arrays) → state` as a function that changes a nest of variables, in their own memory.
+
+    It is compiled by XLA on every device, and once for all variables of the same shapes.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(reduce_retracing=True, jit_compile=True)
+        def assign(state: Any, *arrays: Any) -> None:
+            new = function(tf.nest.map_structure(lambda variable: variable.read_value(), state), *arrays)
+            for variable, value in zip(tf.nest.flatten(state), tf.nest.flatten(new), strict=True):
+                variable.assign(value)
+
+        return lambda state, *arrays: assign(keras.tree.map_structure(lambda variable: variable.value, state), *arrays)
+    import jax
+
+    run = jax.jit(function, donate_argnums=0)
+
+    def replace(state: Any, *arrays: Any) -> None:
+        new = run(keras.tree.map_structure(lambda variable: variable.value, state), *arrays)
+        for variable, value in zip(keras.tree.flatten(state), keras.tree.flatten(new), strict=True):
+            variable.assign(value)
+
+    return replace
+
+
+def value_of(variable: "keras.Variable") -> Any:
+    """A variable's array, without a copy: let go of it before the variable is changed, or a copy is made then."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return variable.value
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(variable.value)
+
+
+def scatter_add(array: Any, rows: Any, values: Any) -> Any:
+    """An array [N, …] with values [K, …] added to its rows [K]."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return array.at[rows].add(values)
+    import tensorflow as tf
+
+    return tf.tensor_scatter_nd_add(array, rows[:, None], values)
+
+
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Runs what is compiled step by step instead, for debugging."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with jax.disable_jit():
+            yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)

@@ -22,7 +22,8 @@ def download(arguments: Sequence[str], prog: str) -> None:
 
 
 def finetune(arguments: Sequence[str], prog: str) -> None:
-    from gpt_tf2.commands.finetune import FinetuneSettings, finetune
+    from gpt_tf2.commands.finetune import finetune
+    from gpt_tf2.commands.finetune_settings import FinetuneSettings
 
     finetune(parse(FinetuneSettings, arguments, prog, "Fine-tune a model on a text of your own."))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_tf2.errors import InputError
@@ -59,6 +60,9 @@ SIZES = {
 }
 
 
+MATRICES = ("attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj")  # of a block
+
+
 def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     """OpenAI's name → shape for every tensor, in the order of the network. Matrices are `[inputs, outputs]`."""
     n = config.n_embd
@@ -80,6 +84,16 @@ def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
         }
         shapes |= {f"h{layer}/{name}": shape for name, shape in block.items()}
     return shapes | {"ln_f/g": (n,), "ln_f/b": (n,)}
+
+
+def adapter_shapes(config: GPT2Config, rank: int, matrices: Sequence[str] = MATRICES) -> dict[str, tuple[int, ...]]:
+    """Name → shape of the factors of LoRA beside some of each block's matrices: `h0/attn/c_attn/lora_a`, `…/lora_b`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in tensor_shapes(config).items():
+        block, _, matrix = name.removesuffix("/w").partition("/")
+        if matrix in matrices and name.endswith("/w"):
+            shapes |= {f"{block}/{matrix}/lora_a": (shape[0], rank), f"{block}/{matrix}/lora_b": (rank, shape[1])}
+    return shapes
 
 
 def read_json(path: str | Path) -> object:

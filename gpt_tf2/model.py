@@ -4,26 +4,33 @@ Letters in shapes: B batch, T new tokens, S cached tokens (slots), H heads, D si
 V vocabulary.
 """
 
+import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 
 Tensor = Any  # of the running backend
+Weights = Mapping[str, Tensor]  # by OpenAI's names within a block, as `attn/c_attn/w`
 Rows = tuple[Tensor, Tensor]  # keys and values, each [B, H, T, D]
 Read = Callable[[str], np.ndarray]  # OpenAI's name of a tensor → its values
-Drop = Callable[[Tensor], Tensor]
+Function = Callable[[Tensor], Tensor]  # of the same shape
 
 
 def keep(x: Tensor) -> Tensor:
     """Dropout where there is none."""
     return x
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its approximation by tanh, as OpenAI has it (Hendrycks and Gimpel 2016, section 2)."""
+    return ops.gelu(x, approximate=True)
 
 
 class GPT2(keras.Model):
@@ -35,7 +42,8 @@ class GPT2(keras.Model):
         read: gives a tensor's initial values by OpenAI's name (see `tensor_shapes`); each is asked for once, in the
             order of the network. Default: random, as in section 2.3 of the paper, alike on every backend.
         seed: of the random initial values.
-        precision: float32, bfloat16 or float16, in which it computes; weights, layer norms and logits stay float32.
+        precision: float32, bfloat16 or float16, in which it computes; layer norms and logits stay float32.
+        held: in what the matrices are held. Vectors are held in float32.
     """
 
     def __init__(
@@ -45,18 +53,33 @@ class GPT2(keras.Model):
         read: Read | None = None,
         seed: int = 0,
         precision: str = "float32",
+        held: str = "float32",
     ):
-        policy = precision if precision == "float32" else f"mixed_{precision}"
-        super().__init__(name="gpt2", dtype=policy)
+        super().__init__(name="gpt2", dtype=precision if precision == "float32" else f"mixed_{precision}")
         self.config = config
         self.dropout = dropout
         self.dropout_seed = keras.random.SeedGenerator(0)
+        self.blocks: list[dict[str, keras.Variable]] = [{} for _ in range(config.n_layer)]
+        self.ends: dict[str, keras.Variable] = {}  # all that is in no block
         read = read or random_tensors(config, seed)
-        self.wte = self.add_weight(shape=(config.n_vocab, config.n_embd), initializer=initial(read, "wte"), name="wte")
-        self.wpe = self.add_weight(shape=(config.n_ctx, config.n_embd), initializer=initial(read, "wpe"), name="wpe")
-        self.blocks = [Block(config, read, f"h{i}", policy) for i in range(config.n_layer)]
-        self.ln_f = layer_norm(config, read, "ln_f", policy)
+        for name, shape in tensor_shapes(config).items():
+            self.add(name, shape, read(name), held if len(shape) == 2 else "float32")
         self.built = True
+
+    def add(self, name: str, shape: tuple[int, ...], values: np.ndarray, dtype: str) -> None:
+        """Adds a tensor under OpenAI's name, or one like it."""
+        variable = self.add_weight(
+            shape=shape,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype=dtype),
+            dtype=dtype,
+            autocast=False,
+            name=name.replace("/", "_"),
+        )
+        block, _, within = name.partition("/")
+        if block.startswith("h"):
+            self.blocks[int(block[1:])][within] = variable
+        else:
+            self.ends[name] = variable
 
     def call(self, tokens: Tensor, training: bool = False) -> Tensor:
         """Token ids [B, T] → float32 logits [B, T, V]. Raises InputError if T is above n_ctx."""
@@ -80,128 +103,119 @@ class GPT2(keras.Model):
         Returns:
             The hidden states [B, T, C] and for each block the new tokens' keys and values.
         """
-        x = ops.take(self.wte, tokens, axis=0) + ops.take(self.wpe, positions, axis=0)
-        x = ops.cast(x, self.compute_dtype)
         drop = self.drop if training and self.dropout else keep
-        x = drop(x)
-        # Added once made, where choosing would cost another pass over the scores, forward and backward.
-        bias = ops.cast(ops.where(mask, 0.0, -1e9), self.compute_dtype)
+        x = drop(embedded(self.ends, tokens, positions, self.compute_dtype))
+        bias = added(mask, self.compute_dtype)
         rows = []
-        for i, block in enumerate(self.blocks):
-            x, new = block(x, bias, cache[i] if cache else None, drop=drop)
+        for i, weights in enumerate(self.blocks):
+            how = functools.partial(attend, bias=bias, cache=cache[i] if cache else None, drop=drop)
+            x, new = block(weights, x, self.config.n_head, how, drop)
             rows.append(new)
-        return self.ln_f(x), rows
+        return layer_norm(x, self.ends, "ln_f"), rows
 
     def logits(self, x: Tensor) -> Tensor:
         """Hidden states [..., C] → float32 logits [..., V], by the transposed token embedding."""
-        return ops.cast(ops.matmul(x, ops.transpose(ops.cast(self.wte, x.dtype))), "float32")
+        return ops.cast(ops.matmul(x, ops.transpose(ops.cast(self.ends["wte"], x.dtype))), "float32")
 
     def drop(self, x: Tensor) -> Tensor:
         return keras.random.dropout(x, self.dropout, seed=self.dropout_seed)
 
     def tensors(self) -> dict[str, keras.Variable]:
         """OpenAI's name → variable, in the order of `tensor_shapes`."""
-        found = {"wte": self.wte, "wpe": self.wpe}
-        for i, block in enumerate(self.blocks):
-            found |= {f"h{i}/{name}": variable for name, variable in block.tensors().items()}
-        return found | {"ln_f/g": self.ln_f.gamma, "ln_f/b": self.ln_f.beta}
+        found = {f"h{i}/{name}": variable for i, part in enumerate(self.blocks) for name, variable in part.items()}
+        first = {name: self.ends[name] for name in ("wte", "wpe")}
+        return first | found | {name: self.ends[name] for name in ("ln_f/g", "ln_f/b")}
 
 
-class Block(layers.Layer):
-    """One transformer block: pre-norm causal self-attention, then a pre-norm two-layer perceptron with GELU."""
+def embedded(weights: Weights, tokens: Tensor, positions: Tensor, dtype: str) -> Tensor:
+    """Ids [B, T], positions [B or 1, T] → the blocks' first input [B, T, C]."""
+    by_token, by_position = ops.take(weights["wte"], tokens, axis=0), ops.take(weights["wpe"], positions, axis=0)
+    return ops.cast(ops.cast(by_token, "float32") + ops.cast(by_position, "float32"), dtype)
 
-    def __init__(self, config: GPT2Config, read: Read, name: str, policy: str):
-        super().__init__(name=name, dtype=policy)
-        n = config.n_embd
-        self.n_head = config.n_head
-        self.ln_1 = layer_norm(config, read, f"{name}/ln_1", policy)
-        self.attn_c_attn = linear(n, 3 * n, read, f"{name}/attn/c_attn", policy)
-        self.attn_c_proj = linear(n, n, read, f"{name}/attn/c_proj", policy)
-        self.ln_2 = layer_norm(config, read, f"{name}/ln_2", policy)
-        self.mlp_c_fc = linear(n, 4 * n, read, f"{name}/mlp/c_fc", policy)
-        self.mlp_c_proj = linear(4 * n, n, read, f"{name}/mlp/c_proj", policy)
-        self.built = True
 
-    def call(self, x: Tensor, bias: Tensor, cache: Rows | None = None, drop: Drop = keep) -> tuple[Tensor, Rows]:
-        """x [B, T, C] → the same shape, and the new tokens' keys and values.
+def added(mask: Tensor, dtype: str) -> Tensor:
+    """What is added to the scores: 0 where a token may attend, -1e9 elsewhere.
 
-        Args:
-            bias: added to the scores, 0 where a token may attend and -1e9 elsewhere; else as the mask in `GPT2.hidden`.
-            cache: as there.
-        """
-        query, keys, values = (self.split_heads(part) for part in ops.split(self.attn_c_attn(self.ln_1(x)), 3, axis=-1))
-        attended = self.attend(query, (keys, values), bias, cache, drop)
-        x = x + drop(self.attn_c_proj(self.merge_heads(attended)))
-        x = x + drop(self.mlp_c_proj(ops.gelu(self.mlp_c_fc(self.ln_2(x)), approximate=True)))
-        return x, (keys, values)
+    Choosing by the mask instead would cost another pass over the scores, forward and backward.
+    """
+    return ops.cast(ops.where(mask, 0.0, -1e9), dtype)
 
-    def attend(self, query: Tensor, new: Rows, bias: Tensor, cache: Rows | None, drop: Drop) -> Tensor:
-        """Scaled dot-product attention over the cached, then the new tokens → [B, H, T, D].
 
-        Cached and new scores are joined, never the keys and values: a step copies nothing of the cache.
-        """
-        sources = [cache, new] if cache else [new]
-        query = query * query.shape[-1] ** -0.5
-        scores = [ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2))) for keys, _ in sources]
-        joined = ops.concatenate(scores, axis=-1) if cache else scores[0]
-        weights = drop(ops.softmax(joined + bias))
-        if not cache:
-            return ops.matmul(weights, new[1])
-        slots = ops.shape(cache[0])[2]
-        return ops.matmul(weights[..., :slots], cache[1]) + ops.matmul(weights[..., slots:], new[1])
+def block(
+    weights: Weights,
+    x: Tensor,
+    n_head: int,
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+    drop: Function = keep,
+    activation: Function = gelu,
+) -> tuple[Tensor, Rows]:
+    """One transformer block: pre-norm causal self-attention, then a pre-norm two-layer perceptron with GELU.
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        """[B, T, C] → [B, H, T, D]."""
-        batch, time = ops.shape(x)[:2]
-        return ops.transpose(ops.reshape(x, (batch, time, self.n_head, x.shape[-1] // self.n_head)), (0, 2, 1, 3))
+    x [B, T, C] → the same shape, and the new tokens' keys and values.
 
-    def merge_heads(self, x: Tensor) -> Tensor:
-        """[B, H, T, D] → [B, T, C]."""
-        batch, _, time = ops.shape(x)[:3]
-        return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch, time, x.shape[1] * x.shape[3]))
+    Args:
+        attend: queries, keys and values of the new tokens, [B, H, T, D] each → of that shape.
+    """
+    joined = linear(layer_norm(x, weights, "ln_1"), weights, "attn/c_attn")
+    query, keys, values = (split_heads(part, n_head) for part in ops.split(joined, 3, axis=-1))
+    x = x + drop(linear(merge_heads(attend(query, keys, values)), weights, "attn/c_proj"))
+    inner = activation(linear(layer_norm(x, weights, "ln_2"), weights, "mlp/c_fc"))
+    return x + drop(linear(inner, weights, "mlp/c_proj")), (keys, values)
 
-    def tensors(self) -> dict[str, keras.Variable]:
-        """OpenAI's name within the block → variable."""
-        found: dict[str, keras.Variable] = {"ln_1/g": self.ln_1.gamma, "ln_1/b": self.ln_1.beta}
-        for name, layer in (("attn/c_attn", self.attn_c_attn), ("attn/c_proj", self.attn_c_proj)):
-            found |= {f"{name}/w": layer.kernel, f"{name}/b": layer.bias}
-        found |= {"ln_2/g": self.ln_2.gamma, "ln_2/b": self.ln_2.beta}
-        for name, layer in (("mlp/c_fc", self.mlp_c_fc), ("mlp/c_proj", self.mlp_c_proj)):
-            found |= {f"{name}/w": layer.kernel, f"{name}/b": layer.bias}
-        return found
+
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, cache: Rows | None = None, drop: Function = keep
+) -> Tensor:
+    """Scaled dot-product attention over cached tokens, then the new ones → [B, H, T, D].
+
+    Cached and new scores are joined, never the keys and values: a step copies nothing of the cache.
+
+    Args:
+        bias: of `added`, broadcastable to [B, H, T, S + T].
+        cache: the keys and values of S earlier tokens, [B, H, S, D].
+    """
+    query = query * query.shape[-1] ** -0.5
+    sources = [cache[0], keys] if cache else [keys]
+    scores = [ops.matmul(query, ops.transpose(source, (0, 1, 3, 2))) for source in sources]
+    joined = ops.concatenate(scores, axis=-1) if cache else scores[0]
+    weights = drop(ops.softmax(joined + bias))
+    if not cache:
+        return ops.matmul(weights, values)
+    slots = ops.shape(cache[0])[2]
+    return ops.matmul(weights[..., :slots], cache[1]) + ops.matmul(weights[..., slots:], values)
+
+
+def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
+    """[..., inputs] → [..., outputs], with LoRA's low-rank addition if there is one (Hu et al. 2021, section 4.1)."""
+    w, b = (ops.cast(weights[f"{name}/{part}"], x.dtype) for part in "wb")
+    y = ops.matmul(x, w) + b
+    if f"{name}/lora_a" not in weights:
+        return y
+    down, up = (ops.cast(weights[f"{name}/lora_{part}"], x.dtype) for part in "ab")
+    return y + ops.matmul(ops.matmul(x, down), up)
+
+
+def layer_norm(x: Tensor, weights: Weights, name: str) -> Tensor:
+    """Over the channels, in float32 (Ba et al. 2016)."""
+    return ops.layer_normalization(x, weights[f"{name}/g"], weights[f"{name}/b"], epsilon=1e-5)
+
+
+def split_heads(x: Tensor, n_head: int) -> Tensor:
+    """[B, T, C] → [B, H, T, D]."""
+    batch, time = ops.shape(x)[:2]
+    return ops.transpose(ops.reshape(x, (batch, time, n_head, x.shape[-1] // n_head)), (0, 2, 1, 3))
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, H, T, D] → [B, T, C]."""
+    batch, _, time = ops.shape(x)[:3]
+    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch, time, x.shape[1] * x.shape[3]))
 
 
 def causal_mask(time: Tensor | int) -> Tensor:
     """[1, 1, T, T], True where the key is not later than the query."""
     index = ops.arange(time)
     return (index[:, None] >= index[None, :])[None, None]
-
-
-def layer_norm(config: GPT2Config, read: Read, name: str, policy: str) -> layers.LayerNormalization:
-    layer = layers.LayerNormalization(
-        epsilon=1e-5,
-        gamma_initializer=initial(read, f"{name}/g"),
-        beta_initializer=initial(read, f"{name}/b"),
-        dtype=policy,
-    )
-    layer.build((None, None, config.n_embd))
-    return layer
-
-
-def linear(inputs: int, outputs: int, read: Read, name: str, policy: str) -> layers.Dense:
-    layer = layers.Dense(
-        outputs,
-        kernel_initializer=initial(read, f"{name}/w"),
-        bias_initializer=initial(read, f"{name}/b"),
-        dtype=policy,
-    )
-    layer.build((None, None, inputs))
-    return layer
-
-
-def initial(read: Read, name: str) -> Callable[..., Tensor]:
-    """A Keras initializer that reads the tensor when its variable is made, so that no second copy of a model exists."""
-    return lambda shape, dtype=None: ops.convert_to_tensor(read(name), dtype=dtype)
 
 
 def random_tensors(config: GPT2Config, seed: int, std: float = 0.02) -> Read:

@@ -343,14 +343,14 @@ import shutil, sys
 from pathlib import Path
 from gpt_tf2 import backend, cli
 backend.start()
-import gpt_tf2.training.loop as loop
-plain = loop.train_step
-def step(trainer, batch, seed, step):
+from gpt_tf2.training.trainer import Trainer
+plain = Trainer.step
+def step(trainer, batch, rate, seed, step):
     if step == 3:
         free = shutil.disk_usage("output").free
         Path("output/other").write_bytes(bytes(free - 300_000))
-    return plain(trainer, batch, seed, step)
-loop.train_step = step
+    return plain(trainer, batch, rate, seed, step)
+Trainer.step = step
 flags = "{FINETUNE} --steps_per_epoch=6 --save_every=3 --sample_every=0 --output_name=m.h5"
 code = cli.main(flags.split(" "))
 from gpt_tf2.training.state import load_state

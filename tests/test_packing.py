@@ -127,7 +127,7 @@ def test_a_batch_is_a_function_of_seed_and_step(tokens: Tokens, monkeypatch: pyt
     batches = [data.batch(seed=1, step=step, batch_size=2) for step in range(200)]
     for step in (150, 199, 3):
         again = packed(tokens).batch(seed=1, step=step, batch_size=2)
-        assert all(np.array_equal(getattr(again, name), getattr(batches[step], name)) for name in again.inputs())
+        assert all(np.array_equal(getattr(again, name), getattr(batches[step], name)) for name in vars(again))
     other = packed(tokens).batch(seed=2, step=3, batch_size=2)
     assert other.tokens.shape != batches[3].tokens.shape or not np.array_equal(other.tokens, batches[3].tokens)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpt_tf2 import FinetuneSettings, InputError, finetune, load_model
-from gpt_tf2.training.schedule import step_decay
+from gpt_tf2.training.schedule import cosine, step_decay, warmed_up
 
 SETTINGS = FinetuneSettings(
     dataset_path="story.txt",
@@ -61,10 +61,16 @@ def change(**values: object) -> FinetuneSettings:
 
 def test_the_learning_rate_decays_at_the_start_of_each_epoch_named() -> None:
     schedule = step_decay(0.1, 0.5, [6, 10])
-    rates = [float(schedule(np.int64(step))) for step in range(12)]
+    rates = [schedule(step) for step in range(12)]
     assert rates == pytest.approx([0.1] * 6 + [0.05] * 4 + [0.025] * 2)
-    assert step_decay(0.1, 0.5, []) == 0.1
     assert change(decay_epochs="2,10").decay_steps() == [12, 60]
+
+
+def test_the_learning_rate_rises_and_then_falls_along_a_cosine() -> None:
+    schedule = warmed_up(cosine(0.1, 0.2, 11), 4)
+    assert [schedule(step) for step in range(3)] == pytest.approx([0.02, 0.0392, 0.0554], rel=0.05)
+    assert schedule(5) == pytest.approx(0.06) and schedule(10) == pytest.approx(0.02)
+    assert change(lr_schedule="cosine", decay_lr=0.2, warmup_steps=3).schedule()(11) == pytest.approx(0.0002)
 
 
 def test_a_run_learns_and_leaves_model_curve_logs_and_vocabulary(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_tf2.checkpoints import hdf5, huggingface, openai
+from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai
 from gpt_tf2.checkpoints.checkpoint import Checkpoint, beside, home
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
@@ -37,10 +37,19 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint: download it (gpt-tf2 download SIZE), or give {FORMATS}")
     if path.suffix in HDF5_SUFFIXES:
-        return hdf5.open_checkpoint(path)
+        base = adapters.base_of(path)
+        return adapters.merged(path, open_base(path, base)) if base else hdf5.open_checkpoint(path)
     if path.suffix == ".safetensors":
         return huggingface.open_checkpoint(path)
     raise InputError(f"{path}: not a checkpoint: give {FORMATS}")
+
+
+def open_base(path: Path, base: str) -> Checkpoint:
+    """The model that the adapters at `path` belong to."""
+    try:
+        return open_checkpoint(base)
+    except InputError as error:
+        raise InputError(f"{path} holds adapters of {base}, which cannot be opened: {error}") from None
 
 
 def find_config(checkpoint: Checkpoint, json_hparams: str | None = None, fallback: Path | None = None) -> GPT2Config:
@@ -106,12 +115,18 @@ def load_model(
     return read_model(checkpoint, config or find_config(checkpoint), dropout, precision)
 
 
-def read_model(checkpoint: Checkpoint, config: GPT2Config, dropout: float = 0.0, precision: str = "float32") -> "GPT2":
-    """The model of an opened checkpoint."""
+def read_model(
+    checkpoint: Checkpoint,
+    config: GPT2Config,
+    dropout: float = 0.0,
+    precision: str = "float32",
+    held: str = "float32",
+) -> "GPT2":
+    """The model of an opened checkpoint; held: see `GPT2`."""
     checkpoint.check(config)
     from gpt_tf2.model import GPT2
 
-    return GPT2(config, dropout, checkpoint.read, precision=precision)
+    return GPT2(config, dropout, checkpoint.read, precision=precision, held=held)
 
 
 def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = None) -> None:
@@ -127,18 +142,23 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
     path = Path(path)
     check_format(path)
     tensors = model.tensors()
-    names = "encoder.json", "vocab.bpe"
     if path.suffix in HDF5_SUFFIXES:
         hdf5.write(path, model.config, tensors)
     elif path.suffix == ".safetensors":
         huggingface.write(path, model.config, tensors)
-        names = "vocab.json", "merges.txt"
     else:
         if not path.suffix:
             path = path / "model.ckpt"
         openai.write(path, tensors)
         write_text(home(path) / "hparams.json", model.config.to_json())
-    for source, name in zip(tokenizer.files if tokenizer else (), names, strict=False):
+    if tokenizer:
+        save_vocabulary(tokenizer, path)
+
+
+def save_vocabulary(tokenizer: Tokenizer, path: Path) -> None:
+    """Copies a tokenizer's two files beside a checkpoint."""
+    names = ("vocab.json", "merges.txt") if path.suffix == ".safetensors" else ("encoder.json", "vocab.bpe")
+    for source, name in zip(tokenizer.files, names, strict=True):
         if source.resolve() != (home(path) / name).resolve():
             write_text(home(path) / name, source.read_text(encoding="utf-8"))
 

@@ -16,7 +16,7 @@ from gpt_tf2.training.packing import Packed
 from gpt_tf2.training.tokens import Tokens, prepare
 
 if TYPE_CHECKING:
-    from gpt_tf2.commands.finetune import FinetuneSettings
+    from gpt_tf2.commands.finetune_settings import FinetuneSettings
 
 LARGE = 1 << 26  # bytes of text from which on its tokens are kept on disk rather than in memory
 
@@ -84,7 +84,8 @@ def read_examples(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
         about.append(f"left out {too_long:,}, longer than --length {settings.length}")
 
     def batches(compiled: bool) -> tuple[Batches, Batches | None]:
-        multiple = settings.length // 4 or 1 if compiled else 1
+        # What is compiled is compiled anew for every shape: all of it, or of a training step on a CPU the GELU alone.
+        multiple = settings.length // 4 or 1 if compiled else 32
         training, validation = (
             Packed(tokens, part, settings.length, settings.completion_only(), tokenizer.end_of_text, multiple)
             for part in (fitting[:cut], fitting[cut:])

@@ -11,7 +11,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gpt_tf2.backend import start
 from gpt_tf2.checkpoints import save_model
-from gpt_tf2.commands.finetune import FinetuneSettings, finetune
+from gpt_tf2.commands.finetune import finetune
+from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.generate import GenerateSettings, generate
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.files import write_text

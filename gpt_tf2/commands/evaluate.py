@@ -6,11 +6,11 @@ import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt_tf2.backend import compiled, start
+from gpt_tf2.backend import start
 from gpt_tf2.checkpoints import find_config, find_tokenizer, open_checkpoint, read_model
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.commands.model_settings import ModelSettings
@@ -158,23 +158,15 @@ def score_text(
 
     streams = text.read_streams(settings.dataset_path, tokenizer)
     start()
-    from keras import ops
-
-    from gpt_tf2.training.loss import NextToken
+    from gpt_tf2.training.walk import Walk
 
     model = read_model(checkpoint, config)
-    network = NextToken(model)
-
-    def graph(inputs: dict[str, Any], targets: Any) -> Any:
-        losses = ops.sparse_categorical_crossentropy(targets, network(inputs), from_logits=True)
-        return ops.sum(losses)
-
-    nats_of = compiled(network, graph)
+    walk = Walk(model, trained=())
     journal = begin_journal(output, counter, model, [settings.batch_size, digest(s.tobytes() for s in streams)])
     batches = list(perplexity.windows(streams, tokenizer.end_of_text, config.n_ctx, settings.batch_size))
     for number, batch in enumerate(batches):
         if journal.get(str(number)) is None:
-            journal.put(str(number), float(nats_of(batch.inputs(), batch.targets)))
+            journal.put(str(number), float(walk.loss(batch)))
         counter.show(number + 1, len(batches))
     nats = sum(journal.results[str(number)] for number in range(len(batches)))
     tokens = sum(len(stream) for stream in streams)

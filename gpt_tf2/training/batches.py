@@ -29,10 +29,6 @@ class Batch:
         """How many tokens there are, padding left out."""
         return int(np.count_nonzero(self.segments))
 
-    def inputs(self) -> dict[str, np.ndarray]:
-        """What the network is given."""
-        return {name: getattr(self, name) for name in ("tokens", "positions", "segments", "picks")}
-
 
 class Batches(Protocol):
     """A data set to train on."""
@@ -92,6 +88,21 @@ def whole_rows(tokens: np.ndarray) -> Batch:
         targets=tokens[:, 1:].ravel().astype("int32"),
         weights=np.ones(len(picks), "float32"),
     )
+
+
+def parts(batch: Batch, count: int) -> list[Batch]:
+    """A batch's rows in up to `count` batches of as many rows as can be."""
+    rows, width = batch.tokens.shape
+    size = -(-rows // count)
+    if size == rows:
+        return [batch]
+    found = []
+    for start in range(0, rows, size):
+        some = slice(start, start + size)
+        here = (batch.picks >= start * width) & (batch.picks < (start + size) * width)
+        picked = batch.picks[here] - np.int32(start * width), batch.targets[here], batch.weights[here]
+        found.append(Batch(batch.tokens[some], batch.positions[some], batch.segments[some], *picked))
+    return found
 
 
 def split(streams: list[np.ndarray], fraction: float) -> tuple[list[np.ndarray], list[np.ndarray]]:

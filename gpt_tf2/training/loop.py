@@ -8,19 +8,16 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-import keras
 import numpy as np
 
-from gpt_tf2.backend import use_xla
 from gpt_tf2.errors import InputError
-from gpt_tf2.model import GPT2
-from gpt_tf2.training.batches import Batch, Batches
-from gpt_tf2.training.loss import NextToken, next_token_loss
+from gpt_tf2.training.batches import Batches
 from gpt_tf2.training.monitor import Monitor
+from gpt_tf2.training.schedule import Schedule
 from gpt_tf2.training.state import History
+from gpt_tf2.training.trainer import Trainer
 
 VALIDATION_WINDOWS = 64  # the most that one validation takes
-DRAWS = 1 << 12  # random states kept for the dropouts of one step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +32,9 @@ class Plan:
     save_every: int
 
 
-def trainer_of(model: GPT2, optimizer: keras.Optimizer, eager: bool = False) -> NextToken:
-    """Joins model, loss and optimizer into one training step."""
-    trainer = NextToken(model)
-    optimizer.build(trainer.trainable_variables)
-    trainer.compile(optimizer, loss=next_token_loss(), run_eagerly=eager, jit_compile=use_xla() and not eager)
-    return trainer
-
-
 def train(
-    trainer: NextToken,
+    trainer: Trainer,
+    schedule: Schedule,
     data: Batches,
     validation: Batches | None,
     plan: Plan,
@@ -72,12 +62,13 @@ def train(
             save()  # the last process may have ended between saving the state and the model
         for step in range(len(history.losses), plan.steps):
             batch = data.batch(plan.seed, step, plan.batch_size)
-            loss = train_step(trainer, batch, plan.seed, step)
+            rate = schedule(step)
+            loss = trainer.step(batch, rate, plan.seed, step)
             if not math.isfinite(loss):
                 raise diverged(f"step {step + 1}: the loss is {loss}")
             history.losses.append(loss)
             done = step + 1
-            monitor.step(done, loss, float(trainer.optimizer.learning_rate), batch.size)
+            monitor.step(done, loss, rate, batch.size)
             stopping = stopped.is_set()
             if validation and (due(done, plan.validate_every) or done == plan.steps):
                 validate(trainer, validation, plan, history, monitor)
@@ -85,7 +76,7 @@ def train(
                 monitor.say(sample())
                 monitor.restart_clock()
             if due(done, plan.save_every) or done == plan.steps or stopping:
-                check_finite(trainer.gpt2, done)
+                check_finite(trainer, done)
                 save()
                 monitor.restart_clock()
             if stopping:
@@ -93,32 +84,21 @@ def train(
     return True
 
 
-def train_step(trainer: NextToken, batch: Batch, seed: int, step: int) -> float:
-    """One update → the loss before it."""
-    trainer.gpt2.dropout_seed.state.assign(np.array([seed, step * DRAWS]).astype("uint32"))
-    return float(np.ravel(trainer.train_on_batch(batch.inputs(), batch.targets, batch.weights))[0])
-
-
-def validate(trainer: NextToken, validation: Batches, plan: Plan, history: History, monitor: Monitor) -> None:
+def validate(trainer: Trainer, validation: Batches, plan: Plan, history: History, monitor: Monitor) -> None:
     """Adds the mean loss over the validation windows to the history."""
     batches = list(validation.windows(plan.batch_size, VALIDATION_WINDOWS))
-    losses = [validate_batch(trainer, batch) for batch in batches]
+    losses = [trainer.loss(batch) for batch in batches]
     loss = float(np.average(losses, weights=[batch.weights.sum() for batch in batches]))
     history.validation.append((len(history.losses), loss))
     monitor.validated(len(history.losses), loss)
-
-
-def validate_batch(trainer: NextToken, batch: Batch) -> float:
-    """The mean loss on a batch."""
-    return float(np.ravel(trainer.test_on_batch(batch.inputs(), batch.targets, batch.weights))[0])
 
 
 def due(done: int, every: int) -> bool:
     return bool(every) and done % every == 0
 
 
-def check_finite(model: GPT2, done: int) -> None:
-    for name, variable in model.tensors().items():
+def check_finite(trainer: Trainer, done: int) -> None:
+    for name, variable in trainer.trained.items():
         if not np.isfinite(np.asarray(variable)).all():
             raise diverged(f"step {done}: {name} is not finite after the update")
 

@@ -1,14 +1,22 @@
-"""Learning rates as functions of the step."""
+"""Learning rates as functions of the step, counted from 0."""
 
-import keras
+import bisect
+import math
+from collections.abc import Callable, Sequence
+
+Schedule = Callable[[int], float]
 
 
-def step_decay(base: float, decay: float, steps: list[int]) -> keras.optimizers.schedules.LearningRateSchedule | float:
-    """`base`, times `decay` from each of the rising `steps` (counted from 0) on."""
-    if not steps:
-        return base
-    # Keras keeps the earlier value up to and including a boundary.
-    boundaries = [step - 1 for step in steps]
-    return keras.optimizers.schedules.PiecewiseConstantDecay(
-        boundaries, [base * decay**i for i in range(len(steps) + 1)]
-    )
+def step_decay(base: float, decay: float, steps: Sequence[int]) -> Schedule:
+    """`base`, times `decay` from each of the rising `steps` on."""
+    return lambda step: base * decay ** bisect.bisect_right(steps, step)
+
+
+def cosine(base: float, share: float, steps: int) -> Schedule:
+    """From `base` along half a cosine to `share` of it at the last of `steps` (Loshchilov and Hutter 2017)."""
+    return lambda step: base * (share + (1 - share) * (1 + math.cos(math.pi * step / max(1, steps - 1))) / 2)
+
+
+def warmed_up(schedule: Schedule, steps: int) -> Schedule:
+    """A schedule that rises evenly from nearly 0 over its first `steps`."""
+    return lambda step: schedule(step) * min(1.0, (step + 1) / (steps + 1))

@@ -1,16 +1,15 @@
-"""A training run on disk: weights, optimizer, step and history in one file, so that a save is whole or not there."""
+"""A training run on disk: what is trained, optimizer, step and history in one file: a save is whole or not there."""
 
 import dataclasses
 import json
 from pathlib import Path
 
 import h5py
-import keras
 import numpy as np
 
 from gpt_tf2.checkpoints.hdf5 import READ_ERRORS, atomic_hdf5
 from gpt_tf2.errors import InputError
-from gpt_tf2.model import GPT2
+from gpt_tf2.training.trainer import Progress, Trainer
 
 
 @dataclasses.dataclass
@@ -21,7 +20,7 @@ class History:
     validation: list[tuple[int, float]] = dataclasses.field(default_factory=list)
 
 
-def save_state(path: Path, model: GPT2, optimizer: keras.Optimizer, history: History, run: dict) -> None:
+def save_state(path: Path, trainer: Trainer, history: History, run: dict) -> None:
     """Writes the state after `len(history.losses)` steps, atomically.
 
     Args:
@@ -31,15 +30,17 @@ def save_state(path: Path, model: GPT2, optimizer: keras.Optimizer, history: His
     """
     with atomic_hdf5(path) as file:
         file.attrs["run"] = json.dumps(run)
-        for name, variable in model.tensors().items():
+        file.attrs["progress"] = json.dumps(dataclasses.asdict(trainer.progress))
+        for name, variable in trainer.trained.items():
             file[f"model/{name}"] = np.asarray(variable)
-        optimizer.save_own_variables(file.create_group("optimizer"))
+            for i, slot in enumerate(trainer.slots[name]):
+                file[f"optimizer/{name}/{i}"] = np.asarray(slot)
         file["losses"] = np.asarray(history.losses, "float64")
         file["validation"] = np.asarray(history.validation, "float64").reshape(-1, 2)
 
 
-def load_state(path: Path, model: GPT2, optimizer: keras.Optimizer, run: dict) -> History:
-    """Puts a saved state into the model and its built optimizer, tensor by tensor.
+def load_state(path: Path, trainer: Trainer, run: dict) -> History:
+    """Puts a saved state into a trainer and its model, tensor by tensor.
 
     Raises InputError if the file is damaged, or a setting that its result depends on has changed.
     """
@@ -50,9 +51,11 @@ def load_state(path: Path, model: GPT2, optimizer: keras.Optimizer, run: dict) -
                 if begun.get(name) != value:
                     was = f"{value!r} now, {begun.get(name)!r} when the run began"
                     raise InputError(f"--resume: {name} is {was} ({path}): give that again, or leave --resume out")
-            for name, variable in model.tensors().items():
+            trainer.progress = Progress(**json.loads(str(file.attrs["progress"])))
+            for name, variable in trainer.trained.items():
                 variable.assign(file[f"model/{name}"][()])
-            optimizer.load_own_variables(file["optimizer"])
+                for i, slot in enumerate(trainer.slots[name]):
+                    slot.assign(file[f"optimizer/{name}/{i}"][()])
             validation = [(int(step), float(loss)) for step, loss in file["validation"][()]]
             return History(file["losses"][()].tolist(), validation)
     except (*READ_ERRORS, json.JSONDecodeError) as error:

@@ -1,0 +1,185 @@
+"""Forward block by block, and backward from the last to the first: one block's gradients are alive at a time."""
+
+import functools
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gpt_tf2.backend import kernel, scatter_add, value_of
+from gpt_tf2.model import GPT2, Tensor, added, attend, block, causal_mask, embedded, layer_norm
+from gpt_tf2.training import fast
+from gpt_tf2.training.batches import Batch
+from gpt_tf2.training.gradients import Piece, Pull
+from gpt_tf2.training.loss import Head
+
+DRAWS = 1 << 12  # random states kept for the dropouts of one step
+BLOCK_DRAWS = 1 << 3  # and of one block
+
+Gradients = dict[str, Tensor]
+
+
+class Walk:
+    """A model's loss and gradients.
+
+    Args:
+        trained: OpenAI's names of the tensors that gradients are asked for.
+        remat: whether the way back computes each block anew from its input instead of keeping what it needs.
+    """
+
+    def __init__(self, model: GPT2, trained: Collection[str], remat: bool = False):
+        self.model = model
+        self.trained = frozenset(trained)
+        self.remat = remat
+        names = [[name for name in self.trained if name.startswith(f"h{i}/")] for i in range(len(model.blocks))]
+        to_the_start = bool(self.trained & {"wte", "wpe"})
+        self.first = 0 if to_the_start else next((i for i, found in enumerate(names) if found), len(names))
+        self.head = Head("wte" in self.trained)
+        dtype = model.compute_dtype
+        self._bias = kernel(lambda segments: added(visible(segments), dtype))
+        self._narrow = kernel(lambda weights: {name: narrow(weight, dtype) for name, weight in weights.items()})
+        self._embed = kernel(lambda weights, tokens, positions: embedded(weights, tokens, positions, dtype))
+        self._drop = Piece(lambda x, draws: self._drawing(draws, lambda: model.drop(x)))
+        self._block = Piece(self._block_graph)
+        self._top = Piece(top)
+        self._add_rows = kernel(add_rows)
+        self._sum_positions = kernel(lambda dx, where: segment_sum(dx, where, model.config.n_ctx))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The sum of the weighted losses of a batch, in nats, without dropout."""
+        x, bias = self._enter(batch), self._bias(batch.segments)
+        for i in range(len(self.model.blocks)):
+            x = self._block.run(*self._block_inputs(i, x), bias, None)
+        z = self._top.run((self._read(("ln_f/g", "ln_f/b")), x), batch.picks)
+        return self.head.loss(self._wte(), z, batch.targets, batch.weights)
+
+    def gradients(
+        self, batch: Batch, scale: float, seed: int = 0, step: int = 0
+    ) -> tuple[Tensor, Iterator[tuple[str, Gradients]]]:
+        """The sum of the weighted losses of a batch, and the way back.
+
+        Args:
+            scale: what the gradients are multiplied by.
+            seed, step: of the dropouts.
+
+        Returns:
+            The loss in nats, and the gradients of one part after another, from the last to the first: its prefix, as
+            `h11/`, and gradients by the names within it. Once they are taken, the part's weights may change.
+        """
+        blocks = len(self.model.blocks)
+        draws = [np.array([seed, step * DRAWS + i * BLOCK_DRAWS]).astype("uint32") for i in range(blocks + 1)]
+        x, bias = self._enter(batch), self._bias(batch.segments)
+        pulls: list[Pull] = []
+        if self.model.dropout:
+            x, pull_dropout = self._drop.recomputing(x, draws[blocks])
+        for i in range(blocks):
+            rest = bias, draws[i] if self.model.dropout else None
+            if i < self.first:
+                x = self._block.run(*self._block_inputs(i, x), *rest)
+            elif self.remat:
+                pulls.append(functools.partial(self._recompute, i, x, rest))
+                x = self._block.run(*self._block_inputs(i, x), *rest)
+            else:
+                x, pull = self._block.saving(*self._block_inputs(i, x), *rest)
+                pulls.append(pull)
+        z, pull_top = self._top.saving((self._read(("ln_f/g", "ln_f/b")), x), batch.picks)
+        loss, of_z, dense, rows = self.head.gradients(self._wte(), z, batch.targets, batch.weights, scale)
+        of_head = [dense]  # a list, so that what is in it can go when it has been used
+
+        def back(pull_top: Pull, of_z: Tensor) -> Iterator[tuple[str, Gradients]]:
+            gradients, dx = pull_top(of_z)
+            yield "", {name: gradient for name, gradient in gradients.items() if name in self.trained}
+            for i in reversed(range(self.first, blocks)):
+                gradients, dx = pulls.pop()(dx)
+                yield f"h{i}/", gradients
+                del gradients
+            found = {}
+            if self.model.dropout and self.trained & {"wte", "wpe"}:
+                dx = pull_dropout(dx)
+            if "wpe" in self.trained:
+                found["wpe"] = self._sum_positions(dx, batch.positions)
+            if "wte" in self.trained:
+                ids = np.concatenate([batch.tokens.ravel(), batch.targets])
+                unique, inverse = np.unique(ids, return_inverse=True)
+                unique = np.pad(unique, (0, len(ids) - len(unique)))  # rows of 0 are added to token 0
+                where = unique.astype("int32"), inverse.astype("int32")
+                found["wte"] = self._add_rows(of_head.pop(), dx, rows, *where)
+            yield "", found
+
+        return loss, back(pull_top, of_z)
+
+    def _enter(self, batch: Batch) -> Tensor:
+        return self._embed(self._read(("wte", "wpe")), batch.tokens, batch.positions)
+
+    def _recompute(self, i: int, x: Tensor, rest: tuple, dx: Tensor) -> tuple[Gradients, Tensor]:
+        inputs, frozen = self._block_inputs(i, x)
+        return self._block.pulled(inputs, dx, frozen, *rest)
+
+    def _block_inputs(self, i: int, x: Tensor) -> tuple[tuple[dict[str, Tensor], Tensor], dict[str, Tensor]]:
+        """What gradients are by, trained weights and x; and frozen weights."""
+        weights = {name: value_of(variable) for name, variable in self.model.blocks[i].items()}
+        trained = {name: weights.pop(name) for name in list(weights) if f"h{i}/{name}" in self.trained}
+        return (self._narrow(trained), x), weights
+
+    def _read(self, names: Collection[str]) -> dict[str, Tensor]:
+        return {name: value_of(self.model.ends[name]) for name in names}
+
+    def _wte(self) -> Tensor:
+        return self._narrow(self._read(["wte"]))["wte"]
+
+    def _block_graph(
+        self, inputs: tuple[dict[str, Tensor], Tensor], frozen: Any, bias: Tensor, draws: Tensor
+    ) -> Tensor:
+        trained, x = inputs
+        weights, n_head = frozen | trained, self.model.config.n_head
+        if draws is None:
+            return block(weights, x, n_head, functools.partial(fast.attend, bias=bias), activation=fast.gelu)[0]
+        drop = self.model.drop
+        how = functools.partial(attend, bias=bias, drop=drop)
+        return self._drawing(draws, lambda: block(weights, x, n_head, how, drop, fast.gelu)[0])
+
+    def _drawing(self, draws: Tensor, function: Callable[[], Tensor]) -> Tensor:
+        """Calls a function with the random state that its dropouts begin at."""
+        with keras.StatelessScope(state_mapping=[(self.model.dropout_seed.state, draws)]):
+            return function()
+
+
+def visible(segments: Tensor) -> Tensor:
+    """Segments [B, T] → bool [B, 1, T, T], where the second may be seen from the first."""
+    own = segments[:, None, :, None] == segments[:, None, None, :]
+    return ops.logical_and(causal_mask(ops.shape(segments)[1]), own)
+
+
+def narrow(x: Tensor, dtype: str) -> Tensor:
+    """A matrix in the dtype that is computed in; vectors stay as they are."""
+    return ops.cast(x, dtype) if len(x.shape) == 2 else x
+
+
+def top(inputs: tuple[dict[str, Tensor], Tensor], picks: Tensor) -> Tensor:
+    """The last layer norm of the picked places: [B, T, C] → [K, C]."""
+    weights, x = inputs
+    return layer_norm(ops.take(flat(x), picks, axis=0), weights, "ln_f")
+
+
+def flat(x: Tensor) -> Tensor:
+    """[B, T, C] → [B·T, C]."""
+    return ops.reshape(x, (-1, x.shape[-1]))
+
+
+def segment_sum(dx: Tensor, where: Tensor, count: int) -> Tensor:
+    """[B, T, C] and numbers [B, T] → the sums of the rows of each number, float32 [count, C]."""
+    return ops.segment_sum(flat(ops.cast(dx, "float32")), ops.reshape(where, (-1,)), count)
+
+
+def add_rows(dense: Tensor, dx: Tensor, rows: Tensor, unique: Tensor, inverse: Tensor) -> Tensor:
+    """The gradient by the token embedding, of the dtype of the head's dense part of it.
+
+    Args:
+        dx, rows: of the tokens' and the targets' rows.
+        unique: their ids. inverse: which of them each is. A row is summed in float32 before it is added.
+    """
+    both = ops.concatenate([flat(ops.cast(dx, "float32")), rows])
+    sums = ops.segment_sum(both, inverse, len(inverse))
+    return scatter_add(dense, unique, ops.cast(sums, dense.dtype))
