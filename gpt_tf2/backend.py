@@ -1,6 +1,7 @@
 """What is particular to the Keras backend that runs: starting it, and compiling a function to its graph."""
 
 import contextlib
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,9 @@ from gpt_tf2.errors import InputError
 
 if TYPE_CHECKING:
     import keras
+
+M_MMAP_THRESHOLD = -3  # of mallopt(3): the size from which on memory is taken from the system and given back
+LEAST_GIVEN_BACK = 1 << 22  # smaller costs speed, larger memory
 
 
 @contextlib.contextmanager
@@ -30,8 +34,11 @@ def quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def start() -> str:
+def start(lean: bool = False) -> str:
     """Imports Keras with its backend and says on what it runs, as `TensorFlow on CPU`.
+
+    Args:
+        lean: whether memory matters more than a tenth of the speed, on TensorFlow's CPU; only the first start decides.
 
     Raises InputError if KERAS_BACKEND names another backend than tensorflow or jax, or one that is not installed.
     """
@@ -39,6 +46,8 @@ def start() -> str:
     if wanted not in ("tensorflow", "jax"):
         raise InputError(f"KERAS_BACKEND={wanted}: unknown here: set it to tensorflow or jax")
     os.environ["KERAS_BACKEND"] = wanted
+    if lean:
+        give_memory_back()
     try:
         with quiet():
             import keras
@@ -60,6 +69,23 @@ def start() -> str:
         raise InputError(f"KERAS_BACKEND={wanted}: cannot be imported ({error}): install it") from None
     assert keras.backend.backend() == wanted
     return f"TensorFlow on {details[0] if details else 'CPU'}"
+
+
+def give_memory_back() -> None:
+    """Lets TensorFlow, if it is not imported yet, hand what it frees back to the system.
+
+    By default its oneDNN kernels keep all that they ever took, in pools that grow by doubling, and glibc does so below
+    a size that grows.
+    """
+    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LEAST_GIVEN_BACK)
+
+
+def trim() -> None:
+    """Gives free pages among small pieces back to the system: hundreds of megabytes after a compilation."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def use_xla() -> bool:

@@ -8,24 +8,23 @@ from keras import ops
 from gpt_tf2.backend import kernel, use_xla
 from gpt_tf2.model import Tensor
 
-CHUNK = 1 << 25  # logits at once, half a thousand tokens of GPT-2's vocabulary
+CHUNK = 1 << 25  # logits at once, half a thousand tokens of GPT-2's vocabulary; half as many where memory is short
 
 
 class Head:
     """Hidden states [K, C] → the sum of the next-token losses, and its gradients.
 
-    learns: whether the token embedding is trained.
+    learns: whether the token embedding is trained. chunk: how many logits there may be at once.
     """
 
-    def __init__(self, learns: bool):
-        self.learns = learns
+    def __init__(self, learns: bool, chunk: int = CHUNK):
+        self.chunk = chunk
         self._loss = kernel(chunk_loss)
         self._gradients = kernel(functools.partial(chunk_gradients, learns=learns))
-        self._add = kernel(lambda one, other: one + other)
 
     def loss(self, wte: Tensor, z: Tensor, targets: np.ndarray, weights: np.ndarray) -> Tensor:
         """Cross-entropy of z [K, C] against ids [K], in nats, summed with the weights [K]."""
-        parts = chunks(len(targets), wte.shape[0])
+        parts = chunks(len(targets), self.chunk // wte.shape[0])
         return sum(self._loss(wte, z[part], targets[part], weights[part]) for part in parts)
 
     def gradients(
@@ -39,18 +38,16 @@ class Head:
         """
         factors = (weights * scale).astype("float32")
         found, dense = [], None
-        for part in chunks(len(targets), wte.shape[0]):
-            *some, more = self._gradients(wte, z[part], targets[part], weights[part], factors[part])
-            dense = more if dense is None else self._add(dense, more)
+        for part in chunks(len(targets), self.chunk // wte.shape[0]):
+            *some, dense = self._gradients(wte, z[part], targets[part], weights[part], factors[part], dense)
             found.append(some)
-            del more
         losses, of_z, rows = zip(*found, strict=True)
         return sum(losses), ops.concatenate(of_z), dense, ops.concatenate(rows)
 
 
-def chunks(count: int, n_vocab: int) -> list[slice]:
-    """Even parts of `count` tokens, of at most CHUNK logits each."""
-    parts = -(-count * n_vocab // CHUNK)
+def chunks(count: int, most: int) -> list[slice]:
+    """Even parts of `count` tokens, of at most `most` each."""
+    parts = -(-count // max(1, most))
     size = -(-count // parts)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -61,7 +58,13 @@ def chunk_loss(wte: Tensor, z: Tensor, targets: Tensor, weights: Tensor) -> Tens
 
 
 def chunk_gradients(
-    wte: Tensor, z: Tensor, targets: Tensor, weights: Tensor, factors: Tensor, learns: bool
+    wte: Tensor,
+    z: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    factors: Tensor,
+    dense: Tensor | None,
+    learns: bool,
 ) -> tuple[Tensor, ...]:
     """The loss; its gradients by z, by the targets' rows of wte, and by all of it without that.
 
@@ -70,6 +73,7 @@ def chunk_gradients(
 
     Args:
         factors: float32 [K], of the gradients.
+        dense: the last of the results for the chunks before.
     """
     logits = ops.matmul(z, ops.transpose(wte))
     half = ops.dtype(z) == "float16"  # whose small probabilities would be 0
@@ -85,7 +89,8 @@ def chunk_gradients(
     rows = ops.cast(z, "float32") * -factors[:, None]
     if not learns:
         return loss, by_z, rows, None
-    return loss, by_z, rows, ops.matmul(ops.transpose(softmax), ops.cast(rows / -lift, z.dtype))
+    by_wte = ops.matmul(ops.transpose(softmax), ops.cast(rows / -lift, z.dtype))
+    return loss, by_z, rows, by_wte if dense is None else dense + by_wte
 
 
 def at(rows: Tensor, targets: Tensor) -> Tensor:

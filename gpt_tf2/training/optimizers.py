@@ -1,13 +1,14 @@
 """Optimizers as pure functions of one tensor; what a step changes is compiled into one pass over its memory.
 
-All take `update(weight, gradient, slots, rate, step)` → the new weight and slots, in float32. `step` counts from 1;
-`slots(shape)` are the shapes of what is kept for a tensor, at first 0. Weight decay is decoupled (Loshchilov and Hutter
-2019): `rate · decay · weight`, and of matrices alone.
+All take `update(weight, gradient, slots, rate, step)` → the new weight and slots, in float32; the gradient may be of
+less precision. `step` counts from 1. `slots(shape)` are the shapes of what is kept for a tensor, at first 0. Weight
+decay is decoupled (Loshchilov and Hutter 2019): `rate · decay · weight`, and of matrices alone.
 """
 
 import dataclasses
 import math
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from keras import ops
 
@@ -16,6 +17,7 @@ from gpt_tf2.model import Tensor
 
 Shape = tuple[int, ...]
 Slots = tuple[Tensor, ...]
+Found = TypeVar("Found", bound=tuple)
 
 
 class Optimizer(Protocol):
@@ -45,6 +47,7 @@ class AdamW:
     def update(
         self, weight: Tensor, gradient: Tensor, slots: Slots, rate: Tensor, step: Tensor
     ) -> tuple[Tensor, Slots]:
+        gradient = ops.cast(gradient, "float32")
         mean, square = slots
         mean = mean + (1 - self.beta_1) * (gradient - mean)
         square = square + (1 - self.beta_2) * (ops.square(gradient) - square)
@@ -70,19 +73,23 @@ class Adafactor:
     def update(
         self, weight: Tensor, gradient: Tensor, slots: Slots, rate: Tensor, step: Tensor
     ) -> tuple[Tensor, Slots]:
-        share, square = step**-0.8, ops.square(gradient)
+        share = step**-0.8
         if len(slots) == 2:
-            rows, columns = (
-                old + share * (ops.mean(square, axis=axis) - old) for old, axis in zip(slots, (1, 0), strict=True)
-            )
+            of_rows, of_columns = mean_squares(gradient)
+            rows, columns = slots[0] + share * (of_rows - slots[0]), slots[1] + share * (of_columns - slots[1])
             slots = rows, columns
-            moments = (rows / ops.maximum(ops.mean(rows), self.least))[:, None] * columns
+            roots = ops.rsqrt(rows / ops.maximum(ops.mean(rows), self.least))[:, None], ops.rsqrt(columns)[None]
         else:
-            moments = slots[0] + share * (square - slots[0])
-            slots = (moments,)
-        direction = gradient * ops.rsqrt(ops.maximum(moments, self.least**2))
-        size = ops.minimum(rate, step**-0.5) * ops.maximum(self.least_weight, rms(weight))
-        return decayed(weight, rate * self.decay) - size / ops.maximum(1.0, rms(direction)) * direction, slots
+            slots = (slots[0] + share * (ops.square(ops.cast(gradient, "float32")) - slots[0]),)
+            roots = ops.rsqrt(slots[0]), ops.ones_like(slots[0])[:1]
+
+        def direction(gradient: Tensor, by_row: Tensor) -> Tensor:
+            return ops.cast(gradient, "float32") * ops.minimum(by_row * roots[1], 1 / self.least)
+
+        norm = rms(direction, gradient, roots[0])
+        size = ops.minimum(rate, step**-0.5) * ops.maximum(self.least_weight, rms(lambda w: w, weight))
+        moved = size / ops.maximum(1.0, norm) * direction(gradient, roots[0])
+        return decayed(weight, rate * self.decay) - moved, slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Lion:
     def update(
         self, weight: Tensor, gradient: Tensor, slots: Slots, rate: Tensor, step: Tensor
     ) -> tuple[Tensor, Slots]:
-        (mean,) = slots
+        gradient, (mean,) = ops.cast(gradient, "float32"), slots
         direction = ops.sign(self.beta_1 * mean + (1 - self.beta_1) * gradient)
         mean = self.beta_2 * mean + (1 - self.beta_2) * gradient
         return decayed(weight, rate * self.decay) - rate * direction, (mean,)
@@ -123,6 +130,7 @@ class Muon:
     ) -> tuple[Tensor, Slots]:
         if not self._is_hidden(weight.shape):
             return AdamW(self.decay).update(weight, gradient, slots, rate, step)
+        gradient = ops.cast(gradient, "float32")
         mean = self.momentum * slots[0] + (1 - self.momentum) * gradient
         direction = orthogonal(self.momentum * mean + (1 - self.momentum) * gradient)
         scale = 0.2 * math.sqrt(max(weight.shape))
@@ -134,6 +142,7 @@ class Muon:
 
 
 OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor, "lion": Lion, "muon": Muon}
+SLICE = 1 << 22  # elements
 
 
 def find_optimizer(name: str, decay: float) -> Optimizer:
@@ -147,8 +156,38 @@ def decayed(weight: Tensor, share: Tensor) -> Tensor:
     return weight - share * weight if len(weight.shape) == 2 else weight
 
 
-def rms(x: Tensor) -> Tensor:
-    return ops.sqrt(ops.mean(ops.square(x)))
+def mean_squares(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a matrix's rows, and of its columns."""
+
+    def add(found: tuple[Tensor, Tensor], at: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+        squares = ops.square(ops.cast(part, "float32"))
+        return ops.slice_update(found[0], (at,), ops.mean(squares, axis=1)), found[1] + ops.sum(squares, axis=0)
+
+    rows, columns = fold(add, (ops.zeros(x.shape[0]), ops.zeros(x.shape[1])), x)
+    return rows, columns / x.shape[0]
+
+
+def rms(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
+    """The root mean square of a function of arrays, row by row, that is of the first one's shape."""
+
+    def add(total: tuple[Tensor], at: Tensor, *parts: Tensor) -> tuple[Tensor]:
+        return (total[0] + ops.sum(ops.square(function(*parts))),)
+
+    return ops.sqrt(fold(add, (ops.zeros(()),), *arrays)[0] / math.prod(arrays[0].shape))
+
+
+def fold(function: Callable[..., Found], found: Found, *arrays: Tensor) -> Found:
+    """`function(found, at, *parts)` over slices of rows, one after the other: XLA would hold all at once."""
+    count = arrays[0].shape[0]
+    size = max(1, count * SLICE // max(SLICE, math.prod(arrays[0].shape)))
+
+    def step(i: Tensor, found: Found) -> Found:
+        parts = (ops.slice(a, (i * size,) + (0,) * (len(a.shape) - 1), (size, *a.shape[1:])) for a in arrays)
+        return function(found, i * size, *parts)
+
+    whole = count // size * size
+    found = ops.fori_loop(0, count // size, step, found)
+    return function(found, whole, *(array[whole:] for array in arrays)) if whole < count else found
 
 
 def orthogonal(x: Tensor) -> Tensor:

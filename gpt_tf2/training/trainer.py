@@ -67,8 +67,11 @@ class Trainer:
         }
         self.progress = Progress(scale=2.0**15 if self.scales else 1.0)
         self._update = in_place(self._update_graph)
-        self._add = kernel(lambda one, other: keras.tree.map_structure(add_wide, one, other))
-        self._squares = kernel(lambda gradients: sum(ops.sum(square(g)) for g in keras.tree.flatten(gradients)))
+        self._add = kernel(lambda one, other: keras.tree.map_structure(lambda a, b: wide(a) + wide(b), one, other))
+        self._times = kernel(lambda gradients, factor: keras.tree.map_structure(lambda g: wide(g) * factor, gradients))
+        self._squares = kernel(
+            lambda gradients: sum(ops.sum(ops.square(wide(g))) for g in keras.tree.flatten(gradients))
+        )
 
     def step(self, batch: Batch, rate: float, seed: int = 0, step: int = 0) -> float:
         """One update → the mean loss before it, in nats. seed, step: of the dropouts."""
@@ -82,7 +85,7 @@ class Trainer:
                     before = gathered.get(number)
                     gathered[number] = (prefix, self._add(before[1], gradients) if before else gradients)
                 else:
-                    self._apply(prefix, gradients, rate, 1.0)
+                    self._apply(prefix, gradients, rate)
                 del gradients
         self._finish(list(gathered.values()), rate)
         return float(sum(losses)) / total
@@ -101,23 +104,24 @@ class Trainer:
             if self.clip_norm:
                 factor *= min(1.0, self.clip_norm / (norm + 1e-6))
         while gathered:
-            self._apply(*gathered.pop(0), rate, factor)
+            prefix, gradients = gathered.pop(0)
+            self._apply(prefix, self._times(gradients, as_float(factor)) if factor != 1 else gradients, rate)
         progress.updates += 1
         progress.held += 1
         if self.scales and progress.held == SCALE_STEPS:
             progress.scale, progress.held = min(progress.scale * 2, MOST_SCALE), 0
 
-    def _apply(self, prefix: str, gradients: Gradients, rate: float, factor: float) -> None:
+    def _apply(self, prefix: str, gradients: Gradients, rate: float) -> None:
         if not gradients:
             return
         state = {name: (self.trained[prefix + name], self.slots[prefix + name]) for name in gradients}
-        self._update(state, gradients, *(np.asarray(x, "float32") for x in (rate, self.progress.updates + 1, factor)))
+        self._update(state, gradients, as_float(rate), as_float(self.progress.updates + 1))
 
     def _update_graph(
-        self, state: dict[str, tuple[Tensor, Slots]], gradients: Gradients, rate: Tensor, step: Tensor, factor: Tensor
+        self, state: dict[str, tuple[Tensor, Slots]], gradients: Gradients, rate: Tensor, step: Tensor
     ) -> dict[str, tuple[Tensor, Slots]]:
         return {
-            name: self.optimizer.update(weight, ops.cast(gradients[name], "float32") * factor, slots, rate, step)
+            name: self.optimizer.update(weight, gradients[name], slots, rate, step)
             for name, (weight, slots) in state.items()
         }
 
@@ -126,10 +130,10 @@ def new_slot(shape: tuple[int, ...], name: str) -> keras.Variable:
     return keras.Variable(ops.zeros(shape), trainable=False, name=name.replace("/", "_"))
 
 
-def add_wide(one: Tensor, other: Tensor) -> Tensor:
-    """The sum in float32."""
-    return ops.cast(one, "float32") + ops.cast(other, "float32")
+def wide(x: Tensor) -> Tensor:
+    return ops.cast(x, "float32")
 
 
-def square(x: Tensor) -> Tensor:
-    return ops.square(ops.cast(x, "float32"))
+def as_float(x: float) -> np.ndarray:
+    """A number as an array: as a plain number every value would be traced anew."""
+    return np.asarray(x, "float32")

@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend import kernel, scatter_add, value_of
+from gpt_tf2.backend import kernel, scatter_add, trim, value_of
 from gpt_tf2.model import GPT2, Tensor, added, attend, block, causal_mask, embedded, layer_norm
 from gpt_tf2.training import fast
 from gpt_tf2.training.batches import Batch
 from gpt_tf2.training.gradients import Piece, Pull
-from gpt_tf2.training.loss import Head
+from gpt_tf2.training.loss import CHUNK, Head
 
 DRAWS = 1 << 12  # random states kept for the dropouts of one step
 BLOCK_DRAWS = 1 << 3  # and of one block
@@ -36,7 +36,7 @@ class Walk:
         names = [[name for name in self.trained if name.startswith(f"h{i}/")] for i in range(len(model.blocks))]
         to_the_start = bool(self.trained & {"wte", "wpe"})
         self.first = 0 if to_the_start else next((i for i, found in enumerate(names) if found), len(names))
-        self.head = Head("wte" in self.trained)
+        self.head = Head("wte" in self.trained, CHUNK // 2 if remat else CHUNK)
         dtype = model.compute_dtype
         self._bias = kernel(lambda segments: added(visible(segments), dtype))
         self._narrow = kernel(lambda weights: {name: narrow(weight, dtype) for name, weight in weights.items()})
@@ -84,6 +84,8 @@ class Walk:
             else:
                 x, pull = self._block.saving(*self._block_inputs(i, x), *rest)
                 pulls.append(pull)
+        if self.remat:
+            trim()
         z, pull_top = self._top.saving((self._read(("ln_f/g", "ln_f/b")), x), batch.picks)
         loss, of_z, dense, rows = self.head.gradients(self._wte(), z, batch.targets, batch.weights, scale)
         of_head = [dense]  # a list, so that what is in it can go when it has been used
@@ -96,6 +98,8 @@ class Walk:
                 yield f"h{i}/", gradients
                 del gradients
             found = {}
+            if self.remat:
+                trim()
             if self.model.dropout and self.trained & {"wte", "wpe"}:
                 dx = pull_dropout(dx)
             if "wpe" in self.trained:
