@@ -47,7 +47,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     written = 4 * (3 * learning + (learning if settings.lora_rank else parameters))
     check_writable(home(output), written, "choose another --output_name, or mend the permissions")
 
-    device = start()
+    device = start(lean=settings.remat == "on")
     from gpt_tf2.commands.generate import sampled_text
     from gpt_tf2.generation.decoder import Decoder
     from gpt_tf2.generation.sampling import make_sampler

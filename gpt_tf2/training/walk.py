@@ -98,8 +98,6 @@ class Walk:
                 yield f"h{i}/", gradients
                 del gradients
             found = {}
-            if self.remat:
-                trim()
             if self.model.dropout and self.trained & {"wte", "wpe"}:
                 dx = pull_dropout(dx)
             if "wpe" in self.trained:
@@ -118,6 +116,7 @@ class Walk:
         return self._embed(self._read(("wte", "wpe")), batch.tokens, batch.positions)
 
     def _recompute(self, i: int, x: Tensor, rest: tuple, dx: Tensor) -> tuple[Gradients, Tensor]:
+        trim()
         inputs, frozen = self._block_inputs(i, x)
         return self._block.pulled(inputs, dx, frozen, *rest)
 

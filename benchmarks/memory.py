@@ -1,0 +1,152 @@
+"""Peak memory of fine-tuning at every size: gpt-tf2 and transformers, two steps each on one batch of 1 × 1024 tokens.
+
+Every run is a fresh process with random weights of the true shape; the peak is of the whole process, in GB of 10⁹
+bytes. gpt-tf2 runs with --remat=on in bfloat16; transformers under autocast to bfloat16 with gradient checkpointing and
+torch's optimizer of the same name (its LoRA through peft). What takes more than --limit is stopped.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import psutil
+from processes import Row, peak_gb, rows_of, write_rows
+
+LENGTH, STEPS, RATE = 1024, 2, {"adamw": 1e-4, "adafactor": 1e-2, "lora": 1e-3}
+SYSTEMS = ("gpt-tf2", "transformers")
+
+
+def batch() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 50257, (1, LENGTH))
+
+
+def ours(size: str, way: str) -> Callable[[], float]:
+    """A training step."""
+    from gpt_tf2.backend import start
+
+    start(lean=True)
+    from gpt_tf2.config import SIZES, adapter_shapes
+    from gpt_tf2.model import GPT2
+    from gpt_tf2.training.batches import whole_rows
+    from gpt_tf2.training.lora import add_adapters
+    from gpt_tf2.training.optimizers import find_optimizer
+    from gpt_tf2.training.trainer import Trainer
+
+    config = SIZES[size]
+    if way == "lora":
+        model = GPT2(config, precision="bfloat16", held="bfloat16")
+        trained = adapter_shapes(config, rank=8)
+        add_adapters(model, trained)
+    else:
+        model, trained = GPT2(config, precision="bfloat16"), None
+    trainer = Trainer(model, find_optimizer("adamw" if way == "lora" else way, 0.0), trained, remat=True)
+    data = whole_rows(batch())
+    return lambda: trainer.step(data, RATE[way])
+
+
+def transformers(size: str, way: str) -> Callable[[], float]:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from gpt_tf2.config import SIZES
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    config = SIZES[size]
+    shape = {"n_embd": config.n_embd, "n_layer": config.n_layer, "n_head": config.n_head}
+    model = GPT2LMHeadModel(GPT2Config(**shape, attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)).train()
+    if way == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        model = model.to(torch.bfloat16)
+        model.enable_input_require_grads()
+        targets = ["c_attn", "c_proj", "c_fc"]
+        model = get_peft_model(model, LoraConfig(r=8, lora_alpha=8, target_modules=targets, fan_in_fan_out=True))
+    model.gradient_checkpointing_enable()
+    kinds = {"adamw": torch.optim.AdamW, "lora": torch.optim.AdamW, "adafactor": torch.optim.Adafactor}
+    optimizer = kinds[way]([p for p in model.parameters() if p.requires_grad], lr=RATE[way], weight_decay=0)
+    ids = torch.from_numpy(batch())
+
+    def step() -> float:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def measure(system: str, size: str, way: str) -> None:
+    """Takes the steps in this process and prints what they took, as JSON."""
+    step = {"gpt-tf2": ours, "transformers": transformers}[system](size, way)
+    losses, seconds = [], []
+    for _ in range(STEPS):
+        began = time.monotonic()
+        losses.append(step())
+        seconds.append(time.monotonic() - began)
+    if not losses[-1] < losses[0]:
+        raise SystemExit(f"the loss did not fall: {losses}")
+    print(
+        json.dumps({"peak GB": peak_gb(), "seconds a step": seconds[-1], "first loss": losses[0], "loss": losses[-1]})
+    )
+
+
+def run_below(limit: float, *arguments: str) -> dict[str, float]:
+    """Runs this script in a fresh process, and stops it when it takes more memory than `limit` GB."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    watched = psutil.Process(process.pid)
+    while process.poll() is None:
+        time.sleep(0.05)
+        try:
+            over = watched.memory_info().rss > limit * 1e9
+        except psutil.NoSuchProcess:
+            break
+        if over:
+            process.kill()
+            process.communicate()
+            return {"peak GB": math.inf}
+    out, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed ({process.returncode}):\n{errors[-2000:]}")
+    return json.loads(out.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["124M", "355M", "774M", "1558M"])
+    parser.add_argument("--ways", nargs="+", default=["adamw", "adafactor", "lora"])
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    parser.add_argument("--limit", type=float, default=0.93 * psutil.virtual_memory().available / 1e9, help="GB")
+    parser.add_argument("--json", help="a file to write every figure to")
+    parser.add_argument("--one", nargs=3, metavar=("SYSTEM", "SIZE", "WAY"), help="take the steps in this process")
+    flags = parser.parse_args()
+    if flags.one:
+        return measure(*flags.one)
+    rows: list[Row] = []
+    for way in flags.ways:
+        for size in flags.sizes:
+            for system in flags.systems:
+                found = run_below(flags.limit, "--one", system, size, way)
+                rows += rows_of(f"{size} {way} 1x{LENGTH}", system, "bfloat16", found)
+                write_rows(flags.json, rows)
+                if math.isinf(found["peak GB"]):
+                    print(f"{way} {size} {system}: more than {flags.limit:.1f} GB", flush=True)
+                    continue
+                print(
+                    f"{way} {size} {system}: {found['peak GB']:.2f} GB, {found['seconds a step']:.1f} s a step, "
+                    f"loss {found['first loss']:.3f} → {found['loss']:.3f}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
