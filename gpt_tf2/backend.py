@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +15,9 @@ from gpt_tf2.errors import InputError
 if TYPE_CHECKING:
     import keras
 
-M_MMAP_THRESHOLD = -3  # of mallopt(3): the size from which on memory is taken from the system and given back
-LEAST_GIVEN_BACK = 1 << 20  # smaller costs speed, larger memory
+# mallopt(3): one heap for all threads; the size from which on memory is taken from the system and given back; how much
+# may lie free at the heap's end. Smaller ones cost speed, larger ones memory (docs/performance.md).
+GIVE_BACK = {"M_ARENA_MAX": (-8, 1), "M_MMAP_THRESHOLD": (-3, 1 << 22), "M_TRIM_THRESHOLD": (-1, 1 << 28)}
 
 
 @contextlib.contextmanager
@@ -54,7 +57,7 @@ def start(lean: bool = False) -> str:
     """Imports Keras with its backend and says on what it runs, as `TensorFlow on CPU`.
 
     Args:
-        lean: whether memory matters more than a fifth of the speed, on TensorFlow's CPU; only the first start decides.
+        lean: whether memory matters more than a third of the speed, on TensorFlow's CPU; only the first start decides.
 
     Raises InputError if KERAS_BACKEND names another backend than tensorflow or jax, or one that is not installed.
     """
@@ -96,7 +99,8 @@ def give_memory_back() -> None:
     """
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     with contextlib.suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LEAST_GIVEN_BACK)
+        for option, value in GIVE_BACK.values():
+            ctypes.CDLL(None).mallopt(option, value)
 
 
 def trim() -> None:
@@ -136,11 +140,49 @@ def has_fast_bfloat16() -> bool:
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return all(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details)
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
+    flags = text_of("/proc/cpuinfo").split()
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def device_memory() -> float | None:
+    """Bytes that training may take: a GPU's, or what is free in the machine; None where that is not told."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        stats = jax.devices()[0].memory_stats()
+        return float(stats["bytes_limit"]) if stats else free_memory()
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        return free_memory()
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+        return min(float(mebibytes) for mebibytes in told) * 2**20
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return None
+
+
+def free_memory() -> float | None:
+    """Bytes that this process may still take or has, by the system and by its control group; None if neither tells."""
+    found = []
+    available = re.search(r"MemAvailable:\s+(\d+) kB", text_of("/proc/meminfo"))
+    if available:
+        found.append(int(available[1]) * 1024.0)
+    limit, used = text_of("/sys/fs/cgroup/memory.max").strip(), text_of("/sys/fs/cgroup/memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        found.append(float(limit) - float(used))
+    own = re.search(r"VmRSS:\s+(\d+) kB", text_of("/proc/self/status"))
+    return min(found) + (int(own[1]) * 1024.0 if own else 0.0) if found else None
+
+
+def text_of(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def compiled(model: "keras.Model", function: Callable[..., Any]) -> Callable[..., Any]:

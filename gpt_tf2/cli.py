@@ -28,6 +28,19 @@ def finetune(arguments: Sequence[str], prog: str) -> None:
     finetune(parse(FinetuneSettings, arguments, prog, "Fine-tune a model on a text of your own."))
 
 
+def plan(arguments: Sequence[str], prog: str) -> None:
+    from gpt_tf2.commands.plan import PlanSettings, table
+
+    print(table(parse(PlanSettings, arguments, prog, "Tell which ways of fine-tuning fit into a memory, in GB.")))
+
+
+def merge(arguments: Sequence[str], prog: str) -> None:
+    from gpt_tf2.commands.merge import MergeSettings, merge
+
+    about = "Write a model and its LoRA adapters as one checkpoint."
+    print(merge(parse(MergeSettings, arguments, prog, about, positional=["adapters", "output"])))
+
+
 def generate(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.generate import GenerateSettings, generate
 
@@ -69,7 +82,9 @@ def show_data(arguments: Sequence[str], prog: str) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "demo": demo,
     "download": download,
+    "plan": plan,
     "finetune": finetune,
+    "merge": merge,
     "generate": generate,
     "evaluate": evaluate,
     "score": score,

@@ -1,10 +1,11 @@
 """`finetune`: text → task → tokens → batches → model → loss → checkpoint."""
 
 import contextlib
+import dataclasses
 import math
 from pathlib import Path
 
-from gpt_tf2.backend import eagerly, has_fast_bfloat16, start, use_xla
+from gpt_tf2.backend import device_memory, eagerly, free_memory, has_fast_bfloat16, start, use_xla
 from gpt_tf2.checkpoints import (
     adapters,
     find_config,
@@ -17,10 +18,12 @@ from gpt_tf2.checkpoints import (
 )
 from gpt_tf2.commands.data import read_data
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, run_identity
-from gpt_tf2.config import tensor_shapes
+from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import check_writable
 from gpt_tf2.tasks import find_task
+from gpt_tf2.training.memory import choose, parse_memory, total
+from gpt_tf2.training.state import History, load_state, read_run, save_state
 
 
 def finetune(settings: FinetuneSettings) -> Path:
@@ -41,13 +44,18 @@ def finetune(settings: FinetuneSettings) -> Path:
         raise InputError(f"--length {settings.length} is above n_ctx {config.n_ctx} of {checkpoint.path}: shorten it")
     tokenizer = find_tokenizer(checkpoint.path, config, settings.json_encoder, settings.vocab_bpe, folder)
     data = read_data(settings, tokenizer)
+    state = home(output) / "state.h5"
+    resumed = settings.resume and state.is_file()
+    begun = read_run(state) if resumed else {}
+    device = start(lean=needs_remat(settings, config))
+    settings = decided(settings, config, begun)
+    way = settings.way(settings.precision)
     trained = settings.trained(config)
     parameters, learning = (sum(map(math.prod, shapes.values())) for shapes in (tensor_shapes(config), trained))
     # What is trained and the optimizer's two means of it in the state, and the model.
     written = 4 * (3 * learning + (learning if settings.lora_rank else parameters))
     check_writable(home(output), written, "choose another --output_name, or mend the permissions")
 
-    device = start(lean=settings.remat == "on")
     from gpt_tf2.commands.generate import sampled_text
     from gpt_tf2.generation.decoder import Decoder
     from gpt_tf2.generation.sampling import make_sampler
@@ -56,22 +64,22 @@ def finetune(settings: FinetuneSettings) -> Path:
     from gpt_tf2.training.lora import add_adapters
     from gpt_tf2.training.monitor import Monitor
     from gpt_tf2.training.optimizers import find_optimizer
-    from gpt_tf2.training.state import History, load_state, save_state
     from gpt_tf2.training.trainer import Trainer
 
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bfloat16" if has_fast_bfloat16() else "float32"
     # Weights that are neither trained nor saved can be held as they are computed with.
-    model = read_model(checkpoint, config, settings.dropout, precision, precision if settings.lora_rank else "float32")
+    model = read_model(
+        checkpoint,
+        config,
+        settings.dropout,
+        settings.precision,
+        settings.precision if settings.lora_rank else "float32",
+    )
     if settings.lora_rank:
         add_adapters(model, trained, settings.seed)
     optimizer = find_optimizer(settings.optimizer, settings.weight_decay)
     remat = settings.remat == "on"
     trainer = Trainer(model, optimizer, trained, remat, settings.accumulate, settings.clip_norm)
-    state = home(output) / "state.h5"
-    run = run_identity(settings, config, data.key, precision)
-    resumed = settings.resume and state.is_file()
+    run = run_identity(settings, config, data.key)
     history = load_state(state, trainer, run) if resumed else History()
 
     per_epoch = settings.steps_per_epoch
@@ -95,11 +103,11 @@ def finetune(settings: FinetuneSettings) -> Path:
             save_model(model, output, tokenizer)
         draw_curve(output.with_suffix(".png"), history, output.stem)
 
+    chosen = f"{way.flags()}: {learning:,} parameters are trained, about {total(config, way) / 1e9:.1f} GB are taken"
     training, validation = data.batches(use_xla())
     with Monitor(steps, len(history.losses), home(output) / "logs") as monitor:
-        monitor.say(f"{checkpoint.path}: {parameters:,} parameters, {precision}, {device}")
-        if learning < parameters:
-            monitor.say(f"{learning:,} parameters are trained")
+        monitor.say(f"{checkpoint.path}: {parameters:,} parameters, {settings.precision}, {device}")
+        monitor.say(chosen)
         for line in data.about:
             monitor.say(line)
         if settings.resume:
@@ -109,3 +117,38 @@ def finetune(settings: FinetuneSettings) -> Path:
         monitor.say(f"{output}: saved{'' if finished else f' after step {len(history.losses)}; go on with --resume'}")
         monitor.say(f"{output.with_suffix('.png')}: the loss curve")
     return output
+
+
+def needs_remat(settings: FinetuneSettings, config: GPT2Config) -> bool:
+    """Whether memory will be short on a CPU."""
+    memory = parse_memory(settings.memory) if settings.memory not in (None, "auto") else free_memory()
+    short = memory is not None and total(config, settings.way("bfloat16")) > memory
+    return settings.remat == "on" or (settings.remat == "auto" and short)
+
+
+def decided(settings: FinetuneSettings, config: GPT2Config, begun: dict) -> FinetuneSettings:
+    """The settings with what was left to be decided by the device, and by its memory.
+
+    Args:
+        begun: the settings of the run that is resumed, by flag.
+
+    Raises InputError if the run will not fit.
+    """
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bfloat16" if has_fast_bfloat16() else "float32"
+    asked, remat = settings.way(precision), settings.remat
+    if remat == "auto":
+        remat = begun.get("--remat", "auto")
+    memory = parse_memory(settings.memory) if settings.memory not in (None, "auto") else device_memory()
+    if memory is None:
+        way = dataclasses.replace(asked, remat=remat == "on")
+    else:
+        way = choose(config, asked, memory, remat, free=settings.memory is not None)
+    return dataclasses.replace(
+        settings,
+        precision=precision,
+        remat="on" if way.remat else "off",
+        optimizer=way.optimizer,
+        lora_rank=way.lora_rank,
+    )

@@ -11,6 +11,7 @@ from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.flags import flag
 from gpt_tf2.tasks import find_task
+from gpt_tf2.training.memory import Way, parse_memory
 
 if TYPE_CHECKING:
     from gpt_tf2.training.schedule import Schedule
@@ -50,7 +51,12 @@ class FinetuneSettings:
     clip_norm: float = flag(0.0, "the most that the norm of all gradients may be; 0 is any", kind=float)
     accumulate: int = flag(1, "parts that a batch goes through in, for less memory and the same result", kind=int)
     remat: str = flag(
-        "off", "on: the way back computes each block anew: far less memory, a third more time", choices=("on", "off")
+        "auto",
+        "on: the way back computes each block anew: far less memory, a third more time (auto: where needed)",
+        choices=("auto", "on", "off"),
+    )
+    memory: str | None = flag(
+        None, "what may be taken, as 11GB, or auto, all there is: chooses --remat, --optimizer and LoRA to fit"
     )
     lora_rank: int = flag(
         0, "train low-rank adapters of this rank alone, 8 for instance; 0 trains the weights", kind=int
@@ -102,6 +108,8 @@ class FinetuneSettings:
             raise InputError("--loss_on completion: a text has no prompts and is learned whole: leave it out")
         find_task(self.data_loader)
         self.decay_steps()
+        if self.memory not in (None, "auto"):
+            parse_memory(self.memory)
 
     def lora_matrices(self) -> tuple[str, ...]:
         """The matrices of a block that get adapters."""
@@ -150,6 +158,18 @@ class FinetuneSettings:
             found = step_decay(self.base_lr, self.decay_lr, self.decay_steps())
         return warmed_up(found, self.warmup_steps)
 
+    def way(self, precision: str) -> Way:
+        """How the model is trained, as asked, without remat where it is to be decided."""
+        return Way(
+            optimizer=self.optimizer,
+            remat=self.remat == "on",
+            lora_rank=self.lora_rank,
+            precision=precision,
+            rows=-(-self.batch_size // self.accumulate),
+            length=self.length,
+            gathers=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
+        )
+
     def output(self) -> Path:
         """The file that is written; of a TF1 checkpoint, its prefix."""
         data = Path(self.dataset_path)
@@ -169,14 +189,22 @@ def named(name: str, part: str) -> bool:
     return part in name.split("/")
 
 
-def run_identity(settings: FinetuneSettings, config: GPT2Config, data_key: str, precision: str) -> dict:
+def run_identity(settings: FinetuneSettings, config: GPT2Config, data_key: str) -> dict:
     """What the weights after a step depend on, by flag."""
     names = ["seed", "batch_size", "length", "steps_per_epoch", "base_lr", "decay_lr", "decay_epochs", "dropout"]
-    names += ["lr_schedule", "warmup_steps", "optimizer", "weight_decay", "clip_norm", "accumulate", "remat"]
+    names += [
+        "lr_schedule",
+        "warmup_steps",
+        "optimizer",
+        "weight_decay",
+        "clip_norm",
+        "accumulate",
+        "remat",
+        "precision",
+    ]
     names += ["lora_rank", "lora_on", "freeze"]
     flags = {f"--{name}": getattr(settings, name) for name in (*names, "val_fraction", "data_loader")}
     if settings.lr_schedule == "cosine":
         flags["--num_epoch"] = settings.num_epoch
-    flags["--precision"] = precision
     flags["--loss_on"] = "completion" if settings.completion_only() else "all"
     return flags | {"the model": dataclasses.asdict(config), "the text of --dataset_path": data_key}

@@ -3,13 +3,28 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 
 from gpt_tf2.checkpoints.hdf5 import READ_ERRORS, atomic_hdf5
 from gpt_tf2.errors import InputError
-from gpt_tf2.training.trainer import Progress, Trainer
+
+if TYPE_CHECKING:
+    from gpt_tf2.training.trainer import Trainer
+
+
+@dataclasses.dataclass
+class Progress:
+    """What of a trainer changes besides weights and slots.
+
+    updates: that were done. scale: of the loss, against underflow in float16. held: updates since it was last changed.
+    """
+
+    updates: int = 0
+    scale: float = 1.0
+    held: int = 0
 
 
 @dataclasses.dataclass
@@ -20,7 +35,7 @@ class History:
     validation: list[tuple[int, float]] = dataclasses.field(default_factory=list)
 
 
-def save_state(path: Path, trainer: Trainer, history: History, run: dict) -> None:
+def save_state(path: Path, trainer: "Trainer", history: History, run: dict) -> None:
     """Writes the state after `len(history.losses)` steps, atomically.
 
     Args:
@@ -39,7 +54,20 @@ def save_state(path: Path, trainer: Trainer, history: History, run: dict) -> Non
         file["validation"] = np.asarray(history.validation, "float64").reshape(-1, 2)
 
 
-def load_state(path: Path, trainer: Trainer, run: dict) -> History:
+def read_run(path: Path) -> dict:
+    """What a saved run's result depends on. Raises InputError if the file is damaged."""
+    try:
+        with h5py.File(path, "r") as file:
+            return json.loads(str(file.attrs["run"]))
+    except (*READ_ERRORS, json.JSONDecodeError) as error:
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"--resume: {path} is damaged ({error}): leave --resume out to start again")
+
+
+def load_state(path: Path, trainer: "Trainer", run: dict) -> History:
     """Puts a saved state into a trainer and its model, tensor by tensor.
 
     Raises InputError if the file is damaged, or a setting that its result depends on has changed.
@@ -59,4 +87,4 @@ def load_state(path: Path, trainer: Trainer, run: dict) -> History:
             validation = [(int(step), float(loss)) for step, loss in file["validation"][()]]
             return History(file["losses"][()].tolist(), validation)
     except (*READ_ERRORS, json.JSONDecodeError) as error:
-        raise InputError(f"--resume: {path} is damaged ({error}): leave --resume out to start again") from None
+        raise damaged(path, error) from None

@@ -1,6 +1,5 @@
 """One training step: the gradients of a batch, and the update of the weights."""
 
-import dataclasses
 import math
 from collections.abc import Collection
 
@@ -12,21 +11,10 @@ from gpt_tf2.backend import in_place, kernel
 from gpt_tf2.model import GPT2, Tensor
 from gpt_tf2.training.batches import Batch, parts
 from gpt_tf2.training.optimizers import Optimizer, Slots
+from gpt_tf2.training.state import Progress
 from gpt_tf2.training.walk import Gradients, Walk
 
 MOST_SCALE, SCALE_STEPS = 2.0**24, 2000  # float16's, and how many updates it must hold before it is doubled
-
-
-@dataclasses.dataclass
-class Progress:
-    """What of a trainer changes besides weights and slots.
-
-    updates: that were done. scale: of the loss, against underflow in float16. held: updates since it was last changed.
-    """
-
-    updates: int = 0
-    scale: float = 1.0
-    held: int = 0
 
 
 class Trainer:

@@ -116,7 +116,6 @@ class Walk:
         return self._embed(self._read(("wte", "wpe")), batch.tokens, batch.positions)
 
     def _recompute(self, i: int, x: Tensor, rest: tuple, dx: Tensor) -> tuple[Gradients, Tensor]:
-        trim()
         inputs, frozen = self._block_inputs(i, x)
         return self._block.pulled(inputs, dx, frozen, *rest)
 
