@@ -11,14 +11,12 @@ says how to install the peers.
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from processes import Row, peak_gb, rows_of, run_alone, write_rows
 
 VOCABULARY, LENGTH = 50257, 1024
 STEPS, WARM_UP = 6, 3
@@ -49,18 +47,18 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
     start()
     from gpt_tf2.config import SIZES
     from gpt_tf2.model import GPT2
-    from gpt_tf2.training.adam import Adam
     from gpt_tf2.training.batches import whole_rows
-    from gpt_tf2.training.loop import train_step, trainer_of
+    from gpt_tf2.training.optimizers import AdamW
     from gpt_tf2.training.packing import Packed
     from gpt_tf2.training.tokens import COMPLETION, PASSAGE, PROMPT, Tokens
+    from gpt_tf2.training.trainer import Trainer
 
-    trainer = trainer_of(GPT2(SIZES["124M"], precision=precision), Adam(1e-4, epsilon=1e-8))
+    trainer = Trainer(GPT2(SIZES["124M"], precision=precision), AdamW())
     if not work.startswith("stories"):
         batch, length = rows(work)
         data = whole_rows(np.random.default_rng(0).integers(0, VOCABULARY, (batch, length)))
-        for step in range(WARM_UP + STEPS):
-            yield batch * length, lambda step=step: train_step(trainer, data, 0, step)
+        for _ in range(WARM_UP + STEPS):
+            yield batch * length, lambda: trainer.step(data, 1e-4)
         return
     batch = int(work.removeprefix("stories"))
     found = stories(200)
@@ -74,12 +72,12 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
         key="",
         left_out=[],
     )
-    packed = Packed(tokens, np.arange(len(found)), LENGTH, True, VOCABULARY - 1)
+    packed = Packed(tokens, np.arange(len(found)), LENGTH, True, VOCABULARY - 1, multiple=32)
     step = examples = 0
     while examples < STORIES + STORIES_WARM_UP:
         made = packed.batch(0, step, batch)
         count = int((made.targets == VOCABULARY - 1).sum())
-        yield count, lambda made=made, step=step: train_step(trainer, made, 0, step)
+        yield count, lambda made=made: trainer.step(made, 1e-4)
         examples, step = examples + count, step + 1
 
 
@@ -169,8 +167,8 @@ def measure(who: str, precision: str, work: str) -> None:
         speed = sum(counts[skipped:]) / sum(seconds[skipped:])
     else:
         speed = counts[0] / statistics.median(seconds[WARM_UP:])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps({"speed": speed, "first step": first, "peak GB": peak, "losses": [losses[0], losses[-1]]}))
+    figures = {"speed": speed, "seconds to the first step": first, "peak GB": peak_gb()}
+    print(json.dumps({**figures, "first loss": losses[0], "last loss": losses[-1]}))
 
 
 def main() -> None:
@@ -185,36 +183,40 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.one:
         return measure(*flags.one)
-    everything = {}
+    rows: list[Row] = []
     for work in flags.work:
         for precision in flags.precision:
             found: dict[str, list[dict]] = {who: [] for who in CONTENDERS}
             for _ in range(flags.rounds):
                 for who, runs in found.items():
-                    command = [sys.executable, __file__, "--one", who, precision, work]
-                    result = subprocess.run(command, capture_output=True, text=True, check=False)
-                    if result.returncode:
-                        raise SystemExit(f"{who}, {precision}, {work} failed:\n{result.stderr[-2000:]}")
-                    runs.append(json.loads(result.stdout.splitlines()[-1]))
-            everything[f"{work} {precision}"] = found
-            show(work, precision, found)
-    if flags.json:
-        with open(flags.json, "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump(everything, file, indent=1)
+                    runs.append(run_alone(__file__, "--one", who, precision, work))
+            medians = {
+                who: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+                for who, runs in found.items()
+            }
+            for who, figures in medians.items():
+                unit = unit_of(work)
+                speed = {
+                    unit: figures["speed"],
+                    f"gpt-tf2's {unit}, times": medians["gpt-tf2"]["speed"] / figures["speed"],
+                }
+                rest = {name: value for name, value in figures.items() if name != "speed"}
+                rows += rows_of(work, who, precision, speed | rest)
+            write_rows(flags.json, rows)
+            show(work, precision, medians)
 
 
-def show(work: str, precision: str, found: dict[str, list[dict]]) -> None:
-    """A line a contender: medians, and how often ours is as fast."""
-    unit = "examples/s" if work.startswith("stories") else "tokens/s"
-    medians = {
-        who: {name: statistics.median(run[name] for run in runs) for name in ("speed", "first step", "peak GB")}
-        for who, runs in found.items()
-    }
+def unit_of(work: str) -> str:
+    return "examples/s" if work.startswith("stories") else "tokens/s"
+
+
+def show(work: str, precision: str, medians: dict[str, dict[str, float]]) -> None:
+    """A line a contender, and how often ours is as fast."""
     for who, median in medians.items():
         ratio = medians["gpt-tf2"]["speed"] / median["speed"]
         print(
-            f"{work} {precision} {who}: {median['speed']:.4g} {unit} (gpt-tf2 {ratio:.2f} ×), "
-            f"first step after {median['first step']:.1f} s, {median['peak GB']:.2f} GB",
+            f"{work} {precision} {who}: {median['speed']:.4g} {unit_of(work)} (gpt-tf2 {ratio:.2f} ×), "
+            f"first step after {median['seconds to the first step']:.1f} s, {median['peak GB']:.2f} GB",
             flush=True,
         )
 

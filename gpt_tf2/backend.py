@@ -15,6 +15,8 @@ from gpt_tf2.errors import InputError
 if TYPE_CHECKING:
     import keras
 
+PROCESS_VARIABLES = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+LOST_AFTER = 20  # seconds without a sign of life of another process of the run
 # mallopt(3): one heap for all threads; the size from which on memory is taken from the system and given back; how much
 # may lie free at the heap's end. Smaller ones cost speed, larger ones memory (docs/performance.md).
 GIVE_BACK = {"M_ARENA_MAX": (-8, 1), "M_MMAP_THRESHOLD": (-3, 1 << 22), "M_TRIM_THRESHOLD": (-1, 1 << 28)}
@@ -73,7 +75,8 @@ def start(lean: bool = False) -> str:
                 import jax
                 import keras
 
-                return f"JAX on {jax.devices()[0].device_kind}"
+                join_processes()
+                return f"JAX on {jax.local_devices()[0].device_kind}"
         with quiet(), without("jax"):
             import keras
             import tensorflow as tf
@@ -89,6 +92,26 @@ def start(lean: bool = False) -> str:
         raise InputError(f"KERAS_BACKEND={wanted}: cannot be imported ({error}): install it") from None
     assert keras.backend.backend() == wanted
     return f"TensorFlow on {details[0] if details else 'CPU'}"
+
+
+def join_processes() -> None:
+    """Joins the processes of one run, if JAX's variables name them: JAX_COORDINATOR_ADDRESS and the two others.
+
+    Where a cluster's scheduler started them, JAX finds the two others by itself. Raises InputError if it cannot.
+    """
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if not address:
+        return
+    import jax
+
+    if jax.distributed.is_initialized():
+        return
+    try:
+        count, number = (int(os.environ[name]) if name in os.environ else None for name in PROCESS_VARIABLES)
+        jax.config.update("jax_enable_recoverability", True)
+        jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=LOST_AFTER)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"JAX_COORDINATOR_ADDRESS={address}: {error}: set {' and '.join(PROCESS_VARIABLES)}") from None
 
 
 def give_memory_back() -> None:
@@ -130,7 +153,7 @@ def has_fast_bfloat16() -> bool:
     if keras.backend.backend() == "jax":
         import jax
 
-        device = jax.devices()[0]
+        device = jax.local_devices()[0]
         if device.platform == "gpu":
             return float(device.compute_capability) >= 8
         return device.platform == "tpu"
@@ -151,7 +174,7 @@ def device_memory() -> float | None:
     if keras.backend.backend() == "jax":
         import jax
 
-        stats = jax.devices()[0].memory_stats()
+        stats = jax.local_devices()[0].memory_stats()
         return float(stats["bytes_limit"]) if stats else free_memory()
     import tensorflow as tf
 

@@ -17,11 +17,14 @@ class Display(contextlib.AbstractContextManager):
 
     Args:
         columns: of the bar.
+        shown: False prints nothing.
         quiet_until: when the first line may be printed where there is no bar, in `time.monotonic`'s seconds.
     """
 
-    def __init__(self, *columns: ProgressColumn, label: str, total: int | None, done: int, quiet_until: float):
-        self.console = Console(soft_wrap=True, highlight=False)
+    def __init__(
+        self, *columns: ProgressColumn, label: str, total: int | None, done: int, quiet_until: float, shown: bool = True
+    ):
+        self.console = Console(soft_wrap=True, highlight=False, quiet=not shown)
         self.quiet_until = quiet_until
         self.progress = Progress(*columns, console=self.console)
         self.task = self.progress.add_task(label, total=total, completed=done)

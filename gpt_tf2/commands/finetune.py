@@ -48,7 +48,10 @@ def finetune(settings: FinetuneSettings) -> Path:
     resumed = settings.resume and state.is_file()
     begun = read_run(state) if resumed else {}
     device = start(lean=needs_remat(settings, config))
+    from gpt_tf2.training.devices import find_devices
+
     settings = decided(settings, config, begun)
+    devices = find_devices(settings.devices)
     way = settings.way(settings.precision)
     trained = settings.trained(config)
     parameters, learning = (sum(map(math.prod, shapes.values())) for shapes in (tensor_shapes(config), trained))
@@ -78,7 +81,7 @@ def finetune(settings: FinetuneSettings) -> Path:
         add_adapters(model, trained, settings.seed)
     optimizer = find_optimizer(settings.optimizer, settings.weight_decay)
     remat = settings.remat == "on"
-    trainer = Trainer(model, optimizer, trained, remat, settings.accumulate, settings.clip_norm)
+    trainer = Trainer(model, optimizer, trained, remat, settings.accumulate, settings.clip_norm, place=devices.place)
     run = run_identity(settings, config, data.key)
     history = load_state(state, trainer, run) if resumed else History()
 
@@ -95,6 +98,8 @@ def finetune(settings: FinetuneSettings) -> Path:
         return f"sample: {text[max(0, asked - 200) : asked]}{completion}"
 
     def save() -> None:
+        if not devices.first:
+            return
         save_state(state, trainer, history, run)
         if settings.lora_rank:
             adapters.write(output, config, checkpoint, trainer.trained)
@@ -105,14 +110,14 @@ def finetune(settings: FinetuneSettings) -> Path:
 
     chosen = f"{way.flags()}: {learning:,} parameters are trained, about {total(config, way) / 1e9:.1f} GB are taken"
     training, validation = data.batches(use_xla())
-    with Monitor(steps, len(history.losses), home(output) / "logs") as monitor:
-        monitor.say(f"{checkpoint.path}: {parameters:,} parameters, {settings.precision}, {device}")
+    with Monitor(steps, len(history.losses), home(output) / "logs", devices.first) as monitor:
+        monitor.say(f"{checkpoint.path}: {parameters:,} parameters, {settings.precision}, {device}{devices.note()}")
         monitor.say(chosen)
         for line in data.about:
             monitor.say(line)
         if settings.resume:
             monitor.say(f"{state}: going on after step {len(history.losses)}" if resumed else f"{state}: no save yet")
-        with eagerly() if settings.eager else contextlib.nullcontext():
+        with eagerly() if settings.eager else contextlib.nullcontext(), devices.joined():
             finished = train(trainer, settings.schedule(), training, validation, plan, history, monitor, save, sample)
         monitor.say(f"{output}: saved{'' if finished else f' after step {len(history.losses)}; go on with --resume'}")
         monitor.say(f"{output.with_suffix('.png')}: the loss curve")

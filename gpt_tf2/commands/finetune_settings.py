@@ -62,6 +62,11 @@ class FinetuneSettings:
         0, "train low-rank adapters of this rank alone, 8 for instance; 0 trains the weights", kind=int
     )
     lora_on: str = flag(",".join(MATRICES), "the matrices of each block that get adapters")
+    devices: int | None = flag(
+        None,
+        "devices that the rows of a batch are spread over, with KERAS_BACKEND=jax (1, or all of several processes)",
+        kind=int,
+    )
     freeze: str = flag("", "what is not trained, with commas: wte, wpe, h0-5 (blocks), attn, mlp, ln_1, ln_2, ln_f")
     dropout: float = flag(0.0, "share dropped after embeddings, in attention and after projections", kind=float)
     precision: str = flag(
@@ -100,6 +105,8 @@ class FinetuneSettings:
             choices, value = field.metadata["choices"], getattr(self, field.name)
             if choices and value is not None and value not in choices:
                 raise InputError(f"--{field.name} {value}: give {', '.join(choices[:-1])} or {choices[-1]}")
+        if self.devices is not None and self.devices < 1:
+            raise InputError(f"--devices {self.devices}: give at least 1")
         if self.accumulate > self.batch_size:
             raise InputError(f"--accumulate {self.accumulate}: only {self.batch_size} rows a step: raise --batch_size")
         if self.lora_rank and self.freeze:

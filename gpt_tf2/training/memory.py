@@ -17,7 +17,7 @@ POOLED = 1.12  # what pools take more than is asked of them, where memory need n
 CHUNK = 1 << 25  # logits at once, as in `loss`
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
 SLOTS = {"adamw": 2, "lion": 1, "muon": 1, "adafactor": 0}  # numbers kept for each weight, nearly
-UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+PREFIXES = "KMGT"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,8 @@ def mend(config: GPT2Config, asked: Way, memory: float) -> str:
 
 def parse_memory(text: str) -> float:
     """`11GB`, `500MB` or `24GiB` in bytes. Raises InputError if it is none."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)", text.strip(), re.IGNORECASE)
-    if not found or found[2].upper() not in UNITS:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I)?)?B?", text.strip().upper())
+    if not found:
         raise InputError(f"--memory {text}: give a size as 11GB, or auto")
-    return float(found[1]) * UNITS[found[2].upper()]
+    power = PREFIXES.index(found[2]) + 1 if found[2] else 0
+    return float(found[1]) * (1024 if found[3] else 1000) ** power

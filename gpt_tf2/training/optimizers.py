@@ -181,9 +181,12 @@ def fold(function: Callable[..., Found], found: Found, *arrays: Tensor) -> Found
     count = arrays[0].shape[0]
     size = max(1, count * SLICE // max(SLICE, math.prod(arrays[0].shape)))
 
+    # As bits: XLA would turn all of a bfloat16 array into float32 before the loop.
+    bits = [ops.view(array, "uint16") if ops.dtype(array) == "bfloat16" else array for array in arrays]
+
     def step(i: Tensor, found: Found) -> Found:
-        parts = (ops.slice(a, (i * size,) + (0,) * (len(a.shape) - 1), (size, *a.shape[1:])) for a in arrays)
-        return function(found, i * size, *parts)
+        parts = (ops.slice(a, (i * size,) + (0,) * (len(a.shape) - 1), (size, *a.shape[1:])) for a in bits)
+        return function(found, i * size, *(ops.view(p, a.dtype) for p, a in zip(parts, arrays, strict=True)))
 
     whole = count // size * size
     found = ops.fori_loop(0, count // size, step, found)

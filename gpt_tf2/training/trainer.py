@@ -12,7 +12,7 @@ from gpt_tf2.model import GPT2, Tensor
 from gpt_tf2.training.batches import Batch, parts
 from gpt_tf2.training.optimizers import Optimizer, Slots
 from gpt_tf2.training.state import Progress
-from gpt_tf2.training.walk import Gradients, Walk
+from gpt_tf2.training.walk import Gradients, Place, Walk, unmoved
 
 MOST_SCALE, SCALE_STEPS = 2.0**24, 2000  # float16's, and how many updates it must hold before it is doubled
 
@@ -29,6 +29,7 @@ class Trainer:
         accumulate: in how many parts a batch goes through, one after another.
         clip_norm: the most that the norm of all gradients may be; 0 is any.
         gather: all gradients first in any case.
+        place: see `Walk`.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Trainer:
         accumulate: int = 1,
         clip_norm: float = 0.0,
         gather: bool = False,
+        place: Place = unmoved,
     ):
         self.model = model
         self.optimizer = optimizer
         self.trained = {name: variable for name, variable in model.tensors().items() if not trained or name in trained}
-        self.walk = Walk(model, self.trained, remat)
+        self.walk = Walk(model, self.trained, remat, place)
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.scales = model.compute_dtype == "float16"

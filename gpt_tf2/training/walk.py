@@ -1,6 +1,7 @@
 """Forward block by block, and backward from the last to the first: one block's gradients are alive at a time."""
 
 import functools
+import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -19,6 +20,12 @@ DRAWS = 1 << 12  # random states kept for the dropouts of one step
 BLOCK_DRAWS = 1 << 3  # and of one block
 
 Gradients = dict[str, Tensor]
+Place = Callable[[Batch], Batch]
+
+
+def unmoved(batch: Batch) -> Batch:
+    """A batch where there is one device."""
+    return batch
 
 
 class Walk:
@@ -27,10 +34,12 @@ class Walk:
     Args:
         trained: OpenAI's names of the tensors that gradients are asked for.
         remat: whether the way back computes each block anew from its input instead of keeping what it needs.
+        place: puts a batch where it is computed.
     """
 
-    def __init__(self, model: GPT2, trained: Collection[str], remat: bool = False):
+    def __init__(self, model: GPT2, trained: Collection[str], remat: bool = False, place: Place = unmoved):
         self.model = model
+        self.place = place
         self.trained = frozenset(trained)
         self.remat = remat
         names = [[name for name in self.trained if name.startswith(f"h{i}/")] for i in range(len(model.blocks))]
@@ -49,6 +58,7 @@ class Walk:
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the weighted losses of a batch, in nats, without dropout."""
+        batch = self.place(batch)
         x, bias = self._enter(batch), self._bias(batch.segments)
         for i in range(len(self.model.blocks)):
             x = self._block.run(*self._block_inputs(i, x), bias, None)
@@ -70,6 +80,7 @@ class Walk:
         """
         blocks = len(self.model.blocks)
         draws = [np.array([seed, step * DRAWS + i * BLOCK_DRAWS]).astype("uint32") for i in range(blocks + 1)]
+        tokens, batch = batch.tokens, self.place(batch)
         x, bias = self._enter(batch), self._bias(batch.segments)
         pulls: list[Pull] = []
         if self.model.dropout:
@@ -103,7 +114,7 @@ class Walk:
             if "wpe" in self.trained:
                 found["wpe"] = self._sum_positions(dx, batch.positions)
             if "wte" in self.trained:
-                ids = np.concatenate([batch.tokens.ravel(), batch.targets])
+                ids = np.concatenate([filled_like(tokens, batch.tokens), batch.targets])
                 unique, inverse = np.unique(ids, return_inverse=True)
                 unique = np.pad(unique, (0, len(ids) - len(unique)))  # rows of 0 are added to token 0
                 where = unique.astype("int32"), inverse.astype("int32")
@@ -146,6 +157,11 @@ class Walk:
         """Calls a function with the random state that its dropouts begin at."""
         with keras.StatelessScope(state_mapping=[(self.model.dropout_seed.state, draws)]):
             return function()
+
+
+def filled_like(tokens: np.ndarray, placed: Tensor) -> np.ndarray:
+    """Ids [B, T] in a row, with token 0 for the rows that were added where they were placed."""
+    return np.pad(tokens.ravel(), (0, math.prod(placed.shape) - tokens.size))
 
 
 def visible(segments: Tensor) -> Tensor:
