@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 from gradients import loss_and_gradients
@@ -52,6 +53,17 @@ def test_remat_and_chunks_change_nothing(remat: bool, chunk: int) -> None:
     assert found_loss / data.weights.sum() == pytest.approx(loss, rel=1e-5)
     assert float(walk.loss(data)) == pytest.approx(found_loss, rel=1e-5)
     assert close(found, expected)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX is XLA")
+def test_xla_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = perturbed(), batch()
+    loss, expected = loss_and_gradients(model, data)
+    for module in ("gpt_tf2.backend", "gpt_tf2.training.loss"):
+        monkeypatch.setattr(f"{module}.use_xla", lambda: True)
+    for remat in (False, True):
+        found_loss, found = loss_and_gradients(model, data, remat)
+        assert found_loss == pytest.approx(loss, rel=1e-5) and close(found, expected)
 
 
 def test_remat_draws_the_same_dropout_again() -> None:

