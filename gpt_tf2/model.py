@@ -63,14 +63,17 @@ class GPT2(keras.Model):
         self.ends: dict[str, keras.Variable] = {}  # all that is in no block
         read = read or random_tensors(config, seed)
         for name, shape in tensor_shapes(config).items():
-            self.add(name, shape, read(name), held if len(shape) == 2 else "float32")
+            self.add(name, shape, functools.partial(read, name), held if len(shape) == 2 else "float32")
         self.built = True
 
-    def add(self, name: str, shape: tuple[int, ...], values: np.ndarray, dtype: str) -> None:
-        """Adds a tensor under OpenAI's name, or one like it."""
+    def add(self, name: str, shape: tuple[int, ...], values: Callable[[], np.ndarray], dtype: str) -> None:
+        """Adds a tensor under OpenAI's name, or one like it.
+
+        values: gives them when the variable is made, so that no second copy of a model exists.
+        """
         variable = self.add_weight(
             shape=shape,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values, dtype=dtype),
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values(), dtype=dtype),
             dtype=dtype,
             autocast=False,
             name=name.replace("/", "_"),

@@ -1,5 +1,6 @@
 """Low-rank adapters (Hu et al. 2021): what is trained beside frozen weights."""
 
+import functools
 import zlib
 from collections.abc import Mapping
 
@@ -17,9 +18,11 @@ def add_adapters(model: GPT2, shapes: Mapping[str, tuple[int, ...]], seed: int =
         shapes: of `adapter_shapes`.
     """
     for name, shape in shapes.items():
-        if name.endswith("lora_b"):
-            values = np.zeros(shape, "float32")
-        else:
-            draw = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            values = draw.standard_normal(shape, "float32") / np.float32(np.sqrt(shape[0]))
-        model.add(name, shape, values, "float32")
+        model.add(name, shape, functools.partial(initial, name, shape, seed), "float32")
+
+
+def initial(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    if name.endswith("lora_b"):
+        return np.zeros(shape, "float32")
+    draw = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return draw.standard_normal(shape, "float32") / np.float32(np.sqrt(shape[0]))
