@@ -22,7 +22,7 @@ from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import check_writable
 from gpt_tf2.tasks import find_task
-from gpt_tf2.training.memory import choose, parse_memory, total
+from gpt_tf2.training.memory import choose, total
 from gpt_tf2.training.state import History, load_state, read_run, save_state
 
 
@@ -128,7 +128,7 @@ def finetune(settings: FinetuneSettings) -> Path:
 
 def needs_remat(settings: FinetuneSettings, config: GPT2Config) -> bool:
     """Whether memory will be short on a CPU."""
-    memory = parse_memory(settings.memory) if settings.memory not in (None, "auto") else free_memory()
+    memory = settings.given_memory() or free_memory()
     short = memory is not None and total(config, settings.way("bfloat16")) > memory
     return settings.remat == "on" or (settings.remat == "auto" and short)
 
@@ -147,7 +147,7 @@ def decided(settings: FinetuneSettings, config: GPT2Config, begun: dict) -> Fine
     asked, remat = settings.way(precision), settings.remat
     if remat == "auto":
         remat = begun.get("--remat", "auto")
-    memory = parse_memory(settings.memory) if settings.memory not in (None, "auto") else device_memory()
+    memory = settings.given_memory() or device_memory()
     if memory is None:
         way = dataclasses.replace(asked, remat=remat == "on")
     else:

@@ -11,13 +11,13 @@ from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.flags import flag
 from gpt_tf2.tasks import find_task
-from gpt_tf2.training.memory import Way, parse_memory
+from gpt_tf2.training.memory import SLOTS, Way, parse_memory
 
 if TYPE_CHECKING:
     from gpt_tf2.training.schedule import Schedule
 
 SCHEDULES = ("step", "cosine")
-OPTIMIZERS = ("adamw", "adafactor", "lion", "muon")
+OPTIMIZERS = tuple(SLOTS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +115,11 @@ class FinetuneSettings:
             raise InputError("--loss_on completion: a text has no prompts and is learned whole: leave it out")
         find_task(self.data_loader)
         self.decay_steps()
-        if self.memory not in (None, "auto"):
-            parse_memory(self.memory)
+        self.given_memory()
+
+    def given_memory(self) -> float | None:
+        """The bytes of --memory; None where all there is may be taken."""
+        return None if self.memory in (None, "auto") else parse_memory(self.memory)
 
     def lora_matrices(self) -> tuple[str, ...]:
         """The matrices of a block that get adapters."""
@@ -199,17 +202,8 @@ def named(name: str, part: str) -> bool:
 def run_identity(settings: FinetuneSettings, config: GPT2Config, data_key: str) -> dict:
     """What the weights after a step depend on, by flag."""
     names = ["seed", "batch_size", "length", "steps_per_epoch", "base_lr", "decay_lr", "decay_epochs", "dropout"]
-    names += [
-        "lr_schedule",
-        "warmup_steps",
-        "optimizer",
-        "weight_decay",
-        "clip_norm",
-        "accumulate",
-        "remat",
-        "precision",
-    ]
-    names += ["lora_rank", "lora_on", "freeze"]
+    names += ["lr_schedule", "warmup_steps", "optimizer", "weight_decay", "clip_norm", "accumulate", "remat"]
+    names += ["precision", "lora_rank", "lora_on", "freeze"]
     flags = {f"--{name}": getattr(settings, name) for name in (*names, "val_fraction", "data_loader")}
     if settings.lr_schedule == "cosine":
         flags["--num_epoch"] = settings.num_epoch

@@ -7,9 +7,7 @@ from gpt_tf2.commands.finetune_settings import OPTIMIZERS
 from gpt_tf2.config import SIZES
 from gpt_tf2.errors import InputError
 from gpt_tf2.flags import flag
-from gpt_tf2.training.memory import Way, parse_memory, predict
-
-LORA_RANK = 8
+from gpt_tf2.training.memory import LORA_RANK, Way, parse_memory, predict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,7 @@ from keras import ops
 
 from gpt_tf2.backend import kernel, use_xla
 from gpt_tf2.model import Tensor
-
-CHUNK = 1 << 25  # logits at once, half a thousand tokens of GPT-2's vocabulary; half as many where memory is short
+from gpt_tf2.training.memory import CHUNK
 
 
 class Head:

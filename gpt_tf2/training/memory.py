@@ -14,9 +14,10 @@ from gpt_tf2.errors import InputError
 LIBRARIES = 0.60e9  # Python, TensorFlow and Keras, imported
 TRACES = 0.20e9  # graphs, compiled code and what the small pieces waste
 POOLED = 1.12  # what pools take more than is asked of them, where memory need not be given back
-CHUNK = 1 << 25  # logits at once, as in `loss`
+CHUNK = 1 << 25  # logits at once, half a thousand tokens of GPT-2's vocabulary; half as many with remat
+LORA_RANK = 8  # that is proposed
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
-SLOTS = {"adamw": 2, "lion": 1, "muon": 1, "adafactor": 0}  # numbers kept for each weight, nearly
+SLOTS = {"adamw": 2, "adafactor": 0, "lion": 1, "muon": 1}  # numbers kept for each weight, nearly
 PREFIXES = "KMGT"
 
 
@@ -85,7 +86,7 @@ def ways(asked: Way, remat: str, free: bool) -> Iterator[Way]:
         yield dataclasses.replace(asked, remat=on)
     if free and not asked.lora_rank:
         yield dataclasses.replace(asked, remat=True, optimizer="adafactor")
-        yield dataclasses.replace(asked, remat=True, optimizer="adamw", lora_rank=8)
+        yield dataclasses.replace(asked, remat=True, optimizer="adamw", lora_rank=LORA_RANK)
 
 
 def choose(config: GPT2Config, asked: Way, memory: float, remat: str = "auto", free: bool = False) -> Way:
@@ -106,7 +107,7 @@ def mend(config: GPT2Config, asked: Way, memory: float) -> str:
     for way in ways(asked, "auto", True):
         if total(config, way) <= memory:
             return f"give {way.flags()}"
-    shorter = dataclasses.replace(asked, remat=True, lora_rank=asked.lora_rank or 8, rows=1, length=128)
+    shorter = dataclasses.replace(asked, remat=True, lora_rank=asked.lora_rank or LORA_RANK, rows=1, length=128)
     if total(config, shorter) <= memory:
         return f"give {shorter.flags()} and a smaller --batch_size or --length"
     return "take a smaller --model"

@@ -14,7 +14,8 @@ from gpt_tf2.model import GPT2, Tensor, added, attend, block, causal_mask, embed
 from gpt_tf2.training import fast
 from gpt_tf2.training.batches import Batch
 from gpt_tf2.training.gradients import Piece, Pull
-from gpt_tf2.training.loss import CHUNK, Head
+from gpt_tf2.training.loss import Head
+from gpt_tf2.training.memory import CHUNK
 
 DRAWS = 1 << 12  # random states kept for the dropouts of one step
 BLOCK_DRAWS = 1 << 3  # and of one block
