@@ -121,11 +121,11 @@ def run_transformers(precision: str, work: str) -> Iterator[tuple[int, Callable[
 
 
 def run_keras_hub(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
-    from gpt_tf2.backend import start, use_xla
-
-    start()
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # and all else as its users have it
     import keras
     import keras_hub
+
+    from gpt_tf2.backend import use_xla
 
     keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
     sizes = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "intermediate_dim": 3072}

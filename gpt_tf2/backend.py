@@ -67,6 +67,8 @@ def start(lean: bool = False) -> str:
     if wanted not in ("tensorflow", "jax"):
         raise InputError(f"KERAS_BACKEND={wanted}: unknown here: set it to tensorflow or jax")
     os.environ["KERAS_BACKEND"] = wanted
+    # TensorFlow takes oneDNN's products by itself only on a CPU of AVX-512; they are the faster on others, too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if lean:
         give_memory_back()
     try:
@@ -230,16 +232,62 @@ def compiled(model: "keras.Model", function: Callable[..., Any]) -> Callable[...
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A pure function of nested arrays, traced once a shape."""
+    """A pure function of nested arrays, compiled.
+
+    XLA compiles it once a shape. Without XLA TensorFlow traces it once for all numbers of rows and tokens: which graph
+    computes a step, and so its last bits, must not depend on the shapes that this process has seen before.
+    """
     import keras
 
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    if keras.backend.backend() == "jax":
+        import jax
 
-        return tf.function(function, reduce_retracing=True, jit_compile=use_xla() or None)
-    import jax
+        return jax.jit(function)
+    import tensorflow as tf
 
-    return jax.jit(function)
+    if use_xla():
+        return tf.function(function, reduce_retracing=True, jit_compile=True)
+    traced, graphs = tf.function(lambda *arrays: function(*arrays)), {}
+
+    def run(*arrays: Any) -> Any:
+        if tf.config.functions_run_eagerly():
+            return function(*arrays)
+        key = signature(arrays)
+        if key not in graphs:
+            graphs[key] = traced.get_concrete_function(*specification(arrays))
+        return graphs[key](*arrays)
+
+    return run
+
+
+def signature(arrays: Any) -> Any:
+    """What a graph for nested arrays depends on: their names, dtypes, and the sizes that do not change."""
+    if isinstance(arrays, dict):
+        return tuple((name, array.dtype, tuple(array.shape)) for name, array in arrays.items())
+    if isinstance(arrays, tuple):
+        return tuple(signature(part) for part in arrays)
+    return None if arrays is None else (arrays.dtype, lasting_sizes(arrays))
+
+
+def specification(arrays: Any) -> Any:
+    """Nested arrays as TensorFlow's descriptions of them."""
+    import tensorflow as tf
+
+    if isinstance(arrays, dict):
+        return {name: tf.TensorSpec(array.shape, array.dtype) for name, array in arrays.items()}
+    if isinstance(arrays, tuple):
+        return tuple(specification(part) for part in arrays)
+    return None if arrays is None else tf.TensorSpec(lasting_sizes(arrays), arrays.dtype)
+
+
+def lasting_sizes(array: Any) -> tuple[int | None, ...]:
+    """The sizes of an array with None for numbers of rows and tokens: all but the last of float [B, T, C] or [K, C].
+
+    All sizes of weights last; they come by name.
+    """
+    sizes = tuple(array.shape)
+    changing = len(sizes) - (len(sizes) in (2, 3) and "float" in str(array.dtype))
+    return (None,) * changing + sizes[changing:]
 
 
 def fused(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -296,15 +344,20 @@ def value_of(variable: "keras.Variable") -> Any:
     return tf.convert_to_tensor(variable.value)
 
 
-def scatter_add(array: Any, rows: Any, values: Any) -> Any:
-    """An array [N, …] with values [K, …] added to its rows [K]."""
+def row_adder() -> Callable[[Any, Any, Any], Any]:
+    """`add(array, rows, values)`: an array [N, …] with values [K, …] added to its rows [K], in its own memory.
+
+    The array itself is lost.
+    """
     import keras
 
-    if keras.backend.backend() == "jax":
-        return array.at[rows].add(values)
-    import tensorflow as tf
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
 
-    return tf.tensor_scatter_nd_add(array, rows[:, None], values)
+        return lambda array, rows, values: tf.raw_ops.InplaceAdd(x=array, i=rows, v=values)
+    import jax
+
+    return jax.jit(lambda array, rows, values: array.at[rows].add(values), donate_argnums=0)
 
 
 @contextlib.contextmanager

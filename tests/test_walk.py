@@ -6,14 +6,18 @@ import keras
 import numpy as np
 import pytest
 from gradients import loss_and_gradients
+from keras import ops
 
 from gpt_tf2 import GPT2, GPT2Config
 from gpt_tf2.config import MATRICES, adapter_shapes
+from gpt_tf2.model import added, attend
+from gpt_tf2.training import fast
 from gpt_tf2.training.batches import Batch, parts, whole_rows
+from gpt_tf2.training.gradients import vjp
 from gpt_tf2.training.lora import add_adapters
 from gpt_tf2.training.optimizers import AdamW
 from gpt_tf2.training.trainer import Trainer
-from gpt_tf2.training.walk import Walk
+from gpt_tf2.training.walk import Walk, visible
 
 CONFIG = GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=3)
 
@@ -153,3 +157,16 @@ def test_adapters_gradients_are_the_matrix_s_through_the_product() -> None:
             assert np.abs(gradient - a.T @ full[f"{matrix}w"]).max() <= 1e-4 * np.abs(gradient).max()
         else:
             assert not gradient.any()
+
+
+@pytest.mark.parametrize("time", [5, 513])
+def test_attention_in_halves_is_that_of_the_whole(time: int) -> None:
+    draw = np.random.default_rng(0)
+    inputs = [ops.convert_to_tensor(draw.standard_normal((2, 2, time, 4)).astype("float32")) for _ in range(3)]
+    dy = ops.convert_to_tensor(draw.standard_normal((2, 2, time, 4)).astype("float32"))
+    bias = added(visible(np.sort(draw.integers(0, 3, (2, time)))), "float32")
+    results = []
+    for way in (attend, fast.attend, fast.attend_in_halves):
+        y, pull = vjp(lambda inputs, way=way: way(*inputs, bias), inputs)
+        results.append(dict(enumerate(np.asarray(array) for array in (y, *pull(dy)))))
+    assert close(results[1], results[0]) and close(results[2], results[0])

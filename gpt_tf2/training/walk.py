@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend import kernel, scatter_add, trim, value_of
+from gpt_tf2.backend import kernel, row_adder, trim, value_of
 from gpt_tf2.model import GPT2, Tensor, added, attend, block, causal_mask, embedded, layer_norm
 from gpt_tf2.training import fast
 from gpt_tf2.training.batches import Batch
@@ -19,8 +19,11 @@ from gpt_tf2.training.memory import CHUNK
 
 DRAWS = 1 << 12  # random states kept for the dropouts of one step
 BLOCK_DRAWS = 1 << 3  # and of one block
+HALVED = 512  # tokens from which on attention is computed in halves
+WAYS = (fast.attend, fast.attend_in_halves)
 
 Gradients = dict[str, Tensor]
+Attend = Callable[..., Tensor]
 Place = Callable[[Batch], Batch]
 
 
@@ -49,20 +52,21 @@ class Walk:
         self.head = Head("wte" in self.trained, CHUNK // 2 if remat else CHUNK)
         dtype = model.compute_dtype
         self._bias = kernel(lambda segments: added(visible(segments), dtype))
-        self._narrow = kernel(lambda weights: {name: narrow(weight, dtype) for name, weight in weights.items()})
+        self._narrow = kernel(lambda weights: narrow(weights, dtype)) if dtype != "float32" else dict
         self._embed = kernel(lambda weights, tokens, positions: embedded(weights, tokens, positions, dtype))
         self._drop = Piece(lambda x, draws: self._drawing(draws, lambda: model.drop(x)))
-        self._block = Piece(self._block_graph)
+        self._blocks = [Piece(functools.partial(self._block_graph, attending=how)) for how in WAYS]
         self._top = Piece(top)
-        self._add_rows = kernel(add_rows)
+        self._sum_rows = kernel(sum_rows)
+        self._add_rows = row_adder()
         self._sum_positions = kernel(lambda dx, where: segment_sum(dx, where, model.config.n_ctx))
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the weighted losses of a batch, in nats, without dropout."""
         batch = self.place(batch)
-        x, bias = self._enter(batch), self._bias(batch.segments)
+        x, bias, piece = self._enter(batch), self._bias(batch.segments), self._piece(batch)
         for i in range(len(self.model.blocks)):
-            x = self._block.run(*self._block_inputs(i, x), bias, None)
+            x = piece.run(*self._block_inputs(i, x), bias, None)
         z = self._top.run((self._read(("ln_f/g", "ln_f/b")), x), batch.picks)
         return self.head.loss(self._wte(), z, batch.targets, batch.weights)
 
@@ -82,25 +86,25 @@ class Walk:
         blocks = len(self.model.blocks)
         draws = [np.array([seed, step * DRAWS + i * BLOCK_DRAWS]).astype("uint32") for i in range(blocks + 1)]
         tokens, batch = batch.tokens, self.place(batch)
-        x, bias = self._enter(batch), self._bias(batch.segments)
+        x, bias, piece = self._enter(batch), self._bias(batch.segments), self._piece(batch)
         pulls: list[Pull] = []
         if self.model.dropout:
             x, pull_dropout = self._drop.recomputing(x, draws[blocks])
         for i in range(blocks):
             rest = bias, draws[i] if self.model.dropout else None
             if i < self.first:
-                x = self._block.run(*self._block_inputs(i, x), *rest)
+                x = piece.run(*self._block_inputs(i, x), *rest)
             elif self.remat:
-                pulls.append(functools.partial(self._recompute, i, x, rest))
-                x = self._block.run(*self._block_inputs(i, x), *rest)
+                pulls.append(functools.partial(self._recompute, piece, i, x, rest))
+                x = piece.run(*self._block_inputs(i, x), *rest)
             else:
-                x, pull = self._block.saving(*self._block_inputs(i, x), *rest)
+                x, pull = piece.saving(*self._block_inputs(i, x), *rest)
                 pulls.append(pull)
         if self.remat:
             trim()
         z, pull_top = self._top.saving((self._read(("ln_f/g", "ln_f/b")), x), batch.picks)
         loss, of_z, dense, rows = self.head.gradients(self._wte(), z, batch.targets, batch.weights, scale)
-        of_head = [dense]  # a list, so that what is in it can go when it has been used
+        of_head: list[Tensor] = [dense]  # a list, so that what is in it can go when it has been used
 
         def back(pull_top: Pull, of_z: Tensor) -> Iterator[tuple[str, Gradients]]:
             gradients, dx = pull_top(of_z)
@@ -118,18 +122,23 @@ class Walk:
                 ids = np.concatenate([filled_like(tokens, batch.tokens), batch.targets])
                 unique, inverse = np.unique(ids, return_inverse=True)
                 unique = np.pad(unique, (0, len(ids) - len(unique)))  # rows of 0 are added to token 0
-                where = unique.astype("int32"), inverse.astype("int32")
-                found["wte"] = self._add_rows(of_head.pop(), dx, rows, *where)
+                dense = of_head.pop()
+                sums = ops.cast(self._sum_rows(dx, rows, inverse.astype("int32")), dense.dtype)
+                found["wte"] = self._add_rows(dense, unique.astype("int32"), sums)
+                del dense
             yield "", found
 
         return loss, back(pull_top, of_z)
 
+    def _piece(self, batch: Batch) -> Piece:
+        return self._blocks[batch.tokens.shape[1] >= HALVED]
+
     def _enter(self, batch: Batch) -> Tensor:
         return self._embed(self._read(("wte", "wpe")), batch.tokens, batch.positions)
 
-    def _recompute(self, i: int, x: Tensor, rest: tuple, dx: Tensor) -> tuple[Gradients, Tensor]:
+    def _recompute(self, piece: Piece, i: int, x: Tensor, rest: tuple, dx: Tensor) -> tuple[Gradients, Tensor]:
         inputs, frozen = self._block_inputs(i, x)
-        return self._block.pulled(inputs, dx, frozen, *rest)
+        return piece.pulled(inputs, dx, frozen, *rest)
 
     def _block_inputs(self, i: int, x: Tensor) -> tuple[tuple[dict[str, Tensor], Tensor], dict[str, Tensor]]:
         """What gradients are by, trained weights and x; and frozen weights."""
@@ -144,19 +153,19 @@ class Walk:
         return self._narrow(self._read(["wte"]))["wte"]
 
     def _block_graph(
-        self, inputs: tuple[dict[str, Tensor], Tensor], frozen: Any, bias: Tensor, draws: Tensor
+        self, inputs: tuple[dict[str, Tensor], Tensor], frozen: Any, bias: Tensor, draws: Tensor, attending: Attend
     ) -> Tensor:
         trained, x = inputs
         weights, n_head = frozen | trained, self.model.config.n_head
         if draws is None:
-            return block(weights, x, n_head, functools.partial(fast.attend, bias=bias), activation=fast.gelu)[0]
+            return block(weights, x, n_head, functools.partial(attending, bias=bias), activation=fast.gelu)[0]
         drop = self.model.drop
         how = functools.partial(attend, bias=bias, drop=drop)
         return self._drawing(draws, lambda: block(weights, x, n_head, how, drop, fast.gelu)[0])
 
     def _drawing(self, draws: Tensor, function: Callable[[], Tensor]) -> Tensor:
         """Calls a function with the random state that its dropouts begin at."""
-        with keras.StatelessScope(state_mapping=[(self.model.dropout_seed.state, draws)]):
+        with keras.StatelessScope(state_mapping=[(self.model.dropout_seed.state, ops.reshape(draws, (2,)))]):
             return function()
 
 
@@ -171,9 +180,9 @@ def visible(segments: Tensor) -> Tensor:
     return ops.logical_and(causal_mask(ops.shape(segments)[1]), own)
 
 
-def narrow(x: Tensor, dtype: str) -> Tensor:
-    """A matrix in the dtype that is computed in; vectors stay as they are."""
-    return ops.cast(x, dtype) if len(x.shape) == 2 else x
+def narrow(weights: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Matrices in the dtype that is computed in; vectors stay as they are."""
+    return {name: ops.cast(x, dtype) if len(x.shape) == 2 else x for name, x in weights.items()}
 
 
 def top(inputs: tuple[dict[str, Tensor], Tensor], picks: Tensor) -> Tensor:
@@ -192,13 +201,10 @@ def segment_sum(dx: Tensor, where: Tensor, count: int) -> Tensor:
     return ops.segment_sum(flat(ops.cast(dx, "float32")), ops.reshape(where, (-1,)), count)
 
 
-def add_rows(dense: Tensor, dx: Tensor, rows: Tensor, unique: Tensor, inverse: Tensor) -> Tensor:
-    """The gradient by the token embedding, of the dtype of the head's dense part of it.
+def sum_rows(dx: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
+    """The rows that the token embedding's gradient gets from the tokens (dx) and from the targets, summed by token.
 
-    Args:
-        dx, rows: of the tokens' and the targets' rows.
-        unique: their ids. inverse: which of them each is. A row is summed in float32 before it is added.
+    inverse: to which sum each of them goes. Float32.
     """
     both = ops.concatenate([flat(ops.cast(dx, "float32")), rows])
-    sums = ops.segment_sum(both, inverse, len(inverse))
-    return scatter_add(dense, unique, ops.cast(sums, dense.dtype))
+    return ops.segment_sum(both, inverse, len(inverse))
