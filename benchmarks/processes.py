@@ -14,6 +14,16 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
+def peak_gpu_gb() -> float | None:
+    """The peak memory that torch or JAX took on a GPU in this process, in GB of 10⁹ bytes; None without one."""
+    if "torch" in sys.modules:
+        cuda = sys.modules["torch"].cuda
+        return cuda.max_memory_allocated() / 1e9 if cuda.is_available() else None
+    if "jax" in sys.modules and sys.modules["jax"].default_backend() == "gpu":
+        return sys.modules["jax"].local_devices()[0].memory_stats()["peak_bytes_in_use"] / 1e9
+    return None
+
+
 def run_alone(script: str, *arguments: str) -> dict:
     """Runs a benchmark's script in a fresh process: what it prints last, as JSON. SystemExit if it fails."""
     result = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)

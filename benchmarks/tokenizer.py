@@ -1,16 +1,17 @@
 """Encoding speed on one thread: ours, tiktoken's and Hugging Face's, on the same text and vocabulary.
 
-    python benchmarks/tokenizer.py ENCODER_JSON VOCAB_BPE
+    python benchmarks/tokenizer.py ENCODER_JSON VOCAB_BPE [--json FILE]
 
 The peers are part of the extra `test`.
 """
 
+import argparse
 import pydoc_data.topics
 import statistics
-import sys
 import time
 
 import tiktoken.load
+from processes import rows_of, write_rows
 from tokenizers import ByteLevelBPETokenizer
 
 from gpt_tf2 import Tokenizer
@@ -18,7 +19,13 @@ from gpt_tf2 import Tokenizer
 ROUNDS = 5
 
 
-def main(encoder_json: str, vocab_bpe: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoder_json")
+    parser.add_argument("vocab_bpe")
+    parser.add_argument("--json", help="a file to write every figure to")
+    flags = parser.parse_args()
+    encoder_json, vocab_bpe = flags.encoder_json, flags.vocab_bpe
     text = "\n".join(pydoc_data.topics.topics.values()) * 4
     ours = Tokenizer(encoder_json, vocab_bpe)
     # tiktoken's pattern for gpt2 is what it ships; its vocabulary would come from the network, so it is given ours.
@@ -39,13 +46,12 @@ def main(encoder_json: str, vocab_bpe: str) -> None:
             results.append(encode(text))
             rates[name].append(len(text.encode()) / 1e6 / (time.perf_counter() - began))
     assert all(result == results[0] for result in results)
-    best = statistics.median(rates["gpt-tf2"])
+    medians = {name: statistics.median(found) for name, found in rates.items()}
     print(f"{len(text.encode()) / 1e6:.1f} MB of English and markup, {len(results[0]):,} tokens, median of {ROUNDS}")
-    for name, found in rates.items():
-        print(f"{name:12} {statistics.median(found):6.1f} MB/s   gpt-tf2 is {best / statistics.median(found):.2f} ×")
+    for name, median in medians.items():
+        print(f"{name:12} {median:6.1f} MB/s   gpt-tf2 is {medians['gpt-tf2'] / median:.2f} ×")
+    write_rows(flags.json, [row for name in medians for row in rows_of("encoding", name, "", {"MB/s": medians[name]})])
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main()

@@ -1,6 +1,7 @@
 """Training speed at the 124M shape: ours, transformers and keras-hub in fresh processes, alternating, on the same work.
 
     python benchmarks/training.py [--rounds 3] [--work 1x1024 4x256 stories1 stories4] [--precision float32 bfloat16]
+    KERAS_BACKEND=jax python benchmarks/training.py --systems gpt-tf2 transformers --precision bfloat16    # on a GPU
 
 `BxT` is whole rows of random tokens, every token learned. `storiesB` is made-up stories of CNN/Daily Mail's lengths
 with the loss on the summary, in examples/s: ours packed, the others fed the usual way, one story a row, the loss
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from processes import Row, peak_gb, rows_of, run_alone, write_rows
+from processes import Row, peak_gb, peak_gpu_gb, rows_of, run_alone, write_rows
 
 VOCABULARY, LENGTH = 50257, 1024
 STEPS, WARM_UP = 6, 3
@@ -98,11 +99,15 @@ def run_transformers(precision: str, work: str) -> Iterator[tuple[int, Callable[
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.set_num_threads(os.cpu_count() or 1)
-    model = GPT2LMHeadModel(GPT2Config(attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)).train()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = GPT2LMHeadModel(GPT2Config(attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)).train().to(device)
+    if device == "cuda":
+        model = torch.compile(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0)
 
     def step(**inputs: torch.Tensor) -> float:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        inputs = {name: array.to(device) for name, array in inputs.items()}
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
             loss = model(**inputs).loss
         loss.backward()
         optimizer.step()
@@ -121,7 +126,7 @@ def run_transformers(precision: str, work: str) -> Iterator[tuple[int, Callable[
 
 
 def run_keras_hub(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # and all else as its users have it
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # and all else as its users have it
     import keras
     import keras_hub
 
@@ -168,6 +173,9 @@ def measure(who: str, precision: str, work: str) -> None:
     else:
         speed = counts[0] / statistics.median(seconds[WARM_UP:])
     figures = {"speed": speed, "seconds to the first step": first, "peak GB": peak_gb()}
+    on_gpu = peak_gpu_gb()
+    if on_gpu is not None:
+        figures["peak GPU GB"] = on_gpu
     print(json.dumps({**figures, "first loss": losses[0], "last loss": losses[-1]}))
 
 
@@ -176,6 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", nargs="+", default=["1x1024", "4x256", "stories1", "stories4"])
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--systems", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
     parser.add_argument("--json", help="a file to write every figure to")
     parser.add_argument(
         "--one", nargs=3, metavar=("WHO", "PRECISION", "WORK"), help="run one contender in this process"
@@ -186,7 +195,7 @@ def main() -> None:
     rows: list[Row] = []
     for work in flags.work:
         for precision in flags.precision:
-            found: dict[str, list[dict]] = {who: [] for who in CONTENDERS}
+            found: dict[str, list[dict]] = {who: [] for who in flags.systems}
             for _ in range(flags.rounds):
                 for who, runs in found.items():
                     runs.append(run_alone(__file__, "--one", who, precision, work))
@@ -196,10 +205,9 @@ def main() -> None:
             }
             for who, figures in medians.items():
                 unit = unit_of(work)
-                speed = {
-                    unit: figures["speed"],
-                    f"gpt-tf2's {unit}, times": medians["gpt-tf2"]["speed"] / figures["speed"],
-                }
+                speed = {unit: figures["speed"]}
+                if "gpt-tf2" in medians:
+                    speed[f"gpt-tf2's {unit}, times"] = medians["gpt-tf2"]["speed"] / figures["speed"]
                 rest = {name: value for name, value in figures.items() if name != "speed"}
                 rows += rows_of(work, who, precision, speed | rest)
             write_rows(flags.json, rows)
@@ -213,10 +221,11 @@ def unit_of(work: str) -> str:
 def show(work: str, precision: str, medians: dict[str, dict[str, float]]) -> None:
     """A line a contender, and how often ours is as fast."""
     for who, median in medians.items():
-        ratio = medians["gpt-tf2"]["speed"] / median["speed"]
+        ours = f" (gpt-tf2 {medians['gpt-tf2']['speed'] / median['speed']:.2f} ×)" if "gpt-tf2" in medians else ""
+        on_gpu = f", {median['peak GPU GB']:.2f} GB on the GPU" if "peak GPU GB" in median else ""
         print(
-            f"{work} {precision} {who}: {median['speed']:.4g} {unit_of(work)} (gpt-tf2 {ratio:.2f} ×), "
-            f"first step after {median['seconds to the first step']:.1f} s, {median['peak GB']:.2f} GB",
+            f"{work} {precision} {who}: {median['speed']:.4g} {unit_of(work)}{ours}, "
+            f"first step after {median['seconds to the first step']:.1f} s, {median['peak GB']:.2f} GB{on_gpu}",
             flush=True,
         )
 
