@@ -252,40 +252,24 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arrays: Any) -> Any:
         if tf.config.functions_run_eagerly():
             return function(*arrays)
-        key = signature(arrays)
+        leaves = keras.tree.flatten_with_path(arrays)
+        key = tuple((path, None if x is None else (lasting_sizes(path, x), x.dtype)) for path, x in leaves)
         if key not in graphs:
-            graphs[key] = traced.get_concrete_function(*specification(arrays))
+            specs = [found and tf.TensorSpec(*found) for _, found in key]
+            graphs[key] = traced.get_concrete_function(*keras.tree.pack_sequence_as(arrays, specs))
         return graphs[key](*arrays)
 
     return run
 
 
-def signature(arrays: Any) -> Any:
-    """What a graph for nested arrays depends on: their names, dtypes, and the sizes that do not change."""
-    if isinstance(arrays, dict):
-        return tuple((name, array.dtype, tuple(array.shape)) for name, array in arrays.items())
-    if isinstance(arrays, tuple):
-        return tuple(signature(part) for part in arrays)
-    return None if arrays is None else (arrays.dtype, lasting_sizes(arrays))
+def lasting_sizes(path: tuple[Any, ...], array: Any) -> tuple[int | None, ...]:
+    """The sizes of an array, with None for numbers of rows and tokens.
 
-
-def specification(arrays: Any) -> Any:
-    """Nested arrays as TensorFlow's descriptions of them."""
-    import tensorflow as tf
-
-    if isinstance(arrays, dict):
-        return {name: tf.TensorSpec(array.shape, array.dtype) for name, array in arrays.items()}
-    if isinstance(arrays, tuple):
-        return tuple(specification(part) for part in arrays)
-    return None if arrays is None else tf.TensorSpec(lasting_sizes(arrays), arrays.dtype)
-
-
-def lasting_sizes(array: Any) -> tuple[int | None, ...]:
-    """The sizes of an array with None for numbers of rows and tokens: all but the last of float [B, T, C] or [K, C].
-
-    All sizes of weights last; they come by name.
+    Weights, which come by name, have no such; of other arrays only the channels last, of floats [B, T, C] or [K, C].
     """
     sizes = tuple(array.shape)
+    if isinstance(path[-1], str):
+        return sizes
     changing = len(sizes) - (len(sizes) in (2, 3) and "float" in str(array.dtype))
     return (None,) * changing + sizes[changing:]
 

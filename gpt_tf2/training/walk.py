@@ -165,7 +165,8 @@ class Walk:
 
     def _drawing(self, draws: Tensor, function: Callable[[], Tensor]) -> Tensor:
         """Calls a function with the random state that its dropouts begin at."""
-        with keras.StatelessScope(state_mapping=[(self.model.dropout_seed.state, ops.reshape(draws, (2,)))]):
+        state = ops.reshape(draws, (2,))  # a size that the graph of a kernel does not know by itself
+        with keras.StatelessScope(state_mapping=[(self.model.dropout_seed.state, state)]):
             return function()
 
 
