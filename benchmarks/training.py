@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from processes import Row, peak_gb, peak_gpu_gb, rows_of, run_alone, write_rows
+from processes import Row, peaks, rows_of, run_alone, write_rows
 
 VOCABULARY, LENGTH = 50257, 1024
 STEPS, WARM_UP = 6, 3
@@ -172,10 +172,7 @@ def measure(who: str, precision: str, work: str) -> None:
         speed = sum(counts[skipped:]) / sum(seconds[skipped:])
     else:
         speed = counts[0] / statistics.median(seconds[WARM_UP:])
-    figures = {"speed": speed, "seconds to the first step": first, "peak GB": peak_gb()}
-    on_gpu = peak_gpu_gb()
-    if on_gpu is not None:
-        figures["peak GPU GB"] = on_gpu
+    figures = {"speed": speed, "seconds to the first step": first, **peaks()}
     print(json.dumps({**figures, "first loss": losses[0], "last loss": losses[-1]}))
 
 
