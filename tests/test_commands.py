@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, STORY, run
+from test_bad_inputs import GENERATE
 
 from gpt_tf2 import Tokenizer
 from gpt_tf2.cli import main
@@ -121,3 +122,14 @@ def test_the_readmes_lines_of_python(workplace: Path) -> None:
     assert logits.shape == (1, len(tokenizer.encode("Hello")), 512)
     save_model(model, "hf/model.safetensors", tokenizer)
     assert np.array_equal(load_model("hf")(np.array([[1, 2]])), model(np.array([[1, 2]])))
+
+
+def test_temperature_0_is_greedy_and_told_in_help(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    texts = []
+    for _ in range(2):
+        assert main([*GENERATE.split(" "), "--temperature=0"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    assert "0 takes the likeliest token" in " ".join(capsys.readouterr().out.split())
