@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import os
 import re
 import subprocess
@@ -145,6 +146,14 @@ def use_xla() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
+def has_gpu() -> bool:
+    """Whether TensorFlow runs on a GPU; it is imported only where there is a driver for one."""
+    if not Path("/dev/nvidiactl").exists() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    start()
+    return use_xla()
+
+
 def has_fast_bfloat16() -> bool:
     """Whether the device has instructions for bfloat16: an Ampere GPU or newer, a TPU, or a CPU of AVX512-BF16 or AMX.
 
@@ -210,20 +219,22 @@ def text_of(path: str) -> str:
         return ""
 
 
-def compiled(model: "keras.Model", function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(model: "keras.Model", function: Callable[..., Any], donated: int | None = None) -> Callable[..., Any]:
     """`function(*arrays)`, which may use the model's weights but not change them, traced once a shape.
 
     On JAX the weights are arguments of the graph: what a traced function closes over would be copied into it.
+
+    donated: the number of an argument whose memory may be used for the result, where the backend can.
     """
     import keras
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, reduce_retracing=True)
+        return tf.function(function, reduce_retracing=True, jit_compile=use_xla())
     import jax
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=() if donated is None else donated + 1)
     def stateless(weights: list[Any], *arrays: Any) -> Any:
         with keras.StatelessScope(state_mapping=list(zip(model.variables, weights, strict=True))):
             return function(*arrays)

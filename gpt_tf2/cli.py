@@ -42,11 +42,9 @@ def merge(arguments: Sequence[str], prog: str) -> None:
 
 
 def generate(arguments: Sequence[str], prog: str) -> None:
-    from gpt_tf2.commands.generate import GenerateSettings, generate
+    from gpt_tf2.commands.generate import GenerateSettings, print_samples
 
-    for text in generate(parse(GenerateSettings, arguments, prog, "Let a model go on from a text.")):
-        print(text)
-        print("-" * 50)
+    print_samples(parse(GenerateSettings, arguments, prog, "Let a model go on from a text."))
 
 
 def evaluate(arguments: Sequence[str], prog: str) -> None:

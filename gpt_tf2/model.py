@@ -19,6 +19,9 @@ from gpt_tf2.errors import InputError
 Tensor = Any  # of the running backend
 Weights = Mapping[str, Tensor]  # by OpenAI's names within a block, as `attn/c_attn/w`
 Rows = tuple[Tensor, Tensor]  # keys and values, each [B, H, T, D]
+Cache = tuple[
+    Tensor, Tensor, Tensor
+]  # keys and values of earlier tokens, [B, H, S, D], and what is added to the scores
 Read = Callable[[str], np.ndarray]  # OpenAI's name of a tensor → its values
 Function = Callable[[Tensor], Tensor]  # of the same shape
 
@@ -93,15 +96,22 @@ class GPT2(keras.Model):
         return self.logits(self.hidden(tokens, positions, causal_mask(time), training=training)[0])
 
     def hidden(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: list[Rows] | None = None, training: bool = False
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: list[Rows] | None = None,
+        filled: Tensor | None = None,
+        training: bool = False,
     ) -> tuple[Tensor, list[Rows]]:
         """The network up to the last layer norm.
 
         Args:
             tokens: ids [B, T].
             positions: [B or 1, T], each below n_ctx.
-            mask: bool, broadcastable to [B, H, T, S + T]; True where a new token may attend.
+            mask: bool, broadcastable to [B, H, T, T]; True where a new token may attend to a new one.
             cache: for each block the keys and values of S earlier tokens, [B, H, S, D]; none in training.
+            filled: bool, broadcastable to [B, H, T, S]; True where a new token may attend to a cached one.
 
         Returns:
             The hidden states [B, T, C] and for each block the new tokens' keys and values.
@@ -109,9 +119,10 @@ class GPT2(keras.Model):
         drop = self.drop if training and self.dropout else keep
         x = drop(embedded(self.ends, tokens, positions, self.compute_dtype))
         bias = added(mask, self.compute_dtype)
+        slots = added(filled, self.compute_dtype) if cache else None
         rows = []
         for i, weights in enumerate(self.blocks):
-            how = functools.partial(attend, bias=bias, cache=cache[i] if cache else None, drop=drop)
+            how = functools.partial(attend, bias=bias, cache=(*cache[i], slots) if cache else None, drop=drop)
             x, new = block(weights, x, self.config.n_head, how, drop)
             rows.append(new)
         return layer_norm(x, self.ends, "ln_f"), rows
@@ -151,6 +162,7 @@ def block(
     attend: Callable[[Tensor, Tensor, Tensor], Tensor],
     drop: Function = keep,
     activation: Function = gelu,
+    shape: Tensor | None = None,
 ) -> tuple[Tensor, Rows]:
     """One transformer block: pre-norm causal self-attention, then a pre-norm two-layer perceptron with GELU.
 
@@ -158,34 +170,36 @@ def block(
 
     Args:
         attend: queries, keys and values of the new tokens, [B, H, T, D] each → of that shape.
+        shape: [B, T, H, D], if x is given as [B·T, C].
     """
     joined = linear(layer_norm(x, weights, "ln_1"), weights, "attn/c_attn")
-    query, keys, values = (split_heads(part, n_head) for part in ops.split(joined, 3, axis=-1))
-    x = x + drop(linear(merge_heads(attend(query, keys, values)), weights, "attn/c_proj"))
+    query, keys, values = (split_heads(part, n_head, shape) for part in ops.split(joined, 3, axis=-1))
+    x = x + drop(linear(merge_heads(attend(query, keys, values), x), weights, "attn/c_proj"))
     inner = activation(linear(layer_norm(x, weights, "ln_2"), weights, "mlp/c_fc"))
     return x + drop(linear(inner, weights, "mlp/c_proj")), (keys, values)
 
 
 def attend(
-    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, cache: Rows | None = None, drop: Function = keep
+    query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, cache: Cache | None = None, drop: Function = keep
 ) -> Tensor:
-    """Scaled dot-product attention over cached tokens, then the new ones → [B, H, T, D].
+    """Scaled dot-product attention over the new tokens and cached ones → [B, H, T, D].
 
-    Cached and new scores are joined, never the keys and values: a step copies nothing of the cache.
+    The two parts of the softmax have their largest score and their sum in common; nothing is joined, so that a step
+    copies nothing of the cache. The cache has no dropout.
 
     Args:
-        bias: of `added`, broadcastable to [B, H, T, S + T].
-        cache: the keys and values of S earlier tokens, [B, H, S, D].
+        bias: of `added`, broadcastable to [B, H, T, T].
     """
     query = query * query.shape[-1] ** -0.5
-    sources = [cache[0], keys] if cache else [keys]
-    scores = [ops.matmul(query, ops.transpose(source, (0, 1, 3, 2))) for source in sources]
-    joined = ops.concatenate(scores, axis=-1) if cache else scores[0]
-    weights = drop(ops.softmax(joined + bias))
-    if not cache:
-        return ops.matmul(weights, values)
-    slots = ops.shape(cache[0])[2]
-    return ops.matmul(weights[..., :slots], cache[1]) + ops.matmul(weights[..., slots:], values)
+    scores = ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2))) + bias
+    if cache is None:
+        return ops.matmul(drop(ops.softmax(scores)), values)
+    earlier_keys, earlier_values, earlier_bias = cache
+    earlier = ops.matmul(query, ops.transpose(earlier_keys, (0, 1, 3, 2))) + earlier_bias
+    top = ops.maximum(ops.max(scores, axis=-1, keepdims=True), ops.max(earlier, axis=-1, keepdims=True))
+    scores, earlier = ops.exp(scores - top), ops.exp(earlier - top)
+    total = ops.sum(scores, axis=-1, keepdims=True) + ops.sum(earlier, axis=-1, keepdims=True)
+    return (ops.matmul(scores, values) + ops.matmul(earlier, earlier_values)) / total
 
 
 def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
@@ -203,16 +217,17 @@ def layer_norm(x: Tensor, weights: Weights, name: str) -> Tensor:
     return ops.layer_normalization(x, weights[f"{name}/g"], weights[f"{name}/b"], epsilon=1e-5)
 
 
-def split_heads(x: Tensor, n_head: int) -> Tensor:
-    """[B, T, C] → [B, H, T, D]."""
-    batch, time = ops.shape(x)[:2]
-    return ops.transpose(ops.reshape(x, (batch, time, n_head, x.shape[-1] // n_head)), (0, 2, 1, 3))
+def split_heads(x: Tensor, n_head: int, shape: Tensor | None = None) -> Tensor:
+    """[B, T, C], or [B·T, C] of the shape [B, T, H, D] → [B, H, T, D]."""
+    if shape is None:
+        shape = (*ops.shape(x)[:2], n_head, x.shape[-1] // n_head)
+    return ops.transpose(ops.reshape(x, shape), (0, 2, 1, 3))
 
 
-def merge_heads(x: Tensor) -> Tensor:
-    """[B, H, T, D] → [B, T, C]."""
-    batch, _, time = ops.shape(x)[:3]
-    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch, time, x.shape[1] * x.shape[3]))
+def merge_heads(x: Tensor, like: Tensor) -> Tensor:
+    """[B, H, T, D] → [B, T, C] or [B·T, C], as `like` is."""
+    lead = ops.shape(like)[:2] if len(like.shape) == 3 else (-1,)
+    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (*lead, like.shape[-1]))
 
 
 def causal_mask(time: Tensor | int) -> Tensor:

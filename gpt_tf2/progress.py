@@ -19,12 +19,20 @@ class Display(contextlib.AbstractContextManager):
         columns: of the bar.
         shown: False prints nothing.
         quiet_until: when the first line may be printed where there is no bar, in `time.monotonic`'s seconds.
+        stderr: shows it on standard error.
     """
 
     def __init__(
-        self, *columns: ProgressColumn, label: str, total: int | None, done: int, quiet_until: float, shown: bool = True
+        self,
+        *columns: ProgressColumn,
+        label: str,
+        total: int | None,
+        done: int,
+        quiet_until: float,
+        shown: bool = True,
+        stderr: bool = False,
     ):
-        self.console = Console(soft_wrap=True, highlight=False, quiet=not shown)
+        self.console = Console(soft_wrap=True, highlight=False, quiet=not shown, stderr=stderr)
         self.quiet_until = quiet_until
         self.progress = Progress(*columns, console=self.console)
         self.task = self.progress.add_task(label, total=total, completed=done)
@@ -60,9 +68,10 @@ class Counter(Display):
         unit: what is counted, as `examples`.
     """
 
-    def __init__(self, label: str, unit: str):
+    def __init__(self, label: str, unit: str, stderr: bool = False):
         columns = TextColumn("{task.description}"), BarColumn(bar_width=20)
-        super().__init__(*columns, label=label, total=None, done=0, quiet_until=time.monotonic() + LINE_EVERY)
+        quiet_until = time.monotonic() + LINE_EVERY
+        super().__init__(*columns, label=label, total=None, done=0, quiet_until=quiet_until, stderr=stderr)
         self.label, self.unit = label, unit
         self.began: tuple[float, int] | None = None  # when, and how many were done by then
 

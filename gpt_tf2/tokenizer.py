@@ -87,9 +87,13 @@ class Tokenizer:
 
     def size(self, ids: np.ndarray) -> int:
         """How many bytes the text of ids has, the end-of-text token left out."""
-        lengths = np.array([len(self._encoding.decode_single_token_bytes(i)) for i in range(self.n_vocab)])
+        lengths = np.array([len(self.decode_bytes(i)) for i in range(self.n_vocab)])
         lengths[self.end_of_text] = 0
         return int(lengths[ids].sum())
+
+    def decode_bytes(self, id: int) -> bytes:
+        """The bytes of one id, which may be part of a character."""
+        return self._encoding.decode_single_token_bytes(id)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are not UTF-8 (half a character at an end) become U+FFFD."""

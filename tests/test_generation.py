@@ -1,71 +1,166 @@
 """Sampling rules, the cache and the loop over it. Runs on either backend."""
 
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import keras
 import numpy as np
 import pytest
 from conftest import OPENAI_TINY
 
-from gpt_tf2 import GPT2, InputError, load_model
-from gpt_tf2.generation.decoder import Decoder
-from gpt_tf2.generation.generate import sample
-from gpt_tf2.generation.sampling import Nucleus, Sampler, Temperature, TopK, make_sampler, softmax
+from gpt_tf2 import GPT2, GPT2Config, InputError, Tokenizer, load_model
+from gpt_tf2.checkpoints import find_config, open_checkpoint
+from gpt_tf2.generation.decoder import Decoder, State
+from gpt_tf2.generation.generate import Generator, Request, appended, sample
+from gpt_tf2.generation.graph import GraphDecoder
+from gpt_tf2.generation.sampling import (
+    MinimumLength,
+    MinP,
+    Nucleus,
+    RepetitionPenalty,
+    Sampler,
+    Temperature,
+    TopK,
+    drawn,
+    make_sampler,
+    softmax,
+)
+from gpt_tf2.generation.writer import Writer
 
 EXPECTED = np.load(OPENAI_TINY / "expected.npz")
 GREEDY = EXPECTED["greedy"].tolist()
 NO_END = -1
-DRAWS = 20_000
+DRAWS = 100_000
+
+
+@pytest.fixture(scope="module", params=["graph", "litert"])
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    model = load_model(OPENAI_TINY)
+    if request.param == "graph":
+        return GraphDecoder(model)
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("LiteRT's graphs are made by TensorFlow")
+    return converted(OPENAI_TINY, tmp_path_factory.mktemp("litert"))
+
+
+def converted(path: Path, folder: Path, quantized: bool = False) -> Decoder:
+    from gpt_tf2.generation.convert import convert
+    from gpt_tf2.generation.litert import LiteRTDecoder
+
+    checkpoint = open_checkpoint(path)
+    config = find_config(checkpoint)
+    convert(checkpoint, config, folder, quantized, lambda done, total: None)
+    return LiteRTDecoder(folder, config, "int8" if quantized else "float32")
 
 
 @pytest.fixture(scope="module")
-def decoder() -> Decoder:
-    return Decoder(load_model(OPENAI_TINY))
+def full() -> Callable[[list[int]], np.ndarray]:
+    """The plain forward pass: ids → logits of what follows each."""
+    model = load_model(OPENAI_TINY)
+    return lambda ids: np.asarray(model(np.array([ids + [0] * (64 - len(ids))])))[0, : len(ids)]
 
 
-def test_greedy_tokens_with_the_cache_are_those_of_openais_graph(decoder: Decoder) -> None:
-    rows = sample(decoder, GREEDY[:7], 1, 100, make_sampler(0), NO_END)
+def greedy(full: Callable[[list[int]], np.ndarray], prompt: list[int], count: int) -> list[int]:
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(full(ids)[-1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_greedy_tokens_are_those_of_openais_graph(decoder: Decoder, draft: bool) -> None:
+    rows = sample(decoder, GREEDY[:7], 1, 100, make_sampler(0), NO_END, draft=draft)
     assert GREEDY[:7] + rows[0] == GREEDY
 
 
-def test_greedy_tokens_without_the_cache_are_those_of_openais_graph(decoder: Decoder) -> None:
-    tokens = GREEDY[:7]
-    while len(tokens) < 64:
-        padded = np.array([tokens + [0] * (64 - len(tokens))])
-        tokens.append(int(np.asarray(decoder.model(padded))[0, len(tokens) - 1].argmax()))
-    assert tokens == GREEDY
+def test_greedy_tokens_without_the_cache_are_those_of_openais_graph(full: Callable[[list[int]], np.ndarray]) -> None:
+    assert GREEDY[:7] + greedy(full, GREEDY[:7], 57) == GREEDY
 
 
-def test_prompts_of_many_lengths_in_one_batch_go_on_as_alone(decoder: Decoder) -> None:
-    prompts = [EXPECTED["tokens"][0, :length].tolist() for length in (1, 5, 23, 40)]
-    state = decoder.prefill(prompts, room=6)
-    found = [state.logits.argmax(axis=-1)]
-    for _ in range(5):
-        state = decoder.step(state, found[-1])
-        found.append(state.logits.argmax(axis=-1))
-    for row, prompt in zip(np.transpose(found).tolist(), prompts, strict=True):
-        assert row == sample(decoder, prompt, 1, 6, make_sampler(0), NO_END)[0]
+@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("places", [1, 3])
+def test_rows_of_many_lengths_go_on_as_alone_while_others_take_free_places(
+    decoder: Decoder, full: Callable[[list[int]], np.ndarray], places: int, draft: bool
+) -> None:
+    draw = np.random.default_rng(3)
+    prompts = [EXPECTED["tokens"][i % 3, : draw.integers(1, 60)].tolist() for i in range(14)]
+    lengths = [int(draw.integers(1, 12)) for _ in prompts]
+    found: list[list[int]] = [[] for _ in prompts]
+
+    def requests() -> Iterator[Request]:
+        for prompt, length, row in zip(prompts, lengths, found, strict=True):
+            write = functools.partial(appended, row)
+            yield Request(prompt, length, make_sampler(0), np.random.default_rng(0), write)
+
+    waiting = requests()
+    Generator(decoder, NO_END, draft).run(lambda done: next(waiting, None), places)
+    for prompt, length, row in zip(prompts, lengths, found, strict=True):
+        assert row == greedy(full, prompt, min(length, 64 - len(prompt)))
 
 
-def test_every_logit_with_the_cache_equals_the_full_pass(decoder: Decoder) -> None:
+def test_every_logit_with_the_cache_equals_the_full_pass(
+    decoder: Decoder, full: Callable[[list[int]], np.ndarray]
+) -> None:
     tokens = EXPECTED["tokens"][1]
-    full = np.asarray(decoder.model(tokens[None]))[0]
-    state = decoder.prefill([tokens[:3].tolist()], room=61)
-    for position in range(3, 64):
-        assert np.abs(state.logits[0] - full[position - 1]).max() <= 1e-5 * np.abs(full).max()
-        state = decoder.step(state, tokens[position : position + 1])
+    logits = full(tokens.tolist())
+    for cuts in ([3, *range(4, 65)], [1, 6, 7, 30, 64], [64]):
+        state, begin = decoder.begin(), 0
+        for end in cuts:
+            found = decoder.extend(state, tokens[None, begin:end])[0]
+            assert np.abs(found - logits[begin:end]).max() <= 1e-5 * np.abs(logits).max()
+            begin = end
+
+
+def test_rows_fork_join_are_replaced_and_forget(decoder: Decoder, full: Callable[[list[int]], np.ndarray]) -> None:
+    rows = [EXPECTED["tokens"][i, :n].tolist() for i, n in enumerate((9, 30, 2))]
+    states = [decoder.begin() for _ in rows]
+    for state, row in zip(states, rows, strict=True):
+        decoder.extend(state, np.array([row]))
+    both = decoder.take([(states[0], 0), (states[1], 0), (states[0], 0)])
+    decoder.extend(both, np.array([[5, 6], [7, 8], [9, 10]]))
+    both.lengths = both.lengths - np.array([0, 2, 1], "int32")
+    decoder.put(both, 1, states[2])
+    ahead = decoder.extend(both, np.array([[11], [12], [13]]))[:, 0]
+    for found, ids in zip(ahead, ([*rows[0], 5, 6, 11], [*rows[2], 12], [*rows[0], 9, 13]), strict=True):
+        expected = full(ids)[-1]
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_n_samples_run_the_prompt_once(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
-    prefill = decoder.prefill
-    monkeypatch.setattr(decoder, "prefill", lambda prompts, room: runs.append(len(prompts)) or prefill(prompts, room))
+    extend = decoder.extend
+    monkeypatch.setattr(
+        decoder, "extend", lambda state, tokens, last=False: runs.append(tokens.shape) or extend(state, tokens, last)
+    )
     rows = sample(decoder, GREEDY[:7], 5, 20, make_sampler(1.0), NO_END, seed=1)
-    assert runs == [1]
+    assert runs == [(1, 7)] + [(5, 1)] * 19
     assert len({tuple(row) for row in rows}) == 5
+
+
+def test_what_prompts_have_in_common_is_run_once(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    extend = decoder.extend
+    monkeypatch.setattr(
+        decoder, "extend", lambda state, tokens, last=False: runs.append(tokens.shape) or extend(state, tokens, last)
+    )
+    passage = EXPECTED["tokens"][0, :40].tolist()
+    prompts = iter([[*passage, 1, 2], [*passage, 3, 4, 5], [*passage, 3, 4, 5, 6]])
+
+    def following(done: Request | None) -> Request | None:
+        prompt = next(prompts, None)
+        return prompt and Request(prompt, 2, make_sampler(0), np.random.default_rng(0), lambda id: True)
+
+    Generator(decoder, NO_END).run(following, 1)
+    assert runs == [(1, 42), (1, 1), (1, 3), (1, 1), (1, 1), (1, 1)]
 
 
 def test_a_seed_gives_the_same_rows_whatever_their_number(decoder: Decoder) -> None:
     sampler = make_sampler(0.9, top_k=40)
     rows = sample(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=4)
     assert rows == sample(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=4)
+    assert rows == sample(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=4, draft=True)
     assert rows[:2] == sample(decoder, GREEDY[:7], 2, 20, sampler, NO_END, seed=4)
     assert rows != sample(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=5)
 
@@ -85,7 +180,8 @@ def test_the_context_ends_the_text(decoder: Decoder) -> None:
         sample(decoder, EXPECTED["tokens"][2].tolist(), 1, 1, make_sampler(0), NO_END)
 
 
-LOGITS = np.log(np.array([[0.05, 0.4, 0.01, 0.3, 0.04, 0.2]], "float32"))
+LOGITS = np.log(np.array([0.05, 0.4, 0.01, 0.3, 0.04, 0.2], "float32"))
+IDS = [1, 1, 4]  # what stands before
 
 
 @pytest.mark.parametrize(
@@ -101,32 +197,89 @@ LOGITS = np.log(np.array([[0.05, 0.4, 0.01, 0.3, 0.04, 0.2]], "float32"))
         # Of the three that top-k leaves, 0.4 / 0.9 and 0.3 / 0.9 are the first to reach 0.7.
         (make_sampler(top_k=3, top_p=0.7), [0, 0.4, 0, 0.3, 0, 0]),
         (make_sampler(2.0, top_k=2), [0, 0.4**0.5, 0, 0.3**0.5, 0, 0]),
+        (make_sampler(min_p=0.5), [0, 0.4, 0, 0.3, 0, 0.2]),
+        (make_sampler(min_p=0.6), [0, 0.4, 0, 0.3, 0, 0]),
+        # The logits are negative: what has been said has its own doubled, its probability squared.
+        (make_sampler(repetition_penalty=2.0), [0.05, 0.16, 0.01, 0.3, 0.0016, 0.2]),
+        (Sampler((MinimumLength(1, 9),)), [0.05, 0, 0.01, 0.3, 0.04, 0.2]),
     ],
 )
 def test_draws_follow_the_rule_by_chi_square(sampler: Sampler, expected: list[float]) -> None:
-    generators = [np.random.default_rng([11, row]) for row in range(DRAWS)]
-    drawn = sampler.choose(np.repeat(LOGITS, DRAWS, axis=0), generators)
-    counts = np.bincount(drawn, minlength=6)
+    draws = drawn(sampler.narrowed(LOGITS, IDS), np.random.default_rng(11).random(DRAWS))
+    assert chi_square_of(draws, expected) < 20.6  # at most 5 degrees of freedom, one in a thousand
+
+
+def chi_square_of(draws: np.ndarray, expected: list[float] | np.ndarray) -> float:
+    counts = np.bincount(draws, minlength=len(expected))
     share = np.asarray(expected) / np.sum(expected)
     assert (counts[share == 0] == 0).all()
     kept = share > 0
-    chi_square = ((counts - share * DRAWS)[kept] ** 2 / (share * DRAWS)[kept]).sum()
-    assert chi_square < 20.6  # at most 5 degrees of freedom, one in a thousand
+    return ((counts - share * len(draws))[kept] ** 2 / (share * len(draws))[kept]).sum()
 
 
-def test_temperature_zero_and_top_1_are_greedy() -> None:
-    assert make_sampler(0) == make_sampler(top_k=1) == Sampler(None)
-    assert make_sampler(0).choose(LOGITS, []).tolist() == [1]
+def test_drafting_does_not_change_what_is_drawn() -> None:
+    """A model that repeats its prompt with probability 0.7 is guessed right and wrong, and must be drawn as alone."""
+    table = np.log(np.random.default_rng(2).dirichlet(np.ones(6), size=6)).astype("float32")
+    decoder = Bigrams(table)
+    prompt = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1, 2]
+    plain, drafted = (
+        sample(decoder, prompt, 1, DRAWS // 10, make_sampler(), NO_END, seed=7, draft=draft)[0]
+        for draft in (False, True)
+    )
+    assert plain == drafted
+    after = [np.array([b for a, b in itertools.pairwise(drafted) if a == token]) for token in range(6)]
+    for token, draws in enumerate(after):
+        assert chi_square_of(draws, np.exp(table[token])) < 20.6
+    assert decoder.calls < len(drafted) * 1.9
+
+
+class Bigrams:
+    """A decoder in which a token depends on the one before alone."""
+
+    name, config = "bigrams", GPT2Config(n_vocab=6, n_ctx=10**6, n_embd=1, n_head=1, n_layer=1)
+
+    def __init__(self, table: np.ndarray):
+        self.table, self.calls = table, 0
+
+    def begin(self) -> State:
+        return State(np.zeros(1, "int32"), [])
+
+    def extend(self, state: State, tokens: np.ndarray, last: bool = False) -> np.ndarray:
+        self.calls += 1
+        return self.table[tokens[:, -1:] if last else tokens]
+
+
+def test_the_nucleus_is_that_of_a_full_sort() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        logits = draw.normal(0, draw.choice([0.1, 1, 5, 30]), draw.integers(2, 3000)).astype("float32")
+        p = draw.choice([1e-9, 0.13, 0.57, 0.81, 0.95, 0.999])
+        probabilities = softmax(logits)
+        order = np.argsort(-probabilities, kind="stable")
+        before = np.cumsum(probabilities[order]) - probabilities[order]
+        kept = np.flatnonzero(Nucleus(p)(logits, []) > -np.inf)
+        assert kept.tolist() == sorted(order[before < p])
+
+
+def test_greedy_and_temperature_zero_and_top_1_are_one() -> None:
+    assert make_sampler(0) == make_sampler(top_k=1) == Sampler(greedy=True)
+    assert make_sampler(0).choose(LOGITS, [], np.random.default_rng(0)) == 1
 
 
 def test_top_k_keeps_just_k_of_equal_ones() -> None:
-    assert np.isfinite(TopK(3)(np.zeros((2, 10), "float32"))).sum(axis=-1).tolist() == [3, 3]
+    assert np.isfinite(TopK(3)(np.zeros(10, "float32"), [])).sum() == 3
+
+
+def test_the_end_waits_for_the_minimum_length() -> None:
+    rule = MinimumLength(end=1, tokens=3)
+    assert rule(LOGITS, [5, 5])[1] == -np.inf
+    assert rule(LOGITS, [5, 5, 5])[1] == LOGITS[1]
 
 
 def test_rules_leave_their_input_alone() -> None:
-    for rule in (Temperature(0.5), TopK(2), Nucleus(0.5)):
+    for rule in (Temperature(0.5), TopK(2), Nucleus(0.5), MinP(0.5), RepetitionPenalty(2.0), MinimumLength(1, 9)):
         before = LOGITS.copy()
-        rule(LOGITS)
+        rule(LOGITS, IDS)
         assert np.array_equal(before, LOGITS)
 
 
@@ -134,9 +287,26 @@ def test_softmax_of_huge_logits_is_finite() -> None:
     assert softmax(np.array([[1e30, 0.0]], "float32")).tolist() == [[1.0, 0.0]]
 
 
-def test_the_decoder_sees_weights_that_change(decoder: Decoder) -> None:
-    model = GPT2(decoder.model.config, seed=1)
-    own = Decoder(model)
-    before = own.prefill([[1, 2, 3]], room=1).logits
+def test_the_graph_sees_weights_that_change() -> None:
+    model = GPT2(load_model(OPENAI_TINY).config, seed=1)
+    own = GraphDecoder(model)
+    before = own.extend(own.begin(), np.array([[1, 2, 3]]))
     model.tensors()["wte"].assign(np.asarray(model.tensors()["wte"]) * 2)
-    assert not np.array_equal(before, own.prefill([[1, 2, 3]], room=1).logits)
+    assert not np.array_equal(before, own.extend(own.begin(), np.array([[1, 2, 3]])))
+
+
+def test_a_writer_shows_whole_characters_and_nothing_of_a_stop_text(gpt2_vocabulary: tuple[Path, Path]) -> None:
+    tokenizer = Tokenizer(*gpt2_vocabulary)
+    text = "naïve 🎻 café, then QED and more"
+    for stops, expected in (([], text), (["QED"], "naïve 🎻 café, then "), (["Q", "the"], "naïve 🎻 café, ")):
+        shown: list[str] = []
+        writer = Writer(tokenizer, stops, shown.append)
+        for id in tokenizer.encode(text):
+            if not writer.add(id):
+                break
+        assert writer.finish() == "".join(shown) == expected
+        assert "\ufffd" not in writer.text
+        assert writer.stopped == bool(stops)
+    half = Writer(tokenizer)
+    half.add(tokenizer.encode("🎻")[0])
+    assert half.finish() == ""

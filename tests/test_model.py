@@ -45,8 +45,8 @@ def test_a_cache_changes_nothing(tiny: GPT2) -> None:
     tokens = EXPECTED["tokens"]
     full, rows = tiny.hidden(tokens, ops.arange(64)[None], causal_mask(64))
     _, early = tiny.hidden(tokens[:, :40], ops.arange(40)[None], causal_mask(40))
-    mask = ops.concatenate([ops.ones((1, 1, 24, 40), "bool"), causal_mask(24)], axis=-1)
-    late, new = tiny.hidden(tokens[:, 40:], ops.arange(40, 64)[None], mask, early)
+    filled = ops.ones((1, 1, 24, 40), "bool")
+    late, new = tiny.hidden(tokens[:, 40:], ops.arange(40, 64)[None], causal_mask(24), early, filled)
     assert relative(np.asarray(late), np.asarray(full)[:, 40:]) <= 1e-5
     assert relative(np.asarray(new[-1][1]), np.asarray(rows[-1][1])[:, :, 40:]) <= 1e-5
 

@@ -17,6 +17,24 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 FORMATS = "a TF1 checkpoint (its folder, or the prefix model.ckpt), a .h5 or a .safetensors file"
 
 
+def locate(path: str | Path) -> Path:
+    """The file of a checkpoint, or a TF1 checkpoint's prefix.
+
+    path: as in `open_checkpoint`.
+
+    Raises InputError if there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in ("model.safetensors", "model.ckpt.index"):
+            if (path / name).is_file():
+                return path / name.removesuffix(".index")
+        raise InputError(f"{path}: neither model.ckpt.index nor model.safetensors in this folder: give {FORMATS}")
+    if not path.is_file() and not path.with_name(path.name + ".index").is_file():
+        raise InputError(f"{path}: no such checkpoint: download it (gpt-tf2 download SIZE), or give {FORMATS}")
+    return path
+
+
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint without reading its tensors.
 
@@ -26,22 +44,25 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises InputError if there is none, or it is truncated or of another program.
     """
-    path = Path(path)
-    if path.is_dir():
-        for name in ("model.safetensors", "model.ckpt.index"):
-            if (path / name).is_file():
-                return open_checkpoint(path / name.removesuffix(".index"))
-        raise InputError(f"{path}: neither model.ckpt.index nor model.safetensors in this folder: give {FORMATS}")
+    path = locate(path)
     if path.with_name(path.name + ".index").is_file():
         return openai.open_checkpoint(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint: download it (gpt-tf2 download SIZE), or give {FORMATS}")
     if path.suffix in HDF5_SUFFIXES:
         base = adapters.base_of(path)
         return adapters.merged(path, open_base(path, base)) if base else hdf5.open_checkpoint(path)
     if path.suffix == ".safetensors":
         return huggingface.open_checkpoint(path)
     raise InputError(f"{path}: not a checkpoint: give {FORMATS}")
+
+
+def files_of(path: Path, json_hparams: str | None = None) -> list[Path]:
+    """The files that a located checkpoint's weights and hyper-parameters are read from."""
+    hparams = json_hparams or beside(path, "hparams.json", "config.json")
+    about = [Path(hparams)] if hparams else []
+    if path.with_name(path.name + ".index").is_file():
+        return [path.with_name(path.name + suffix) for suffix in (".index", openai.DATA)] + about
+    base = adapters.base_of(path) if path.suffix in HDF5_SUFFIXES else None
+    return [path, *about, *(files_of(locate(base)) if base else [])]
 
 
 def open_base(path: Path, base: str) -> Checkpoint:

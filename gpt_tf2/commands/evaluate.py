@@ -6,27 +6,24 @@ import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from gpt_tf2.backend import start
-from gpt_tf2.checkpoints import find_config, find_tokenizer, open_checkpoint, read_model
-from gpt_tf2.checkpoints.checkpoint import Checkpoint
+from gpt_tf2.checkpoints import files_of, read_model
+from gpt_tf2.commands.engine import Source, find_source, open_decoder
 from gpt_tf2.commands.model_settings import ModelSettings
 from gpt_tf2.commands.score import print_table
-from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import check_writable, read_utf8, write_text
 from gpt_tf2.flags import flag
+from gpt_tf2.generation.conversion import content
+from gpt_tf2.generation.predict import Asking, predict
 from gpt_tf2.journal import Journal
 from gpt_tf2.progress import Counter
 from gpt_tf2.tasks import check_split, find_task, text
 from gpt_tf2.tasks.task import Example, LeftOut, Scores, Task, read_examples
 from gpt_tf2.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from gpt_tf2.model import GPT2
+DRAFTED = ("cnndm", "coqa")  # whose completions copy from the passage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,19 +78,19 @@ def evaluate(settings: EvaluateSettings) -> Scores:
     Raises InputError if a setting or a file is bad, or the output cannot be written.
     """
     task = find_task(settings.data_loader)
-    checkpoint = open_checkpoint(settings.model_path)
-    config = find_config(checkpoint, settings.json_hparams)
+    source = find_source(settings)
+    config = source.config
     if settings.data_loader != "text" and settings.output_length >= config.n_ctx:
         where = f"--output_length {settings.output_length}: leaves no room in n_ctx {config.n_ctx}"
-        raise InputError(f"{where} of {checkpoint.path}: shorten it")
-    tokenizer = find_tokenizer(checkpoint.path, config, settings.json_encoder, settings.vocab_bpe)
+        raise InputError(f"{where} of {source.path}: shorten it")
+    tokenizer = source.tokenizer(settings)
     output = settings.output(task)
     check_writable(output.parent, 0, "choose another --output_file, or mend the permissions")
     with Counter("evaluating", "batches" if settings.data_loader == "text" else "completions") as counter:
         if settings.data_loader == "text":
-            scores = score_text(settings, checkpoint, config, tokenizer, output, counter)
+            scores = score_text(settings, source, tokenizer, output, counter)
         else:
-            scores = score_task(settings, task, checkpoint, config, tokenizer, output, counter)
+            scores = score_task(settings, task, source, tokenizer, output, counter)
     for title, rows in scores.items():
         print_table(title, rows)
     write_text(output.with_suffix(".scores.json"), json.dumps(scores, indent=1) + "\n")
@@ -104,8 +101,7 @@ def evaluate(settings: EvaluateSettings) -> Scores:
 def score_task(
     settings: EvaluateSettings,
     task: Task,
-    checkpoint: Checkpoint,
-    config: GPT2Config,
+    source: Source,
     tokenizer: Tokenizer,
     output: Path,
     counter: Counter,
@@ -120,12 +116,8 @@ def score_task(
     if settings.references:
         read_utf8(settings.references)  # before hours of work
 
-    device = start()
-    from gpt_tf2.generation.decoder import Decoder
-    from gpt_tf2.generation.predict import Asking, predict
-
-    model = read_model(checkpoint, config)
-    counter.say(f"{checkpoint.path}: {len(examples):,} examples of {settings.dataset_path}, {split}; {device}")
+    decoder = open_decoder(source, counter.say)
+    counter.say(f"{source.path}: {len(examples):,} examples of {settings.dataset_path}, {split}; {decoder.name}")
     asking = Asking(
         settings.batch_size,
         settings.output_length,
@@ -133,11 +125,13 @@ def score_task(
         settings.seed,
         task.STOP,
         settings.gold_answers,
+        settings.draft != "off" if settings.data_loader in DRAFTED else settings.draft == "on",
     )
-    journal = begin_journal(output, counter, model, [asking, digest(example for _, example in examples)])
-    predictions, shortened = predict(Decoder(model), tokenizer, examples, asking, journal, counter.show)
+    work = [asking, source.engine, source.precision, digest(example for _, example in examples)]
+    journal = begin_journal(output, counter, source, work)
+    predictions, shortened = predict(decoder, tokenizer, examples, asking, journal, counter.show)
     if shortened:
-        counter.say(f"{shortened:,} prompts did not fit into {config.n_ctx} tokens and were shortened")
+        counter.say(f"{shortened:,} prompts did not fit into {source.config.n_ctx} tokens and were shortened")
     write_text(output, task.write(predictions))
     scores = task.score(predictions, settings.dataset_path, split, settings.references)
     journal.remove()
@@ -147,8 +141,7 @@ def score_task(
 
 def score_text(
     settings: EvaluateSettings,
-    checkpoint: Checkpoint,
-    config: GPT2Config,
+    source: Source,
     tokenizer: Tokenizer,
     output: Path,
     counter: Counter,
@@ -160,9 +153,9 @@ def score_text(
     start()
     from gpt_tf2.training.walk import Walk
 
-    model = read_model(checkpoint, config)
-    walk = Walk(model, trained=())
-    journal = begin_journal(output, counter, model, [settings.batch_size, digest(s.tobytes() for s in streams)])
+    checkpoint, config = source.opened(), source.config
+    walk = Walk(read_model(checkpoint, config), trained=())
+    journal = begin_journal(output, counter, source, [settings.batch_size, digest(s.tobytes() for s in streams)])
     batches = list(perplexity.windows(streams, tokenizer.end_of_text, config.n_ctx, settings.batch_size))
     for number, batch in enumerate(batches):
         if journal.get(str(number)) is None:
@@ -175,12 +168,12 @@ def score_text(
     return {"text": {settings.dataset_path: figures}}
 
 
-def begin_journal(output: Path, counter: Counter, model: "GPT2", work: list) -> Journal:
+def begin_journal(output: Path, counter: Counter, source: Source, work: list) -> Journal:
     """The journal of an evaluation of this model; says where it goes on."""
-    weights = digest(np.asarray(variable).tobytes() for variable in model.tensors().values())
+    weights = content(files_of(source.path, source.json_hparams))
     journal = Journal(output.with_name(output.name + ".partial"), f"{weights} {work}")
     if journal.results:
-        counter.say(f"{journal.path}: going on after {len(journal.results):,} batches")
+        counter.say(f"{journal.path}: going on after {len(journal.results):,} {counter.unit}")
     return journal
 
 

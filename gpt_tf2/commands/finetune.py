@@ -61,7 +61,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     check_writable(home(output), written, "choose another --output_name, or mend the permissions")
 
     from gpt_tf2.commands.generate import sampled_text
-    from gpt_tf2.generation.decoder import Decoder
+    from gpt_tf2.generation.graph import GraphDecoder
     from gpt_tf2.generation.sampling import make_sampler
     from gpt_tf2.training.loop import Plan, train
     from gpt_tf2.training.lora import add_adapters
@@ -88,14 +88,13 @@ def finetune(settings: FinetuneSettings) -> Path:
     per_epoch = settings.steps_per_epoch
     steps = settings.num_epoch * per_epoch
     plan = Plan(steps, settings.batch_size, settings.seed, per_epoch, settings.sample_every, settings.save_every)
-    decoder = Decoder(model)
+    decoder = GraphDecoder(model, device)
 
     def sample() -> str:
-        text = sampled_text(decoder, tokenizer, data.prompt, 1, 100, make_sampler(top_k=40), settings.seed)[0]
-        asked = len(tokenizer.decode(data.prompt))
+        completion = sampled_text(decoder, tokenizer, data.prompt, 100, make_sampler(top_k=40), settings.seed)
         stop = find_task(settings.data_loader).STOP
-        completion = text[asked:].split(stop)[0] if stop else text[asked:]
-        return f"sample: {text[max(0, asked - 200) : asked]}{completion}"
+        completion = completion.split(stop)[0] if stop else completion
+        return f"sample: {tokenizer.decode(data.prompt)[-200:]}{completion}"
 
     def save() -> None:
         if not devices.first:

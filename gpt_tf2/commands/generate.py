@@ -1,21 +1,30 @@
 """`generate`: checkpoint → model → decoder → text."""
 
 import dataclasses
+import json
 import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_tf2.backend import start
-from gpt_tf2.checkpoints import find_config, find_tokenizer, open_checkpoint, read_model
+from gpt_tf2.commands.engine import find_source, open_decoder
 from gpt_tf2.commands.model_settings import ModelSettings
 from gpt_tf2.errors import InputError
+from gpt_tf2.files import read_utf8, write_text
 from gpt_tf2.flags import flag
-from gpt_tf2.generation.sampling import Sampler
+from gpt_tf2.generation.generate import Generator, Request, row_generators
+from gpt_tf2.generation.sampling import MinimumLength, Sampler
+from gpt_tf2.generation.writer import Writer, nowhere
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from gpt_tf2.generation.decoder import Decoder
 
 ESCAPED_QUOTATION_MARK = re.compile(r"""\\(["'`´‘’‚‛“”„‟«»‹›])""")
+LINE = "-" * 50
+Show = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,45 +32,164 @@ class GenerateSettings(ModelSettings):
     """The flags of `inference.py`, under their own names."""
 
     starter: str = flag("", r"the text to go on from; \n in it is a line break (none: a new text)", short="prompt")
+    prompts: str | None = flag(None, "a file of starters, one a line, instead; - is standard input")
+    n_samples: int | None = flag(None, "samples of each starter (--batch_size)", kind=int)
+    include_prompt: str = flag("yes", "whether the starter stands in front of each sample", choices=("yes", "no"))
+    stop: str | None = flag(None, r"end a sample before this text; \n in it is a line break")
+    min_length: int = flag(0, "fewest tokens to add", kind=int)
+    output_file: str | None = flag(None, "write the samples there instead of printing them")
+    json: bool = flag(False, "print a JSON object a sample, for programs", kind=bool)
+
+    def __post_init__(self) -> None:
+        """Raises InputError if a value is out of range."""
+        super().__post_init__()
+        if self.n_samples is not None and self.n_samples < 1:
+            raise InputError(f"--n_samples {self.n_samples}: give at least 1")
+        if not 0 <= self.min_length <= self.output_length:
+            raise InputError(f"--min_length {self.min_length}: give 0 to --output_length {self.output_length}")
+        if self.stop == "":
+            raise InputError("--stop '': ends every text before it begins: give a text, or leave it out")
+        if self.prompts is not None and self.starter:
+            raise InputError(f"--prompts {self.prompts}: given beside --starter: leave one of them out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What a model wrote.
+
+    tokens: how many. ended: end (of the text), stop (the stop text) or length.
+    """
+
+    prompt: str
+    text: str
+    tokens: int
+    ended: str
 
 
 def generate(settings: GenerateSettings) -> list[str]:
     """Samples from a model.
 
     Returns:
-        `batch_size` texts, each with the starter in front.
+        Texts, each with the starter in front unless `include_prompt` is no: those of the first starter, of the second …
 
-    Raises InputError if a setting or a file is bad, or the starter leaves no room in the context.
+    Raises InputError if a setting or a file is bad, or a starter leaves no room in the context.
     """
-    checkpoint = open_checkpoint(settings.model_path)
-    config = find_config(checkpoint, settings.json_hparams)
-    tokenizer = find_tokenizer(checkpoint.path, config, settings.json_encoder, settings.vocab_bpe)
-    prompt = tokenizer.encode(unescaped(settings.starter))
-    if len(prompt) >= config.n_ctx:
-        room = f"{len(prompt)} tokens, n_ctx of {checkpoint.path} is {config.n_ctx}"
-        raise InputError(f"--starter has {room}: shorten it to {config.n_ctx - 1} or fewer")
-    start()
-    from gpt_tf2.generation.decoder import Decoder
+    shown = settings.include_prompt == "yes"
+    return [sample.prompt * shown + sample.text for sample in samples(settings, nowhere)]
 
-    decoder = Decoder(read_model(checkpoint, config))
-    count, length = settings.batch_size, settings.output_length
-    return sampled_text(decoder, tokenizer, prompt, count, length, settings.sampler(), settings.seed)
+
+def print_samples(settings: GenerateSettings) -> None:
+    """What `generate` gives, on standard output as it comes; what is said about it goes to standard error."""
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def show(text: str) -> None:
+        print(text, end="", flush=True)
+
+    alone = not settings.prompts and (settings.n_samples or settings.batch_size) == 1
+    streaming = alone and not settings.json and not settings.output_file
+    made, shown = [], settings.include_prompt == "yes"
+    written = ""
+    for sample in samples(settings, show if streaming else nowhere, say):
+        made.append(sample)
+        if settings.json:
+            piece = json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n"
+        else:
+            piece = f"{sample.prompt * shown + sample.text}\n{LINE}\n"
+        if settings.output_file:
+            written += piece
+        else:
+            show(f"\n{LINE}\n" if streaming else piece)
+    if settings.output_file:
+        write_text(settings.output_file, written)
+        say(f"{settings.output_file}: {len(made):,} samples")
+    tokens, seconds = sum(sample.tokens for sample in made), time.monotonic() - began
+    say(f"{tokens:,} tokens in {seconds:.1f} s, loading among them")
+
+
+def samples(settings: GenerateSettings, show: Show, say: Show = nowhere) -> Iterator[Sample]:
+    """Samples in the order of their starters.
+
+    show: is called with the starter and the text as it comes; say: with lines about the work.
+    """
+    source = find_source(settings)
+    tokenizer = source.tokenizer(settings)
+    config = source.config
+    starters = [unescaped(starter) for starter in read_starters(settings)]
+    prompts = [tokenizer.encode(starter) for starter in starters]
+    for number, prompt in enumerate(prompts, start=1):
+        if len(prompt) >= config.n_ctx:
+            where = f"--prompts {settings.prompts}:{number}" if settings.prompts else "--starter"
+            room = f"{len(prompt)} tokens, n_ctx of {source.path} is {config.n_ctx}"
+            raise InputError(f"{where} has {room}: shorten it to {config.n_ctx - 1} or fewer")
+    decoder = open_decoder(source, say)
+    stops = [unescaped(settings.stop)] if settings.stop else []
+    count = settings.n_samples or settings.batch_size
+    generators = row_generators(settings.seed, count * len(prompts))
+    waiting = iter(range(count * len(prompts)))
+    done: dict[int, Sample] = {}
+    began = time.monotonic()
+
+    def following(request: Request | None) -> Request | None:
+        if request:
+            number, writer = request.key
+            ids = writer.count
+            ended = "stop" if writer.stopped else "length" if ids >= request.new_tokens else "end"
+            done[number] = Sample(starters[number // count], writer.finish(), ids, ended)
+        number = next(waiting, -1)
+        if number < 0:
+            return None
+        prompt = prompts[number // count] or [tokenizer.end_of_text]
+        if settings.include_prompt == "yes":
+            show(starters[number // count])
+        writer = Writer(tokenizer, stops, show)
+        room = min(settings.output_length, config.n_ctx - len(prompt))
+        sampler = settings.sampler()
+        if settings.min_length:
+            least = MinimumLength(tokenizer.end_of_text, len(prompt) + settings.min_length)
+            sampler = dataclasses.replace(sampler, rules=(*sampler.rules, least))
+        return Request(prompt, room, sampler, generators[number], writer.add, (number, writer))
+
+    Generator(decoder, tokenizer.end_of_text, settings.draft == "on").run(following, settings.batch_size)
+    seconds = time.monotonic() - began
+    tokens = sum(sample.tokens for sample in done.values())
+    yield from (done[number] for number in sorted(done))
+    say(f"{tokens / seconds:.3g} tokens/s, {decoder.name}")
+
+
+def read_starters(settings: GenerateSettings) -> list[str]:
+    """The starters as they were typed. Raises InputError if their file cannot be read, or holds none."""
+    if settings.prompts is None:
+        return [settings.starter]
+    if settings.prompts == "-":
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"--prompts -: not UTF-8 text at byte {error.start}: write it as UTF-8") from None
+    else:
+        text = read_utf8(Path(settings.prompts))
+    starters = [line for line in text.splitlines() if line.strip()]
+    if not starters:
+        raise InputError(f"--prompts {settings.prompts}: no line in it: give a starter a line")
+    return starters
 
 
 def sampled_text(
     decoder: "Decoder",
     tokenizer: Tokenizer,
     prompt: list[int],
-    count: int,
     length: int,
     sampler: Sampler,
     seed: int | None,
-) -> list[str]:
-    """`count` texts that go on from a prompt's ids, which stand in front; an empty one begins a new text."""
-    from gpt_tf2.generation.generate import sample
-
-    rows = sample(decoder, prompt or [tokenizer.end_of_text], count, length, sampler, tokenizer.end_of_text, seed)
-    return [tokenizer.decode(prompt + row) for row in rows]
+) -> str:
+    """A text that goes on from a prompt's ids, without them; an empty one begins a new text."""
+    writer = Writer(tokenizer)
+    request = Request(prompt or [tokenizer.end_of_text], length, sampler, row_generators(seed, 1)[0], writer.add)
+    waiting = iter([request])
+    Generator(decoder, tokenizer.end_of_text).run(lambda done: next(waiting, None), 1)
+    return writer.finish()
 
 
 def unescaped(starter: str) -> str:

@@ -1,12 +1,165 @@
-"""From prompts to what a model writes."""
+"""From prompts to tokens: several rows at a time, and a row that has ended makes room for the next prompt."""
 
-from collections.abc import Callable
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.decoder import Decoder, State
+from gpt_tf2.generation.drafting import COUNT, Lookup
 from gpt_tf2.generation.sampling import Sampler
+
+WORTH = 16  # tokens in common from which on a beginning is copied instead of computed
+PATIENCE = 24  # steps without a right guess after which a batch goes back to one token a step
+
+
+@dataclasses.dataclass
+class Request:
+    """A completion that is asked for.
+
+    prompt: ids, at least one and less than n_ctx.
+    new_tokens: the most it gets; the context's end may come earlier.
+    sampler, generator: how its tokens are chosen, and of its draws.
+    write: is called with each new id but the end's; False ends the row.
+    key: the caller's.
+    """
+
+    prompt: list[int]
+    new_tokens: int
+    sampler: Sampler
+    generator: np.random.Generator
+    write: Callable[[int], bool]
+    key: Any = None
+
+
+Following = Callable[[Request | None], Request | None]
+
+
+@dataclasses.dataclass
+class Row:
+    """A request on its way. ids: the prompt and what has been added."""
+
+    request: Request
+    ids: list[int]
+    left: int
+    lookup: Lookup
+    running: bool = True
+
+    def choose(self, logits: np.ndarray, end: int) -> None:
+        """Adds the token that is chosen from logits [n_vocab]; `end` is not added."""
+        id = self.request.sampler.choose(logits, self.ids, self.request.generator)
+        self.running = id != end
+        if self.running:
+            self.ids.append(id)
+            self.left -= 1
+            self.running = self.request.write(id) and self.left > 0
+
+
+class Generator:
+    """Completes requests with a decoder.
+
+    Args:
+        end: the id at which a row stops.
+        draft: whether tokens are guessed and verified several at once; which tokens are chosen does not depend on it.
+    """
+
+    def __init__(self, decoder: Decoder, end: int, draft: bool = False):
+        self.decoder, self.end, self.draft = decoder, end, draft
+        self.prompt: list[int] = []  # that was run last, its state and the logits after it
+        self.after: tuple[State, np.ndarray] | None = None
+        self.idle = PATIENCE  # steps since a guess was right
+        self.guessed = self.right = 0  # tokens
+
+    def run(self, following: Following, places: int) -> None:
+        """Completes requests until there are no more, so many rows at a time.
+
+        Args:
+            following: is given the request that is completed, None at the beginning, and gives the one that takes its
+                place, or None.
+        """
+        begun = list(itertools.islice(iter(lambda: self._begin(following), None), places))
+        rows, states = [row for row, _ in begun], [(state, 0) for _, state in begun]
+        del begun
+        while rows:
+            alone = len(states) == len(states[0][0].lengths) == 1
+            state = states[0][0] if alone else self.decoder.take(states)
+            del states
+            while all(row.running for row in rows):
+                self._step(state, rows)
+                for i, row in enumerate(rows):
+                    if not row.running and (new := self._begin(following, row, (state, i))):
+                        rows[i], one = new
+                        if len(rows) == 1:
+                            state = one
+                        else:
+                            self.decoder.put(state, i, one)
+            states = [(state, i) for i, row in enumerate(rows) if row.running]
+            rows = [row for row in rows if row.running]
+
+    def _begin(
+        self, following: Following, row: Row | None = None, place: tuple[State, int] | None = None
+    ) -> tuple[Row, State] | None:
+        """The next request that is not completed by its first token, with a state of its own; None if there is none.
+
+        row, place: what is completed, and where it is cached.
+        """
+        while request := following(row.request if row else None):
+            state, logits = self._prefill(request.prompt, row.ids if row else [], place)
+            left = min(request.new_tokens, self.decoder.config.n_ctx - len(request.prompt))
+            row, place = Row(request, list(request.prompt), left, Lookup()), (state, 0)
+            row.choose(logits, self.end)
+            if row.running:
+                return row, state
+        return None
+
+    def _prefill(self, prompt: list[int], ids: list[int], place: tuple[State, int] | None) -> tuple[State, np.ndarray]:
+        """A state of a prompt, and the logits of what follows.
+
+        What it has in common with the row whose place it takes, or with the last prompt, is not run again.
+        """
+        if self.after and prompt == self.prompt:
+            state = self.decoder.take([(self.after[0], 0)])
+            state.lengths[0] = len(prompt)
+            return state, self.after[1]
+        common, source = in_common(prompt, self.prompt), (self.after[0], 0) if self.after else None
+        if place and (cached := in_common(prompt, ids[: place[0].lengths[place[1]]])) > common:
+            common, source = cached, place
+        common = min(common, len(prompt) - 1)
+        if source and common >= WORTH:
+            state = self.decoder.take([source])
+            state.lengths[0] = common
+        else:
+            state, common = self.decoder.begin(), 0
+        logits = self.decoder.extend(state, np.array([prompt[common:]]), last=True)[0, -1]
+        self.prompt, self.after = prompt, (state, logits)
+        return state, logits
+
+    def _step(self, state: State, rows: list[Row]) -> None:
+        """One token of every row, or more where guesses are right."""
+        guesses: list[list[int]] = [[] for _ in rows]
+        if self.draft:
+            guesses = [row.lookup.guess(row.ids, min(COUNT, row.left - 1)) for row in rows]
+        width = 1 + max(map(len, guesses))
+        if self.idle < PATIENCE:  # another width costs a copy of the cache
+            width = 1 + COUNT
+        tokens = np.zeros((len(rows), width), "int32")
+        for line, row, guess in zip(tokens, rows, guesses, strict=True):
+            line[: 1 + len(guess)] = [row.ids[-1], *guess]
+        logits = self.decoder.extend(state, tokens)
+        right = 0
+        for i, (row, guess) in enumerate(zip(rows, guesses, strict=True)):
+            for j in range(len(guess) + 1):
+                row.choose(logits[i, j], self.end)
+                if not row.running or j == len(guess) or row.ids[-1] != guess[j]:
+                    break
+                right += 1
+        self.guessed, self.right = self.guessed + sum(map(len, guesses)), self.right + right
+        self.idle = 0 if right else self.idle + 1
+        state.lengths = np.array([len(row.ids) - 1 for row in rows], "int32")
 
 
 def sample(
@@ -17,6 +170,7 @@ def sample(
     sampler: Sampler,
     end: int,
     seed: int | None = None,
+    draft: bool = False,
 ) -> list[list[int]]:
     """`count` continuations of one prompt, which is run once.
 
@@ -31,41 +185,33 @@ def sample(
 
     Raises InputError if the prompt leaves no room in the context.
     """
-    n_ctx = decoder.model.config.n_ctx
+    n_ctx = decoder.config.n_ctx
     if len(prompt) >= n_ctx:
         raise InputError(f"--starter has {len(prompt)} tokens, n_ctx is {n_ctx}: give at most {n_ctx - 1}")
-    new_tokens = min(new_tokens, n_ctx - len(prompt))
-    seeds = np.random.SeedSequence(seed).spawn(count)
-    generators = [np.random.default_rng(row_seed) for row_seed in seeds]
-    state = decoder.prefill([prompt], new_tokens - 1).fork(count)
-    return go_on(decoder, state, generators, new_tokens, sampler, end)
+    rows: list[list[int]] = [[] for _ in range(count)]
 
+    def requests() -> Iterator[Request]:
+        for row, generator in zip(rows, row_generators(seed, count), strict=True):
+            yield Request(prompt, new_tokens, sampler, generator, functools.partial(appended, row))
 
-def go_on(
-    decoder: Decoder,
-    state: State,
-    generators: list[np.random.Generator],
-    new_tokens: int,
-    sampler: Sampler,
-    end: int,
-    stopped: Callable[[list[int]], bool] = lambda ids: False,
-) -> list[list[int]]:
-    """The new ids of each row of a state that has room for `new_tokens` of them.
-
-    Args:
-        generators: one a row.
-        end: the id at which a row stops; it is left out.
-        stopped: whether a row stops after the ids it has.
-    """
-    rows: list[list[int]] = [[] for _ in generators]
-    running = np.ones(len(rows), bool)
-    for position in range(new_tokens):
-        chosen = sampler.choose(state.logits, generators)
-        for i in np.flatnonzero(running):
-            if chosen[i] != end:
-                rows[i].append(int(chosen[i]))
-            running[i] = chosen[i] != end and not stopped(rows[i])
-        if not running.any() or position == new_tokens - 1:
-            break
-        state = decoder.step(state, chosen)
+    waiting = requests()
+    Generator(decoder, end, draft).run(lambda done: next(waiting, None), count)
     return rows
+
+
+def appended(row: list[int], id: int) -> bool:
+    """Appends an id to a row, which goes on."""
+    row.append(id)
+    return True
+
+
+def row_generators(seed: int | None, count: int) -> list[np.random.Generator]:
+    """The generators of so many rows; a row's is the same whatever their number."""
+    return [np.random.default_rng(row) for row in np.random.SeedSequence(seed).spawn(count)]
+
+
+def in_common(a: list[int], b: list[int]) -> int:
+    """How many ids two rows have in common at their beginning."""
+    shorter = min(len(a), len(b))
+    different = np.flatnonzero(np.array(a[:shorter]) != np.array(b[:shorter]))
+    return int(different[0]) if len(different) else shorter

@@ -1,27 +1,29 @@
-"""What a model answers in the examples of a task, turn after turn, in batches of like length."""
+"""What a model answers in the examples of a task, turn after turn, several examples at a time."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from gpt_tf2.generation.decoder import Decoder, State
-from gpt_tf2.generation.generate import go_on
+from gpt_tf2.generation.decoder import Decoder
+from gpt_tf2.generation.generate import Generator, Request
 from gpt_tf2.generation.sampling import Sampler
+from gpt_tf2.generation.writer import Writer
 from gpt_tf2.journal import Journal
 from gpt_tf2.tasks.task import Example, Prediction
 from gpt_tf2.tokenizer import Tokenizer
-
-TAIL = 16  # tokens that a stop text may be spread over
 
 
 @dataclasses.dataclass(frozen=True)
 class Asking:
     """How examples are asked.
 
+    batch_size: examples at a time.
     new_tokens: the most in a completion, less than the model's n_ctx.
     stop: the text that a completion ends before, as the end-of-text token; "" for none.
     gold: whether earlier turns are shown with the data's answers instead of the model's own.
+    draft: whether tokens are guessed and verified several at once.
     """
 
     batch_size: int
@@ -30,6 +32,7 @@ class Asking:
     seed: int
     stop: str
     gold: bool
+    draft: bool
 
 
 def predict(
@@ -48,46 +51,48 @@ def predict(
         examples: with the numbers of their items.
         show: is called with how many completions are done, and how many there will be.
     """
-    room = decoder.model.config.n_ctx - asking.new_tokens
+    room = decoder.config.n_ctx - asking.new_tokens
     passages = tokenizer.encode_batch([example.passage for _, example in examples])
     answers: list[list[str]] = [[] for _ in examples]
+    shortened: set[tuple[int, int]] = set()
+
+    def asked(i: int) -> Iterator[Request]:
+        """The turns of an example; each waits until the one before it is answered."""
+        number, example = examples[i]
+        for turn in range(len(example.turns)):
+            known = journal.get(f"{turn}:{i}")
+            if known is not None:
+                answers[i].append(known)
+                continue
+            earlier = [t.completions[0] for t in example.turns[:turn]] if asking.gold else answers[i]
+            prompt, whole = prompt_ids(passages[i], example, earlier, room, tokenizer)
+            if not whole:
+                shortened.add((i, turn))
+            writer = Writer(tokenizer, [asking.stop] if asking.stop else [])
+            generator = np.random.default_rng([asking.seed, number, turn])
+            yield Request(prompt, asking.new_tokens, asking.sampler, generator, writer.add, (i, turn, writer))
+
+    # Rows of like length cost least; the turns of an example stay in the place where its passage has been run.
+    order = sorted(range(len(examples)), key=lambda i: (len(passages[i]), i))
+    conversations = {i: asked(i) for i in order}
+    waiting = iter(order)
+
     total = sum(len(example.turns) for _, example in examples)
-    done = shortened = 0
-    for turn in range(max(len(example.turns) for _, example in examples)):
-        prompts: dict[int, list[int]] = {}
-        for i, (_, example) in enumerate(examples):
-            if turn < len(example.turns):
-                earlier = [t.completions[0] for t in example.turns[:turn]] if asking.gold else answers[i]
-                prompts[i], whole = prompt_ids(passages[i], example, earlier, room, tokenizer)
-                shortened += not whole
-        order = sorted(prompts, key=lambda i: (len(prompts[i]), i))
-        for start in range(0, len(order), asking.batch_size):
-            rows = order[start : start + asking.batch_size]
-            completions = journal.get(f"{turn}:{start}")
-            if completions is None:
-                state = decoder.prefill([prompts[i] for i in rows], asking.new_tokens - 1)
-                generators = [np.random.default_rng([asking.seed, examples[i][0], turn]) for i in rows]
-                completions = completed(decoder, state, generators, asking, tokenizer)
-                journal.put(f"{turn}:{start}", completions)
-            for i, completion in zip(rows, completions, strict=True):
-                answers[i].append(completion)
-            done += len(rows)
-            show(done, total)
+
+    def following(done: Request | None) -> Request | None:
+        same = []
+        if done:
+            i, turn, writer = done.key
+            answers[i].append(writer.finish())
+            journal.put(f"{turn}:{i}", answers[i][-1])
+            show(sum(map(len, answers)), total)
+            same = [i]
+        requests = (next(conversations[i], None) for i in itertools.chain(same, waiting))
+        return next((request for request in requests if request), None)
+
+    Generator(decoder, tokenizer.end_of_text, asking.draft).run(following, asking.batch_size)
     numbered = zip(examples, answers, strict=True)
-    return [Prediction(number, example, tuple(given)) for (number, example), given in numbered], shortened
-
-
-def completed(
-    decoder: Decoder, state: State, generators: list[np.random.Generator], asking: Asking, tokenizer: Tokenizer
-) -> list[str]:
-    """The completion of each row of a state, as text."""
-
-    def stopped(ids: list[int]) -> bool:
-        return bool(asking.stop) and asking.stop in tokenizer.decode(ids[-TAIL:])
-
-    rows = go_on(decoder, state, generators, asking.new_tokens, asking.sampler, tokenizer.end_of_text, stopped)
-    texts = [tokenizer.decode(row) for row in rows]
-    return [text.split(asking.stop)[0] if asking.stop else text for text in texts]
+    return [Prediction(number, example, tuple(given)) for (number, example), given in numbered], len(shortened)
 
 
 def prompt_ids(

@@ -1,14 +1,33 @@
-"""How the next token is chosen from logits. A rule is a small frozen dataclass that narrows logits [rows, n_vocab]."""
+"""How the next token is chosen from logits. A rule is a small frozen dataclass that narrows the logits of one row.
+
+All is computed without sorting the vocabulary; docs/performance.md has what that brings.
+"""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
+FEW = 64  # candidates that are sorted rather than divided once more
+
 
 class Rule(Protocol):
-    def __call__(self, logits: np.ndarray) -> np.ndarray:
-        """Logits [rows, n_vocab] → the same, -inf where a token is ruled out."""
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        """Logits [n_vocab] of the token after `ids` → the same, -inf where a token is ruled out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RepetitionPenalty:
+    """Makes less likely what stands there: divides its logit if positive, else multiplies (Keskar et al. 2019, 4.1)."""
+
+    penalty: float
+
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        said = np.unique(np.asarray(ids, "int64"))
+        result = logits.copy()
+        result[said] = np.where(logits[said] > 0, logits[said] / self.penalty, logits[said] * self.penalty)
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +36,7 @@ class Temperature:
 
     temperature: float
 
-    def __call__(self, logits: np.ndarray) -> np.ndarray:
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         return logits / np.float32(self.temperature)
 
 
@@ -27,13 +46,10 @@ class TopK:
 
     k: int
 
-    def __call__(self, logits: np.ndarray) -> np.ndarray:
-        if self.k >= logits.shape[-1]:
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        if self.k >= len(logits):
             return logits
-        ruled_out = np.argpartition(-logits, self.k - 1, axis=-1)[:, self.k :]
-        kept = logits.copy()
-        np.put_along_axis(kept, ruled_out, -np.inf, axis=-1)
-        return kept
+        return kept_alone(logits, np.argpartition(-logits, self.k - 1)[: self.k])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,16 +58,38 @@ class Nucleus:
 
     p: float
 
-    def __call__(self, logits: np.ndarray) -> np.ndarray:
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         if self.p >= 1:
             return logits
-        order = np.argsort(-logits, axis=-1, kind="stable")
-        probabilities = np.take_along_axis(softmax(logits), order, axis=-1)
-        before = np.cumsum(probabilities, axis=-1) - probabilities
-        kept = np.take_along_axis(logits, order, axis=-1)
-        kept[before >= self.p] = -np.inf
-        result = np.empty_like(logits)
-        np.put_along_axis(result, order, kept, axis=-1)
+        probabilities = softmax(logits)
+        edge = nucleus_edge(probabilities, self.p)
+        above, alike = np.flatnonzero(probabilities > edge), np.flatnonzero(probabilities == edge)
+        missing = (self.p - probabilities[above].sum()) / edge
+        return kept_alone(logits, np.concatenate([above, alike[: max(1, int(np.ceil(missing - 1e-9)))]]))
+
+
+@dataclasses.dataclass(frozen=True)
+class MinP:
+    """Keeps what is at least `p` times as likely as the likeliest (Nguyen et al. 2024, section 3)."""
+
+    p: float
+
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        return np.where(logits >= logits.max() + np.float32(np.log(self.p)), logits, -np.inf).astype(logits.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinimumLength:
+    """Rules the end of the text out until so many tokens stand there, the prompt's among them."""
+
+    end: int
+    tokens: int
+
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        if len(ids) >= self.tokens:
+            return logits
+        result = logits.copy()
+        result[self.end] = -np.inf
         return result
 
 
@@ -59,39 +97,87 @@ class Nucleus:
 class Sampler:
     """Draws from what the rules, applied in turn, leave.
 
-    rules: None takes the likeliest token.
+    greedy: takes the likeliest of it instead.
     """
 
-    rules: tuple[Rule, ...] | None
+    rules: tuple[Rule, ...] = ()
+    greedy: bool = False
 
-    def choose(self, logits: np.ndarray, generators: list[np.random.Generator]) -> np.ndarray:
-        """Logits [rows, n_vocab] → ids [rows]; each row draws from a generator of its own."""
-        if self.rules is None:
-            return np.argmax(logits, axis=-1)
+    def narrowed(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        """Logits [n_vocab] after all rules; ids: what stands before the token."""
         for rule in self.rules:
-            logits = rule(logits)
-        cumulative = np.cumsum(softmax(logits), axis=-1)
-        chosen = []
-        for row, generator in zip(cumulative, generators, strict=True):
-            # The first id whose cumulative probability is above the draw: one of probability 0 never is.
-            draw = min(generator.random() * row[-1], np.nextafter(row[-1], 0))
-            chosen.append(np.searchsorted(row, draw, side="right"))
-        return np.array(chosen)
+            logits = rule(logits, ids)
+        return logits
+
+    def choose(self, logits: np.ndarray, ids: Sequence[int], generator: np.random.Generator) -> int:
+        """The id of the next token of a row; takes one number from its generator unless greedy."""
+        logits = self.narrowed(logits, ids)
+        return int(np.argmax(logits)) if self.greedy else int(drawn(logits, generator.random()))
 
 
-def make_sampler(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Sampler:
-    """Temperature, then top-k (0 keeps all), then the nucleus of what is left; temperature 0 or `top_k` 1 is greedy."""
+def nucleus_edge(probabilities: np.ndarray, p: float) -> float:
+    """The probability of the least likely token of the nucleus.
+
+    Halves the candidates until few are left: the likelier half either reaches `p`, or is in the nucleus as a whole.
+    """
+    candidates, missing = probabilities, p
+    while len(candidates) > FEW:
+        pivot = np.partition(candidates[:: len(candidates) // FEW], FEW // 2)[FEW // 2]
+        upper = candidates[candidates > pivot]
+        inside = upper.sum()
+        if inside >= missing:
+            candidates = upper
+            continue
+        inside += pivot * np.count_nonzero(candidates == pivot)
+        lower = candidates[candidates < pivot]
+        if inside >= missing or not len(lower):
+            return pivot
+        candidates, missing = lower, missing - inside
+    falling = -np.sort(-candidates)
+    return falling[min(int(np.searchsorted(np.cumsum(falling), missing)), len(falling) - 1)]
+
+
+def drawn(logits: np.ndarray, uniform: np.ndarray | float) -> np.ndarray:
+    """The id, or ids, that numbers within [0, 1) stand for: those at whose cumulative probability they are reached."""
+    possible = np.flatnonzero(logits > -np.inf)
+    cumulative = np.cumsum(softmax(logits[possible]))
+    # The first id whose cumulative probability is above the draw.
+    draws = np.minimum(np.asarray(uniform) * cumulative[-1], np.nextafter(cumulative[-1], 0))
+    return possible[np.searchsorted(cumulative, draws, side="right")]
+
+
+def make_sampler(
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+) -> Sampler:
+    """Penalty, temperature, top-k (0 keeps all), the nucleus of what is left, min-p; temperature 0 or k 1 is greedy."""
+    rules: list[Rule] = []
+    if repetition_penalty != 1:
+        rules.append(RepetitionPenalty(repetition_penalty))
     if temperature == 0 or top_k == 1:
-        return Sampler(None)
-    rules: list[Rule] = [Temperature(temperature)]
+        return Sampler(tuple(rules), greedy=True)
+    if temperature != 1:
+        rules.append(Temperature(temperature))
     if top_k:
         rules.append(TopK(top_k))
     if top_p < 1:
         rules.append(Nucleus(top_p))
+    if min_p:
+        rules.append(MinP(min_p))
     return Sampler(tuple(rules))
 
 
+def kept_alone(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The logits of some ids, and -inf for all others."""
+    result = np.full_like(logits, -np.inf)
+    result[ids] = logits[ids]
+    return result
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis, in float64."""
-    exponents = np.exp(logits.astype("float64") - logits.max(axis=-1, keepdims=True))
+    """Probabilities over the last axis, which sum to 1 in float64."""
+    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True)).astype("float64")
     return exponents / exponents.sum(axis=-1, keepdims=True)
