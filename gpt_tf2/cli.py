@@ -47,6 +47,13 @@ def generate(arguments: Sequence[str], prog: str) -> None:
     print_samples(parse(GenerateSettings, arguments, prog, "Let a model go on from a text."))
 
 
+def chat(arguments: Sequence[str], prog: str) -> None:
+    from gpt_tf2.commands.chat import ChatSettings, chat
+
+    about = "Ask a model that was fine-tuned on CoQA about a text: a question a line on standard input."
+    chat(parse(ChatSettings, arguments, prog, about, positional=["model_path"]))
+
+
 def evaluate(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.evaluate import EvaluateSettings, evaluate
 
@@ -84,6 +91,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
     "finetune": finetune,
     "merge": merge,
     "generate": generate,
+    "chat": chat,
     "evaluate": evaluate,
     "score": score,
     "show-data": show_data,

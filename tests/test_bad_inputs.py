@@ -16,6 +16,7 @@ from gpt_tf2 import load_model, save_model
 from gpt_tf2.cli import main
 
 FINETUNE = "finetune --model=tiny --dataset_path=story.txt --length=32 --num_epoch=1 --steps_per_epoch=1"
+PROMPTS = "generate --model_path=models/tiny --output_length=2"
 GENERATE = "generate --model_path=models/tiny --starter=The --output_length=2"
 TINY = Path("models/tiny")
 
@@ -301,6 +302,43 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         "download 124M",
         file_for_models,
         ["models/124M", "cannot be written", "work in a folder"],
+    ),
+    "an unknown engine": (f"{GENERATE} --engine=gpu", nothing, ["--engine", "gpu", "litert"]),
+    "an unknown quantization": (f"{GENERATE} --quantize=int4", nothing, ["--quantize", "int4", "int8"]),
+    "int8 in the Keras graph": (f"{GENERATE} --engine=graph --quantize=int8", nothing, ["--quantize int8", "litert"]),
+    "an unknown way to draft": (f"{GENERATE} --draft=perhaps", nothing, ["--draft", "perhaps", "off"]),
+    "a stop text of nothing": (f"{GENERATE} --stop=", nothing, ["--stop", "give a text"]),
+    "more tokens at least than at most": (f"{GENERATE} --min_length=900", nothing, ["--min_length 900", "0 to"]),
+    "no samples": (f"{GENERATE} --n_samples=0", nothing, ["--n_samples 0", "at least 1"]),
+    "min-p of all": (f"{GENERATE} --min_p=1", nothing, ["--min_p 1.0", "less than 1"]),
+    "a penalty of nothing": (
+        f"{GENERATE} --repetition_penalty=0",
+        nothing,
+        ["--repetition_penalty 0.0", "more than 0"],
+    ),
+    "a missing file of prompts": (f"{PROMPTS} --prompts=none.txt", nothing, ["none.txt", "No such file", "check"]),
+    "a file of no prompts": (f"{PROMPTS} --prompts=p.txt", write("p.txt", "\n \n"), ["p.txt", "a starter a line"]),
+    "prompts that are not UTF-8": (
+        f"{PROMPTS} --prompts=p.txt",
+        lambda: Path("p.txt").write_bytes(b"caf\xe9") and None,
+        ["p.txt", "not UTF-8", "byte 3"],
+    ),
+    "a prompt of the file beyond the context": (
+        f"{PROMPTS} --prompts=p.txt",
+        write("p.txt", "short\n" + "long " * 70),
+        ["p.txt:2", "n_ctx", "shorten"],
+    ),
+    "prompts and a starter": (f"{GENERATE} --prompts=p.txt --starter=Once", nothing, ["--prompts", "--starter"]),
+    "a passage of nothing": (
+        "chat models/tiny --passage=p.txt --output_length=9",
+        write("p.txt", "\n"),
+        ["--passage p.txt", "nothing in it", "give the text"],
+    ),
+    "a missing passage": ("chat models/tiny --passage=none.txt", nothing, ["none.txt", "No such file"]),
+    "an answer as long as the context": (
+        "chat models/tiny --passage=story.txt --output_length=64",
+        nothing,
+        ["--output_length 64", "n_ctx 64", "shorten"],
     ),
     "an address that is none": ("download 124M --base_url=ftp://x", nothing, ["ftp://x", "https://"]),
 }

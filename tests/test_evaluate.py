@@ -98,6 +98,18 @@ def test_a_model_fine_tuned_on_conversations_answers(folder: Path, capsys: pytes
 
 @pytest.mark.parametrize(("task", "name"), [(SUMMARIES, "s.txt"), (ANSWERS, "a.json")])
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
+def test_engines_batches_and_guesses_change_no_prediction(
+    task: list[str], name: str, sampling: list[str], folder: Path
+) -> None:
+    found = []
+    for how in ("--batch_size=8", "--batch_size=1", "--draft=off", "--engine=graph"):
+        assert main(["evaluate", *task, *sampling, how, f"--output_file=out{how}_{name}"]) == 0
+        found.append(Path(f"out{how}_{name}").read_text())
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize(("task", "name"), [(SUMMARIES, "s.txt"), (ANSWERS, "a.json")])
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
 def test_killed_three_times_it_ends_with_the_same_predictions(
     task: list[str], name: str, sampling: list[str], folder: Path
 ) -> None:

@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from pathlib import Path
+
+import numpy as np
 
 from gpt_tf2.backend import device_memory, eagerly, free_memory, has_fast_bfloat16, start, use_xla
 from gpt_tf2.checkpoints import (
@@ -17,11 +20,13 @@ from gpt_tf2.checkpoints import (
     save_vocabulary,
 )
 from gpt_tf2.commands.data import read_data
+from gpt_tf2.commands.engine import SAMPLE, SAMPLED
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, run_identity
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import check_writable
+from gpt_tf2.files import atomic_write, check_writable
 from gpt_tf2.tasks import find_task
+from gpt_tf2.training.batches import Batches
 from gpt_tf2.training.memory import choose, total
 from gpt_tf2.training.state import History, load_state, read_run, save_state
 
@@ -111,6 +116,8 @@ def finetune(settings: FinetuneSettings) -> Path:
 
     chosen = f"{way.flags()}: {learning:,} parameters are trained, about {total(config, way) / 1e9:.1f} GB are taken"
     training, validation = data.batches(use_xla())
+    if validation and devices.first:
+        write_sample(home(output) / SAMPLE, validation)
     with Monitor(steps, len(history.losses), home(output) / "logs", devices.first) as monitor:
         monitor.say(f"{checkpoint.path}: {parameters:,} parameters, {settings.precision}, {device}{devices.note()}")
         monitor.say(chosen)
@@ -123,6 +130,14 @@ def finetune(settings: FinetuneSettings) -> Path:
         monitor.say(f"{output}: saved{'' if finished else f' after step {len(history.losses)}; go on with --resume'}")
         monitor.say(f"{output.with_suffix('.png')}: the loss curve")
     return output
+
+
+def write_sample(path: Path, validation: Batches) -> None:
+    """Keeps some tokens that the model does not learn, for `--quantize` to measure on."""
+    windows = itertools.islice(validation.windows(1, SAMPLED), SAMPLED)
+    tokens = itertools.chain.from_iterable(batch.tokens[batch.segments > 0].tolist() for batch in windows)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.fromiter(itertools.islice(tokens, SAMPLED), "int32"))
 
 
 def needs_remat(settings: FinetuneSettings, config: GPT2Config) -> bool:

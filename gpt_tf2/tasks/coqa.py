@@ -42,7 +42,7 @@ def example(item: tuple[str, Any]) -> Example:
             raise ValueError(f"{len(questions)} questions, {len(answers)} answers")
         passage = mended(story["story"])
         turns = [
-            Turn(f"\n Q: {mended(question['input_text'])}\n A:", (f" {mended(answer['input_text'])}",))
+            Turn(asking(mended(question["input_text"])), (f" {mended(answer['input_text'])}",))
             for question, answer in zip(questions, answers, strict=True)
         ]
         for number, pair in enumerate(zip(questions, answers, strict=True), start=1):
@@ -52,6 +52,11 @@ def example(item: tuple[str, Any]) -> Example:
         return Example(str(story["id"]), passage, tuple(turns))
     except (KeyError, TypeError, ValueError) as error:
         raise Unusable("a field is missing or malformed", f"{name} ({error})") from None
+
+
+def asking(question: str) -> str:
+    """What stands before an answer."""
+    return f"\n Q: {question}\n A:"
 
 
 def mended(text: Any) -> str:

@@ -1,0 +1,251 @@
+"""Generation at the 124M shape: ours, transformers, keras-hub and CTranslate2 in fresh processes, alternating.
+
+    python benchmarks/generation.py [--rounds 3] [--work one five articles steps] [--systems gpt-tf2 ctranslate2]
+
+`one` adds 200 tokens to one short prompt, `five` is five samples of it, `articles` adds 100 tokens to each of eight
+prompts of 900. All draw from the nucleus of 0.8, from random weights and random prompts, and none stops before the
+length. Speeds are without loading, of a second run in the process; new tokens over all of the time, prefill included.
+`steps` are milliseconds of a step of ours at 100 and at 1,000 tokens of context. llama.cpp is left out: its binding has
+to be compiled.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from processes import Row, peaks, rows_of, run_alone, vocabulary, write_rows
+
+from gpt_tf2.checkpoints import huggingface, open_checkpoint
+from gpt_tf2.config import SIZES, tensor_shapes
+
+CONFIG = SIZES["124M"]
+WORK = {"one": (1, 8, 200), "five": (5, 8, 200), "articles": (8, 900, 100)}  # rows, prompt, new tokens
+PRECISIONS = {
+    "gpt-tf2": ("float32", "int8"),
+    "transformers": ("float32", "bfloat16"),
+    "keras-hub": ("float32",),
+    "ctranslate2": ("float32", "int8"),
+}
+Run = Callable[[list[list[int]], int], None]  # prompts and how many tokens to add to each
+
+
+def prompts(work: str) -> list[list[int]]:
+    rows, length, _ = WORK[work]
+    draw = np.random.default_rng(0)
+    if work == "articles":
+        return draw.integers(0, 50000, (rows, length)).tolist()
+    return [draw.integers(0, 50000, length).tolist()] * rows
+
+
+def run_ours(precision: str, folder: Path) -> Run:
+    from gpt_tf2.generation.generate import Generator, Request
+    from gpt_tf2.generation.litert import LiteRTDecoder
+    from gpt_tf2.generation.sampling import make_sampler
+
+    decoder, sampler = LiteRTDecoder(folder / precision, CONFIG, precision), make_sampler(top_p=0.8)
+
+    def run(prompts: list[list[int]], new_tokens: int) -> None:
+        requests = iter(
+            [
+                Request(ids, new_tokens, sampler, np.random.default_rng(i), lambda id: True)
+                for i, ids in enumerate(prompts)
+            ]
+        )
+        Generator(decoder, end=-1).run(lambda done: next(requests, None), len(prompts))
+
+    return run
+
+
+def run_transformers(precision: str, folder: Path) -> Run:
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    model = GPT2LMHeadModel.from_pretrained(folder / "hf", dtype=getattr(torch, precision)).eval()
+
+    def run(prompts: list[list[int]], new_tokens: int) -> None:
+        ids = torch.tensor(prompts)
+        with torch.no_grad():
+            model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                top_p=0.8,
+                top_k=0,
+                max_new_tokens=new_tokens,
+                min_new_tokens=new_tokens,
+                pad_token_id=50256,
+            )
+
+    return run
+
+
+def run_keras_hub(precision: str, folder: Path) -> Run:
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    import keras
+    import keras_hub
+
+    keras.config.set_dtype_policy(precision)
+    sizes = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "intermediate_dim": 3072}
+    backbone = keras_hub.models.GPT2Backbone(50257, **sizes, dropout=0.0, max_sequence_length=1024)
+    model = keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
+    model.compile(sampler=keras_hub.samplers.TopPSampler(p=0.8), jit_compile=False)
+
+    def run(prompts: list[list[int]], new_tokens: int) -> None:
+        ids = np.zeros((len(prompts), len(prompts[0]) + new_tokens), "int32")
+        ids[:, : len(prompts[0])] = prompts
+        there = np.arange(ids.shape[1]) < len(prompts[0])
+        inputs = {"token_ids": ids, "padding_mask": np.broadcast_to(there, ids.shape)}
+        model.generate(inputs, stop_token_ids=None)
+
+    return run
+
+
+def run_ctranslate2(precision: str, folder: Path) -> Run:
+    import ctranslate2
+
+    threads = os.cpu_count() or 1
+    model = ctranslate2.Generator(
+        str(folder / f"ct2-{precision}"), "cpu", intra_threads=threads, compute_type=precision
+    )
+    names = list(json.loads((folder / "hf" / "vocab.json").read_text(encoding="utf-8")))
+
+    def run(prompts: list[list[int]], new_tokens: int) -> None:
+        model.generate_batch(
+            [[names[id] for id in ids] for ids in prompts],
+            max_length=new_tokens,
+            min_length=new_tokens,
+            sampling_topk=0,
+            sampling_topp=0.8,
+            include_prompt_in_result=False,
+            end_token=[],
+        )
+
+    return run
+
+
+SYSTEMS = {
+    "gpt-tf2": run_ours,
+    "transformers": run_transformers,
+    "keras-hub": run_keras_hub,
+    "ctranslate2": run_ctranslate2,
+}
+
+
+def prepare(folder: Path, systems: list[str]) -> None:
+    """One random model in the form that each system reads."""
+    draw, shapes = np.random.default_rng(0), tensor_shapes(CONFIG)
+    tensors = {name: 0.02 * draw.standard_normal(shape, "float32") for name, shape in shapes.items()}
+    model = folder / "hf" / "model.safetensors"
+    huggingface.write(model, CONFIG, tensors)
+    for file, name in zip(vocabulary(), ("vocab.json", "merges.txt"), strict=True):
+        (model.parent / name).write_bytes(file.read_bytes())
+    if "ctranslate2" in systems:
+        from ctranslate2.converters import TransformersConverter
+
+        for precision in PRECISIONS["ctranslate2"]:
+            converter = TransformersConverter(str(folder / "hf"))
+            converter.convert(str(folder / f"ct2-{precision}"), quantization=precision)
+    if "gpt-tf2" in systems:
+        from gpt_tf2.backend import start
+        from gpt_tf2.generation.convert import convert
+
+        start()
+        for precision in PRECISIONS["gpt-tf2"]:
+            (folder / precision).mkdir()
+            quantized = precision == "int8"
+            convert(open_checkpoint(model), CONFIG, folder / precision, quantized, lambda done, total: None)
+
+
+def measure(system: str, precision: str, work: str, folder: Path) -> None:
+    """Runs one system in this process and prints its figures as JSON."""
+    if work == "steps":
+        print(json.dumps(steps(precision, folder)))
+        return
+    given, new_tokens = prompts(work), WORK[work][2]
+    began = time.monotonic()
+    run = SYSTEMS[system](precision, folder)
+    run(given, 1)
+    first = time.monotonic() - began
+    began = time.monotonic()
+    run(given, 1)
+    prefill = time.monotonic() - began
+    run(given, 8)
+    began = time.monotonic()
+    run(given, new_tokens)
+    seconds = time.monotonic() - began
+    found = {"tokens/s": len(given) * new_tokens / seconds, "seconds to the first token, loading included": first}
+    found["prefill tokens/s"] = sum(map(len, {tuple(ids): ids for ids in given}.values())) / prefill
+    print(json.dumps({**found, **peaks()}))
+
+
+def steps(precision: str, folder: Path) -> dict[str, float]:
+    """Milliseconds of one row's step after so many tokens."""
+    from gpt_tf2.generation.litert import LiteRTDecoder
+
+    decoder = LiteRTDecoder(folder / precision, CONFIG, precision)
+    found = {}
+    for context in (100, 1000):
+        state, seconds = decoder.begin(), []
+        decoder.extend(state, np.zeros((1, context - 10), "int32"), last=True)
+        for _ in range(20):
+            began = time.monotonic()
+            decoder.extend(state, np.zeros((1, 1), "int32"))
+            seconds.append(time.monotonic() - began)
+        found[f"ms a step at {context}"] = 1000 * statistics.median(seconds)
+    return found | {"at 1000, times at 100": found["ms a step at 1000"] / found["ms a step at 100"]} | peaks()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", nargs="+", default=[*WORK, "steps"], choices=[*WORK, "steps"])
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    parser.add_argument("--json", help="a file to write every figure to")
+    parser.add_argument("--folder", help="where the models are, or will be, written (a temporary folder)")
+    parser.add_argument("--one", nargs=3, metavar=("SYSTEM", "PRECISION", "WORK"), help="run one in this process")
+    flags = parser.parse_args()
+    if flags.one:
+        return measure(*flags.one, Path(flags.folder))
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(flags.folder or temporary)
+        if not (folder / "hf").exists():
+            prepare(folder, flags.systems)
+        for work in flags.work:
+            systems = ["gpt-tf2"] if work == "steps" else flags.systems
+            contenders = [(who, precision) for who in systems for precision in PRECISIONS[who]]
+            found: dict[tuple[str, str], list[dict]] = {contender: [] for contender in contenders}
+            for _ in range(flags.rounds):
+                for (who, precision), runs in found.items():
+                    runs.append(run_alone(__file__, "--folder", str(folder), "--one", who, precision, work))
+            medians = {
+                contender: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+                for contender, runs in found.items()
+            }
+            for (who, precision), figures in medians.items():
+                rows += rows_of(work, who, precision, figures)
+            write_rows(flags.json, rows)
+            show(work, medians)
+
+
+def show(work: str, medians: dict[tuple[str, str], dict[str, float]]) -> None:
+    """A line a contender, and how many times as fast ours are."""
+    for (who, precision), figures in medians.items():
+        told = ", ".join(f"{value:.4g} {name}" for name, value in figures.items())
+        ratios = [
+            f"{ours[1]} {found['tokens/s'] / figures['tokens/s']:.2f} ×"
+            for ours, found in medians.items()
+            if ours[0] == "gpt-tf2" and who != "gpt-tf2"
+        ]
+        print(f"{work} {who} {precision}: {told}" + (f" (gpt-tf2 {', '.join(ratios)})" if ratios else ""), flush=True)
+
+
+if __name__ == "__main__":
+    main()
