@@ -5,8 +5,9 @@
 `one` adds 200 tokens to one short prompt, `five` is five samples of it, `articles` adds 100 tokens to each of eight
 prompts of 900. All draw from the nucleus of 0.8, from random weights and random prompts, and none stops before the
 length. Speeds are without loading, of a second run in the process; new tokens over all of the time, prefill included.
-`steps` are milliseconds of a step of ours at 100 and at 1,000 tokens of context. llama.cpp is left out: its binding has
-to be compiled.
+`evaluate` completes 64 articles of CNN/Daily Mail's lengths by 5 to 100 tokens each, eight at a time: with free places
+taken by the next article, as `evaluate.py` does, and in fixed batches of eight. `steps` are milliseconds of a step of
+ours at 100 and at 1,000 tokens of context. llama.cpp is left out: its binding has to be compiled.
 """
 
 import argparse
@@ -165,8 +166,8 @@ def prepare(folder: Path, systems: list[str]) -> None:
 
 def measure(system: str, precision: str, work: str, folder: Path) -> None:
     """Runs one system in this process and prints its figures as JSON."""
-    if work == "steps":
-        print(json.dumps(steps(precision, folder)))
+    if work in OWN:
+        print(json.dumps(OWN[work](precision, folder)))
         return
     given, new_tokens = prompts(work), WORK[work][2]
     began = time.monotonic()
@@ -202,10 +203,40 @@ def steps(precision: str, folder: Path) -> dict[str, float]:
     return found | {"at 1000, times at 100": found["ms a step at 1000"] / found["ms a step at 100"]} | peaks()
 
 
+def evaluate(precision: str, folder: Path) -> dict[str, float]:
+    """Seconds for the same completions with places that are taken again, and in fixed batches."""
+    from gpt_tf2.generation.generate import Generator, Request
+    from gpt_tf2.generation.litert import LiteRTDecoder
+    from gpt_tf2.generation.sampling import make_sampler
+
+    decoder, draw = LiteRTDecoder(folder / precision, CONFIG, precision), np.random.default_rng(0)
+    sizes = sorted(np.minimum(draw.lognormal(np.log(900) - 0.125, 0.5, 64), 920).astype(int))
+    articles = [draw.integers(0, 50000, size).tolist() for size in sizes]
+    lengths = draw.integers(5, 100, len(articles)).tolist()
+    seconds = {}
+    for name, size in (("full batches", len(articles)), ("fixed batches", 8)):
+        began = time.monotonic()
+        for first in range(0, len(articles), size):
+            some = range(first, min(first + size, len(articles)))
+            requests = iter(
+                [
+                    Request(articles[i], lengths[i], make_sampler(0), np.random.default_rng(i), lambda id: True)
+                    for i in some
+                ]
+            )
+            Generator(decoder, end=-1).run(lambda done, requests=requests: next(requests, None), 8)
+        seconds[f"seconds in {name}"] = time.monotonic() - began
+    ratio = seconds["seconds in fixed batches"] / seconds["seconds in full batches"]
+    return seconds | {"fixed, times full": ratio} | peaks()
+
+
+OWN = {"steps": steps, "evaluate": evaluate}  # works of gpt-tf2 alone
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", nargs="+", default=[*WORK, "steps"], choices=[*WORK, "steps"])
+    parser.add_argument("--work", nargs="+", default=[*WORK, *OWN], choices=[*WORK, *OWN])
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--json", help="a file to write every figure to")
     parser.add_argument("--folder", help="where the models are, or will be, written (a temporary folder)")
@@ -219,7 +250,7 @@ def main() -> None:
         if not (folder / "hf").exists():
             prepare(folder, flags.systems)
         for work in flags.work:
-            systems = ["gpt-tf2"] if work == "steps" else flags.systems
+            systems = ["gpt-tf2"] if work in OWN else flags.systems
             contenders = [(who, precision) for who in systems for precision in PRECISIONS[who]]
             found: dict[tuple[str, str], list[dict]] = {contender: [] for contender in contenders}
             for _ in range(flags.rounds):
@@ -242,7 +273,7 @@ def show(work: str, medians: dict[tuple[str, str], dict[str, float]]) -> None:
         ratios = [
             f"{ours[1]} {found['tokens/s'] / figures['tokens/s']:.2f} ×"
             for ours, found in medians.items()
-            if ours[0] == "gpt-tf2" and who != "gpt-tf2"
+            if ours[0] == "gpt-tf2" != who
         ]
         print(f"{work} {who} {precision}: {told}" + (f" (gpt-tf2 {', '.join(ratios)})" if ratios else ""), flush=True)
 

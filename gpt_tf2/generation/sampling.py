@@ -1,6 +1,6 @@
 """How the next token is chosen from logits. A rule is a small frozen dataclass that narrows the logits of one row.
 
-All is computed without sorting the vocabulary; docs/performance.md has what that brings.
+The vocabulary is sorted only where a nucleus is larger than a thousand tokens.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-FEW = 64  # candidates that are sorted rather than divided once more
+FEW = 1024  # tokens that are sorted first: a nucleus is seldom larger
 
 
 class Rule(Protocol):
@@ -61,11 +61,19 @@ class Nucleus:
     def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         if self.p >= 1:
             return logits
-        probabilities = softmax(logits)
-        edge = nucleus_edge(probabilities, self.p)
-        above, alike = np.flatnonzero(probabilities > edge), np.flatnonzero(probabilities == edge)
-        missing = (self.p - probabilities[above].sum()) / edge
-        return kept_alone(logits, np.concatenate([above, alike[: max(1, int(np.ceil(missing - 1e-9)))]]))
+        largest = logits.max()
+        total = np.exp(logits - largest).sum(dtype="float64")
+        for count in (min(FEW, len(logits)), len(logits)):
+            falling = -np.sort(-np.partition(logits, len(logits) - count)[len(logits) - count :])
+            reached = np.cumsum(np.exp(falling - largest), dtype="float64") / total
+            if reached[-1] >= self.p:
+                break
+        kept = min(int(np.searchsorted(reached, self.p)) + 1, count)
+        edge = falling[kept - 1]
+        above = logits > edge
+        result = np.where(above, logits, np.float32(-np.inf))
+        result[np.flatnonzero(logits == edge)[: kept - np.count_nonzero(above)]] = edge
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,28 +121,6 @@ class Sampler:
         """The id of the next token of a row; takes one number from its generator unless greedy."""
         logits = self.narrowed(logits, ids)
         return int(np.argmax(logits)) if self.greedy else int(drawn(logits, generator.random()))
-
-
-def nucleus_edge(probabilities: np.ndarray, p: float) -> float:
-    """The probability of the least likely token of the nucleus.
-
-    Halves the candidates until few are left: the likelier half either reaches `p`, or is in the nucleus as a whole.
-    """
-    candidates, missing = probabilities, p
-    while len(candidates) > FEW:
-        pivot = np.partition(candidates[:: len(candidates) // FEW], FEW // 2)[FEW // 2]
-        upper = candidates[candidates > pivot]
-        inside = upper.sum()
-        if inside >= missing:
-            candidates = upper
-            continue
-        inside += pivot * np.count_nonzero(candidates == pivot)
-        lower = candidates[candidates < pivot]
-        if inside >= missing or not len(lower):
-            return pivot
-        candidates, missing = lower, missing - inside
-    falling = -np.sort(-candidates)
-    return falling[min(int(np.searchsorted(np.cumsum(falling), missing)), len(falling) - 1)]
 
 
 def drawn(logits: np.ndarray, uniform: np.ndarray | float) -> np.ndarray:
