@@ -120,7 +120,9 @@ def test_a_closed_pipe_and_ctrl_c_in_mid_stream(tmp_path: Path) -> None:
     flags = ["inference.py", "--model_path=long", "--starter=Then the", "--temperature=0", "--min_length=5900"]
     long = [*flags, "--output_length=5900"]
     run("inference.py", "--model_path=long", "--output_length=1", folder=tmp_path)
-    process = command(*long, folder=tmp_path, bufsize=0, text=False)
+    # A shell's background job would have it ignored.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = command(*long, folder=tmp_path, bufsize=0, text=False, **listening)
     assert process.stdout.read(12)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

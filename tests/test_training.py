@@ -82,7 +82,8 @@ def test_a_run_learns_and_leaves_model_curve_logs_and_vocabulary(
     assert len(state["losses"]) == 18
     assert state["validation"][:, 0].tolist() == [0, 6, 12, 18]
     assert state["validation"][-1, 1] < state["validation"][0, 1] - 0.5
-    assert {path.name for path in Path("output/m").iterdir()} == {"encoder.json", "vocab.bpe", "logs", "state.h5"}
+    there = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5"}
+    assert {path.name for path in Path("output/m").iterdir()} == there
     assert Image.open("output/m.png").size == (960, 540)
     out = capsys.readouterr().out
     assert out.count("sample: ") == 3 and "tokens/s" in out and "left" in out
