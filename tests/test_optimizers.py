@@ -79,5 +79,7 @@ def test_adafactor_of_a_large_matrix_is_that_of_a_small_one(monkeypatch: pytest.
     whole = {dtype: moved(Adafactor(), (30, 20), dtype) for dtype in ("float32", "bfloat16")}
     monkeypatch.setattr("gpt_tf2.training.optimizers.SLICE", 7 * 20)
     assert SLICE > 30 * 20
+    # XLA rounds a bfloat16 gradient here or there, as the CPU has it; one step of bfloat16 is 4e-3.
+    bounds = {"float32": 1e-5, "bfloat16": 1e-4}
     for dtype, expected in whole.items():
-        assert relative(moved(Adafactor(), (30, 20), dtype), expected) <= 1e-5
+        assert relative(moved(Adafactor(), (30, 20), dtype), expected) <= bounds[dtype]
