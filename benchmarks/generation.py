@@ -52,13 +52,11 @@ def run_ours(precision: str, folder: Path) -> Run:
     decoder, sampler = LiteRTDecoder(folder / precision, CONFIG, precision), make_sampler(top_p=0.8)
 
     def run(prompts: list[list[int]], new_tokens: int) -> None:
-        requests = iter(
-            [
-                Request(ids, new_tokens, sampler, np.random.default_rng(i), lambda id: True)
-                for i, ids in enumerate(prompts)
-            ]
-        )
-        Generator(decoder, end=-1).run(lambda done: next(requests, None), len(prompts))
+        requests = [
+            Request(ids, new_tokens, sampler, np.random.default_rng(i), lambda id: True)
+            for i, ids in enumerate(prompts)
+        ]
+        Generator(decoder, end=-1).run_all(requests, len(prompts))
 
     return run
 
@@ -218,13 +216,11 @@ def evaluate(precision: str, folder: Path) -> dict[str, float]:
         began = time.monotonic()
         for first in range(0, len(articles), size):
             some = range(first, min(first + size, len(articles)))
-            requests = iter(
-                [
-                    Request(articles[i], lengths[i], make_sampler(0), np.random.default_rng(i), lambda id: True)
-                    for i in some
-                ]
-            )
-            Generator(decoder, end=-1).run(lambda done, requests=requests: next(requests, None), 8)
+            requests = [
+                Request(articles[i], lengths[i], make_sampler(0), np.random.default_rng(i), lambda id: True)
+                for i in some
+            ]
+            Generator(decoder, end=-1).run_all(requests, 8)
         seconds[f"seconds in {name}"] = time.monotonic() - began
     ratio = seconds["seconds in fixed batches"] / seconds["seconds in full batches"]
     return seconds | {"fixed, times full": ratio} | peaks()

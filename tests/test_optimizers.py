@@ -74,7 +74,7 @@ def test_muon_is_torchs_on_matrices_and_adamw_elsewhere() -> None:
 
 
 def test_adafactor_of_a_large_matrix_is_that_of_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large one is gone through in slices of rows. At a large rate: a weight's last bit is no part of its step then."""
+    """A large one is gone through in slices of rows. At a large rate a weight's last bit blurs nothing."""
     whole = {dtype: moved(Adafactor(), (30, 20), dtype, rate=0.1) for dtype in ("float32", "bfloat16")}
     monkeypatch.setattr("gpt_tf2.training.optimizers.SLICE", 7 * 20)
     assert SLICE > 30 * 20

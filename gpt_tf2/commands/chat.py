@@ -4,7 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
 
-from gpt_tf2.commands.engine import find_source, open_decoder
+from gpt_tf2.commands.engine import find_source, open_decoder, to_stderr
 from gpt_tf2.commands.model_settings import ModelSettings
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import read_utf8
@@ -25,7 +25,7 @@ class ChatSettings(ModelSettings):
 
 
 def chat(settings: ChatSettings) -> None:
-    """Reads questions from standard input, a line each, and prints the answers as they come.
+    """Reads questions from standard input, a line each, and prints the answer to each.
 
     Raises InputError if a setting or a file is bad, or the passage is empty.
     """
@@ -55,11 +55,10 @@ def questions() -> Iterator[str]:
 def answers(settings: ChatSettings, passage: str, asked: Iterable[str]) -> Iterator[str]:
     """The answer to each question, then a line break; earlier questions and the model's answers are its context."""
     source = find_source(settings)
-    tokenizer, n_ctx = source.tokenizer(settings), source.config.n_ctx
-    if settings.output_length >= n_ctx:
-        raise InputError(f"--output_length {settings.output_length}: leaves no room in n_ctx {n_ctx}: shorten it")
-    decoder = open_decoder(source, lambda line: print(line, file=sys.stderr, flush=True))
-    generator = Generator(decoder, tokenizer.end_of_text, settings.draft != "off")
+    source.check_room()
+    tokenizer, room = source.tokenizer(), source.config.n_ctx - settings.output_length
+    decoder = open_decoder(source, to_stderr)
+    generator = Generator(decoder, tokenizer.end_of_text, settings.drafts(True))
     draws = row_generators(settings.seed, 1)[0]
     ids = tokenizer.encode(passage)
     turns: list[Turn] = []
@@ -67,9 +66,8 @@ def answers(settings: ChatSettings, passage: str, asked: Iterable[str]) -> Itera
     for question in asked:
         turns.append(Turn(coqa.asking(question), ("",)))
         example = Example("", passage, tuple(turns))
-        prompt, _ = prompt_ids(ids, example, given, n_ctx - settings.output_length, tokenizer)
+        prompt, _ = prompt_ids(ids, example, given, room, tokenizer)
         writer = Writer(tokenizer, [coqa.STOP])
-        waiting = iter([Request(prompt, settings.output_length, settings.sampler(), draws, writer.add)])
-        generator.run(lambda done, waiting=waiting: next(waiting, None), 1)  # type: ignore[misc]
+        generator.run_all([Request(prompt, settings.output_length, settings.sampler(), draws, writer.add)], 1)
         given.append(writer.finish())
         yield f"{given[-1].strip()}\n"

@@ -1,8 +1,8 @@
 """Which decoder runs a model: LiteRT on a CPU, from a conversion kept beside the checkpoint, or the Keras graph."""
 
 import dataclasses
-import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation import conversion
 from gpt_tf2.progress import Counter
+from gpt_tf2.scoring import perplexity
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -29,27 +30,42 @@ TOO_MUCH = 0.02  # of the perplexity
 Say = Callable[[str], None]
 
 
+def to_stderr(line: str) -> None:
+    """Shows a line where it is no part of what is written."""
+    print(line, file=sys.stderr, flush=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A model that is not loaded yet.
 
-    path: its file or prefix. config: its hyper-parameters. engine: litert or graph. precision: of the engine.
+    path: its file or prefix. config: its hyper-parameters. engine: litert or graph.
     checkpoint: opened, unless the conversion is there.
     """
 
     path: Path
     config: GPT2Config
     engine: str
-    precision: str
-    json_hparams: str | None
+    settings: "ModelSettings"
     checkpoint: Checkpoint | None
     conversion: conversion.Conversion | None
+
+    @property
+    def precision(self) -> str:
+        """Of LiteRT's engine."""
+        return self.settings.quantize or "float32"
 
     def opened(self) -> Checkpoint:
         return self.checkpoint or open_checkpoint(self.path)
 
-    def tokenizer(self, settings: "ModelSettings") -> Tokenizer:
-        return find_tokenizer(self.path, self.config, settings.json_encoder, settings.vocab_bpe)
+    def tokenizer(self) -> Tokenizer:
+        return find_tokenizer(self.path, self.config, self.settings.json_encoder, self.settings.vocab_bpe)
+
+    def check_room(self) -> None:
+        """Raises InputError if what is to be written leaves no room for a prompt."""
+        if self.settings.output_length >= self.config.n_ctx:
+            where = f"--output_length {self.settings.output_length}: leaves no room in n_ctx {self.config.n_ctx}"
+            raise InputError(f"{where} of {self.path}: shorten it")
 
 
 def find_source(settings: "ModelSettings") -> Source:
@@ -61,10 +77,9 @@ def find_source(settings: "ModelSettings") -> Source:
     path, precision = locate(settings.model_path), settings.quantize or "float32"
     kept = conversion.find(path, settings.json_hparams, precision) if engine == "litert" else None
     if kept:
-        return Source(path, kept.config, engine, precision, settings.json_hparams, None, kept)
+        return Source(path, kept.config, engine, settings, None, kept)
     checkpoint = open_checkpoint(path)
-    config = find_config(checkpoint, settings.json_hparams)
-    return Source(path, config, engine, precision, settings.json_hparams, checkpoint, None)
+    return Source(path, find_config(checkpoint, settings.json_hparams), engine, settings, checkpoint, None)
 
 
 def find_engine(engine: str, quantize: str | None) -> str:
@@ -117,7 +132,7 @@ def convert(source: Source, say: Say) -> conversion.Conversion:
             write_graphs(checkpoint, config, folder, quantized, counter.show)
         return perplexities(source, folder) if quantized else None
 
-    kept = conversion.keep(source.path, source.json_hparams, source.precision, config, write)
+    kept = conversion.keep(source.path, source.settings.json_hparams, source.precision, config, write)
     say(f"{kept.folder}: converted in {time.monotonic() - began:.0f} s")
     return kept
 
@@ -132,7 +147,7 @@ def perplexities(source: Source, folder: Path) -> tuple[float, float]:
         GraphDecoder(read_model(source.opened(), source.config)),
         LiteRTDecoder(folder, source.config, source.precision),
     ]
-    exact, quantized = (perplexity(decoder, ids) for decoder in decoders)
+    exact, quantized = (perplexity.of_tokens(decoder, ids) for decoder in decoders)
     return exact, quantized
 
 
@@ -143,20 +158,7 @@ def sample_of(source: Source) -> np.ndarray:
         return np.load(own)[:SAMPLED]
     from gpt_tf2.commands.demo import reference_text
 
-    tokenizer = find_tokenizer(source.path, source.config)
-    return np.array(tokenizer.encode(reference_text()[-8 * SAMPLED :])[:SAMPLED])
-
-
-def perplexity(decoder: "Decoder", ids: np.ndarray) -> float:
-    """Of tokens [N], in windows of the context."""
-    nats, length = 0.0, min(decoder.config.n_ctx, len(ids))
-    for first in range(0, len(ids) - length + 1, length):
-        window = ids[first : first + length]
-        logits = decoder.extend(decoder.begin(), window[None, :-1])[0].astype("float64")
-        top = logits.max(axis=-1)
-        total = top + np.log(np.exp(logits - top[:, None]).sum(axis=-1))
-        nats += float((total - logits[np.arange(length - 1), window[1:]]).sum())
-    return math.exp(nats / (len(ids) // length * (length - 1)))
+    return np.array(source.tokenizer().encode(reference_text()[-8 * SAMPLED :])[:SAMPLED])
 
 
 def about_int8(exact: float, quantized: float) -> list[str]:

@@ -79,11 +79,9 @@ def evaluate(settings: EvaluateSettings) -> Scores:
     """
     task = find_task(settings.data_loader)
     source = find_source(settings)
-    config = source.config
-    if settings.data_loader != "text" and settings.output_length >= config.n_ctx:
-        where = f"--output_length {settings.output_length}: leaves no room in n_ctx {config.n_ctx}"
-        raise InputError(f"{where} of {source.path}: shorten it")
-    tokenizer = source.tokenizer(settings)
+    if settings.data_loader != "text":
+        source.check_room()
+    tokenizer = source.tokenizer()
     output = settings.output(task)
     check_writable(output.parent, 0, "choose another --output_file, or mend the permissions")
     with Counter("evaluating", "batches" if settings.data_loader == "text" else "completions") as counter:
@@ -125,7 +123,7 @@ def score_task(
         settings.seed,
         task.STOP,
         settings.gold_answers,
-        settings.draft != "off" if settings.data_loader in DRAFTED else settings.draft == "on",
+        settings.drafts(settings.data_loader in DRAFTED),
     )
     work = [asking, source.engine, source.precision, digest(example for _, example in examples)]
     journal = begin_journal(output, counter, source, work)
@@ -153,10 +151,9 @@ def score_text(
     start()
     from gpt_tf2.training.walk import Walk
 
-    checkpoint, config = source.opened(), source.config
-    walk = Walk(read_model(checkpoint, config), trained=())
+    walk = Walk(read_model(source.opened(), source.config), trained=())
     journal = begin_journal(output, counter, source, [settings.batch_size, digest(s.tobytes() for s in streams)])
-    batches = list(perplexity.windows(streams, tokenizer.end_of_text, config.n_ctx, settings.batch_size))
+    batches = list(perplexity.windows(streams, tokenizer.end_of_text, source.config.n_ctx, settings.batch_size))
     for number, batch in enumerate(batches):
         if journal.get(str(number)) is None:
             journal.put(str(number), float(walk.loss(batch)))
@@ -170,7 +167,7 @@ def score_text(
 
 def begin_journal(output: Path, counter: Counter, source: Source, work: list) -> Journal:
     """The journal of an evaluation of this model; says where it goes on."""
-    weights = content(files_of(source.path, source.json_hparams))
+    weights = content(files_of(source.path, source.settings.json_hparams))
     journal = Journal(output.with_name(output.name + ".partial"), f"{weights} {work}")
     if journal.results:
         counter.say(f"{journal.path}: going on after {len(journal.results):,} {counter.unit}")

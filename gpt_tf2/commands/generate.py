@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_tf2.commands.engine import find_source, open_decoder
+from gpt_tf2.commands.engine import find_source, open_decoder, to_stderr
 from gpt_tf2.commands.model_settings import ModelSettings
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import read_utf8, write_text
@@ -82,9 +82,6 @@ def print_samples(settings: GenerateSettings) -> None:
     """What `generate` gives, on standard output as it comes; what is said about it goes to standard error."""
     began = time.monotonic()
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     def show(text: str) -> None:
         print(text, end="", flush=True)
 
@@ -92,7 +89,7 @@ def print_samples(settings: GenerateSettings) -> None:
     streaming = alone and not settings.json and not settings.output_file
     made, shown = [], settings.include_prompt == "yes"
     written = ""
-    for sample in samples(settings, show if streaming else nowhere, say):
+    for sample in samples(settings, show if streaming else nowhere, to_stderr):
         made.append(sample)
         if settings.json:
             piece = json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n"
@@ -104,9 +101,9 @@ def print_samples(settings: GenerateSettings) -> None:
             show(f"\n{LINE}\n" if streaming else piece)
     if settings.output_file:
         write_text(settings.output_file, written)
-        say(f"{settings.output_file}: {len(made):,} samples")
+        to_stderr(f"{settings.output_file}: {len(made):,} samples")
     tokens, seconds = sum(sample.tokens for sample in made), time.monotonic() - began
-    say(f"{tokens:,} tokens in {seconds:.1f} s, loading among them")
+    to_stderr(f"{tokens:,} tokens in {seconds:.1f} s, loading among them")
 
 
 def samples(settings: GenerateSettings, show: Show, say: Show = nowhere) -> Iterator[Sample]:
@@ -115,7 +112,7 @@ def samples(settings: GenerateSettings, show: Show, say: Show = nowhere) -> Iter
     show: is called with the starter and the text as it comes; say: with lines about the work.
     """
     source = find_source(settings)
-    tokenizer = source.tokenizer(settings)
+    tokenizer = source.tokenizer()
     config = source.config
     starters = [unescaped(starter) for starter in read_starters(settings)]
     prompts = [tokenizer.encode(starter) for starter in starters]
@@ -152,7 +149,7 @@ def samples(settings: GenerateSettings, show: Show, say: Show = nowhere) -> Iter
             sampler = dataclasses.replace(sampler, rules=(*sampler.rules, least))
         return Request(prompt, room, sampler, generators[number], writer.add, (number, writer))
 
-    Generator(decoder, tokenizer.end_of_text, settings.draft == "on").run(following, settings.batch_size)
+    Generator(decoder, tokenizer.end_of_text, settings.drafts(False)).run(following, settings.batch_size)
     seconds = time.monotonic() - began
     tokens = sum(sample.tokens for sample in done.values())
     yield from (done[number] for number in sorted(done))
@@ -187,8 +184,7 @@ def sampled_text(
     """A text that goes on from a prompt's ids, without them; an empty one begins a new text."""
     writer = Writer(tokenizer)
     request = Request(prompt or [tokenizer.end_of_text], length, sampler, row_generators(seed, 1)[0], writer.add)
-    waiting = iter([request])
-    Generator(decoder, tokenizer.end_of_text).run(lambda done: next(waiting, None), 1)
+    Generator(decoder, tokenizer.end_of_text).run_all([request], 1)
     return writer.finish()
 
 

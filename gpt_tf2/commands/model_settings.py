@@ -29,7 +29,7 @@ class ModelSettings:
     batch_size: int = flag(1, "samples at a time", kind=int)
     seed: int | None = flag(None, "of the draws, for the same text again", kind=int)
     engine: str = flag("auto", "what runs the model: on a CPU LiteRT, else the Keras graph", choices=ENGINES)
-    quantize: str | None = flag(None, "int8: a quarter of the memory, two to three times as fast", choices=("int8",))
+    quantize: str | None = flag(None, "int8: less than half of the memory, and faster", choices=("int8",))
     draft: str = flag("auto", "guess tokens from the text and verify several at once: same result", choices=DRAFT)
 
     def __post_init__(self) -> None:
@@ -55,6 +55,10 @@ class ModelSettings:
             raise InputError(f"--quantize {self.quantize}: unknown: give int8, or leave it out")
         if self.seed is not None and self.seed < 0:
             raise InputError(f"--seed {self.seed}: give 0 or more")
+
+    def drafts(self, by_default: bool) -> bool:
+        """Whether tokens are guessed."""
+        return by_default if self.draft == "auto" else self.draft == "on"
 
     def sampler(self) -> Sampler:
         """Top-k as given; by default 2, as the 2019 script had it, but none where a nucleus is asked for."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from gpt_tf2.checkpoints import files_of, home
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import KEPT, sync, write_text
+from gpt_tf2.files import KEPT, digest_of, stamp_of, sync, write_text
 
 FORMAT = 1  # of the files; another number converts anew
 ABOUT = "about.json"
@@ -34,7 +34,7 @@ class Conversion:
 
 def place(path: Path, precision: str) -> Path:
     """The folder of a checkpoint's conversion; several checkpoints may share a home."""
-    return home(path) / KEPT / f"litert-{path.name.removesuffix(path.suffix) or path.name}-{precision}"
+    return home(path) / KEPT / f"litert-{path.name}-{precision}"
 
 
 def find(path: Path, json_hparams: str | None, precision: str) -> Conversion | None:
@@ -103,19 +103,13 @@ def keep(
 
 
 def stamp(files: list[Path]) -> str:
-    """Names, sizes and times: the same only if no file was touched."""
-    found = [(str(path.resolve()), path.stat()) for path in files]
-    return " ".join(f"{name} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}" for name, about in found)
+    """The same only if no file was touched."""
+    return "".join(stamp_of(path.resolve()) for path in files)
 
 
 def content(files: list[Path]) -> str:
     """A digest of what files hold."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while part := file.read(1 << 20):
-                digest.update(part)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(map(digest_of, files))).hexdigest()
 
 
 def checksums(folder: Path) -> dict[str, list[int]]:

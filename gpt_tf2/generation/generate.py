@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,11 @@ class Generator:
         self.prompt: list[int] = []  # that was run last, its state and the logits after it
         self.after: tuple[State, np.ndarray] | None = None
         self.idle = PATIENCE  # steps since a guess was right
-        self.guessed = self.right = 0  # tokens
+
+    def run_all(self, requests: Iterable[Request], places: int) -> None:
+        """Completes requests that do not depend on each other, so many rows at a time."""
+        waiting = iter(requests)
+        self.run(lambda done: next(waiting, None), places)
 
     def run(self, following: Following, places: int) -> None:
         """Completes requests until there are no more, so many rows at a time.
@@ -157,7 +161,6 @@ class Generator:
                 if not row.running or j == len(guess) or row.ids[-1] != guess[j]:
                     break
                 right += 1
-        self.guessed, self.right = self.guessed + sum(map(len, guesses)), self.right + right
         self.idle = 0 if right else self.idle + 1
         state.lengths = np.array([len(row.ids) - 1 for row in rows], "int32")
 
@@ -190,12 +193,11 @@ def sample(
         raise InputError(f"--starter has {len(prompt)} tokens, n_ctx is {n_ctx}: give at most {n_ctx - 1}")
     rows: list[list[int]] = [[] for _ in range(count)]
 
-    def requests() -> Iterator[Request]:
-        for row, generator in zip(rows, row_generators(seed, count), strict=True):
-            yield Request(prompt, new_tokens, sampler, generator, functools.partial(appended, row))
-
-    waiting = requests()
-    Generator(decoder, end, draft).run(lambda done: next(waiting, None), count)
+    requests = [
+        Request(prompt, new_tokens, sampler, generator, functools.partial(appended, row))
+        for row, generator in zip(rows, row_generators(seed, count), strict=True)
+    ]
+    Generator(decoder, end, draft).run_all(requests, count)
     return rows
 
 

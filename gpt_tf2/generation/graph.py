@@ -86,7 +86,7 @@ class GraphDecoder:
 
 def rounded(count: int) -> int:
     """The number of tokens that so many are computed as: a power of two, or whole buckets."""
-    return slots_for(count) if count > 32 else 1 << max(0, count - 1).bit_length()
+    return slots_for(count) if count > 32 else 1 << (count - 1).bit_length()
 
 
 def grown(array: Any, slots: int) -> Any:

@@ -32,6 +32,9 @@ class Graph:
         self.inputs = {name: found["index"] for name, found in runner.get_input_details().items()}
         self.outputs = {name: found["index"] for name, found in runner.get_output_details().items()}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        # Keys and values are called `k003` and `v003`, as inputs and as outputs; here block after block.
+        cached = (name for name in self.inputs if name[1:].isdigit())
+        self.cached = sorted(cached, key=lambda name: (name[1:], name[0]))
 
     def resize(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Gives inputs their sizes. What the inputs held is lost if one of them changes."""
@@ -67,20 +70,19 @@ class Network:
 
     def caches(self) -> list[np.ndarray]:
         """The memory of the cache, as in `State`."""
-        return [graph.input(name) for graph in self.graphs for name in rows_of(graph.inputs)]
+        return [graph.input(name) for graph in self.graphs for name in graph.cached]
 
     def hold(self, state: State, count: int, size: tuple[int, int]) -> None:
         """Makes this the place of a state's cache, and the graphs ready for `count` tokens more in each of its rows."""
         rows = len(state.lengths)
-        moved = self.state() is not state or self.graphs[0].shapes["x"][1] != count
-        if not moved:
+        if self.state() is state and self.graphs[0].shapes["x"][1] == count:
             return
         self.release()
         slots = state.cache[0].shape[2]
         heads, depth = size
         shapes = {"x": (rows, count, heads, depth), "bias": (rows, 1, 1, slots), "new_bias": (1, 1, count, count)}
         for graph in self.graphs:
-            cached = dict.fromkeys(rows_of(graph.inputs), (rows, heads, slots, depth))
+            cached = dict.fromkeys(graph.cached, (rows, heads, slots, depth))
             graph.resize(shapes | cached)
             graph.input("new_bias")[:] = np.where(np.tri(count, dtype=bool), np.float32(0), HIDDEN)
         for place, array in zip(self.caches(), state.cache, strict=True):
@@ -106,7 +108,7 @@ class Network:
 
     def new_rows(self) -> list[np.ndarray]:
         """The keys and values of the tokens that ran last, as in `State`, [B, H, T, D]."""
-        return [graph.output(name) for graph in self.graphs for name in rows_of(graph.outputs)]
+        return [graph.output(name) for graph in self.graphs for name in graph.cached]
 
 
 class LiteRTDecoder:
@@ -147,11 +149,10 @@ class LiteRTDecoder:
         needed = slots_for(before.max() + count)
         if needed > slots:
             network.release(needed)
-        caches = state.cache or network.caches()
-        for cache, new in zip(caches, network.new_rows(), strict=True):
+        for cache, new in zip(self._cache(state), network.new_rows(), strict=True):
             for row, at in enumerate(before):
                 cache[row, :, at : at + count] = new[row]
-        del caches, cache, new
+        del cache, new  # before anything runs
         state.lengths = before + np.int32(count)
         x = x.reshape(rows, count, self.config.n_embd)
         return self._logits(x[:, -1:] if last else x)
@@ -170,10 +171,11 @@ class LiteRTDecoder:
         length = source.lengths[0]
         slots = slots_for(length)
         if slots > self._cache(state)[0].shape[2]:
-            for network in self.networks:
-                if network.state() is state:
-                    network.release(slots)
-            state.cache = [grown(array, slots) for array in state.cache]
+            network = self._holding(state)
+            if network:
+                network.release(slots)
+            else:
+                state.cache = [grown(array, slots) for array in state.cache]
         for place, array in zip(self._cache(state), self._cache(source), strict=True):
             place[row, :, :length] = array[0, :, :length]
         state.lengths = state.lengths.copy()
@@ -181,13 +183,17 @@ class LiteRTDecoder:
 
     def _cache(self, state: State) -> list[np.ndarray]:
         """A state's cache, wherever it is; let go of it before anything runs."""
-        return state.cache or next(network for network in self.networks if network.state() is state).caches()
+        network = self._holding(state)
+        return network.caches() if network else state.cache
+
+    def _holding(self, state: State) -> Network | None:
+        return next((network for network in self.networks if network.state() is state), None)
 
     def _network(self, state: State) -> Network:
         """Where a state runs: where its cache is, or where no batch is in the midst of its work."""
-        for network in self.networks:
-            if network.state() is state:
-                return network
+        holding = self._holding(state)
+        if holding:
+            return holding
         for network in self.networks:
             other = network.state()
             if other is None or len(other.lengths) == 1:
@@ -207,11 +213,6 @@ class LiteRTDecoder:
 def threads() -> int:
     """As many as there are cores for this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def rows_of(names: Mapping[str, int]) -> list[str]:
-    """The names of keys and values among a graph's inputs or outputs, as `k003` and `v003`, block after block."""
-    return sorted((name for name in names if name[1:].isdigit()), key=lambda name: (name[1:], name[0]))
 
 
 def grown(array: np.ndarray, slots: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import filelock
 import numpy as np
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import KEPT, sync, write_text
+from gpt_tf2.files import KEPT, digest_of, stamp_of, sync, write_text
 from gpt_tf2.processes import in_processes
 from gpt_tf2.tasks import find_task, text
 from gpt_tf2.tasks.task import Example, LeftOut, Task, Unusable, nothing_left
@@ -172,8 +172,7 @@ def stamp(dataset_path: str) -> str:
     digest = hashlib.sha256()
     for path in data_files(os.path.abspath(dataset_path)):  # noqa: PTH100 - it may be a glob
         with contextlib.suppress(OSError):  # a dangling link has neither
-            found = os.stat(path)  # noqa: PTH116 - of 100,000 files
-            digest.update(f"{path}\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\n".encode())
+            digest.update(stamp_of(path).encode())
     return digest.hexdigest()
 
 
@@ -182,11 +181,8 @@ def content_key(dataset_path: str) -> str:
     digest = hashlib.sha256()
     for path in data_files(dataset_path):
         digest.update(f"{os.path.relpath(path, dataset_path)}\0".encode())
-        with contextlib.suppress(OSError), Path(path).open("rb") as file:
-            content = hashlib.sha256()
-            while part := file.read(1 << 20):
-                content.update(part)
-            digest.update(content.digest())
+        with contextlib.suppress(OSError):
+            digest.update(digest_of(path))
     return digest.hexdigest()
 
 
