@@ -205,7 +205,8 @@ IDS = [1, 1, 4]  # what stands before
     ],
 )
 def test_draws_follow_the_rule_by_chi_square(sampler: Sampler, expected: list[float]) -> None:
-    draws = drawn(sampler.narrowed(LOGITS, IDS), np.random.default_rng(11).random(DRAWS))
+    logits = sampler.narrowed(LOGITS, IDS)
+    draws = np.array([drawn(logits, uniform) for uniform in np.random.default_rng(11).random(DRAWS)])
     assert chi_square_of(draws, expected) < 20.6  # at most 5 degrees of freedom, one in a thousand
 
 
@@ -259,6 +260,18 @@ def test_the_nucleus_is_that_of_a_full_sort() -> None:
         before = np.cumsum(probabilities[order]) - probabilities[order]
         kept = np.flatnonzero(Nucleus(p)(logits, []) > -np.inf)
         assert kept.tolist() == sorted(order[before < p])
+
+
+def test_the_nucleus_of_equal_ones_is_their_share() -> None:
+    assert np.flatnonzero(Nucleus(0.5)(np.zeros(3000, "float32"), []) > -np.inf).tolist() == list(range(1500))
+
+
+def test_a_draw_is_the_first_id_above_it() -> None:
+    logits = np.random.default_rng(3).normal(0, 2, 3001).astype("float32")
+    logits[::3] = -np.inf
+    ends = np.cumsum(softmax(logits))
+    for uniform in [0, *np.random.default_rng(4).random(500), np.nextafter(1, 0)]:
+        assert drawn(logits, uniform) == min(np.searchsorted(ends, uniform, side="right"), 2999)
 
 
 def test_greedy_and_temperature_zero_and_top_1_are_one() -> None:

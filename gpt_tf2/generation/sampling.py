@@ -1,6 +1,6 @@
 """How the next token is chosen from logits. A rule is a small frozen dataclass that narrows the logits of one row.
 
-The vocabulary is sorted only where a nucleus is larger than a thousand tokens.
+The vocabulary is never sorted as a whole.
 """
 
 import dataclasses
@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-FEW = 1024  # tokens that are sorted first: a nucleus is seldom larger
+FEW = 1024  # tokens among which the nucleus's edge is looked for by sorting them
+PART = 256  # tokens whose probabilities are summed at a time to find a draw's place
 
 
 class Rule(Protocol):
@@ -62,17 +63,26 @@ class Nucleus:
         if self.p >= 1:
             return logits
         largest = logits.max()
-        total = np.exp(logits - largest).sum(dtype="float64")
-        for count in (min(FEW, len(logits)), len(logits)):
-            falling = -np.sort(-np.partition(logits, len(logits) - count)[len(logits) - count :])
-            reached = np.cumsum(np.exp(falling - largest), dtype="float64") / total
-            if reached[-1] >= self.p:
-                break
-        kept = min(int(np.searchsorted(reached, self.p)) + 1, count)
-        edge = falling[kept - 1]
-        above = logits > edge
-        result = np.where(above, logits, np.float32(-np.inf))
-        result[np.flatnonzero(logits == edge)[: kept - np.count_nonzero(above)]] = edge
+        mass = np.exp(logits - largest)
+        total = mass.sum(dtype="float64")
+        needed = self.p * total
+        # The edge is in (low, high]: tokens each below (1 - p) / n_vocab would together not be missed.
+        low = np.float32(largest + np.log((total - needed) / len(logits)) - 1e-3)
+        high, among = largest, len(logits)
+        while among > FEW and low < (middle := (low + high) / np.float32(2)) < high:
+            if mass @ (logits > middle) < needed:
+                high = middle
+            else:
+                low = middle
+            among = int(np.count_nonzero((logits > low) & (logits <= high)))
+        above = logits > high
+        falling = -np.sort(-logits[(logits > low) & ~above])
+        reached = (mass * above).sum(dtype="float64") + np.cumsum(np.exp(falling - largest), dtype="float64")
+        last = min(int(np.searchsorted(reached, needed)), len(falling) - 1)
+        edge = falling[last]
+        result = np.where(logits < edge, np.float32(-np.inf), logits)
+        equal = np.flatnonzero(logits == edge)
+        result[equal[last + 1 - np.count_nonzero(falling > edge) :]] = -np.inf
         return result
 
 
@@ -120,16 +130,18 @@ class Sampler:
     def choose(self, logits: np.ndarray, ids: Sequence[int], generator: np.random.Generator) -> int:
         """The id of the next token of a row; takes one number from its generator unless greedy."""
         logits = self.narrowed(logits, ids)
-        return int(np.argmax(logits)) if self.greedy else int(drawn(logits, generator.random()))
+        return int(np.argmax(logits)) if self.greedy else drawn(logits, generator.random())
 
 
-def drawn(logits: np.ndarray, uniform: np.ndarray | float) -> np.ndarray:
-    """The id, or ids, that numbers within [0, 1) stand for: those at whose cumulative probability they are reached."""
-    possible = np.flatnonzero(logits > -np.inf)
-    cumulative = np.cumsum(softmax(logits[possible]))
-    # The first id whose cumulative probability is above the draw.
-    draws = np.minimum(np.asarray(uniform) * cumulative[-1], np.nextafter(cumulative[-1], 0))
-    return possible[np.searchsorted(cumulative, draws, side="right")]
+def drawn(logits: np.ndarray, uniform: float) -> int:
+    """The id that a number within [0, 1) stands for: the first whose cumulative probability is above it."""
+    mass = np.exp(logits - logits.max())
+    parts = np.cumsum(np.add.reduceat(mass, np.arange(0, len(mass), PART), dtype="float64"))
+    draw = min(uniform * parts[-1], np.nextafter(parts[-1], 0))
+    part = int(np.searchsorted(parts, draw, side="right"))
+    within = np.cumsum(mass[part * PART : (part + 1) * PART], dtype="float64")
+    left = min(draw - (parts[part - 1] if part else 0), np.nextafter(within[-1], 0))
+    return part * PART + int(np.searchsorted(within, left, side="right"))
 
 
 def make_sampler(
