@@ -256,6 +256,7 @@ def test_perplexity_is_that_of_the_network_with_a_sliding_window(
         (["--data_loader=coqa", "--dataset_path=talks", "--output_file=talks/a.json/b"], ["talks", "--output_file"]),
         (["--data_loader=coqa"], ["--dataset_path", "required"]),
         (["--dataset_path=stories", "--limit=3"], ["--limit 3", "leave it out"]),
+        (["--dataset_path=stories", "--quantize=int8"], ["--quantize int8", "leave it out"]),
         (["--dataset_path=no.txt"], ["no.txt", "no file there"]),
         (
             ["--data_loader=cnndm", "--dataset_path=stories", "--references=short.tagged", "--output_length=2"],

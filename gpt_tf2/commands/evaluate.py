@@ -53,6 +53,8 @@ class EvaluateSettings(ModelSettings):
             for name in ("limit", "references"):
                 if getattr(self, name) is not None:
                     raise InputError(f"--{name} {getattr(self, name)}: a text is scored whole: leave it out")
+            if self.quantize:
+                raise InputError(f"--quantize {self.quantize}: a text is scored by the Keras graph: leave it out")
 
     def split_of(self, task: Task) -> str:
         """The split that is evaluated."""
