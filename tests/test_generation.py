@@ -25,7 +25,6 @@ from gpt_tf2.generation.sampling import (
     TopK,
     drawn,
     make_sampler,
-    softmax,
 )
 from gpt_tf2.generation.writer import Writer
 
@@ -250,6 +249,11 @@ class Bigrams:
         return self.table[tokens[:, -1:] if last else tokens]
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponents = np.exp(logits - logits.max()).astype("float64")
+    return exponents / exponents.sum()
+
+
 def test_the_nucleus_is_that_of_a_full_sort() -> None:
     draw = np.random.default_rng(0)
     for _ in range(200):
@@ -296,8 +300,22 @@ def test_rules_leave_their_input_alone() -> None:
         assert np.array_equal(before, LOGITS)
 
 
-def test_softmax_of_huge_logits_is_finite() -> None:
-    assert softmax(np.array([[1e30, 0.0]], "float32")).tolist() == [[1.0, 0.0]]
+def test_huge_logits_are_drawn_from() -> None:
+    logits = np.array([0.0, 1e30, 0.0], "float32")
+    for p in (1e-9, 0.8, np.nextafter(1, 0)):
+        assert np.flatnonzero(Nucleus(p)(logits, []) > -np.inf).tolist() == [1]
+    assert {drawn(logits, uniform) for uniform in (0, 0.5, np.nextafter(1, 0))} == {1}
+
+
+def test_the_nucleus_of_large_equal_logits_is_one_at_least() -> None:
+    assert np.isfinite(Nucleus(1e-9)(np.full(3000, 1e5, "float32"), [])).sum() == 1
+
+
+def test_a_nucleus_of_almost_all_loses_no_likely_token() -> None:
+    logits = np.random.default_rng(6).normal(0, 0.5, 50257).astype("float32")
+    for p in (1 - 1e-6, 1 - 1e-9, 1 - 1e-12, np.nextafter(1, 0)):
+        kept = np.isfinite(Nucleus(p)(logits, []))
+        assert softmax(logits)[kept].sum() > 1 - 2e-6
 
 
 def test_the_graph_sees_weights_that_change() -> None:

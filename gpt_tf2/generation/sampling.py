@@ -1,6 +1,6 @@
 """How the next token is chosen from logits. A rule is a small frozen dataclass that narrows the logits of one row.
 
-The vocabulary is never sorted as a whole.
+The vocabulary is sorted only where thousands of its logits are equal.
 """
 
 import dataclasses
@@ -67,7 +67,7 @@ class Nucleus:
         total = mass.sum(dtype="float64")
         needed = self.p * total
         # The edge is in (low, high]: tokens each below (1 - p) / n_vocab would together not be missed.
-        low = np.float32(largest + np.log((total - needed) / len(logits)) - 1e-3)
+        low = np.nextafter(np.float32(largest + np.log((total - needed) / len(logits)) - 1e-3), np.float32(-np.inf))
         high, among = largest, len(logits)
         while among > FEW and low < (middle := (low + high) / np.float32(2)) < high:
             if mass @ (logits > middle) < needed:
@@ -79,7 +79,7 @@ class Nucleus:
         falling = -np.sort(-logits[(logits > low) & ~above])
         reached = (mass * above).sum(dtype="float64") + np.cumsum(np.exp(falling - largest), dtype="float64")
         last = min(int(np.searchsorted(reached, needed)), len(falling) - 1)
-        edge = falling[last]
+        edge = falling[last] if len(falling) else high  # by rounding, if p is almost 1
         result = np.where(logits < edge, np.float32(-np.inf), logits)
         equal = np.flatnonzero(logits == edge)
         result[equal[last + 1 - np.count_nonzero(falling > edge) :]] = -np.inf
@@ -173,9 +173,3 @@ def kept_alone(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
     result = np.full_like(logits, -np.inf)
     result[ids] = logits[ids]
     return result
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis, which sum to 1 in float64."""
-    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True)).astype("float64")
-    return exponents / exponents.sum(axis=-1, keepdims=True)
