@@ -162,7 +162,6 @@ def block(
     attend: Callable[[Tensor, Tensor, Tensor], Tensor],
     drop: Function = keep,
     activation: Function = gelu,
-    shape: Tensor | None = None,
 ) -> tuple[Tensor, Rows]:
     """One transformer block: pre-norm causal self-attention, then a pre-norm two-layer perceptron with GELU.
 
@@ -170,13 +169,23 @@ def block(
 
     Args:
         attend: queries, keys and values of the new tokens, [B, H, T, D] each → of that shape.
-        shape: [B, T, H, D], if x is given as [B·T, C].
     """
-    joined = linear(layer_norm(x, weights, "ln_1"), weights, "attn/c_attn")
-    query, keys, values = (split_heads(part, n_head, shape) for part in ops.split(joined, 3, axis=-1))
-    x = x + drop(linear(merge_heads(attend(query, keys, values), x), weights, "attn/c_proj"))
+    query, keys, values = (split_heads(part, n_head) for part in ops.split(before_attention(weights, x), 3, axis=-1))
+    return after_attention(weights, x, merge_heads(attend(query, keys, values)), drop, activation), (keys, values)
+
+
+def before_attention(weights: Weights, x: Tensor) -> Tensor:
+    """A block's first part: x [..., C] → queries, keys and values [..., 3·C]."""
+    return linear(layer_norm(x, weights, "ln_1"), weights, "attn/c_attn")
+
+
+def after_attention(
+    weights: Weights, x: Tensor, attended: Tensor, drop: Function = keep, activation: Function = gelu
+) -> Tensor:
+    """A block's second part: its x and what the attention gave, [..., C] each → the next block's x."""
+    x = x + drop(linear(attended, weights, "attn/c_proj"))
     inner = activation(linear(layer_norm(x, weights, "ln_2"), weights, "mlp/c_fc"))
-    return x + drop(linear(inner, weights, "mlp/c_proj")), (keys, values)
+    return x + drop(linear(inner, weights, "mlp/c_proj"))
 
 
 def attend(
@@ -217,17 +226,16 @@ def layer_norm(x: Tensor, weights: Weights, name: str) -> Tensor:
     return ops.layer_normalization(x, weights[f"{name}/g"], weights[f"{name}/b"], epsilon=1e-5)
 
 
-def split_heads(x: Tensor, n_head: int, shape: Tensor | None = None) -> Tensor:
-    """[B, T, C], or [B·T, C] of the shape [B, T, H, D] → [B, H, T, D]."""
-    if shape is None:
-        shape = (*ops.shape(x)[:2], n_head, x.shape[-1] // n_head)
+def split_heads(x: Tensor, n_head: int) -> Tensor:
+    """[B, T, C] → [B, H, T, D]."""
+    shape = (*ops.shape(x)[:2], n_head, x.shape[-1] // n_head)
     return ops.transpose(ops.reshape(x, shape), (0, 2, 1, 3))
 
 
-def merge_heads(x: Tensor, like: Tensor) -> Tensor:
-    """[B, H, T, D] → [B, T, C] or [B·T, C], as `like` is."""
-    lead = ops.shape(like)[:2] if len(like.shape) == 3 else (-1,)
-    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (*lead, like.shape[-1]))
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, H, T, D] → [B, T, C]."""
+    rows, heads, time, depth = ops.shape(x)
+    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (rows, time, heads * depth))
 
 
 def causal_mask(time: Tensor | int) -> Tensor:

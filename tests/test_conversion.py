@@ -44,7 +44,7 @@ print({{"keras", "tensorflow"}} & {{*sys.modules}})"""
 def test_a_damaged_or_outdated_conversion_is_made_anew(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     first = written(capsys)
     kept = next((workplace / "models" / "tiny" / ".gpt_tf2").glob("litert-*"))
-    graph = kept / "blocks-000.tflite"
+    graph = kept / "stages-000.tflite"
     whole = graph.read_bytes()
     for damage in (whole[: len(whole) // 2], whole[:9000] + bytes([whole[9000] ^ 255]) + whole[9001:], b""):
         graph.write_bytes(damage)

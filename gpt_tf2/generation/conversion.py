@@ -16,7 +16,7 @@ from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.files import KEPT, digest_of, stamp_of, sync, write_text
 
-FORMAT = 1  # of the files; another number converts anew
+FORMAT = 2  # of the files; another number converts anew
 ABOUT = "about.json"
 
 

@@ -1,10 +1,10 @@
-"""A model as LiteRT's graphs: a few blocks a file, so that no file and no conversion is large."""
+"""A model as LiteRT's graphs: all between one attention and the next is a stage, and a few stages are a file."""
 
-import functools
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PART = 4e8  # bytes of float32 weights that are converted at a time
 Weights = dict[str, np.ndarray]
+Graph = Any  # a tf.function with a signature
 
 
 def convert(
@@ -30,18 +31,43 @@ def convert(
     """
     for name in ("wte", "wpe"):
         np.save(folder / f"{name}.npy", checkpoint.read(name))
-    (folder / "head.tflite").write_bytes(lite(head_graph(checkpoint, config), quantized))
-    for blocks in parts(config):
-        weights = [read_block(checkpoint, config, block) for block in blocks]
-        (folder / f"blocks-{blocks[0]:03}.tflite").write_bytes(lite(block_graph(weights, config, blocks[0]), quantized))
-        show(blocks[-1] + 1, config.n_layer)
+    write(folder / "head.tflite", {"head": head(checkpoint, config)}, quantized)
+    for numbers in parts(config):
+        graphs = {f"stage{number:03}": stage(checkpoint, config, number) for number in numbers}
+        write(folder / f"stages-{numbers[0]:03}.tflite", graphs, quantized)
+        show(min(numbers[-1] + 1, config.n_layer), config.n_layer)
 
 
 def parts(config: GPT2Config) -> Iterator[list[int]]:
-    """The numbers of the blocks of each file."""
+    """The numbers of the stages of each file."""
     size = 4 * sum(math.prod(shape) for name, shape in tensor_shapes(config).items() if name.startswith("h0/"))
-    count = max(1, int(PART / size))
-    return (list(range(first, min(first + count, config.n_layer))) for first in range(0, config.n_layer, count))
+    count, stages = max(1, int(PART / size)), config.n_layer + 1
+    return (list(range(first, min(first + count, stages))) for first in range(0, stages, count))
+
+
+def stage(checkpoint: Checkpoint, config: GPT2Config, number: int) -> Graph:
+    """From the attention of block `number` - 1 to that of block `number`, where there are such blocks.
+
+    Inputs: x [N, C], which the earlier block began with, and attended [N, C], what its attention gave; without one, x
+    is the sum of the embeddings. Outputs: x [N, C], which the later block begins with, and its new [N, 3·C], queries,
+    keys and values; without one, x is the hidden states.
+    """
+    import tensorflow as tf
+
+    from gpt_tf2.model import after_attention, before_attention
+
+    earlier = read_block(checkpoint, config, number - 1) if number else None
+    later = read_block(checkpoint, config, number) if number < config.n_layer else None
+    rows = (None, config.n_embd)
+
+    def run(x: tf.Tensor, attended: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        if earlier:
+            x = after_attention(earlier, x, attended)
+        return {"x": tf.identity(x)} | ({"new": before_attention(later, x)} if later else {})
+
+    names = ["x", "attended"] if earlier else ["x"]
+    signature = [tf.TensorSpec(rows, tf.float32, name) for name in names]
+    return tf.function(run, input_signature=signature, autograph=False)
 
 
 def read_block(checkpoint: Checkpoint, config: GPT2Config, block: int) -> Weights:
@@ -51,62 +77,30 @@ def read_block(checkpoint: Checkpoint, config: GPT2Config, block: int) -> Weight
     return {name.removeprefix(prefix): checkpoint.read(name) for name in names}
 
 
-def block_graph(weights: list[Weights], config: GPT2Config, first: int) -> "tf.types.experimental.ConcreteFunction":
-    """Consecutive blocks from number `first` on, over new tokens and cached ones.
-
-    Inputs: x [B, T, H, D], the hidden states by heads, which also tells the shape in a way that LiteRT knows before it
-    runs; bias [B, 1, 1, S] and new_bias [1, 1, T, T], added to the scores of cached and of new tokens; k003, v003, …
-    [B, H, S, D], the caches. Outputs: hidden, as x; k003, v003, … [B, H, T, D].
-    """
-    import tensorflow as tf
-
-    from gpt_tf2.model import attend, block
-
-    heads, depth = config.n_head, config.n_embd // config.n_head
-    names = [f"{kind}{first + i:03}" for i in range(len(weights)) for kind in "kv"]
-    signature = [
-        tf.TensorSpec((None, None, heads, depth), tf.float32, "x"),
-        tf.TensorSpec((None, 1, 1, None), tf.float32, "bias"),
-        tf.TensorSpec((1, 1, None, None), tf.float32, "new_bias"),
-        *(tf.TensorSpec((None, heads, None, depth), tf.float32, name) for name in names),
-    ]
-
-    @tf.function(input_signature=signature, autograph=False)
-    def run(x: tf.Tensor, bias: tf.Tensor, new_bias: tf.Tensor, *caches: tf.Tensor) -> dict[str, tf.Tensor]:
-        shape = tf.shape(x)
-        x = tf.reshape(x, (-1, config.n_embd))
-        rows: list[tf.Tensor] = []
-        for tensors, keys, values in zip(weights, caches[::2], caches[1::2], strict=True):
-            how = functools.partial(attend, bias=new_bias, cache=(keys, values, bias))
-            x, new = block(tensors, x, heads, how, shape=shape)
-            rows += new
-        return {"hidden": tf.reshape(x, shape), **dict(zip(names, rows, strict=True))}
-
-    return run.get_concrete_function()
-
-
-def head_graph(checkpoint: Checkpoint, config: GPT2Config) -> "tf.types.experimental.ConcreteFunction":
+def head(checkpoint: Checkpoint, config: GPT2Config) -> Graph:
     """x [N, C], hidden states after the last block → logits [N, n_vocab]."""
     import tensorflow as tf
 
     from gpt_tf2.model import layer_norm
 
     weights = {name: checkpoint.read(name) for name in ("ln_f/g", "ln_f/b", "wte")}
-    signature = [tf.TensorSpec((None, config.n_embd), tf.float32, "x")]
 
-    @tf.function(input_signature=signature, autograph=False)
     def run(x: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"logits": tf.matmul(layer_norm(x, weights, "ln_f"), weights["wte"], transpose_b=True)}
 
-    return run.get_concrete_function()
+    signature = [tf.TensorSpec((None, config.n_embd), tf.float32, "x")]
+    return tf.function(run, input_signature=signature, autograph=False)
 
 
-def lite(graph: "tf.types.experimental.ConcreteFunction", quantized: bool) -> bytes:
-    """A graph in LiteRT's format."""
+def write(path: Path, graphs: dict[str, Graph], quantized: bool) -> None:
+    """Writes graphs to a file of LiteRT's, each under its name."""
     import tensorflow as tf
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], tf.Module())
-    if quantized:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    with quiet():
-        return converter.convert()
+    with tempfile.TemporaryDirectory(dir=path.parent) as saved, quiet():
+        module = tf.Module()
+        module.graphs = list(graphs.values())  # or they are not saved
+        tf.saved_model.save(module, saved, graphs)
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(graphs))
+        if quantized:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        path.write_bytes(converter.convert())
