@@ -13,6 +13,7 @@ from conftest import OPENAI_TINY
 from gpt_tf2 import GPT2, GPT2Config, InputError, Tokenizer, load_model
 from gpt_tf2.checkpoints import find_config, open_checkpoint
 from gpt_tf2.generation.decoder import Decoder, State
+from gpt_tf2.generation.draws import drawn
 from gpt_tf2.generation.generate import Generator, Request, appended, sample
 from gpt_tf2.generation.graph import GraphDecoder
 from gpt_tf2.generation.sampling import (
@@ -23,7 +24,6 @@ from gpt_tf2.generation.sampling import (
     Sampler,
     Temperature,
     TopK,
-    drawn,
     make_sampler,
 )
 from gpt_tf2.generation.writer import Writer

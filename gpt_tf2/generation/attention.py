@@ -5,19 +5,14 @@ shapes are those of `model.py`; N is how many tiles of WIDTH slots there are.
 """
 
 import math
-import os
-from typing import Any
 
 import numpy as np
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or Numba's waiting threads take the processors from LiteRT's
 from numba import njit, prange
 
+from gpt_tf2.generation.compiled import FAST, exponentials, f32
+
 WIDTH = 128  # slots of a tile
-f32 = np.float32
 LEVELS = f32(127)  # of int8 on either side of zero
-LOG2_E, LN_2 = f32(math.log2(math.e)), f32(math.log(2))
-FAST: dict[str, Any] = {"fastmath": True, "error_model": "numpy", "cache": True}
 
 
 @njit(parallel=True, **FAST)
@@ -40,12 +35,12 @@ def attend(new: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.n
             for part in range(2):
                 store(new[row, t, 1 + part, head], cache[row, part, head], scales[row, part, head], before + t, part)
         slots = ((before + count - 1) // WIDTH + 1) * WIDTH
-        weights, powers = np.empty(slots, np.float32), np.empty(slots, np.int32)
+        weights = np.empty(slots, np.float32)
         for t in range(count):
             tokens = before + t + 1
             for n in range((tokens - 1) // WIDTH + 1):
                 score(new[row, t, 0, head], cache[row, 0, head, n], weights[n * WIDTH : (n + 1) * WIDTH])
-            softmax(weights, tokens, scales[row, 0, head].ravel(), scales[row, 1, head].ravel(), powers)
+            softmax(weights, tokens, scales[row, 0, head].ravel(), scales[row, 1, head].ravel())
             out[row, t, head] = f32(0)
             for n in range((tokens - 1) // WIDTH + 1):
                 mix(weights[n * WIDTH : (n + 1) * WIDTH], cache[row, 1, head, n], out[row, t, head])
@@ -95,28 +90,18 @@ def score(query: np.ndarray, keys: np.ndarray, scores: np.ndarray) -> None:
 
 
 @njit(**FAST)
-def softmax(scores: np.ndarray, tokens: int, of_keys: np.ndarray, of_values: np.ndarray, powers: np.ndarray) -> None:
+def softmax(scores: np.ndarray, tokens: int, of_keys: np.ndarray, of_values: np.ndarray) -> None:
     """Turns the scores of the first tokens into weights of their values, in place; the other slots get zero.
 
-    exp(x) is 2^whole · e^rest with Taylor's polynomial, so that it runs on vectors; relative error below 1e-6.
-
     Args:
-        of_keys, of_values: their scales.
-        powers: int32, as long as the scores, is overwritten: 2^whole as bits.
+        of_keys, of_values: what they are multiplied by, for each slot.
     """
-    top, total, bits = f32(-np.inf), f32(0), powers.view(np.float32)
+    top, total = f32(-np.inf), f32(0)
     for s in range(tokens):
         scores[s] *= of_keys[s]
         top = max(top, scores[s])
+    exponentials(scores[:tokens], top)
     for s in range(tokens):
-        x = max((scores[s] - top) * LOG2_E, f32(-126))
-        whole = np.floor(x)
-        powers[s] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        r = (x - whole) * LN_2
-        series = f32(1 / 120) + r * (f32(1 / 720) + r * f32(1 / 5040))
-        scores[s] = f32(1) + r * (f32(1) + r * (f32(1 / 2) + r * (f32(1 / 6) + r * (f32(1 / 24) + r * series))))
-    for s in range(tokens):
-        scores[s] *= bits[s]
         total += scores[s]
     share = f32(1) / total
     for s in range(tokens):

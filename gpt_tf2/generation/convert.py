@@ -4,16 +4,13 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpt_tf2.backend import quiet
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config, tensor_shapes
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 PART = 4e8  # bytes of float32 weights that are converted at a time
 Weights = dict[str, np.ndarray]
@@ -60,7 +57,7 @@ def stage(checkpoint: Checkpoint, config: GPT2Config, number: int) -> Graph:
     later = read_block(checkpoint, config, number) if number < config.n_layer else None
     rows = (None, config.n_embd)
 
-    def run(x: tf.Tensor, attended: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+    def run(x: tf.Tensor, attended: tf.Tensor = None) -> dict[str, tf.Tensor]:
         if earlier:
             x = after_attention(earlier, x, attended)
         return {"x": tf.identity(x)} | ({"new": before_attention(later, x)} if later else {})

@@ -1,7 +1,4 @@
-"""How the next token is chosen from logits. A rule is a small frozen dataclass that narrows the logits of one row.
-
-The vocabulary is sorted only where thousands of its logits are equal.
-"""
+"""How the next token is chosen from logits. A rule is a small frozen dataclass that narrows the logits of one row."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,8 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-FEW = 1024  # tokens among which the nucleus's edge is looked for by sorting them
-PART = 256  # tokens whose probabilities are summed at a time to find a draw's place
+from gpt_tf2.generation.draws import drawn, nucleus
 
 
 class Rule(Protocol):
@@ -62,28 +58,7 @@ class Nucleus:
     def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         if self.p >= 1:
             return logits
-        largest = logits.max()
-        mass = np.exp(logits - largest)
-        total = mass.sum(dtype="float64")
-        needed = self.p * total
-        # The edge is in (low, high]: tokens each below (1 - p) / n_vocab would together not be missed.
-        low = np.nextafter(np.float32(largest + np.log((total - needed) / len(logits)) - 1e-3), np.float32(-np.inf))
-        high, among = largest, len(logits)
-        while among > FEW and low < (middle := (low + high) / np.float32(2)) < high:
-            if mass @ (logits > middle) < needed:
-                high = middle
-            else:
-                low = middle
-            among = int(np.count_nonzero((logits > low) & (logits <= high)))
-        above = logits > high
-        falling = -np.sort(-logits[(logits > low) & ~above])
-        reached = (mass * above).sum(dtype="float64") + np.cumsum(np.exp(falling - largest), dtype="float64")
-        last = min(int(np.searchsorted(reached, needed)), len(falling) - 1)
-        edge = falling[last] if len(falling) else high  # by rounding, if p is almost 1
-        result = np.where(logits < edge, np.float32(-np.inf), logits)
-        equal = np.flatnonzero(logits == edge)
-        result[equal[last + 1 - np.count_nonzero(falling > edge) :]] = -np.inf
-        return result
+        return nucleus(logits, self.p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,17 +106,6 @@ class Sampler:
         """The id of the next token of a row; takes one number from its generator unless greedy."""
         logits = self.narrowed(logits, ids)
         return int(np.argmax(logits)) if self.greedy else drawn(logits, generator.random())
-
-
-def drawn(logits: np.ndarray, uniform: float) -> int:
-    """The id that a number within [0, 1) stands for: the first whose cumulative probability is above it."""
-    mass = np.exp(logits - logits.max())
-    parts = np.cumsum(np.add.reduceat(mass, np.arange(0, len(mass), PART), dtype="float64"))
-    draw = min(uniform * parts[-1], np.nextafter(parts[-1], 0))
-    part = int(np.searchsorted(parts, draw, side="right"))
-    within = np.cumsum(mass[part * PART : (part + 1) * PART], dtype="float64")
-    left = min(draw - (parts[part - 1] if part else 0), np.nextafter(within[-1], 0))
-    return part * PART + int(np.searchsorted(within, left, side="right"))
 
 
 def make_sampler(
