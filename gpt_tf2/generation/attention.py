@@ -6,17 +6,19 @@ shapes are those of `model.py`; N is how many tiles of WIDTH slots there are.
 
 import math
 
+import numba
 import numpy as np
 from numba import njit, prange
 
 from gpt_tf2.generation.compiled import FAST, exponentials, f32
 
 WIDTH = 128  # slots of a tile
+THREADS = numba.get_num_threads()
+ALONE = 1 << 19  # bytes that one thread has read before it would have woken another
 LEVELS = f32(127)  # of int8 on either side of zero
 
 
-@njit(parallel=True, **FAST)
-def attend(new: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.ndarray, out: np.ndarray) -> None:
+def attend(new: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Stores new tokens in a cache and attends, causally, over all of it.
 
     Args:
@@ -25,8 +27,21 @@ def attend(new: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.n
         cache: keys and values, int8 or float32 [B, 2, H, N, D, WIDTH].
         scales: what they are multiplied by, float32 [B, 2, H, N, WIDTH]: a factor for each token of a head; that of a
             key includes 1/√D.
-        out: float32 [B, T, H, D], is written to.
+
+    Returns:
+        Float32 [B, T, H, D].
     """
+    rows, count, _, heads, depth = new.shape
+    out = np.empty((rows, count, heads, depth), "float32")
+    read = 2 * count * int((lengths + count).sum()) * heads * depth * cache.itemsize
+    numba.set_num_threads(THREADS if read > ALONE else 1)
+    attend_heads(new, lengths, cache, scales, out)
+    return out
+
+
+@njit(parallel=True, **FAST)
+def attend_heads(new: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.ndarray, out: np.ndarray) -> None:
+    """As `attend`, into `out`."""
     rows, count, _, heads, _ = new.shape
     for i in prange(rows * heads):
         head, row = i // rows, i % rows  # each thread gets parts of all rows, as these differ in length

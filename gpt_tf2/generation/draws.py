@@ -12,7 +12,7 @@ FEW = 128  # tokens among which the nucleus's edge is looked for by sorting them
 @njit(**FAST)
 def drawn(logits: np.ndarray, uniform: float) -> int:
     """The id that a number within [0, 1) stands for: the first whose cumulative probability is above it."""
-    mass, sums = masses(logits)
+    mass, sums = masses(logits, largest_of(logits))
     part, left = place(sums, uniform * sums.sum())
     return part * PART + place(mass[part * PART : (part + 1) * PART], left)[0]
 
@@ -23,8 +23,9 @@ def nucleus(logits: np.ndarray, p: float) -> np.ndarray:
 
     The least of their logits is found by halving an interval in which it lies; of equal ones the first are taken.
     """
-    mass, sums = masses(logits)
-    total, largest = sums.sum(), logits.max()
+    largest = largest_of(logits)
+    mass, sums = masses(logits, largest)
+    total = sums.sum()
     needed = p * total
     # The edge is in (low, high]: tokens each below (1 - p) / N would together not be missed.
     low = np.nextafter(f32(largest + np.log((total - needed) / len(logits)) - 1e-3), f32(-np.inf))
@@ -41,11 +42,15 @@ def nucleus(logits: np.ndarray, p: float) -> np.ndarray:
             high, above = middle, count
         else:
             low, below = middle, count
-    few, reached = logits[(logits > low) & (logits <= high)], np.float64(0)
+    few, kept, reached = np.empty(len(logits), np.float32), 0, np.float64(0)
     for i in range(len(logits)):
         reached += mass[i] if logits[i] > high else f32(0)
+    for i in range(len(logits)):
+        if low < logits[i] <= high:
+            few[kept] = logits[i]
+            kept += 1
     edge, equal = high, 0  # the least logit, and how many like it are kept
-    for logit in np.sort(few)[::-1]:
+    for logit in np.sort(few[:kept])[::-1]:
         if reached >= needed:
             break
         edge, equal = logit, equal + 1 if logit == edge else 1
@@ -61,10 +66,19 @@ def nucleus(logits: np.ndarray, p: float) -> np.ndarray:
 
 
 @njit(**FAST)
-def masses(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities up to a factor, float32 [N], and their float64 sums over each PART of them."""
+def largest_of(logits: np.ndarray) -> np.float32:
+    """NumPy's max, in Numba, does not run on vectors."""
+    largest = f32(-np.inf)
+    for i in range(len(logits)):
+        largest = max(largest, logits[i])
+    return largest
+
+
+@njit(**FAST)
+def masses(logits: np.ndarray, largest: np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities over the largest one, float32 [N], and their float64 sums over each PART of them."""
     mass = logits.copy()
-    exponentials(mass, logits.max())
+    exponentials(mass, largest)
     sums = np.empty((len(mass) + PART - 1) // PART, np.float64)
     for part in range(len(sums)):
         total = f32(0)

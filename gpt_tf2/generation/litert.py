@@ -48,13 +48,13 @@ class LiteRTDecoder:
             parts = [self.extend(state, tokens[:, at : at + CHUNK], last) for at in cuts]
             return parts[-1] if last else np.concatenate(parts, axis=1)
         rows, count = tokens.shape
-        state.cache = [grown(array, tiles_for(state.lengths.max() + count)) for array in state.cache]
+        tiles = tiles_for(state.lengths.max() + count)
+        state.cache = [grown(array, tiles) for array in state.cache]
         places = state.lengths[:, None] + np.arange(count, dtype="int32")
         x = self.wte[tokens] + self.wpe[np.minimum(places, self.config.n_ctx - 1)]
         found = self.first(x=x.reshape(-1, self.config.n_embd))
         for run, cache, scales in zip(self.stages, state.cache[::2], state.cache[1::2], strict=True):
-            attended = np.empty((rows, count, *self.size), "float32")
-            attend(found["new"].reshape(rows, count, 3, *self.size), state.lengths, cache, scales, attended)
+            attended = attend(found["new"].reshape(rows, count, 3, *self.size), state.lengths, cache, scales)
             found = run(x=found["x"], attended=attended.reshape(-1, self.config.n_embd))
         state.lengths = state.lengths + np.int32(count)
         x = found["x"].reshape(rows, count, -1)[:, -1 if last else 0 :]
