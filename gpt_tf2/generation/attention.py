@@ -10,9 +10,10 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from gpt_tf2.generation.compiled import FAST, exponentials, f32
+from gpt_tf2.generation.compiled import FAST, exponentials, f32, largest_of
 
 WIDTH = 128  # slots of a tile
+FOUR = 4  # queries that share each byte read where there are so many
 THREADS = numba.get_num_threads()
 ALONE = 1 << 19  # bytes that one thread has read before it would have woken another
 LEVELS = f32(127)  # of int8 on either side of zero
@@ -24,7 +25,8 @@ def attend(new: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.n
     Args:
         new: queries, keys and values of new tokens, float32 [B, T, 3, H, D].
         lengths: int32 [B], how many tokens of each row are cached; there is room for T more.
-        cache: keys and values, int8 or float32 [B, 2, H, N, D, WIDTH].
+        cache: keys and values, int8 or float32 [B, 2, H, N, D·WIDTH]; a tile of keys is [D, WIDTH], one of values
+            [WIDTH, D].
         scales: what they are multiplied by, float32 [B, 2, H, N, WIDTH]: a factor for each token of a head; that of a
             key includes 1/√D.
 
@@ -42,93 +44,124 @@ def attend(new: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.n
 @njit(parallel=True, **FAST)
 def attend_heads(new: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.ndarray, out: np.ndarray) -> None:
     """As `attend`, into `out`."""
-    rows, count, _, heads, _ = new.shape
+    rows, count, _, heads, depth = new.shape
     for i in prange(rows * heads):
         head, row = i // rows, i % rows  # each thread gets parts of all rows, as these differ in length
-        before = lengths[row]
+        before, keys, values = lengths[row], cache[row, 0, head], cache[row, 1, head]
+        of_keys, of_values = scales[row, 0, head], scales[row, 1, head]
         for t in range(count):
-            for part in range(2):
-                store(new[row, t, 1 + part, head], cache[row, part, head], scales[row, part, head], before + t, part)
-        slots = ((before + count - 1) // WIDTH + 1) * WIDTH
-        weights = np.empty(slots, np.float32)
-        for t in range(count):
-            tokens = before + t + 1
-            for n in range((tokens - 1) // WIDTH + 1):
-                score(new[row, t, 0, head], cache[row, 0, head, n], weights[n * WIDTH : (n + 1) * WIDTH])
-            softmax(weights, tokens, scales[row, 0, head].ravel(), scales[row, 1, head].ravel())
-            out[row, t, head] = f32(0)
-            for n in range((tokens - 1) // WIDTH + 1):
-                mix(weights[n * WIDTH : (n + 1) * WIDTH], cache[row, 1, head, n], out[row, t, head])
+            tile, place = (before + t) // WIDTH, (before + t) % WIDTH
+            key, value = keys[tile].reshape(depth, WIDTH)[:, place], values[tile].reshape(WIDTH, depth)[place]
+            of_keys[tile, place] = store(new[row, t, 1, head], key) / f32(math.sqrt(depth))
+            of_values[tile, place] = store(new[row, t, 2, head], value)
+        size = FOUR if count >= FOUR else 1
+        queries, sums = np.empty((size, depth), np.float32), np.empty((size, depth), np.float32)
+        weights = np.empty(((before + count - 1) // WIDTH + 1, size, WIDTH), np.float32)
+        for start in range(0, count, size):
+            first = min(start, count - size)  # the last ones may be of two groups
+            tiles = (before + first + size - 1) // WIDTH + 1
+            queries[:], sums[:], weights[:] = new[row, first : first + size, 0, head], f32(0), f32(0)
+            for n in range(tiles):
+                add_products(queries, keys[n].reshape(depth, WIDTH), weights[n])
+            for query in range(size):
+                softmax(weights, query, before + first + query + 1, tiles, of_keys, of_values)
+            for n in range(tiles):
+                add_products(weights[n], values[n].reshape(WIDTH, depth), sums)
+            out[row, first : first + size, head] = sums
 
 
 @njit(**FAST)
-def store(vector: np.ndarray, cache: np.ndarray, scales: np.ndarray, slot: int, part: int) -> None:
-    """Puts a key (part 0) or value (part 1) [D] in a slot of [N, D, WIDTH], with its scale in [N, WIDTH]."""
-    tile, place = slot // WIDTH, slot % WIDTH
+def store(vector: np.ndarray, place: np.ndarray) -> np.float32:
+    """Puts a vector [D] in its place in the cache: what is there has to be multiplied by."""
     factor = f32(1)
-    if cache.itemsize == 1:
+    if place.itemsize == 1:
         largest = f32(1e-30)
         for d in range(len(vector)):
             largest = max(largest, abs(vector[d]))
         factor = largest / LEVELS
         for d in range(len(vector)):
-            cache[tile, d, place] = np.rint(vector[d] / factor)
+            place[d] = np.rint(vector[d] / factor)
     else:
         for d in range(len(vector)):
-            cache[tile, d, place] = vector[d]
-    scales[tile, place] = factor if part else factor / f32(math.sqrt(len(vector)))
+            place[d] = vector[d]
+    return factor
 
 
 @njit(**FAST)
-def score(query: np.ndarray, keys: np.ndarray, scores: np.ndarray) -> None:
-    """Query [D], keys [D, WIDTH] → their products [WIDTH], eight channels at a time."""
-    flat, whole = keys.reshape(keys.size), len(query) // 8 * 8
-    for s in range(WIDTH):
-        scores[s] = f32(0)
-    for group in range(len(query) // 8):
-        q, k = query[group * 8 : group * 8 + 8], flat[group * 8 * WIDTH : (group + 1) * 8 * WIDTH]
-        q0, q1, q2, q3, q4, q5, q6, q7 = q[0], q[1], q[2], q[3], q[4], q[5], q[6], q[7]
-        for s in range(WIDTH):
-            scores[s] += (
-                q0 * f32(k[s])
-                + q1 * f32(k[s + WIDTH])
-                + q2 * f32(k[s + 2 * WIDTH])
-                + q3 * f32(k[s + 3 * WIDTH])
-                + q4 * f32(k[s + 4 * WIDTH])
-                + q5 * f32(k[s + 5 * WIDTH])
-                + q6 * f32(k[s + 6 * WIDTH])
-                + q7 * f32(k[s + 7 * WIDTH])
-            )
-    for d in range(whole, len(query)):
-        for s in range(WIDTH):
-            scores[s] += query[d] * f32(keys[d, s])
+def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    """Adds the product of left [1 or FOUR, K] and right [K, M] to out [1 or FOUR, M].
+
+    What is read of `right` is used for all rows, and eight or four of its rows for each access to `out`.
+    """
+    inner, columns = right.shape
+    done = 0
+    if len(left) == 1:
+        x, y = left[0], out[0]
+        for group in range(inner // 8):  # a range with a step would not run on vectors
+            k = 8 * group
+            x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
+            r0, r1, r2, r3 = right[k], right[k + 1], right[k + 2], right[k + 3]
+            r4, r5, r6, r7 = right[k + 4], right[k + 5], right[k + 6], right[k + 7]
+            for m in range(columns):
+                y[m] += (
+                    x0 * f32(r0[m])
+                    + x1 * f32(r1[m])
+                    + x2 * f32(r2[m])
+                    + x3 * f32(r3[m])
+                    + x4 * f32(r4[m])
+                    + x5 * f32(r5[m])
+                    + x6 * f32(r6[m])
+                    + x7 * f32(r7[m])
+                )
+        done = inner // 8 * 8
+    else:
+        a, b, c, d = left[0], left[1], left[2], left[3]
+        ya, yb, yc, yd = out[0], out[1], out[2], out[3]
+        for group in range(inner // 4):
+            k = 4 * group
+            a0, a1, a2, a3 = a[k], a[k + 1], a[k + 2], a[k + 3]
+            b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
+            c0, c1, c2, c3 = c[k], c[k + 1], c[k + 2], c[k + 3]
+            d0, d1, d2, d3 = d[k], d[k + 1], d[k + 2], d[k + 3]
+            r0, r1, r2, r3 = right[k], right[k + 1], right[k + 2], right[k + 3]
+            for m in range(columns):
+                v0, v1, v2, v3 = f32(r0[m]), f32(r1[m]), f32(r2[m]), f32(r3[m])
+                ya[m] += a0 * v0 + a1 * v1 + a2 * v2 + a3 * v3
+                yb[m] += b0 * v0 + b1 * v1 + b2 * v2 + b3 * v3
+                yc[m] += c0 * v0 + c1 * v1 + c2 * v2 + c3 * v3
+                yd[m] += d0 * v0 + d1 * v1 + d2 * v2 + d3 * v3
+        done = inner // 4 * 4
+    for k in range(done, inner):
+        for i in range(len(left)):
+            for m in range(columns):
+                out[i, m] += left[i, k] * f32(right[k, m])
 
 
 @njit(**FAST)
-def softmax(scores: np.ndarray, tokens: int, of_keys: np.ndarray, of_values: np.ndarray) -> None:
-    """Turns the scores of the first tokens into weights of their values, in place; the other slots get zero.
+def softmax(
+    scores: np.ndarray, query: int, tokens: int, tiles: int, of_keys: np.ndarray, of_values: np.ndarray
+) -> None:
+    """Turns a query's scores of the first tokens into weights of their values, in place; other slots get zero.
 
     Args:
-        of_keys, of_values: what they are multiplied by, for each slot.
+        scores: [N, 1 or FOUR, WIDTH].
+        tiles: how many of them count.
+        of_keys, of_values: what they are multiplied by, [N, WIDTH].
     """
     top, total = f32(-np.inf), f32(0)
-    for s in range(tokens):
-        scores[s] *= of_keys[s]
-        top = max(top, scores[s])
-    exponentials(scores[:tokens], top)
-    for s in range(tokens):
-        total += scores[s]
-    share = f32(1) / total
-    for s in range(tokens):
-        scores[s] *= share * of_values[s]
-    scores[tokens:] = f32(0)
-
-
-@njit(**FAST)
-def mix(weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
-    """Adds the weighted sums of values [D, WIDTH] to out [D]."""
-    for d in range(len(out)):
-        total = f32(0)
+    for n in range(tiles):
+        tile, factors = scores[n, query], of_keys[n]
         for s in range(WIDTH):
-            total += weights[s] * f32(values[d, s])
-        out[d] += total
+            tile[s] *= factors[s]
+        tile[max(0, tokens - n * WIDTH) :] = f32(-np.inf)
+        top = max(top, largest_of(tile))
+    for n in range(tiles):
+        tile = scores[n, query]
+        exponentials(tile, top)
+        for s in range(WIDTH):
+            total += tile[s]
+    share = f32(1) / total
+    for n in range(tiles):
+        tile, factors = scores[n, query], of_values[n]
+        for s in range(WIDTH):
+            tile[s] *= share * factors[s]

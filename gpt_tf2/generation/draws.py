@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from gpt_tf2.generation.compiled import FAST, exponentials, f32
+from gpt_tf2.generation.compiled import FAST, exponentials, f32, largest_of
 
 PART = 256  # tokens whose probabilities are summed at a time
 FEW = 128  # tokens among which the nucleus's edge is looked for by sorting them
@@ -63,15 +63,6 @@ def nucleus(logits: np.ndarray, p: float) -> np.ndarray:
         for i in np.flatnonzero(logits == edge)[equal:]:
             result[i] = -np.inf
     return result
-
-
-@njit(**FAST)
-def largest_of(logits: np.ndarray) -> np.float32:
-    """NumPy's max, in Numba, does not run on vectors."""
-    largest = f32(-np.inf)
-    for i in range(len(logits)):
-        largest = max(largest, logits[i])
-    return largest
 
 
 @njit(**FAST)

@@ -38,27 +38,27 @@ class LiteRTDecoder:
 
     def begin(self) -> State:
         heads, depth = self.size
-        cache = np.zeros((1, 2, heads, 1, depth, WIDTH), self.precision)
+        cache = np.zeros((1, 2, heads, 1, depth * WIDTH), self.precision)
         scales = np.zeros((1, 2, heads, 1, WIDTH), "float32")
         return State(np.zeros(1, "int32"), [array.copy() for _ in self.stages for array in (cache, scales)])
 
     def extend(self, state: State, tokens: np.ndarray, last: bool = False) -> np.ndarray:
-        if tokens.shape[1] > CHUNK:
-            cuts = range(0, tokens.shape[1], CHUNK)
-            parts = [self.extend(state, tokens[:, at : at + CHUNK], last) for at in cuts]
-            return parts[-1] if last else np.concatenate(parts, axis=1)
-        rows, count = tokens.shape
-        tiles = tiles_for(state.lengths.max() + count)
+        tiles = tiles_for(state.lengths.max() + tokens.shape[1])
         state.cache = [grown(array, tiles) for array in state.cache]
-        places = state.lengths[:, None] + np.arange(count, dtype="int32")
+        parts = [self._hidden(state, tokens[:, at : at + CHUNK]) for at in range(0, tokens.shape[1], CHUNK)]
+        x = parts[-1][:, -1:] if last else np.concatenate(parts, axis=1)
+        return self.head(x=x.reshape(-1, self.config.n_embd))["logits"].reshape(*x.shape[:2], -1)
+
+    def _hidden(self, state: State, tokens: np.ndarray) -> np.ndarray:
+        """Appends tokens [B, T] to the rows of a state that has room for them → hidden states [B, T, C]."""
+        places = state.lengths[:, None] + np.arange(tokens.shape[1], dtype="int32")
         x = self.wte[tokens] + self.wpe[np.minimum(places, self.config.n_ctx - 1)]
         found = self.first(x=x.reshape(-1, self.config.n_embd))
         for run, cache, scales in zip(self.stages, state.cache[::2], state.cache[1::2], strict=True):
-            attended = attend(found["new"].reshape(rows, count, 3, *self.size), state.lengths, cache, scales)
+            attended = attend(found["new"].reshape(*tokens.shape, 3, *self.size), state.lengths, cache, scales)
             found = run(x=found["x"], attended=attended.reshape(-1, self.config.n_embd))
-        state.lengths = state.lengths + np.int32(count)
-        x = found["x"].reshape(rows, count, -1)[:, -1 if last else 0 :]
-        return self.head(x=x.reshape(-1, self.config.n_embd))["logits"].reshape(*x.shape[:2], -1)
+        state.lengths = state.lengths + np.int32(tokens.shape[1])
+        return found["x"].reshape(*tokens.shape, -1)
 
     def take(self, sources: Sequence[tuple[State, int]]) -> State:
         lengths = np.array([state.lengths[row] for state, row in sources], "int32")
