@@ -11,12 +11,15 @@ ours at 100 and at 1,000 tokens of context. llama.cpp is left out: its binding h
 """
 
 import argparse
+import dataclasses
+import itertools
 import json
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,9 @@ from processes import Row, peaks, rows_of, run_alone, vocabulary, write_rows
 
 from gpt_tf2.checkpoints import huggingface, open_checkpoint
 from gpt_tf2.config import SIZES, tensor_shapes
+from gpt_tf2.generation.decoder import Decoder
+from gpt_tf2.generation.generate import Generator, Request, appended
+from gpt_tf2.generation.sampling import Sampler, make_sampler
 
 CONFIG = SIZES["124M"]
 WORK = {"one": (1, 8, 200), "five": (5, 8, 200), "articles": (8, 900, 100)}  # rows, prompt, new tokens
@@ -45,9 +51,7 @@ def prompts(work: str) -> list[list[int]]:
 
 
 def run_ours(precision: str, folder: Path) -> Run:
-    from gpt_tf2.generation.generate import Generator, Request
     from gpt_tf2.generation.litert import LiteRTDecoder
-    from gpt_tf2.generation.sampling import make_sampler
 
     decoder, sampler = LiteRTDecoder(folder / precision, CONFIG, precision), make_sampler(top_p=0.8)
 
@@ -201,32 +205,102 @@ def steps(precision: str, folder: Path) -> dict[str, float]:
     return found | {"at 1000, times at 100": found["ms a step at 1000"] / found["ms a step at 100"]} | peaks()
 
 
-def evaluate(precision: str, folder: Path) -> dict[str, float]:
-    """Seconds for the same completions with places that are taken again, and in fixed batches."""
-    from gpt_tf2.generation.generate import Generator, Request
+@dataclasses.dataclass(frozen=True)
+class Dictated:
+    """A rule that makes the model say a text after its prompt, at the cost of choosing it."""
+
+    prompt: int
+    text: list[int]
+
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        result = logits.copy()
+        result[self.text[len(ids) - self.prompt]] = np.inf
+        return result
+
+
+def copied(article: list[int], count: int, draw: np.random.Generator) -> list[int]:
+    """Tokens as a summary has them: stretches of the article, ten tokens on average, with one other between them."""
+    text: list[int] = []
+    while len(text) < count:
+        begin = draw.integers(len(article))
+        text += [*article[begin : begin + draw.geometric(0.1)], int(draw.integers(0, 50000))]
+    return text[:count]
+
+
+def draft(precision: str, folder: Path) -> dict[str, float]:
+    """New tokens a second after the prompt's 300, 200 of them, with drafting and without."""
     from gpt_tf2.generation.litert import LiteRTDecoder
-    from gpt_tf2.generation.sampling import make_sampler
 
     decoder, draw = LiteRTDecoder(folder / precision, CONFIG, precision), np.random.default_rng(0)
-    sizes = sorted(np.minimum(draw.lognormal(np.log(900) - 0.125, 0.5, 64), 920).astype(int))
-    articles = [draw.integers(0, 50000, size).tolist() for size in sizes]
-    lengths = draw.integers(5, 100, len(articles)).tolist()
-    seconds = {}
-    for name, size in (("full batches", len(articles)), ("fixed batches", 8)):
+    article = draw.integers(0, 50000, 300).tolist()
+    speeds: dict[str, list[float]] = {}
+    for turn in range(6):  # the first only warms up
+        texts = {"copying": copied(article, 200, draw), "free": draw.integers(0, 50000, 200).tolist()}
+        for (kind, text), drafting in itertools.product(texts.items(), (False, True)):
+            times: list[float] = []
+            sampler = Sampler((Dictated(len(article), text),), greedy=True)
+            write = partial(noted, times)
+            request = Request(article, len(text), sampler, np.random.default_rng(0), write)
+            Generator(decoder, end=-1, draft=drafting).run_all([request], 1)
+            if turn:
+                name = f"{kind}{', drafted' if drafting else ''}, tokens/s"
+                speeds.setdefault(name, []).append((len(times) - 1) / (times[-1] - times[0]))
+    found = {name: statistics.median(values) for name, values in speeds.items()}
+    for kind in ("copying", "free"):
+        found[f"{kind}, times as fast"] = found[f"{kind}, drafted, tokens/s"] / found[f"{kind}, tokens/s"]
+    return found | peaks()
+
+
+def noted(times: list[float], id: int) -> bool:
+    times.append(time.monotonic())
+    return True
+
+
+def evaluate(precision: str, folder: Path) -> dict[str, float]:
+    """Seconds for 64 completions as `evaluate.py` makes them and in fixed batches, of short and of long articles."""
+    from gpt_tf2.generation.litert import LiteRTDecoder
+
+    decoder, draw, figures = LiteRTDecoder(folder / precision, CONFIG, precision), np.random.default_rng(0), {}
+    for mean in (200, 900):
+        sizes = np.minimum(draw.lognormal(np.log(mean) - 0.125, 0.5, 64), 920).astype(int)
+        articles = [draw.integers(0, 50000, size).tolist() for size in sizes]
+        texts = [copied(article, int(draw.integers(5, 100)), draw) for article in articles]
+        found: list[list[int]] = [[] for _ in articles]
+        requests = [
+            Request(
+                article, len(text), Sampler((Dictated(len(article), text),), greedy=True), draw, partial(appended, new)
+            )
+            for article, text, new in zip(articles, texts, found, strict=True)
+        ]
         began = time.monotonic()
-        for first in range(0, len(articles), size):
-            some = range(first, min(first + size, len(articles)))
-            requests = [
-                Request(articles[i], lengths[i], make_sampler(0), np.random.default_rng(i), lambda id: True)
-                for i in some
-            ]
-            Generator(decoder, end=-1).run_all(requests, 8)
-        seconds[f"seconds in {name}"] = time.monotonic() - began
-    ratio = seconds["seconds in fixed batches"] / seconds["seconds in full batches"]
-    return seconds | {"fixed, times full": ratio} | peaks()
+        Generator(decoder, end=-1, draft=True).run_all(sorted(requests, key=lambda request: len(request.prompt)), 8)
+        full = time.monotonic() - began
+        began = time.monotonic()
+        in_fixed = [new for first in range(0, 64, 8) for new in fixed_batch(decoder, requests[first : first + 8])]
+        fixed = time.monotonic() - began
+        assert found == in_fixed == texts
+        named = {"seconds": full, "seconds in fixed batches": fixed, "times as fast": fixed / full}
+        figures.update({f"{mean} tokens: {name}": value for name, value in named.items()})
+    return figures | peaks()
 
 
-OWN = {"steps": steps, "evaluate": evaluate}  # works of gpt-tf2 alone
+def fixed_batch(decoder: Decoder, requests: list[Request]) -> list[list[int]]:
+    """What requests get when they are padded to the longest and all go on until the last is done."""
+    rows = [list(request.prompt) for request in requests]
+    tokens = np.zeros((len(rows), max(map(len, rows))), "int32")
+    for line, row in zip(tokens, rows, strict=True):
+        line[: len(row)] = row
+    state = decoder.take([(decoder.begin(), 0)] * len(rows))
+    decoder.extend(state, tokens, last=True)
+    state.lengths = np.array([len(row) - 1 for row in rows], "int32")
+    for step in range(max(request.new_tokens for request in requests)):
+        logits = decoder.extend(state, np.array([row[-1:] for row in rows]))[:, 0]
+        for row, request, after in zip(rows, requests, logits, strict=True):
+            row.append(request.sampler.choose(after, row, request.generator) if step < request.new_tokens else 0)
+    return [row[len(given.prompt) :][: given.new_tokens] for row, given in zip(rows, requests, strict=True)]
+
+
+OWN = {"steps": steps, "draft": draft, "evaluate": evaluate}  # works of gpt-tf2 alone
 
 
 def main() -> None:

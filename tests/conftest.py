@@ -6,8 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from gpt_tf2.generation.litert import LiteRTDecoder
 
 ROOT = Path(__file__).parent.parent
 OPENAI_TINY = ROOT / "tests" / "data" / "openai_tiny"  # written by OpenAI's own graph, with what that graph computes
@@ -35,6 +39,18 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (tmp_path / "story.txt").write_text(STORY)
     return tmp_path
+
+
+def converted(path: Path, folder: Path) -> "LiteRTDecoder":
+    """A checkpoint's decoder in LiteRT, float32, converted to a folder."""
+    from gpt_tf2.checkpoints import find_config, open_checkpoint
+    from gpt_tf2.generation.convert import convert
+    from gpt_tf2.generation.litert import LiteRTDecoder
+
+    checkpoint = open_checkpoint(path)
+    config = find_config(checkpoint)
+    convert(checkpoint, config, folder, False, lambda done, total: None)
+    return LiteRTDecoder(folder, config, "float32")
 
 
 def names(folder: Path) -> list[str]:

@@ -8,10 +8,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import OPENAI_TINY
+from conftest import OPENAI_TINY, converted
 
 from gpt_tf2 import GPT2, GPT2Config, InputError, Tokenizer, load_model
-from gpt_tf2.checkpoints import find_config, open_checkpoint
 from gpt_tf2.generation.decoder import Decoder, State
 from gpt_tf2.generation.draws import drawn
 from gpt_tf2.generation.generate import Generator, Request, appended, sample
@@ -42,16 +41,6 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if keras.backend.backend() != "tensorflow":
         pytest.skip("LiteRT's graphs are made by TensorFlow")
     return converted(OPENAI_TINY, tmp_path_factory.mktemp("litert"))
-
-
-def converted(path: Path, folder: Path, quantized: bool = False) -> Decoder:
-    from gpt_tf2.generation.convert import convert
-    from gpt_tf2.generation.litert import LiteRTDecoder
-
-    checkpoint = open_checkpoint(path)
-    config = find_config(checkpoint)
-    convert(checkpoint, config, folder, quantized, lambda done, total: None)
-    return LiteRTDecoder(folder, config, "int8" if quantized else "float32")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from gpt_tf2.generation.drafting import COUNT, Lookup
 from gpt_tf2.generation.sampling import Sampler
 
 WORTH = 16  # tokens in common from which on a beginning is copied instead of computed
-PATIENCE = 24  # steps without a right guess after which a batch goes back to one token a step
 
 
 @dataclasses.dataclass
@@ -71,7 +70,6 @@ class Generator:
         self.decoder, self.end, self.draft = decoder, end, draft
         self.prompt: list[int] = []  # that was run last, its state and the logits after it
         self.after: tuple[State, np.ndarray] | None = None
-        self.idle = PATIENCE  # steps since a guess was right
 
     def run_all(self, requests: Iterable[Request], places: int) -> None:
         """Completes requests that do not depend on each other, so many rows at a time."""
@@ -147,21 +145,15 @@ class Generator:
         guesses: list[list[int]] = [[] for _ in rows]
         if self.draft:
             guesses = [row.lookup.guess(row.ids, min(COUNT, row.left - 1)) for row in rows]
-        width = 1 + max(map(len, guesses))
-        if self.idle < PATIENCE:  # another width costs a copy of the cache
-            width = 1 + COUNT
-        tokens = np.zeros((len(rows), width), "int32")
+        tokens = np.zeros((len(rows), 1 + max(map(len, guesses))), "int32")
         for line, row, guess in zip(tokens, rows, guesses, strict=True):
             line[: 1 + len(guess)] = [row.ids[-1], *guess]
         logits = self.decoder.extend(state, tokens)
-        right = 0
         for i, (row, guess) in enumerate(zip(rows, guesses, strict=True)):
             for j in range(len(guess) + 1):
                 row.choose(logits[i, j], self.end)
                 if not row.running or j == len(guess) or row.ids[-1] != guess[j]:
                     break
-                right += 1
-        self.idle = 0 if right else self.idle + 1
         state.lengths = np.array([len(row.ids) - 1 for row in rows], "int32")
 
 
