@@ -1,28 +1,42 @@
-"""Generation at the 124M shape: ours, transformers, keras-hub and CTranslate2 in fresh processes, alternating.
+"""Generation at the 124M shape: ours and other systems in fresh processes, alternating.
 
     python benchmarks/generation.py [--rounds 3] [--work one five articles steps] [--systems gpt-tf2 ctranslate2]
 
 `one` adds 200 tokens to one short prompt, `five` is five samples of it, `articles` adds 100 tokens to each of eight
 prompts of 900. All draw from the nucleus of 0.8, from random weights and random prompts, and none stops before the
 length. Speeds are without loading, of a second run in the process; new tokens over all of the time, prefill included.
-`evaluate` completes 64 articles of CNN/Daily Mail's lengths by 5 to 100 tokens each, eight at a time: with free places
-taken by the next article, as `evaluate.py` does, and in fixed batches of eight. `steps` are milliseconds of a step of
-ours at 100 and at 1,000 tokens of context. llama.cpp is left out: its binding has to be compiled.
+`command` is a second run of `inference.py` with 20 new tokens as a person waits for it; keras-hub's shortest script has
+random weights instead of reading a checkpoint.
+
+Ours alone: `steps` are milliseconds of a step at 100 and 1,000 tokens of context. `draft` and `evaluate` dictate what
+the model says, which copies from its article as summaries do: with guesses and without; and 64 articles in places that
+are taken again, with guesses, as `evaluate.py` does it, and in fixed batches of eight.
 """
 
 import argparse
 import dataclasses
+import importlib.util
 import itertools
 import json
-import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from peers import (
+    Run,
+    run_ctranslate2,
+    run_keras_hub,
+    run_llama_cpp,
+    run_transformers,
+    write_ctranslate2,
+    write_llama_cpp,
+)
 from processes import Row, peaks, rows_of, run_alone, vocabulary, write_rows
 
 from gpt_tf2.checkpoints import huggingface, open_checkpoint
@@ -31,15 +45,17 @@ from gpt_tf2.generation.decoder import Decoder
 from gpt_tf2.generation.generate import Generator, Request, appended
 from gpt_tf2.generation.sampling import Sampler, make_sampler
 
+ROOT = Path(__file__).parent.parent
 CONFIG = SIZES["124M"]
+STARTER = "The tide"
 WORK = {"one": (1, 8, 200), "five": (5, 8, 200), "articles": (8, 900, 100)}  # rows, prompt, new tokens
 PRECISIONS = {
     "gpt-tf2": ("float32", "int8"),
     "transformers": ("float32", "bfloat16"),
     "keras-hub": ("float32",),
     "ctranslate2": ("float32", "int8"),
+    "llama.cpp": ("float32", "q8_0"),
 }
-Run = Callable[[list[list[int]], int], None]  # prompts and how many tokens to add to each
 
 
 def prompts(work: str) -> list[list[int]]:
@@ -65,79 +81,12 @@ def run_ours(precision: str, folder: Path) -> Run:
     return run
 
 
-def run_transformers(precision: str, folder: Path) -> Run:
-    import torch
-    from transformers import GPT2LMHeadModel
-
-    torch.set_num_threads(os.cpu_count() or 1)
-    model = GPT2LMHeadModel.from_pretrained(folder / "hf", dtype=getattr(torch, precision)).eval()
-
-    def run(prompts: list[list[int]], new_tokens: int) -> None:
-        ids = torch.tensor(prompts)
-        with torch.no_grad():
-            model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                top_p=0.8,
-                top_k=0,
-                max_new_tokens=new_tokens,
-                min_new_tokens=new_tokens,
-                pad_token_id=50256,
-            )
-
-    return run
-
-
-def run_keras_hub(precision: str, folder: Path) -> Run:
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    import keras
-    import keras_hub
-
-    keras.config.set_dtype_policy(precision)
-    sizes = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "intermediate_dim": 3072}
-    backbone = keras_hub.models.GPT2Backbone(50257, **sizes, dropout=0.0, max_sequence_length=1024)
-    model = keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
-    model.compile(sampler=keras_hub.samplers.TopPSampler(p=0.8), jit_compile=False)
-
-    def run(prompts: list[list[int]], new_tokens: int) -> None:
-        ids = np.zeros((len(prompts), len(prompts[0]) + new_tokens), "int32")
-        ids[:, : len(prompts[0])] = prompts
-        there = np.arange(ids.shape[1]) < len(prompts[0])
-        inputs = {"token_ids": ids, "padding_mask": np.broadcast_to(there, ids.shape)}
-        model.generate(inputs, stop_token_ids=None)
-
-    return run
-
-
-def run_ctranslate2(precision: str, folder: Path) -> Run:
-    import ctranslate2
-
-    threads = os.cpu_count() or 1
-    model = ctranslate2.Generator(
-        str(folder / f"ct2-{precision}"), "cpu", intra_threads=threads, compute_type=precision
-    )
-    names = list(json.loads((folder / "hf" / "vocab.json").read_text(encoding="utf-8")))
-
-    def run(prompts: list[list[int]], new_tokens: int) -> None:
-        model.generate_batch(
-            [[names[id] for id in ids] for ids in prompts],
-            max_length=new_tokens,
-            min_length=new_tokens,
-            sampling_topk=0,
-            sampling_topp=0.8,
-            include_prompt_in_result=False,
-            end_token=[],
-        )
-
-    return run
-
-
 SYSTEMS = {
     "gpt-tf2": run_ours,
     "transformers": run_transformers,
     "keras-hub": run_keras_hub,
     "ctranslate2": run_ctranslate2,
+    "llama.cpp": run_llama_cpp,
 }
 
 
@@ -150,11 +99,11 @@ def prepare(folder: Path, systems: list[str]) -> None:
     for file, name in zip(vocabulary(), ("vocab.json", "merges.txt"), strict=True):
         (model.parent / name).write_bytes(file.read_bytes())
     if "ctranslate2" in systems:
-        from ctranslate2.converters import TransformersConverter
-
         for precision in PRECISIONS["ctranslate2"]:
-            converter = TransformersConverter(str(folder / "hf"))
-            converter.convert(str(folder / f"ct2-{precision}"), quantization=precision)
+            write_ctranslate2(folder, precision)
+    if "llama.cpp" in systems:
+        for precision in PRECISIONS["llama.cpp"]:
+            write_llama_cpp(folder, precision, CONFIG, tensors)
     if "gpt-tf2" in systems:
         from gpt_tf2.backend import start
         from gpt_tf2.generation.convert import convert
@@ -171,6 +120,13 @@ def measure(system: str, precision: str, work: str, folder: Path) -> None:
     if work in OWN:
         print(json.dumps(OWN[work](precision, folder)))
         return
+    if work == "command":
+        print(json.dumps(command(system, precision, folder)))
+        return
+    if work == "twenty tokens":
+        SYSTEMS[system](precision, folder)(prompts("one"), 20)
+        print(STARTER, "and 20 tokens")
+        return
     given, new_tokens = prompts(work), WORK[work][2]
     began = time.monotonic()
     run = SYSTEMS[system](precision, folder)
@@ -186,6 +142,24 @@ def measure(system: str, precision: str, work: str, folder: Path) -> None:
     found = {"tokens/s": len(given) * new_tokens / seconds, "seconds to the first token, loading included": first}
     found["prefill tokens/s"] = sum(map(len, {tuple(ids): ids for ids in given}.values())) / prefill
     print(json.dumps({**found, **peaks()}))
+
+
+def command(system: str, precision: str, folder: Path) -> dict[str, float]:
+    """Seconds from typing a command to what it shows."""
+    typed = [sys.executable, __file__, "--folder", str(folder), "--one", system, precision, "twenty tokens"]
+    if system == "gpt-tf2":
+        typed = [sys.executable, str(ROOT / "inference.py"), f"--model_path={folder / 'hf'}", "--output_length=20"]
+        typed += [f"--starter={STARTER}", "--nucleus", "--top_p=0.8"] + ["--quantize=int8"] * (precision == "int8")
+        subprocess.run(typed, check=True, capture_output=True)  # the first run converts
+    began = time.monotonic()
+    with subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.read(len(STARTER) + 1)
+        first = time.monotonic() - began
+        process.stdout.read()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(typed)} failed ({process.returncode})")
+    return {"seconds to the first token": first, "seconds": time.monotonic() - began}
 
 
 def steps(precision: str, folder: Path) -> dict[str, float]:
@@ -301,13 +275,24 @@ def fixed_batch(decoder: Decoder, requests: list[Request]) -> list[list[int]]:
 
 
 OWN = {"steps": steps, "draft": draft, "evaluate": evaluate}  # works of gpt-tf2 alone
+WORKS = [*WORK, "command", *OWN]
+
+
+def systems_of(work: str) -> list[str]:
+    """Those that take part in a work."""
+    if work in OWN:
+        return ["gpt-tf2"]
+    if work == "command":
+        return ["gpt-tf2", "keras-hub"]
+    return [who for who in SYSTEMS if work == "one" or who != "llama.cpp"]  # whose binding runs one row
 
 
 def main() -> None:
+    installed = [who for who in SYSTEMS if who != "llama.cpp" or importlib.util.find_spec("llama_cpp")]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", nargs="+", default=[*WORK, *OWN], choices=[*WORK, *OWN])
-    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
+    parser.add_argument("--work", nargs="+", default=WORKS, choices=WORKS)
+    parser.add_argument("--systems", nargs="+", default=installed, choices=SYSTEMS)
     parser.add_argument("--json", help="a file to write every figure to")
     parser.add_argument("--folder", help="where the models are, or will be, written (a temporary folder)")
     parser.add_argument("--one", nargs=3, metavar=("SYSTEM", "PRECISION", "WORK"), help="run one in this process")
@@ -320,7 +305,7 @@ def main() -> None:
         if not (folder / "hf").exists():
             prepare(folder, flags.systems)
         for work in flags.work:
-            systems = ["gpt-tf2"] if work in OWN else flags.systems
+            systems = [who for who in flags.systems if who in systems_of(work)]
             contenders = [(who, precision) for who in systems for precision in PRECISIONS[who]]
             found: dict[tuple[str, str], list[dict]] = {contender: [] for contender in contenders}
             for _ in range(flags.rounds):
@@ -343,7 +328,7 @@ def show(work: str, medians: dict[tuple[str, str], dict[str, float]]) -> None:
         ratios = [
             f"{ours[1]} {found['tokens/s'] / figures['tokens/s']:.2f} ×"
             for ours, found in medians.items()
-            if ours[0] == "gpt-tf2" != who
+            if ours[0] == "gpt-tf2" != who and "tokens/s" in figures
         ]
         print(f"{work} {who} {precision}: {told}" + (f" (gpt-tf2 {', '.join(ratios)})" if ratios else ""), flush=True)
 
