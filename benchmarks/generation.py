@@ -170,10 +170,10 @@ def steps(precision: str, folder: Path) -> dict[str, float]:
     found = {}
     for context in (100, 1000):
         state, seconds = decoder.begin(), []
-        decoder.extend(state, np.zeros((1, context - 10), "int32"), last=True)
+        decoder.extend(state, [[0] * (context - 10)], last=True)
         for _ in range(20):
             began = time.monotonic()
-            decoder.extend(state, np.zeros((1, 1), "int32"))
+            decoder.extend(state, [[0]])
             seconds.append(time.monotonic() - began)
         found[f"ms a step at {context}"] = 1000 * statistics.median(seconds)
     return found | {"at 1000, times at 100": found["ms a step at 1000"] / found["ms a step at 100"]} | peaks()
@@ -261,14 +261,12 @@ def evaluate(precision: str, folder: Path) -> dict[str, float]:
 def fixed_batch(decoder: Decoder, requests: list[Request]) -> list[list[int]]:
     """What requests get when they are padded to the longest and all go on until the last is done."""
     rows = [list(request.prompt) for request in requests]
-    tokens = np.zeros((len(rows), max(map(len, rows))), "int32")
-    for line, row in zip(tokens, rows, strict=True):
-        line[: len(row)] = row
+    longest = max(map(len, rows))
     state = decoder.take([(decoder.begin(), 0)] * len(rows))
-    decoder.extend(state, tokens, last=True)
+    decoder.extend(state, [row + [0] * (longest - len(row)) for row in rows], last=True)
     state.lengths = np.array([len(row) - 1 for row in rows], "int32")
     for step in range(max(request.new_tokens for request in requests)):
-        logits = decoder.extend(state, np.array([row[-1:] for row in rows]))[:, 0]
+        logits = decoder.extend(state, [row[-1:] for row in rows])
         for row, request, after in zip(rows, requests, logits, strict=True):
             row.append(request.sampler.choose(after, row, request.generator) if step < request.new_tokens else 0)
     return [row[len(given.prompt) :][: given.new_tokens] for row, given in zip(rows, requests, strict=True)]

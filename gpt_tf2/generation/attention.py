@@ -1,7 +1,7 @@
 """Attention over a cache on CPUs, compiled by Numba when it first runs: it reads each byte of the cache once.
 
 LiteRT's product of two matrices packs its right one anew in each step, at a third of the memory's speed. Letters in
-shapes are those of `model.py`; N is how many tiles of WIDTH slots there are.
+shapes are those of `model.py`; N is how many tiles of WIDTH slots there are, T how many new tokens all rows have.
 """
 
 import math
@@ -19,55 +19,70 @@ ALONE = 1 << 19  # bytes that one thread has read before it would have woken ano
 LEVELS = f32(127)  # of int8 on either side of zero
 
 
-def attend(new: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def attend(
+    new: np.ndarray, counts: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.ndarray
+) -> np.ndarray:
     """Stores new tokens in a cache and attends, causally, over all of it.
 
     Args:
-        new: queries, keys and values of new tokens, float32 [B, T, 3, H, D].
-        lengths: int32 [B], how many tokens of each row are cached; there is room for T more.
+        new: queries, keys and values of new tokens, row after row, float32 [T, 3, H, D].
+        counts: int32 [B], how many of them each row has.
+        lengths: int32 [B], how many tokens of each row are cached; there is room for the new ones.
         cache: keys and values, int8 or float32 [B, 2, H, N, D·WIDTH]; a tile of keys is [D, WIDTH], one of values
             [WIDTH, D].
         scales: what they are multiplied by, float32 [B, 2, H, N, WIDTH]: a factor for each token of a head; that of a
             key includes 1/√D.
 
     Returns:
-        Float32 [B, T, H, D].
+        Float32 [T, H, D].
     """
-    rows, count, _, heads, depth = new.shape
-    out = np.empty((rows, count, heads, depth), "float32")
-    read = 2 * count * int((lengths + count).sum()) * heads * depth * cache.itemsize
+    out = np.empty((len(new), *new.shape[2:]), "float32")
+    read = 2 * int((counts * (lengths + counts)).sum()) * out[0].size * cache.itemsize
     numba.set_num_threads(THREADS if read > ALONE else 1)
-    attend_heads(new, lengths, cache, scales, out)
+    attend_heads(new, counts, np.cumsum(counts) - counts, lengths, cache, scales, out)
     return out
 
 
 @njit(parallel=True, **FAST)
-def attend_heads(new: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.ndarray, out: np.ndarray) -> None:
-    """As `attend`, into `out`."""
-    rows, count, _, heads, depth = new.shape
+def attend_heads(
+    new: np.ndarray,
+    counts: np.ndarray,
+    firsts: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """As `attend`, into `out`; the new tokens of a row begin at that of `firsts`."""
+    rows, heads, depth = len(counts), out.shape[1], out.shape[2]
     for i in prange(rows * heads):
         head, row = i // rows, i % rows  # each thread gets parts of all rows, as these differ in length
-        before, keys, values = lengths[row], cache[row, 0, head], cache[row, 1, head]
-        of_keys, of_values = scales[row, 0, head], scales[row, 1, head]
+        first, count, before = firsts[row], counts[row], lengths[row]
+        keys, values, of_keys, of_values = (
+            cache[row, 0, head],
+            cache[row, 1, head],
+            scales[row, 0, head],
+            scales[row, 1, head],
+        )
         for t in range(count):
             tile, place = (before + t) // WIDTH, (before + t) % WIDTH
             key, value = keys[tile].reshape(depth, WIDTH)[:, place], values[tile].reshape(WIDTH, depth)[place]
-            of_keys[tile, place] = store(new[row, t, 1, head], key) / f32(math.sqrt(depth))
-            of_values[tile, place] = store(new[row, t, 2, head], value)
+            of_keys[tile, place] = store(new[first + t, 1, head], key) / f32(math.sqrt(depth))
+            of_values[tile, place] = store(new[first + t, 2, head], value)
         size = FOUR if count >= FOUR else 1
         queries, sums = np.empty((size, depth), np.float32), np.empty((size, depth), np.float32)
         weights = np.empty(((before + count - 1) // WIDTH + 1, size, WIDTH), np.float32)
         for start in range(0, count, size):
-            first = min(start, count - size)  # the last ones may be of two groups
-            tiles = (before + first + size - 1) // WIDTH + 1
-            queries[:], sums[:], weights[:] = new[row, first : first + size, 0, head], f32(0), f32(0)
+            t = min(start, count - size)  # the last ones may be of two groups
+            tiles = (before + t + size - 1) // WIDTH + 1
+            queries[:], sums[:], weights[:] = new[first + t : first + t + size, 0, head], f32(0), f32(0)
             for n in range(tiles):
                 add_products(queries, keys[n].reshape(depth, WIDTH), weights[n])
             for query in range(size):
-                softmax(weights, query, before + first + query + 1, tiles, of_keys, of_values)
+                softmax(weights, query, before + t + query + 1, tiles, of_keys, of_values)
             for n in range(tiles):
                 add_products(weights[n], values[n].reshape(WIDTH, depth), sums)
-            out[row, first : first + size, head] = sums
+            out[first + t : first + t + size, head] = sums
 
 
 @njit(**FAST)

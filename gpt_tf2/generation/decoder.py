@@ -8,15 +8,13 @@ import numpy as np
 
 from gpt_tf2.config import GPT2Config
 
-BUCKET = 64  # slots are added in multiples of it
-
 
 @dataclasses.dataclass(eq=False)
 class State:
     """Rows in the midst of decoding.
 
     lengths: int32 [B], how many tokens of each row are cached. Lowering one forgets the row's last tokens.
-    cache: for each block keys, then values, [B, H, S, D]; the decoder may keep them elsewhere meanwhile.
+    cache: the decoder's arrays of their keys and values.
     """
 
     lengths: np.ndarray
@@ -32,14 +30,12 @@ class Decoder(Protocol):
     def begin(self) -> State:
         """One row without a token."""
 
-    def extend(self, state: State, tokens: np.ndarray, last: bool = False) -> np.ndarray:
-        """Appends tokens, int [B, T], to the rows of a state.
-
-        Rows that get fewer are filled up at their end, and their lengths set right afterwards.
+    def extend(self, state: State, rows: Sequence[Sequence[int]], last: bool = False) -> np.ndarray:
+        """Appends to each row of a state its tokens, at least one.
 
         Returns:
-            Float32 logits of what follows each of the tokens, [B, T, n_vocab]; with `last` of what follows the last one
-            alone, [B, 1, n_vocab].
+            Float32 logits of what follows each of the tokens, row after row, [N, n_vocab]; with `last` of what follows
+            the last one of each row, [B, n_vocab].
         """
 
     def take(self, sources: Sequence[tuple[State, int]]) -> State:
@@ -47,8 +43,3 @@ class Decoder(Protocol):
 
     def put(self, state: State, row: int, source: State) -> None:
         """Puts the only row of another state in the place of a row."""
-
-
-def slots_for(tokens: int) -> int:
-    """How many slots a row of so many tokens gets."""
-    return max(1, -(-int(tokens) // BUCKET)) * BUCKET

@@ -136,7 +136,7 @@ class Generator:
             state.lengths[0] = common
         else:
             state, common = self.decoder.begin(), 0
-        logits = self.decoder.extend(state, np.array([prompt[common:]]), last=True)[0, -1]
+        logits = self.decoder.extend(state, [prompt[common:]], last=True)[0]
         self.prompt, self.after = prompt, (state, logits)
         return state, logits
 
@@ -145,14 +145,12 @@ class Generator:
         guesses: list[list[int]] = [[] for _ in rows]
         if self.draft:
             guesses = [row.lookup.guess(row.ids, min(COUNT, row.left - 1)) for row in rows]
-        tokens = np.zeros((len(rows), 1 + max(map(len, guesses))), "int32")
-        for line, row, guess in zip(tokens, rows, guesses, strict=True):
-            line[: 1 + len(guess)] = [row.ids[-1], *guess]
-        logits = self.decoder.extend(state, tokens)
-        for i, (row, guess) in enumerate(zip(rows, guesses, strict=True)):
-            for j in range(len(guess) + 1):
-                row.choose(logits[i, j], self.end)
-                if not row.running or j == len(guess) or row.ids[-1] != guess[j]:
+        new = [[row.ids[-1], *guess] for row, guess in zip(rows, guesses, strict=True)]
+        after = np.split(self.decoder.extend(state, new), np.cumsum([len(part) for part in new])[:-1])
+        for row, guess, logits in zip(rows, guesses, after, strict=True):
+            for one, guessed in zip(logits, [*guess, None], strict=True):
+                row.choose(one, self.end)
+                if not row.running or row.ids[-1] != guessed:
                     break
         state.lengths = np.array([len(row.ids) - 1 for row in rows], "int32")
 

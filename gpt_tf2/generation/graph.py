@@ -7,12 +7,16 @@ import numpy as np
 from keras import ops
 
 from gpt_tf2.backend import compiled
-from gpt_tf2.generation.decoder import State, slots_for
+from gpt_tf2.generation.decoder import State
 from gpt_tf2.model import GPT2, Rows, causal_mask
+
+BUCKET = 64  # slots are added in multiples of it
 
 
 class GraphDecoder:
     """Runs a model; see `Decoder`.
+
+    The cache of a state is, for each block, keys, then values, [B, H, S, D].
 
     Numbers of tokens are rounded up, as those of slots are, so that few shapes are traced.
     """
@@ -26,22 +30,24 @@ class GraphDecoder:
         shape = (1, self.config.n_head, 0, self.config.n_embd // self.config.n_head)
         return State(np.zeros(1, "int32"), [ops.zeros(shape, self.model.compute_dtype)] * (2 * self.config.n_layer))
 
-    def extend(self, state: State, tokens: np.ndarray, last: bool = False) -> np.ndarray:
-        rows, count = tokens.shape
-        width = rounded(max(count, 2))  # of a single score Keras warns that it always has the weight 1
-        padded = np.zeros((rows, width), "int32")
-        padded[:, :count] = tokens
-        picks = np.arange(count - 1 if last else 0, count, dtype="int32")
+    def extend(self, state: State, rows: Sequence[Sequence[int]], last: bool = False) -> np.ndarray:
+        counts = np.array([len(row) for row in rows], "int32")
+        width = rounded(max(2, *map(len, rows)))  # of a single score Keras warns that it always has the weight 1
+        tokens = np.zeros((len(rows), width), "int32")
+        for line, row in zip(tokens, rows, strict=True):
+            line[: len(row)] = row
+        firsts, columns = width * np.arange(len(rows), dtype="int32"), np.arange(counts.max(), dtype="int32")
+        picks = firsts + counts - 1 if last else (firsts[:, None] + columns).ravel()
         slots = slots_for(state.lengths.max() + width)
         if state.lengths.any():
             cache = [grown(array, slots) for array in state.cache]
             state.cache = []  # its memory is used again
-            logits, state.cache = self._more(cache, padded, state.lengths, picks)
+            logits, state.cache = self._more(cache, tokens, state.lengths, picks)
         else:
-            logits, cache = self._first(padded, picks)
+            logits, cache = self._first(tokens, picks)
             state.cache = [grown(array, slots) for array in cache]
-        state.lengths = state.lengths + np.int32(count)
-        return np.asarray(logits)
+        state.lengths = state.lengths + counts
+        return np.asarray(logits) if last else np.asarray(logits)[(columns < counts[:, None]).ravel()]
 
     def take(self, sources: Sequence[tuple[State, int]]) -> State:
         lengths = np.array([state.lengths[row] for state, row in sources], "int32")
@@ -60,7 +66,7 @@ class GraphDecoder:
     def _first_graph(self, tokens: Any, picks: Any) -> tuple[Any, list[Any]]:
         width = ops.shape(tokens)[1]
         x, rows = self.model.hidden(tokens, ops.arange(width, dtype="int32")[None], causal_mask(width))
-        return self.model.logits(ops.take(x, picks, axis=1)), [array for pair in rows for array in pair]
+        return self._picked(x, picks), [array for pair in rows for array in pair]
 
     def _more_graph(self, cache: list[Any], tokens: Any, lengths: Any, picks: Any) -> tuple[Any, list[Any]]:
         rows, width = ops.shape(tokens)[:2]
@@ -81,7 +87,16 @@ class GraphDecoder:
         index = ops.reshape(ops.stack(where, axis=-1), (-1, 3))
         flat = [ops.reshape(array, (-1, array.shape[-1])) for pair in new for array in pair]
         stored = [ops.scatter_update(old, index, values) for old, values in zip(cache, flat, strict=True)]
-        return self.model.logits(ops.take(x, picks, axis=1)), stored
+        return self._picked(x, picks), stored
+
+    def _picked(self, x: Any, picks: Any) -> Any:
+        """Hidden states [B, T, C], numbers of tokens [N] → their logits [N, n_vocab]."""
+        return self.model.logits(ops.take(ops.reshape(x, (-1, self.config.n_embd)), picks, axis=0))
+
+
+def slots_for(tokens: int) -> int:
+    """How many slots a row of so many tokens gets."""
+    return max(1, -(-int(tokens) // BUCKET)) * BUCKET
 
 
 def rounded(count: int) -> int:

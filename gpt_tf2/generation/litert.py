@@ -42,23 +42,24 @@ class LiteRTDecoder:
         scales = np.zeros((1, 2, heads, 1, WIDTH), "float32")
         return State(np.zeros(1, "int32"), [array.copy() for _ in self.stages for array in (cache, scales)])
 
-    def extend(self, state: State, tokens: np.ndarray, last: bool = False) -> np.ndarray:
-        tiles = tiles_for(state.lengths.max() + tokens.shape[1])
+    def extend(self, state: State, rows: Sequence[Sequence[int]], last: bool = False) -> np.ndarray:
+        counts = [len(row) for row in rows]
+        tiles = tiles_for((state.lengths + counts).max())
         state.cache = [grown(array, tiles) for array in state.cache]
-        parts = [self._hidden(state, tokens[:, at : at + CHUNK]) for at in range(0, tokens.shape[1], CHUNK)]
-        x = parts[-1][:, -1:] if last else np.concatenate(parts, axis=1)
-        return self.head(x=x.reshape(-1, self.config.n_embd))["logits"].reshape(*x.shape[:2], -1)
+        parts = [self._hidden(state, [row[at : at + CHUNK] for row in rows]) for at in range(0, max(counts), CHUNK)]
+        hidden = [np.concatenate(of_row)[-1 if last else 0 :] for of_row in zip(*parts, strict=True)]
+        return self.head(x=np.concatenate(hidden))["logits"]
 
-    def _hidden(self, state: State, tokens: np.ndarray) -> np.ndarray:
-        """Appends tokens [B, T] to the rows of a state that has room for them → hidden states [B, T, C]."""
-        places = state.lengths[:, None] + np.arange(tokens.shape[1], dtype="int32")
-        x = self.wte[tokens] + self.wpe[np.minimum(places, self.config.n_ctx - 1)]
-        found = self.first(x=x.reshape(-1, self.config.n_embd))
+    def _hidden(self, state: State, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """Appends tokens to the rows of a state that has room for them → hidden states of each row, [tokens, C]."""
+        counts = np.array([len(row) for row in rows], "int32")
+        places = [np.arange(first, first + count) for first, count in zip(state.lengths, counts, strict=True)]
+        found = self.first(x=self.wte[[id for row in rows for id in row]] + self.wpe[np.concatenate(places)])
         for run, cache, scales in zip(self.stages, state.cache[::2], state.cache[1::2], strict=True):
-            attended = attend(found["new"].reshape(*tokens.shape, 3, *self.size), state.lengths, cache, scales)
+            attended = attend(found["new"].reshape(-1, 3, *self.size), counts, state.lengths, cache, scales)
             found = run(x=found["x"], attended=attended.reshape(-1, self.config.n_embd))
-        state.lengths = state.lengths + np.int32(tokens.shape[1])
-        return found["x"].reshape(*tokens.shape, -1)
+        state.lengths = state.lengths + counts
+        return np.split(found["x"], np.cumsum(counts)[:-1])
 
     def take(self, sources: Sequence[tuple[State, int]]) -> State:
         lengths = np.array([state.lengths[row] for state, row in sources], "int32")

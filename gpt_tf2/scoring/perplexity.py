@@ -62,7 +62,7 @@ def of_tokens(decoder: "Decoder", ids: np.ndarray) -> float:
     nats, length = 0.0, min(decoder.config.n_ctx, len(ids))
     for first in range(0, len(ids) - length + 1, length):
         window = ids[first : first + length]
-        logits = decoder.extend(decoder.begin(), window[None, :-1])[0].astype("float64")
+        logits = decoder.extend(decoder.begin(), [window[:-1].tolist()]).astype("float64")
         top = logits.max(axis=-1)
         total = top + np.log(np.exp(logits - top[:, None]).sum(axis=-1))
         nats += float((total - logits[np.arange(length - 1), window[1:]]).sum())
