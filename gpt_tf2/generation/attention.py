@@ -54,35 +54,54 @@ def attend_heads(
     out: np.ndarray,
 ) -> None:
     """As `attend`, into `out`; the new tokens of a row begin at that of `firsts`."""
-    rows, heads, depth = len(counts), out.shape[1], out.shape[2]
+    rows, heads = len(counts), out.shape[1]
     for i in prange(rows * heads):
         head, row = i // rows, i % rows  # each thread gets parts of all rows, as these differ in length
-        first, count, before = firsts[row], counts[row], lengths[row]
-        keys, values, of_keys, of_values = (
-            cache[row, 0, head],
-            cache[row, 1, head],
-            scales[row, 0, head],
-            scales[row, 1, head],
-        )
-        for t in range(count):
-            tile, place = (before + t) // WIDTH, (before + t) % WIDTH
-            key, value = keys[tile].reshape(depth, WIDTH)[:, place], values[tile].reshape(WIDTH, depth)[place]
-            of_keys[tile, place] = store(new[first + t, 1, head], key) / f32(math.sqrt(depth))
-            of_values[tile, place] = store(new[first + t, 2, head], value)
-        size = FOUR if count >= FOUR else 1
-        queries, sums = np.empty((size, depth), np.float32), np.empty((size, depth), np.float32)
-        weights = np.empty(((before + count - 1) // WIDTH + 1, size, WIDTH), np.float32)
-        for start in range(0, count, size):
-            t = min(start, count - size)  # the last ones may be of two groups
-            tiles = (before + t + size - 1) // WIDTH + 1
-            queries[:], sums[:], weights[:] = new[first + t : first + t + size, 0, head], f32(0), f32(0)
-            for n in range(tiles):
-                add_products(queries, keys[n].reshape(depth, WIDTH), weights[n])
-            for query in range(size):
-                softmax(weights, query, before + t + query + 1, tiles, of_keys, of_values)
-            for n in range(tiles):
-                add_products(weights[n], values[n].reshape(WIDTH, depth), sums)
-            out[first + t : first + t + size, head] = sums
+        of_row = slice(firsts[row], firsts[row] + counts[row])
+        keys, values = cache[row, 0, head], cache[row, 1, head]
+        of_keys, of_values = scales[row, 0, head], scales[row, 1, head]
+        attend_head(new[of_row, :, head], lengths[row], keys, values, of_keys, of_values, out[of_row, head])
+
+
+@njit(**FAST)
+def attend_head(
+    new: np.ndarray,
+    before: int,
+    keys: np.ndarray,
+    values: np.ndarray,
+    of_keys: np.ndarray,
+    of_values: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """One head of a row with `before` cached tokens: new [T, 3, D] → out [T, D].
+
+    Args:
+        keys, values: [N, D·WIDTH]. of_keys, of_values: what they are multiplied by, [N, WIDTH].
+    """
+    count, _, depth = new.shape
+    for t in range(count):
+        tile, place = (before + t) // WIDTH, (before + t) % WIDTH
+        key, value = keys[tile].reshape(depth, WIDTH)[:, place], values[tile].reshape(WIDTH, depth)[place]
+        of_keys[tile, place] = store(new[t, 1], key) / f32(math.sqrt(depth))
+        of_values[tile, place] = store(new[t, 2], value)
+    size = FOUR if count >= FOUR else 1
+    queries = np.empty((size, depth), np.float32)
+    for start in range(0, count, size):
+        first = min(start, count - size)  # the last ones may be of two groups
+        for query in range(size):
+            for d in range(depth):
+                queries[query, d] = new[first + query, 0, d]
+        tiles = (before + first + size - 1) // WIDTH + 1
+        weights, sums = np.zeros((tiles, size, WIDTH), np.float32), np.zeros((size, depth), np.float32)
+        for n in range(tiles):
+            add_products(queries, keys[n].reshape(depth, WIDTH), weights[n])
+        for query in range(size):
+            softmax(weights, query, before + first + query + 1, of_keys, of_values)
+        for n in range(tiles):
+            add_products(weights[n], values[n].reshape(WIDTH, depth), sums)
+        for query in range(size):
+            for d in range(depth):
+                out[first + query, d] = sums[query, d]
 
 
 @njit(**FAST)
@@ -153,30 +172,28 @@ def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
 
 
 @njit(**FAST)
-def softmax(
-    scores: np.ndarray, query: int, tokens: int, tiles: int, of_keys: np.ndarray, of_values: np.ndarray
-) -> None:
+def softmax(scores: np.ndarray, query: int, tokens: int, of_keys: np.ndarray, of_values: np.ndarray) -> None:
     """Turns a query's scores of the first tokens into weights of their values, in place; other slots get zero.
 
     Args:
         scores: [N, 1 or FOUR, WIDTH].
-        tiles: how many of them count.
         of_keys, of_values: what they are multiplied by, [N, WIDTH].
     """
     top, total = f32(-np.inf), f32(0)
-    for n in range(tiles):
+    for n in range(len(scores)):
         tile, factors = scores[n, query], of_keys[n]
         for s in range(WIDTH):
             tile[s] *= factors[s]
-        tile[max(0, tokens - n * WIDTH) :] = f32(-np.inf)
+        for s in range(max(0, tokens - n * WIDTH), WIDTH):
+            tile[s] = f32(-np.inf)
         top = max(top, largest_of(tile))
-    for n in range(tiles):
+    for n in range(len(scores)):
         tile = scores[n, query]
         exponentials(tile, top)
         for s in range(WIDTH):
             total += tile[s]
     share = f32(1) / total
-    for n in range(tiles):
+    for n in range(len(scores)):
         tile, factors = scores[n, query], of_values[n]
         for s in range(WIDTH):
             tile[s] *= share * factors[s]
