@@ -122,8 +122,8 @@ def convert(source: Source, say: Say) -> conversion.Conversion:
     """Converts a checkpoint for LiteRT, once."""
     checkpoint, config = source.opened(), source.config
     start()
+    from gpt_tf2.generation.attention import compile_for
     from gpt_tf2.generation.convert import convert as write_graphs
-    from gpt_tf2.generation.litert import LiteRTDecoder
 
     began = time.monotonic()
     quantized = source.precision == "int8"
@@ -131,22 +131,26 @@ def convert(source: Source, say: Say) -> conversion.Conversion:
     def write(folder: Path) -> tuple[float, float] | None:
         with Counter("converting for LiteRT, once", "blocks", stderr=True) as counter:
             write_graphs(checkpoint, config, folder, quantized, counter.show)
-            decoder = LiteRTDecoder(folder, config, source.precision)
-            decoder.extend(decoder.begin(), [[0]])  # compiles the attention, where that is not done yet
-        return perplexities(source, decoder) if quantized else None
+            compile_for(source.precision)
+        return perplexities(source, folder) if quantized else None
 
     kept = conversion.keep(source.path, source.settings.json_hparams, source.precision, config, write)
     say(f"{kept.folder}: converted in {time.monotonic() - began:.0f} s")
     return kept
 
 
-def perplexities(source: Source, quantized: "Decoder") -> tuple[float, float]:
+def perplexities(source: Source, folder: Path) -> tuple[float, float]:
     """The perplexity of a sample, in float32 and in int8."""
     from gpt_tf2.generation.graph import GraphDecoder
+    from gpt_tf2.generation.litert import LiteRTDecoder
 
     ids = sample_of(source)
-    exact = GraphDecoder(read_model(source.opened(), source.config))
-    return perplexity.of_tokens(exact, ids), perplexity.of_tokens(quantized, ids)
+    decoders: list[Decoder] = [
+        GraphDecoder(read_model(source.opened(), source.config)),
+        LiteRTDecoder(folder, source.config, source.precision),
+    ]
+    exact, quantized = (perplexity.of_tokens(decoder, ids) for decoder in decoders)
+    return exact, quantized
 
 
 def sample_of(source: Source) -> np.ndarray:
