@@ -170,7 +170,7 @@ def steps(precision: str, folder: Path) -> dict[str, float]:
     found = {}
     for context in (100, 1000):
         state, seconds = decoder.begin(), []
-        decoder.extend(state, [[0] * (context - 10)], last=True)
+        decoder.extend(state, [[0] * (context - 10)], [1])
         for _ in range(20):
             began = time.monotonic()
             decoder.extend(state, [[0]])
@@ -262,8 +262,10 @@ def fixed_batch(decoder: Decoder, requests: list[Request]) -> list[list[int]]:
     """What requests get when they are padded to the longest and all go on until the last is done."""
     rows = [list(request.prompt) for request in requests]
     longest = max(map(len, rows))
-    state = decoder.take([(decoder.begin(), 0)] * len(rows))
-    decoder.extend(state, [row + [0] * (longest - len(row)) for row in rows], last=True)
+    padded = [row + [0] * (longest - len(row)) for row in rows]
+    state = decoder.take(decoder.begin(), [(0, 0)] * len(rows))
+    for first in range(0, longest, decoder.chunk):
+        decoder.extend(state, [row[first : first + decoder.chunk] for row in padded], [0] * len(rows))
     state.lengths = np.array([len(row) - 1 for row in rows], "int32")
     for step in range(max(request.new_tokens for request in requests)):
         logits = decoder.extend(state, [row[-1:] for row in rows])

@@ -75,7 +75,7 @@ def test_drafting_is_faster_where_the_model_copies_and_costs_nothing_else(
     prompt = np.random.default_rng(1).integers(1, SHORT.n_vocab, HALF).tolist()
     steps: list[int] = []
     extend = decoder.extend
-    monkeypatch.setattr(decoder, "extend", lambda state, rows, last=False: steps.append(1) or extend(state, rows, last))
+    monkeypatch.setattr(decoder, "extend", lambda state, rows, wanted: steps.append(1) or extend(state, rows, wanted))
 
     def run(draft: bool, temperature: float) -> tuple[list[int], int, float]:
         sampler = make_sampler(temperature)

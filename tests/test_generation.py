@@ -103,15 +103,14 @@ def test_every_logit_with_the_cache_equals_the_full_pass(
 
 def test_rows_fork_join_are_replaced_and_forget(decoder: Decoder, full: Callable[[list[int]], np.ndarray]) -> None:
     rows = [EXPECTED["tokens"][i, :n].tolist() for i, n in enumerate((9, 30, 2))]
-    states = [decoder.begin() for _ in rows]
-    for state, row in zip(states, rows, strict=True):
-        decoder.extend(state, [row])
-    both = decoder.take([(states[0], 0), (states[1], 0), (states[0], 0)])
-    assert decoder.extend(both, [[5, 6], [7], [9, 10, 14]]).shape == (6, 512)
-    both.lengths = both.lengths - np.array([0, 1, 2], "int32")
-    decoder.put(both, 1, states[2])
-    ahead = decoder.extend(both, [[11], [12, 15], [13]], last=True)
-    for found, ids in zip(ahead, ([*rows[0], 5, 6, 11], [*rows[2], 12, 15], [*rows[0], 9, 13]), strict=True):
+    state = decoder.take(decoder.begin(), [(0, 0)] * 3)
+    decoder.extend(state, rows)
+    state = decoder.take(state, [(0, 9), (1, 30), (0, 8), (2, 2)])
+    assert decoder.extend(state, [[5, 6], [7], [9], []]).shape == (4, 512)
+    state = decoder.take(state, [(0, 11), (3, 2), (2, 9), (1, 0)])  # of as many rows
+    state = decoder.take(state, [(0, 11), (1, 2), (2, 9)])
+    ahead = decoder.extend(state, [[11], [12, 15], [13]], [1, 1, 1])
+    for found, ids in zip(ahead, ([*rows[0], 5, 6, 11], [*rows[2], 12, 15], [*rows[0][:8], 9, 13]), strict=True):
         expected = full(ids)[-1]
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
@@ -120,18 +119,49 @@ def test_n_samples_run_the_prompt_once(decoder: Decoder, monkeypatch: pytest.Mon
     runs = []
     extend = decoder.extend
     monkeypatch.setattr(
-        decoder, "extend", lambda state, rows, last=False: runs.append([*map(len, rows)]) or extend(state, rows, last)
+        decoder, "extend", lambda state, rows, wanted: runs.append([*map(len, rows)]) or extend(state, rows, wanted)
     )
     rows = sample(decoder, GREEDY[:7], 5, 20, make_sampler(1.0), NO_END, seed=1)
-    assert runs == [[7]] + [[1] * 5] * 19
+    assert runs == [[7, 0, 0, 0, 0]] + [[1] * 5] * 19
     assert len({tuple(row) for row in rows}) == 5
+
+
+def test_requests_may_end_with_what_is_known(decoder: Decoder) -> None:
+    found: list[list[int]] = [[] for _ in range(5)]
+    requests = [
+        Request(GREEDY[:7], count, make_sampler(0), np.random.default_rng(0), functools.partial(appended, row))
+        for count, row in zip((2, 1, 1, 3, 1), found, strict=True)
+    ]
+    for places in (1, 2):
+        for row in found:
+            row.clear()
+        Generator(decoder, NO_END).run_all(requests, places)
+        assert found == [GREEDY[7 : 7 + request.new_tokens] for request in requests]
+
+
+def test_a_prompt_is_run_along_with_other_rows(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    extend = decoder.extend
+    monkeypatch.setattr(
+        decoder, "extend", lambda state, rows, wanted: runs.append([*map(len, rows)]) or extend(state, rows, wanted)
+    )
+    monkeypatch.setattr(decoder, "chunk", 8)
+    sizes, counts = (3, 20, 6), (2, 2, 4)
+    requests = [
+        Request(
+            EXPECTED["tokens"][i, :size].tolist(), count, make_sampler(0), np.random.default_rng(0), lambda id: True
+        )
+        for i, (size, count) in enumerate(zip(sizes, counts, strict=True))
+    ]
+    Generator(decoder, NO_END).run_all(requests, 2)
+    assert runs == [[3, 5], [1, 8], [6, 2], [1, 5], [1, 1], [1]]
 
 
 def test_what_prompts_have_in_common_is_run_once(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     extend = decoder.extend
     monkeypatch.setattr(
-        decoder, "extend", lambda state, rows, last=False: runs.append([*map(len, rows)]) or extend(state, rows, last)
+        decoder, "extend", lambda state, rows, wanted: runs.append([*map(len, rows)]) or extend(state, rows, wanted)
     )
     passage = EXPECTED["tokens"][0, :40].tolist()
     prompts = iter([[*passage, 1, 2], [*passage, 3, 4, 5], [*passage, 3, 4, 5, 6]])
@@ -240,6 +270,7 @@ class Bigrams:
     """A decoder in which a token depends on the one before alone."""
 
     name, config = "bigrams", GPT2Config(n_vocab=6, n_ctx=10**6, n_embd=1, n_head=1, n_layer=1)
+    chunk = 128
 
     def __init__(self, table: np.ndarray):
         self.table, self.calls = table, 0
@@ -247,9 +278,12 @@ class Bigrams:
     def begin(self) -> State:
         return State(np.zeros(1, "int32"), [])
 
-    def extend(self, state: State, rows: list[list[int]], last: bool = False) -> np.ndarray:
+    def extend(self, state: State, rows: list[list[int]], wanted: list[int]) -> np.ndarray:
         self.calls += 1
-        return self.table[rows[0][-1:] if last else rows[0]]
+        return self.table[rows[0][-wanted[0] :]]
+
+    def take(self, state: State, places: list[tuple[int, int]]) -> State:
+        return state
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -26,20 +26,24 @@ class Decoder(Protocol):
 
     config: GPT2Config
     name: str  # for people: on what it runs
+    chunk: int  # tokens of prompts that are best run at a time along with the last tokens of other rows
 
     def begin(self) -> State:
         """One row without a token."""
 
-    def extend(self, state: State, rows: Sequence[Sequence[int]], last: bool = False) -> np.ndarray:
-        """Appends to each row of a state its tokens, at least one.
+    def extend(self, state: State, rows: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> np.ndarray:
+        """Appends to each row of a state its tokens; a row may get none.
+
+        Args:
+            wanted: after how many of its last tokens the logits of each row are wanted; by default, after all.
 
         Returns:
-            Float32 logits of what follows each of the tokens, row after row, [N, n_vocab]; with `last` of what follows
-            the last one of each row, [B, n_vocab].
+            Float32 logits of what follows each of these tokens, row after row, [N, n_vocab].
         """
 
-    def take(self, sources: Sequence[tuple[State, int]]) -> State:
-        """A new state of rows of others, each named by its state and number: forks, drops, reorders and joins rows."""
+    def take(self, state: State, places: Sequence[tuple[int, int]]) -> State:
+        """The first tokens of rows of a state, which is not used again: forks, drops, reorders and shortens rows.
 
-    def put(self, state: State, row: int, source: State) -> None:
-        """Puts the only row of another state in the place of a row."""
+        Args:
+            places: which row each of the new ones begins as, and how many tokens of it.
+        """

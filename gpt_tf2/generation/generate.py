@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.generation.decoder import Decoder, State
+from gpt_tf2.generation.decoder import Decoder
 from gpt_tf2.generation.drafting import COUNT, Lookup
 from gpt_tf2.generation.sampling import Sampler
 
-WORTH = 16  # tokens in common from which on a beginning is copied instead of computed
+WORTH = 16  # tokens in common from which on a beginning is copied, or waited for, instead of computed
 
 
 @dataclasses.dataclass
@@ -38,15 +38,23 @@ class Request:
 Following = Callable[[Request | None], Request | None]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Row:
-    """A request on its way. ids: the prompt and what has been added."""
+    """A request on its way.
+
+    ids: the prompt and what has been added, of which the first `cached` are in the state.
+    placed: whether its place in the state is its own; until then it waits for what it has in common with another row.
+    after: logits of what follows the prompt, as soon as they are known.
+    """
 
     request: Request
     ids: list[int]
     left: int
     lookup: Lookup
+    cached: int = 0
     running: bool = True
+    placed: bool = False
+    after: np.ndarray | None = None
 
     def choose(self, logits: np.ndarray, end: int) -> None:
         """Adds the token that is chosen from logits [n_vocab]; `end` is not added."""
@@ -57,9 +65,15 @@ class Row:
             self.left -= 1
             self.running = self.request.write(id) and self.left > 0
 
+    def gains(self, tokens: int, instead: int) -> bool:
+        """Whether so many of its first tokens are worth getting where there are others without effort."""
+        return tokens >= instead + WORTH or tokens >= len(self.request.prompt) > instead
+
 
 class Generator:
     """Completes requests with a decoder.
+
+    A step runs the last token of each row that goes on, and along with these a part of the prompts of new rows.
 
     Args:
         end: the id at which a row stops.
@@ -68,8 +82,8 @@ class Generator:
 
     def __init__(self, decoder: Decoder, end: int, draft: bool = False):
         self.decoder, self.end, self.draft = decoder, end, draft
-        self.prompt: list[int] = []  # that was run last, its state and the logits after it
-        self.after: tuple[State, np.ndarray] | None = None
+        self.state = decoder.begin()
+        self.rows: list[Row] = []  # of the state; one that has ended stays until its place is taken
 
     def run_all(self, requests: Iterable[Request], places: int) -> None:
         """Completes requests that do not depend on each other, so many rows at a time."""
@@ -83,76 +97,86 @@ class Generator:
             following: is given the request that is completed, None at the beginning, and gives the one that takes its
                 place, or None.
         """
-        begun = list(itertools.islice(iter(lambda: self._begin(following), None), places))
-        rows, states = [row for row, _ in begun], [(state, 0) for _, state in begun]
-        del begun
+        rows = [self._row(request) for request in itertools.islice(iter(lambda: following(None), None), places)]
         while rows:
-            alone = len(states) == len(states[0][0].lengths) == 1
-            state = states[0][0] if alone else self.decoder.take(states)
-            del states
-            while all(row.running for row in rows):
-                self._step(state, rows)
-                for i, row in enumerate(rows):
-                    if not row.running and (new := self._begin(following, row, (state, i))):
-                        rows[i], one = new
-                        if len(rows) == 1:
-                            state = one
-                        else:
-                            self.decoder.put(state, i, one)
-            states = [(state, i) for i, row in enumerate(rows) if row.running]
-            rows = [row for row in rows if row.running]
+            stepped = [row.running for row in rows]
+            self._place(rows)
+            self._step()
+            for i, row in enumerate(rows):
+                if stepped[i] and not row.running and (request := following(row.request)):
+                    rows[i] = self._row(request)
+            running = [row for row in rows if row.running]
+            if 2 * len(running) <= len(rows):  # not each time that one ends, as the others are copied
+                rows = running
 
-    def _begin(
-        self, following: Following, row: Row | None = None, place: tuple[State, int] | None = None
-    ) -> tuple[Row, State] | None:
-        """The next request that is not completed by its first token, with a state of its own; None if there is none.
+    def _row(self, request: Request) -> Row:
+        left = min(request.new_tokens, self.decoder.config.n_ctx - len(request.prompt))
+        return Row(request, list(request.prompt), left, Lookup())
 
-        row, place: what is completed, and where it is cached.
+    def _place(self, rows: list[Row]) -> None:
+        """Makes the state that of these rows.
+
+        A new row begins with what it has in common with a row of the state, or waits if more of it is being run.
         """
-        while request := following(row.request if row else None):
-            state, logits = self._prefill(request.prompt, row.ids if row else [], place)
-            left = min(request.new_tokens, self.decoder.config.n_ctx - len(request.prompt))
-            row, place = Row(request, list(request.prompt), left, Lookup()), (state, 0)
-            row.choose(logits, self.end)
-            if row.running:
-                return row, state
-        return None
+        places = []
+        for i, row in enumerate(rows):
+            if row.placed:
+                places.append((self.rows.index(row), row.cached))
+                continue
+            self._begin(row)
+            common = [min(in_common(row.ids[:-1], other.ids), other.cached) for other in self.rows] or [0]
+            source, most = min(i, len(common) - 1), max(common)
+            if row.gains(most, common[source]):
+                source = common.index(most)
+            coming = [
+                in_common(row.request.prompt, other.request.prompt)
+                for other in rows
+                if other.placed and other.running and other.after is None
+            ]
+            row.placed = not row.gains(max(coming, default=0), common[source])
+            row.cached = common[source] if row.placed else 0
+            places.append((source, row.cached))
+        self.state, self.rows = self.decoder.take(self.state, places), list(rows)
 
-    def _prefill(self, prompt: list[int], ids: list[int], place: tuple[State, int] | None) -> tuple[State, np.ndarray]:
-        """A state of a prompt, and the logits of what follows.
+    def _begin(self, row: Row) -> None:
+        """Chooses a row's first token if its prompt has been run."""
+        if row.after is None:
+            same = [other for other in self.rows if other.request.prompt == row.request.prompt]
+            row.after = next((other.after for other in same if other.after is not None), None)
+            if row.after is not None:
+                row.choose(row.after, self.end)
 
-        What it has in common with the row whose place it takes, or with the last prompt, is not run again.
-        """
-        if self.after and prompt == self.prompt:
-            state = self.decoder.take([(self.after[0], 0)])
-            state.lengths[0] = len(prompt)
-            return state, self.after[1]
-        common, source = in_common(prompt, self.prompt), (self.after[0], 0) if self.after else None
-        if place and (cached := in_common(prompt, ids[: place[0].lengths[place[1]]])) > common:
-            common, source = cached, place
-        common = min(common, len(prompt) - 1)
-        if source and common >= WORTH:
-            state = self.decoder.take([source])
-            state.lengths[0] = common
-        else:
-            state, common = self.decoder.begin(), 0
-        logits = self.decoder.extend(state, [prompt[common:]], last=True)[0]
-        self.prompt, self.after = prompt, (state, logits)
-        return state, logits
-
-    def _step(self, state: State, rows: list[Row]) -> None:
-        """One token of every row, or more where guesses are right."""
-        guesses: list[list[int]] = [[] for _ in rows]
-        if self.draft:
-            guesses = [row.lookup.guess(row.ids, min(COUNT, row.left - 1)) for row in rows]
-        new = [[row.ids[-1], *guess] for row, guess in zip(rows, guesses, strict=True)]
-        after = np.split(self.decoder.extend(state, new), np.cumsum([len(part) for part in new])[:-1])
-        for row, guess, logits in zip(rows, guesses, after, strict=True):
+    def _step(self) -> None:
+        """One token of every row whose prompt has been run, or more where guesses are right, and a part of prompts."""
+        room, new = self.decoder.chunk, []
+        guesses: list[list[int] | None] = []  # None where the prompt goes on
+        for row in self.rows:
+            part = row.ids[row.cached :] if row.running and row.placed else []
+            if len(part) > 1:
+                part = part[:room]
+                room -= len(part)
+            row.cached += len(part)
+            guess = self._guess(row) if part and row.cached == len(row.ids) else None
+            guesses.append(guess)
+            new.append([*part, *(guess or [])])
+        if not any(new):  # all have ended with what was known
+            return
+        wanted = [0 if guess is None else 1 + len(guess) for guess in guesses]
+        after = np.split(self.decoder.extend(self.state, new, wanted), np.cumsum(wanted)[:-1])
+        for row, guess, logits in zip(self.rows, guesses, after, strict=True):
+            if guess is None:
+                continue
+            if row.after is None:
+                row.after = logits[0].copy()
             for one, guessed in zip(logits, [*guess, None], strict=True):
                 row.choose(one, self.end)
                 if not row.running or row.ids[-1] != guessed:
                     break
-        state.lengths = np.array([len(row.ids) - 1 for row in rows], "int32")
+                row.cached += 1
+        self.state.lengths = np.array([row.cached for row in self.rows], "int32")
+
+    def _guess(self, row: Row) -> list[int]:
+        return row.lookup.guess(row.ids, min(COUNT, row.left - 1)) if self.draft else []
 
 
 def sample(
@@ -204,6 +228,4 @@ def row_generators(seed: int | None, count: int) -> list[np.random.Generator]:
 
 def in_common(a: list[int], b: list[int]) -> int:
     """How many ids two rows have in common at their beginning."""
-    shorter = min(len(a), len(b))
-    different = np.flatnonzero(np.array(a[:shorter]) != np.array(b[:shorter]))
-    return int(different[0]) if len(different) else shorter
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,5 +1,6 @@
 """The Keras graph as a decoder, on any device and either backend."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from gpt_tf2.generation.decoder import State
 from gpt_tf2.model import GPT2, Rows, causal_mask
 
 BUCKET = 64  # slots are added in multiples of it
+ALONE = 16  # tokens from which on a row is run alone, as the others would have to be filled up to as many
 
 
 class GraphDecoder:
@@ -21,6 +23,8 @@ class GraphDecoder:
     Numbers of tokens are rounded up, as those of slots are, so that few shapes are traced.
     """
 
+    chunk = sys.maxsize
+
     def __init__(self, model: GPT2, device: str = ""):
         self.model, self.config, self.name = model, model.config, f"{device}, {model.compute_dtype}"
         self._first = compiled(model, self._first_graph)
@@ -30,38 +34,58 @@ class GraphDecoder:
         shape = (1, self.config.n_head, 0, self.config.n_embd // self.config.n_head)
         return State(np.zeros(1, "int32"), [ops.zeros(shape, self.model.compute_dtype)] * (2 * self.config.n_layer))
 
-    def extend(self, state: State, rows: Sequence[Sequence[int]], last: bool = False) -> np.ndarray:
+    def extend(self, state: State, rows: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> np.ndarray:
+        wanted = [len(row) for row in rows] if wanted is None else wanted
+        alone = {
+            i: State(state.lengths[i : i + 1], [array[i : i + 1] for array in state.cache])
+            for i, row in enumerate(rows)
+            if len(row) > ALONE and len(rows) > 1
+        }
+        found = {i: self._extend(one, [rows[i]], [wanted[i]]) for i, one in alone.items()}
+        if len(alone) < len(rows):
+            together = [() if i in alone else row for i, row in enumerate(rows)]
+            wanted = [0 if i in alone else count for i, count in enumerate(wanted)]
+            logits = np.split(self._extend(state, together, wanted), np.cumsum(wanted)[:-1])
+            found = dict(enumerate(logits)) | found
+        if alone:
+            self._join(state, alone)
+        return np.concatenate([found[i] for i in range(len(rows))])
+
+    def _extend(self, state: State, rows: Sequence[Sequence[int]], wanted: Sequence[int]) -> np.ndarray:
+        """As `extend`, all rows padded to the longest."""
         counts = np.array([len(row) for row in rows], "int32")
         width = rounded(max(2, *map(len, rows)))  # of a single score Keras warns that it always has the weight 1
         tokens = np.zeros((len(rows), width), "int32")
         for line, row in zip(tokens, rows, strict=True):
             line[: len(row)] = row
-        firsts, columns = width * np.arange(len(rows), dtype="int32"), np.arange(counts.max(), dtype="int32")
-        picks = firsts + counts - 1 if last else (firsts[:, None] + columns).ravel()
+        last = np.arange(-rounded(max(1, *wanted)), 0, dtype="int32")  # of so many the logits are computed
+        picks = width * np.arange(len(rows), dtype="int32")[:, None] + np.maximum(0, counts[:, None] + last)
         slots = slots_for(state.lengths.max() + width)
         if state.lengths.any():
             cache = [grown(array, slots) for array in state.cache]
             state.cache = []  # its memory is used again
-            logits, state.cache = self._more(cache, tokens, state.lengths, picks)
+            logits, state.cache = self._more(cache, tokens, state.lengths, picks.ravel())
         else:
-            logits, cache = self._first(tokens, picks)
+            logits, cache = self._first(tokens, picks.ravel())
             state.cache = [grown(array, slots) for array in cache]
         state.lengths = state.lengths + counts
-        return np.asarray(logits) if last else np.asarray(logits)[(columns < counts[:, None]).ravel()]
+        return np.asarray(logits)[(last >= -np.array(wanted)[:, None]).ravel()]
 
-    def take(self, sources: Sequence[tuple[State, int]]) -> State:
-        lengths = np.array([state.lengths[row] for state, row in sources], "int32")
-        slots = max(state.cache[0].shape[2] for state, _ in sources)
-        cache = [
-            ops.concatenate([grown(state.cache[i][row : row + 1], slots) for state, row in sources])
-            for i in range(2 * self.config.n_layer)
-        ]
-        return State(lengths, cache)
+    def _join(self, state: State, alone: dict[int, State]) -> None:
+        """Puts back rows that have been run alone."""
+        slots = max(part.cache[0].shape[2] for part in (state, *alone.values()))
+        for k, array in enumerate(state.cache):
+            parts = [alone[i].cache[k] if i in alone else array[i : i + 1] for i in range(len(state.lengths))]
+            state.cache[k] = ops.concatenate([grown(part, slots) for part in parts])
+        for i, one in alone.items():
+            state.lengths[i] = one.lengths[0]
 
-    def put(self, state: State, row: int, source: State) -> None:
-        places = [(source, 0) if i == row else (state, i) for i in range(len(state.lengths))]
-        taken = self.take(places)
-        state.lengths, state.cache = taken.lengths, taken.cache
+    def take(self, state: State, places: Sequence[tuple[int, int]]) -> State:
+        sources, lengths = [row for row, _ in places], np.array([tokens for _, tokens in places], "int32")
+        if sources == list(range(len(state.lengths))):
+            return State(lengths, state.cache)
+        slots = slots_for(lengths.max())
+        return State(lengths, [ops.take(array, sources, axis=0)[:, :, :slots] for array in state.cache])
 
     def _first_graph(self, tokens: Any, picks: Any) -> tuple[Any, list[Any]]:
         width = ops.shape(tokens)[1]

@@ -14,8 +14,6 @@ from gpt_tf2.config import GPT2Config
 from gpt_tf2.generation.attention import WIDTH, attend
 from gpt_tf2.generation.decoder import State
 
-CHUNK = 128  # tokens of a prompt that are computed at a time: more are no faster, and take more memory
-
 
 class LiteRTDecoder:
     """Runs a converted model; see `Decoder`.
@@ -26,6 +24,8 @@ class LiteRTDecoder:
         folder: what `convert` wrote.
         precision: float32 or int8, of the matrices and of the cache.
     """
+
+    chunk = 128  # more are no faster, and take more memory
 
     def __init__(self, folder: Path, config: GPT2Config, precision: str):
         self.config, self.precision, self.name = config, precision, f"LiteRT on CPU, {precision}"
@@ -42,40 +42,34 @@ class LiteRTDecoder:
         scales = np.zeros((1, 2, heads, 1, WIDTH), "float32")
         return State(np.zeros(1, "int32"), [array.copy() for _ in self.stages for array in (cache, scales)])
 
-    def extend(self, state: State, rows: Sequence[Sequence[int]], last: bool = False) -> np.ndarray:
-        counts = [len(row) for row in rows]
-        tiles = tiles_for((state.lengths + counts).max())
-        state.cache = [grown(array, tiles) for array in state.cache]
-        parts = [self._hidden(state, [row[at : at + CHUNK] for row in rows]) for at in range(0, max(counts), CHUNK)]
-        hidden = [np.concatenate(of_row)[-1 if last else 0 :] for of_row in zip(*parts, strict=True)]
-        return self.head(x=np.concatenate(hidden))["logits"]
-
-    def _hidden(self, state: State, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """Appends tokens to the rows of a state that has room for them → hidden states of each row, [tokens, C]."""
+    def extend(self, state: State, rows: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> np.ndarray:
         counts = np.array([len(row) for row in rows], "int32")
+        tiles = tiles_for((state.lengths + counts).max())
+        for i, array in enumerate(state.cache):
+            state.cache[i] = grown(array, tiles)
         places = [np.arange(first, first + count) for first, count in zip(state.lengths, counts, strict=True)]
         found = self.first(x=self.wte[[id for row in rows for id in row]] + self.wpe[np.concatenate(places)])
         for run, cache, scales in zip(self.stages, state.cache[::2], state.cache[1::2], strict=True):
             attended = attend(found["new"].reshape(-1, 3, *self.size), counts, state.lengths, cache, scales)
             found = run(x=found["x"], attended=attended.reshape(-1, self.config.n_embd))
         state.lengths = state.lengths + counts
-        return np.split(found["x"], np.cumsum(counts)[:-1])
+        of_rows = np.split(found["x"], np.cumsum(counts)[:-1])
+        if wanted is not None:
+            of_rows = [part[len(part) - count :] for part, count in zip(of_rows, wanted, strict=True)]
+        hidden = np.concatenate(of_rows)
+        return self.head(x=hidden)["logits"] if len(hidden) else np.zeros((0, self.config.n_vocab), "float32")
 
-    def take(self, sources: Sequence[tuple[State, int]]) -> State:
-        lengths = np.array([state.lengths[row] for state, row in sources], "int32")
-        tiles, cache = tiles_for(lengths.max()), []
-        for arrays in zip(*(state.cache for state, _ in sources), strict=True):
-            of_rows = (array[row : row + 1, :, :, :tiles] for array, (_, row) in zip(arrays, sources, strict=True))
-            cache.append(np.concatenate([grown(array, tiles) for array in of_rows]))
-        return State(lengths, cache)
-
-    def put(self, state: State, row: int, source: State) -> None:
-        tiles = tiles_for(source.lengths[0])
-        state.cache = [grown(array, tiles) for array in state.cache]
-        for place, array in zip(state.cache, source.cache, strict=True):
-            place[row, :, :, :tiles] = array[0, :, :, :tiles]
-        state.lengths = state.lengths.copy()
-        state.lengths[row] = source.lengths[0]
+    def take(self, state: State, places: Sequence[tuple[int, int]]) -> State:
+        sources, lengths = [row for row, _ in places], np.array([tokens for _, tokens in places], "int32")
+        if len(places) != len(state.lengths):
+            tiles = tiles_for(lengths.max())
+            return State(lengths, [array[sources, :, :, :tiles] for array in state.cache])
+        moved = [i for i, (row, tokens) in enumerate(places) if row != i and tokens]
+        if moved:
+            tiles, sources = tiles_for(lengths[moved].max()), [sources[i] for i in moved]
+            for array in state.cache:
+                array[moved, :, :, :tiles] = array[sources, :, :, :tiles]
+        return State(lengths, state.cache)
 
 
 def signatures(path: Path) -> list:
