@@ -157,6 +157,34 @@ def test_a_prompt_is_run_along_with_other_rows(decoder: Decoder, monkeypatch: py
     assert runs == [[3, 5], [1, 8], [6, 2], [1, 5], [1, 1], [1]]
 
 
+def test_rows_wait_for_what_one_behind_them_has_in_common(
+    decoder: Decoder, full: Callable[[list[int]], np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    extend = decoder.extend
+    monkeypatch.setattr(
+        decoder, "extend", lambda state, rows, wanted: runs.append([*map(len, rows)]) or extend(state, rows, wanted)
+    )
+    monkeypatch.setattr(decoder, "chunk", 20)
+    first, other, long = (EXPECTED["tokens"][i].tolist() for i in range(3))
+    prompts = [first[:3], other[:4], long[:60], [*long[:56], 1], [*long[:56], 2, 3]]
+    found: list[list[int]] = [[] for _ in prompts]
+    requests = [
+        Request(
+            prompt,
+            1 if len(prompt) < 5 else 4,
+            make_sampler(0),
+            np.random.default_rng(0),
+            functools.partial(appended, row),
+        )
+        for prompt, row in zip(prompts, found, strict=True)
+    ]
+    Generator(decoder, NO_END).run_all(requests, 3)
+    assert runs[:5] == [[3, 4, 13], [0, 0, 20], [0, 0, 20], [4, 5, 7], [1, 1, 1]]
+    for request, row in zip(requests, found, strict=True):
+        assert row == greedy(full, request.prompt, request.new_tokens)
+
+
 def test_what_prompts_have_in_common_is_run_once(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     extend = decoder.extend

@@ -118,13 +118,14 @@ class Generator:
 
         A new row begins with what it has in common with a row of the state, or waits if more of it is being run.
         """
+        cached = [(row.ids, row.cached) for row in self.rows]
         places = []
         for i, row in enumerate(rows):
             if row.placed:
                 places.append((self.rows.index(row), row.cached))
                 continue
             self._begin(row)
-            common = [min(in_common(row.ids[:-1], other.ids), other.cached) for other in self.rows] or [0]
+            common = [min(in_common(row.ids[:-1], ids), count) for ids, count in cached] or [0]
             source, most = min(i, len(common) - 1), max(common)
             if row.gains(most, common[source]):
                 source = common.index(most)
