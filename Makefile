@@ -12,7 +12,7 @@ test: .venv/test
 	$(BIN)/pytest -n 2
 	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/test_model.py tests/test_walk.py tests/test_optimizers.py \
 		tests/test_packing.py tests/test_training.py tests/test_lora.py tests/test_devices.py tests/test_generation.py \
-		tests/test_decoders.py
+		tests/test_sampling.py tests/test_decoders.py
 
 lint: .venv/test
 	$(BIN)/ruff format --check .
