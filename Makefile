@@ -10,14 +10,14 @@ demo: .venv/demo
 # The network, training and generation are tested on both backends.
 test: .venv/test
 	$(BIN)/pytest -n 2
-	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/test_model.py tests/test_walk.py tests/test_optimizers.py \
-		tests/test_packing.py tests/test_training.py tests/test_lora.py tests/test_devices.py tests/test_generation.py \
-		tests/test_sampling.py tests/test_decoders.py
+	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/test_model.py tests/training tests/data/test_packing.py tests/generation \
+		tests/decoding/test_decoders.py
 
 lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -25,8 +25,8 @@ LENGTH = 1024
 
 PREPARE = """
 import sys
-from gpt_tf2.commands.data import prepare
-from gpt_tf2.progress import Counter
+from gpt_tf2.data.dataset import prepare
+from gpt_tf2.commands.progress import Counter
 from gpt_tf2.tokenizer import Tokenizer
 with Counter("preparing", "stories") as counter:
     tokens = prepare("cnndm", sys.argv[1], "train", Tokenizer(*sys.argv[2:4]), None, counter.show, lambda: None)
@@ -78,9 +78,9 @@ def measured(folder: Path) -> tuple[float, float]:
 
 def padding(folder: Path, batch_size: int) -> dict[str, float]:
     """The share of 200 batches that is padding: packed, and one example a row, padded to the batch's longest."""
+    from gpt_tf2.data.packing import Packed
+    from gpt_tf2.data.prepared import prepare
     from gpt_tf2.tokenizer import Tokenizer
-    from gpt_tf2.training.packing import Packed
-    from gpt_tf2.training.tokens import prepare
 
     tokenizer = Tokenizer(*vocabulary())
     tokens = prepare("cnndm", str(folder), "train", tokenizer, None, lambda done, total: None, lambda: None)

@@ -41,9 +41,9 @@ from processes import Row, peaks, rows_of, run_alone, vocabulary, write_rows
 
 from gpt_tf2.checkpoints import huggingface, open_checkpoint
 from gpt_tf2.config import SIZES, tensor_shapes
-from gpt_tf2.generation.decoder import Decoder
-from gpt_tf2.generation.generate import Generator, Request, appended
+from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.generation.sampling import Sampler, make_sampler
+from gpt_tf2.generation.scheduler import Generator, Request, appended
 
 ROOT = Path(__file__).parent.parent
 CONFIG = SIZES["124M"]
@@ -67,7 +67,7 @@ def prompts(work: str) -> list[list[int]]:
 
 
 def run_ours(precision: str, folder: Path) -> Run:
-    from gpt_tf2.generation.litert import LiteRTDecoder
+    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     decoder, sampler = LiteRTDecoder(folder / precision, CONFIG, precision), make_sampler(top_p=0.8)
 
@@ -105,8 +105,8 @@ def prepare(folder: Path, systems: list[str]) -> None:
         for precision in PRECISIONS["llama.cpp"]:
             write_llama_cpp(folder, precision, CONFIG, tensors)
     if "gpt-tf2" in systems:
-        from gpt_tf2.backend import start
-        from gpt_tf2.generation.convert import convert
+        from gpt_tf2.backend.starting import start
+        from gpt_tf2.decoding.litert.graphs import convert
 
         start()
         for precision in PRECISIONS["gpt-tf2"]:
@@ -164,7 +164,7 @@ def command(system: str, precision: str, folder: Path) -> dict[str, float]:
 
 def steps(precision: str, folder: Path) -> dict[str, float]:
     """Milliseconds of one row's step after so many tokens."""
-    from gpt_tf2.generation.litert import LiteRTDecoder
+    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     decoder = LiteRTDecoder(folder / precision, CONFIG, precision)
     found = {}
@@ -203,7 +203,7 @@ def copied(article: list[int], count: int, draw: np.random.Generator) -> list[in
 
 def draft(precision: str, folder: Path) -> dict[str, float]:
     """New tokens a second after the prompt's 300, 200 of them, with drafting and without."""
-    from gpt_tf2.generation.litert import LiteRTDecoder
+    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     decoder, draw = LiteRTDecoder(folder / precision, CONFIG, precision), np.random.default_rng(0)
     article = draw.integers(0, 50000, 300).tolist()
@@ -232,7 +232,7 @@ def noted(times: list[float], id: int) -> bool:
 
 def evaluate(precision: str, folder: Path) -> dict[str, float]:
     """Seconds for 64 completions as `evaluate.py` makes them and in fixed batches, of short and of long articles."""
-    from gpt_tf2.generation.litert import LiteRTDecoder
+    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     decoder, draw, figures = LiteRTDecoder(folder / precision, CONFIG, precision), np.random.default_rng(0), {}
     for mean in (200, 900):

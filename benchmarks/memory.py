@@ -32,13 +32,14 @@ def batch() -> np.ndarray:
 
 def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
     """The precision, and a training step."""
-    from gpt_tf2.backend import has_fast_bfloat16, start
+    from gpt_tf2.backend.hardware import has_fast_bfloat16
+    from gpt_tf2.backend.starting import start
 
     start(lean=True)
     precision = "bfloat16" if has_fast_bfloat16() else "float32"
     from gpt_tf2.config import SIZES, adapter_shapes
+    from gpt_tf2.data.batches import whole_rows
     from gpt_tf2.model import GPT2
-    from gpt_tf2.training.batches import whole_rows
     from gpt_tf2.training.lora import add_adapters
     from gpt_tf2.training.optimizers import find_optimizer
     from gpt_tf2.training.trainer import Trainer

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import training
 from processes import Row, rows_of, vocabulary, write_rows
 
+import training
 from gpt_tf2.checkpoints import huggingface
 from gpt_tf2.config import SIZES, tensor_shapes
 

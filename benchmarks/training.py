@@ -43,15 +43,15 @@ def rows(work: str) -> tuple[int, int]:
 
 def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
     """The steps of a run: how many tokens or examples each is, and what does it."""
-    from gpt_tf2.backend import start
+    from gpt_tf2.backend.starting import start
 
     start()
     from gpt_tf2.config import SIZES
+    from gpt_tf2.data.batches import whole_rows
+    from gpt_tf2.data.packing import Packed
+    from gpt_tf2.data.prepared import COMPLETION, PASSAGE, PROMPT, Tokens
     from gpt_tf2.model import GPT2
-    from gpt_tf2.training.batches import whole_rows
     from gpt_tf2.training.optimizers import AdamW
-    from gpt_tf2.training.packing import Packed
-    from gpt_tf2.training.tokens import COMPLETION, PASSAGE, PROMPT, Tokens
     from gpt_tf2.training.trainer import Trainer
 
     trainer = Trainer(GPT2(SIZES["124M"], precision=precision), AdamW())
@@ -130,7 +130,7 @@ def run_keras_hub(precision: str, work: str) -> Iterator[tuple[int, Callable[[],
     import keras
     import keras_hub
 
-    from gpt_tf2.backend import use_xla
+    from gpt_tf2.backend.compiling import use_xla
 
     keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
     sizes = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "intermediate_dim": 3072}

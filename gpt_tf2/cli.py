@@ -4,8 +4,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from gpt_tf2.commands.flags import parse
 from gpt_tf2.errors import InputError
-from gpt_tf2.flags import parse
 
 
 def demo(arguments: Sequence[str], prog: str) -> None:
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
             raise InputError(f"unknown command: give one of {', '.join(COMMANDS)}")
         COMMANDS[command](arguments[1:], prog)
     except InputError as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{prog}: {' '.join(error.on_command_line().split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import read_utf8
+from gpt_tf2.storage.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +94,3 @@ def adapter_shapes(config: GPT2Config, rank: int, matrices: Sequence[str] = MATR
         if matrix in matrices and name.endswith("/w"):
             shapes |= {f"{block}/{matrix}/lora_a": (shape[0], rank), f"{block}/{matrix}/lora_b": (rank, shape[1])}
     return shapes
-
-
-def read_json(path: str | Path) -> object:
-    """The content of a JSON file. Raises InputError, naming file and place, if it cannot be read or parsed."""
-    try:
-        return json.loads(read_utf8(path, undecoded="not a JSON file; check the path"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg}): fetch or write the file again") from None

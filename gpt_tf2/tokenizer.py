@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
-from gpt_tf2.config import read_json
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import read_utf8
+from gpt_tf2.storage.files import read_json, read_utf8
 
 END_OF_TEXT = "<|endoftext|>"
 

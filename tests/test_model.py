@@ -2,18 +2,18 @@
 
 import numpy as np
 import pytest
-from conftest import OPENAI_TINY
-from gradients import loss_and_gradients
 from keras import ops
 
 from gpt_tf2 import GPT2, GPT2Config, InputError, load_model
 from gpt_tf2.checkpoints.huggingface import transformers_name
 from gpt_tf2.config import SIZES, tensor_shapes
+from gpt_tf2.data.batches import whole_rows
 from gpt_tf2.model import causal_mask
-from gpt_tf2.training.batches import whole_rows
 from gpt_tf2.training.optimizers import AdamW
 from gpt_tf2.training.trainer import Trainer
 from gpt_tf2.training.walk import Walk
+from helpers.gradients import loss_and_gradients
+from helpers.processes import OPENAI_TINY
 
 EXPECTED = np.load(OPENAI_TINY / "expected.npz")
 SMALL = GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=2)

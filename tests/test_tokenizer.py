@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import tiktoken.load
-from conftest import OPENAI_TINY
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 
 from gpt_tf2 import Tokenizer
+from helpers.processes import OPENAI_TINY
 
 
 @pytest.fixture(scope="module")

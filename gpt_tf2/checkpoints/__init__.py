@@ -7,7 +7,7 @@ from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai
 from gpt_tf2.checkpoints.checkpoint import Checkpoint, beside, home
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import write_text
+from gpt_tf2.storage.files import write_text
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import atomic_write
+from gpt_tf2.storage.files import atomic_write
 
 # What h5py raises for a file that HDF5 cannot make sense of.
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError)

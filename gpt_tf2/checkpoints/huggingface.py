@@ -12,9 +12,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from gpt_tf2.checkpoints.checkpoint import Checkpoint, beside, home
-from gpt_tf2.config import GPT2Config, read_json, tensor_shapes
+from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import atomic_write, write_text
+from gpt_tf2.storage.files import atomic_write, read_json, write_text
 
 # transformers' key → the only value that OpenAI's graph has.
 FIXED = {

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gpt_tf2.backend import quiet
+from gpt_tf2.backend.starting import quiet
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import atomic_write, write_text
+from gpt_tf2.storage.files import atomic_write, write_text
 
 DATA = ".data-00000-of-00001"
 

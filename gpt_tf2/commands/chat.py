@@ -5,13 +5,13 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from gpt_tf2.commands.engine import find_source, open_decoder, to_stderr
+from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import ModelSettings
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import read_utf8
-from gpt_tf2.flags import flag
-from gpt_tf2.generation.generate import Generator, Request, row_generators
-from gpt_tf2.generation.predict import prompt_ids
-from gpt_tf2.generation.writer import Writer
+from gpt_tf2.evaluation.predictions import prompt_ids
+from gpt_tf2.generation.scheduler import Generator, Request, row_generators
+from gpt_tf2.generation.text_stream import Writer
+from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks import coqa
 from gpt_tf2.tasks.task import Example, Turn
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from tokenizers import Tokenizer as BytePairTrainer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from gpt_tf2.backend import start
+from gpt_tf2.backend.starting import start
 from gpt_tf2.checkpoints import save_model
 from gpt_tf2.commands.finetune import finetune
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.generate import GenerateSettings, generate
 from gpt_tf2.config import GPT2Config
-from gpt_tf2.files import write_text
+from gpt_tf2.storage.files import write_text
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer, byte_characters
 
 FOLDER = Path("models/demo")

@@ -15,11 +15,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from gpt_tf2.checkpoints.download import BASE, FILES, download_file
+from gpt_tf2.commands.flags import flag
 from gpt_tf2.config import SIZES
-from gpt_tf2.download import BASE, FILES, download_file
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import check_writable
-from gpt_tf2.flags import flag
+from gpt_tf2.storage.files import check_writable
 
 BASE_VARIABLE = "GPT_TF2_BASE_URL"
 

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt_tf2.backend import has_gpu, start
+from gpt_tf2.backend.hardware import has_gpu
+from gpt_tf2.backend.starting import start
 from gpt_tf2.checkpoints import Checkpoint, find_config, find_tokenizer, home, locate, open_checkpoint, read_model
+from gpt_tf2.commands.progress import Counter
 from gpt_tf2.config import GPT2Config
+from gpt_tf2.decoding.litert import conversion
 from gpt_tf2.errors import InputError
-from gpt_tf2.generation import conversion
-from gpt_tf2.progress import Counter
-from gpt_tf2.scoring import perplexity
+from gpt_tf2.evaluation import perplexity
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from gpt_tf2.commands.model_settings import ModelSettings
-    from gpt_tf2.generation.decoder import Decoder
+    from gpt_tf2.decoding.decoder import Decoder
 
 SAMPLE = "validation.npy"  # tokens that a fine-tuned model did not see, in its home
 SAMPLED = 1024  # tokens whose perplexity tells what int8 costs
@@ -106,10 +107,10 @@ def open_decoder(source: Source, say: Say) -> "Decoder":
     """
     if source.engine == "graph":
         device = start()
-        from gpt_tf2.generation.graph import GraphDecoder
+        from gpt_tf2.decoding.keras_graph import GraphDecoder
 
         return GraphDecoder(read_model(source.opened(), source.config), device)
-    from gpt_tf2.generation.litert import LiteRTDecoder
+    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     kept = source.conversion or convert(source, say)
     if kept.perplexity:
@@ -122,8 +123,8 @@ def convert(source: Source, say: Say) -> conversion.Conversion:
     """Converts a checkpoint for LiteRT, once."""
     checkpoint, config = source.opened(), source.config
     start()
-    from gpt_tf2.generation.attention import compile_for
-    from gpt_tf2.generation.convert import convert as write_graphs
+    from gpt_tf2.decoding.litert.attention import compile_for
+    from gpt_tf2.decoding.litert.graphs import convert as write_graphs
 
     began = time.monotonic()
     quantized = source.precision == "int8"
@@ -141,8 +142,8 @@ def convert(source: Source, say: Say) -> conversion.Conversion:
 
 def perplexities(source: Source, folder: Path) -> tuple[float, float]:
     """The perplexity of a sample, in float32 and in int8."""
-    from gpt_tf2.generation.graph import GraphDecoder
-    from gpt_tf2.generation.litert import LiteRTDecoder
+    from gpt_tf2.decoding.keras_graph import GraphDecoder
+    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     ids = sample_of(source)
     decoders: list[Decoder] = [

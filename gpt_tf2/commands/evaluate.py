@@ -7,18 +7,18 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from gpt_tf2.backend import start
+from gpt_tf2.backend.starting import start
 from gpt_tf2.checkpoints import files_of, read_model
 from gpt_tf2.commands.engine import Source, find_source, open_decoder
+from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import ModelSettings
+from gpt_tf2.commands.progress import Counter
 from gpt_tf2.commands.score import print_table
+from gpt_tf2.decoding.litert.conversion import content
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import check_writable, read_utf8, write_text
-from gpt_tf2.flags import flag
-from gpt_tf2.generation.conversion import content
-from gpt_tf2.generation.predict import Asking, predict
-from gpt_tf2.journal import Journal
-from gpt_tf2.progress import Counter
+from gpt_tf2.evaluation.predictions import Asking, predict
+from gpt_tf2.storage.files import check_writable, read_utf8, write_text
+from gpt_tf2.storage.journal import Journal
 from gpt_tf2.tasks import check_split, find_task, text
 from gpt_tf2.tasks.task import Example, LeftOut, Scores, Task, read_examples
 from gpt_tf2.tokenizer import Tokenizer
@@ -147,7 +147,7 @@ def score_text(
     counter: Counter,
 ) -> Scores:
     """The perplexity of a text."""
-    from gpt_tf2.scoring import perplexity
+    from gpt_tf2.evaluation import perplexity
 
     streams = text.read_streams(settings.dataset_path, tokenizer)
     start()

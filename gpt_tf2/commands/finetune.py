@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_tf2.backend import device_memory, eagerly, free_memory, has_fast_bfloat16, start, use_xla
+from gpt_tf2.backend.compiling import eagerly, use_xla
+from gpt_tf2.backend.hardware import has_fast_bfloat16
+from gpt_tf2.backend.memory import device_memory, free_memory
+from gpt_tf2.backend.starting import start
 from gpt_tf2.checkpoints import (
     adapters,
     find_config,
@@ -19,14 +22,14 @@ from gpt_tf2.checkpoints import (
     save_model,
     save_vocabulary,
 )
-from gpt_tf2.commands.data import read_data
 from gpt_tf2.commands.engine import SAMPLE, SAMPLED
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, run_identity
 from gpt_tf2.config import GPT2Config, tensor_shapes
+from gpt_tf2.data.batches import Batches
+from gpt_tf2.data.dataset import read_data
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import atomic_write, check_writable
+from gpt_tf2.storage.files import atomic_write, check_writable
 from gpt_tf2.tasks import find_task
-from gpt_tf2.training.batches import Batches
 from gpt_tf2.training.memory import choose, total
 from gpt_tf2.training.state import History, load_state, read_run, save_state
 
@@ -66,7 +69,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     check_writable(home(output), written, "choose another --output_name, or mend the permissions")
 
     from gpt_tf2.commands.generate import sampled_text
-    from gpt_tf2.generation.graph import GraphDecoder
+    from gpt_tf2.decoding.keras_graph import GraphDecoder
     from gpt_tf2.generation.sampling import make_sampler
     from gpt_tf2.training.loop import Plan, train
     from gpt_tf2.training.lora import add_adapters

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_tf2.checkpoints import HDF5_SUFFIXES, check_format
+from gpt_tf2.commands.flags import flag
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
-from gpt_tf2.flags import flag
 from gpt_tf2.tasks import find_task
 from gpt_tf2.training.memory import SLOTS, Way, parse_memory
 

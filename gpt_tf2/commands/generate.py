@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_tf2.commands.engine import find_source, open_decoder, to_stderr
+from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import ModelSettings
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import read_utf8, write_text
-from gpt_tf2.flags import flag
-from gpt_tf2.generation.generate import Generator, Request, row_generators
 from gpt_tf2.generation.sampling import MinimumLength, Sampler
-from gpt_tf2.generation.writer import Writer, nowhere
+from gpt_tf2.generation.scheduler import Generator, Request, row_generators
+from gpt_tf2.generation.text_stream import Writer, nowhere
+from gpt_tf2.storage.files import read_utf8, write_text
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from gpt_tf2.generation.decoder import Decoder
+    from gpt_tf2.decoding.decoder import Decoder
 
 ESCAPED_QUOTATION_MARK = re.compile(r"""\\(["'`´‘’‚‛“”„‟«»‹›])""")
 LINE = "-" * 50

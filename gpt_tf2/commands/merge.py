@@ -3,11 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from gpt_tf2.backend import start
+from gpt_tf2.backend.starting import start
 from gpt_tf2.checkpoints import check_format, find_config, find_tokenizer, open_checkpoint, read_model, save_model
 from gpt_tf2.checkpoints.adapters import base_of
+from gpt_tf2.commands.flags import flag
 from gpt_tf2.errors import InputError
-from gpt_tf2.flags import flag
 
 
 @dataclasses.dataclass(frozen=True)

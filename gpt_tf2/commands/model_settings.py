@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
+from gpt_tf2.commands.flags import flag
 from gpt_tf2.errors import InputError
-from gpt_tf2.flags import flag
 from gpt_tf2.generation.sampling import Sampler, make_sampler
 
 ENGINES = ("auto", "litert", "graph")

@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from gpt_tf2.commands.finetune_settings import OPTIMIZERS
+from gpt_tf2.commands.flags import flag
 from gpt_tf2.config import SIZES
 from gpt_tf2.errors import InputError
-from gpt_tf2.flags import flag
 from gpt_tf2.training.memory import LORA_RANK, Way, parse_memory, predict
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from gpt_tf2.commands.flags import flag
 from gpt_tf2.errors import InputError
-from gpt_tf2.flags import flag
 from gpt_tf2.scoring import coqa, rouge
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gpt_tf2.commands.flags import flag
 from gpt_tf2.errors import InputError
-from gpt_tf2.flags import flag
 from gpt_tf2.tasks import check_split, find_task
 from gpt_tf2.tasks.task import LeftOut, Task, read_examples
 

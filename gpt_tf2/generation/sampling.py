@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gpt_tf2.generation.draws import drawn, nucleus
+from gpt_tf2.generation.kernels import drawn, nucleus
 
 
 class Rule(Protocol):

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gpt_tf2.config import read_json
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.files import read_json
 
 DOMAINS = {
     "mctest": "children_stories",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_tf2.files import read_utf8
-from gpt_tf2.processes import in_processes
+from gpt_tf2.backend.processes import in_processes
 from gpt_tf2.scoring.porter import stem
+from gpt_tf2.storage.files import read_utf8
 
 RESAMPLES = 1000
 FEW = 500  # pairs that are scored before other processes would have started

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import ftfy
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import read_utf8
 from gpt_tf2.scoring import rouge
 from gpt_tf2.scoring.sentences import repeated, sentences, tagged, tokenized
+from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
 
 SPLITS = ("train", "val", "test")

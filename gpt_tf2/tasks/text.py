@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.files import KEPT
+from gpt_tf2.storage.files import KEPT
 from gpt_tf2.tasks.task import Example, Turn, Unusable
 from gpt_tf2.tokenizer import Tokenizer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpt_tf2.files import atomic_write
+from gpt_tf2.storage.files import atomic_write
 from gpt_tf2.training.state import History
 
 

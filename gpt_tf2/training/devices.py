@@ -11,8 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from gpt_tf2.data.batches import Batch
 from gpt_tf2.errors import InputError
-from gpt_tf2.training.batches import Batch
 
 if keras.backend.backend() == "jax":
     import jax

@@ -10,8 +10,8 @@ from types import FrameType
 
 import numpy as np
 
+from gpt_tf2.data.batches import Batches
 from gpt_tf2.errors import InputError
-from gpt_tf2.training.batches import Batches
 from gpt_tf2.training.monitor import Monitor
 from gpt_tf2.training.schedule import Schedule
 from gpt_tf2.training.state import History

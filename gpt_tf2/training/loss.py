@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend import kernel, use_xla
+from gpt_tf2.backend.compiling import kernel, use_xla
 from gpt_tf2.model import Tensor
 from gpt_tf2.training.memory import CHUNK
 

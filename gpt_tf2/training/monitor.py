@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from tensorboard.summary import Writer
 
-from gpt_tf2.progress import Display, clock
+from gpt_tf2.commands.progress import Display, clock
 
 WINDOW = 20  # steps that tokens/s is averaged over
 

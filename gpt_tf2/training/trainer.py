@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend import in_place, kernel
+from gpt_tf2.backend.compiling import in_place, kernel
+from gpt_tf2.data.batches import Batch, parts
 from gpt_tf2.model import GPT2, Tensor
-from gpt_tf2.training.batches import Batch, parts
 from gpt_tf2.training.optimizers import Optimizer, Slots
 from gpt_tf2.training.state import Progress
 from gpt_tf2.training.walk import Gradients, Place, Walk, unmoved

@@ -9,13 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend import kernel, row_adder, trim, value_of
+from gpt_tf2.backend.compiling import kernel, row_adder, value_of
+from gpt_tf2.backend.memory import trim
+from gpt_tf2.data.batches import Batch
 from gpt_tf2.model import GPT2, Tensor, added, attend, block, causal_mask, embedded, layer_norm
-from gpt_tf2.training import fast
-from gpt_tf2.training.batches import Batch
-from gpt_tf2.training.gradients import Piece, Pull
+from gpt_tf2.training import custom_gradients as fast
 from gpt_tf2.training.loss import Head
 from gpt_tf2.training.memory import CHUNK
+from gpt_tf2.training.pullbacks import Piece, Pull
 
 DRAWS = 1 << 12  # random states kept for the dropouts of one step
 BLOCK_DRAWS = 1 << 3  # and of one block

@@ -1,0 +1,40 @@
+"""What the machine has: a GPU, instructions for bfloat16."""
+
+import os
+from pathlib import Path
+
+from gpt_tf2.backend.compiling import use_xla
+from gpt_tf2.backend.starting import start
+from gpt_tf2.storage.files import text_of
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow runs on a GPU; it is imported only where there is a driver for one."""
+    if not Path("/dev/nvidiactl").exists() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    start()
+    return use_xla()
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether the device has instructions for bfloat16: an Ampere GPU or newer, a TPU, or a CPU of AVX512-BF16 or AMX.
+
+    XLA on a CPU does not use them.
+    """
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        device = jax.local_devices()[0]
+        if device.platform == "gpu":
+            return float(device.compute_capability) >= 8
+        return device.platform == "tpu"
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return all(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details)
+    flags = text_of("/proc/cpuinfo").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,1 @@
+"""Text to batches: encoding, prepared tokens, packing."""

@@ -1,0 +1,1 @@
+"""Weights to the logits of the next token."""

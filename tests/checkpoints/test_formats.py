@@ -1,0 +1,159 @@
+"""The three formats: bit-identical round trips, foreign writers and readers, memory, atomic writing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_tf2 import GPT2, GPT2Config, Tokenizer, load_model, save_model
+from gpt_tf2.checkpoints import open_checkpoint
+from helpers.processes import OPENAI_TINY, ROOT, names
+
+SMALL = GPT2Config(n_vocab=512, n_ctx=32, n_embd=24, n_head=3, n_layer=2)
+TOKENS = np.arange(32, dtype="int32")[None]
+
+
+def tensors(model: GPT2) -> dict[str, np.ndarray]:
+    return {name: np.asarray(variable) for name, variable in model.tensors().items()}
+
+
+def same(one: GPT2, other: GPT2) -> bool:
+    a, b = tensors(one), tensors(other)
+    return one.config == other.config and list(a) == list(b) and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_every_format_gives_back_every_bit(tmp_path: Path) -> None:
+    model = load_model(OPENAI_TINY / "model.ckpt")
+    for path in ("a/model.ckpt", "b.h5", "c/model.safetensors", "d.ckpt", "e.safetensors", "f"):
+        save_model(model, tmp_path / path)
+        read = load_model(tmp_path / path)
+        assert same(model, read), path
+        model = read
+    assert (tmp_path / "f" / "model.ckpt.index").is_file()
+    assert not list(tmp_path.rglob(".*")), "temporary files are left"
+    original, last = (folder / "model.ckpt.data-00000-of-00001" for folder in (OPENAI_TINY, tmp_path / "f"))
+    assert original.read_bytes() == last.read_bytes()
+
+
+def test_reads_what_tf1s_saver_wrote_and_the_other_way_round(tmp_path: Path) -> None:
+    import tensorflow.compat.v1 as tf1
+
+    expected = tensors(GPT2(SMALL, seed=5))
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        for name, value in expected.items():
+            tf1.get_variable(f"model/{name}", initializer=value[None] if name.endswith("/w") else value)
+        session.run(tf1.global_variables_initializer())
+        tf1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    (tmp_path / "hparams.json").write_text(SMALL.to_json())
+    model = load_model(tmp_path)
+    assert all(np.array_equal(value, expected[name]) for name, value in tensors(model).items())
+
+    save_model(model, tmp_path / "again.ckpt")
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        variables = {
+            name: tf1.get_variable(f"model/{name}", shape=value[None].shape if name.endswith("/w") else value.shape)
+            for name, value in expected.items()
+        }
+        tf1.train.Saver().restore(session, str(tmp_path / "again.ckpt"))
+        read = session.run(variables)
+    assert all(np.array_equal(np.reshape(read[name], value.shape), value) for name, value in expected.items())
+
+
+def test_transformers_opens_our_folder_and_we_open_its(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = load_model(OPENAI_TINY)
+    tokenizer = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
+    save_model(model, tmp_path / "ours" / "model.safetensors", tokenizer)
+    assert names(tmp_path / "ours") == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report.values())
+    expected = theirs(torch.tensor(TOKENS, dtype=torch.long)).logits.detach().numpy()
+    assert np.abs(np.asarray(model(TOKENS)) - expected).max() <= 1e-5 * np.abs(expected).max()
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert words("She picked up the sword").input_ids == tokenizer.encode("She picked up the sword")
+
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert same(model, load_model(tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_without_prefix_and_with_masks_as_on_the_hub(tmp_path: Path, dtype: str) -> None:
+    from safetensors.numpy import save_file
+
+    from gpt_tf2.checkpoints.huggingface import transformers_name
+
+    model = GPT2(SMALL, seed=2)
+    save_model(model, tmp_path / "model.safetensors")
+    halves = {transformers_name(n).removeprefix("transformer."): t.astype(dtype) for n, t in tensors(model).items()}
+    masks = {f"h.{i}.attn.bias": np.tril(np.ones((1, 1, 32, 32), "float32")) for i in range(SMALL.n_layer)}
+    save_file({**halves, **masks}, tmp_path / "model.safetensors")
+    read = tensors(load_model(tmp_path))
+    assert all(np.array_equal(t.astype(dtype).astype("float32"), read[n]) for n, t in tensors(model).items())
+
+
+def test_h5_carries_its_hyper_parameters(tmp_path: Path) -> None:
+    save_model(GPT2(SMALL), tmp_path / "m.h5")
+    assert names(tmp_path) == ["m.h5"]
+    assert open_checkpoint(tmp_path / "m.h5").config == SMALL
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    model = GPT2(SMALL, seed=1)
+    paths = [tmp_path / "m.h5", tmp_path / "m.safetensors", tmp_path / "m.ckpt"]
+    for path in paths:
+        save_model(model, path)
+    limit = "import resource, signal; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+    program = f"""
+from gpt_tf2 import *
+import sys
+model = GPT2(GPT2Config({SMALL.n_vocab}, {SMALL.n_ctx}, {SMALL.n_embd}, {SMALL.n_head}, {SMALL.n_layer}), seed=9)
+{limit} signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for path in {[str(path) for path in paths]}:
+    try:
+        save_model(model, path)
+    except InputError as error:
+        print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3, result.stderr
+    for path, line in zip(paths, lines, strict=True):
+        assert line.startswith(str(path)) and "cannot be written" in line
+        assert same(load_model(path), model)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "m.h5", "model.safetensors"])
+def test_loading_holds_hardly_more_than_the_weights(tmp_path: Path, name: str) -> None:
+    """Of 40 million parameters, so that the interpreter's own memory does not blur the figure."""
+    config = GPT2Config(n_vocab=20000, n_ctx=64, n_embd=640, n_head=10, n_layer=6)
+    save_model(GPT2(config), tmp_path / name)
+    program = f"""
+from pathlib import Path
+from gpt_tf2.backend.starting import start
+start()
+from gpt_tf2 import *
+from gpt_tf2.config import tensor_shapes
+import math
+small = Path({str(OPENAI_TINY)!r})
+load_model(small)
+def memory(field):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
+before = memory("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+model = load_model({str(tmp_path / name)!r})
+weights = 4 * sum(math.prod(shape) for shape in tensor_shapes(model.config).values())
+print((memory("VmHWM") - before) / weights)
+"""
+    # What training with little memory sets for TensorFlow in a process goes on to those that it starts.
+    fresh = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=fresh, capture_output=True, text=True, check=True
+    )
+    ratio = float(result.stdout)
+    print(f"{name}: peak {ratio:.2f} × the weights")
+    assert 0.9 < ratio <= 1.3

@@ -1,0 +1,76 @@
+"""The example of docs/tasks.md, taken out of the page and run through every command."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from gpt_tf2.cli import main
+from helpers import made_up as madeup
+from helpers.processes import ROOT
+
+PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+COLOURS = {"apple": "red", "leaf": "green", "sky": "blue", "snow": "white", "coal": "black", "sun": "yellow"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    [program] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    Path("instructions.py").write_text(program, encoding="utf-8")
+    Path("data").mkdir()
+    for split in ("train", "test"):
+        pairs = [{"instruction": f"Tell the colour of {thing}", "answer": colour} for thing, colour in COLOURS.items()]
+        Path(f"data/{split}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return tmp_path
+
+
+def test_a_task_in_one_file_goes_the_whole_way(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    with Path("data/train.jsonl").open("a") as file:
+        file.write('{"instruction": "No answer"}\n')
+    madeup.write_model(Path("models/small"), 64)
+    own = ["--data_loader", "instructions.py", "--dataset_path", "data"]
+    assert main(["show-data", *own, "--json"]) == 0
+    out, err = capsys.readouterr()
+    shown = [json.loads(line) for line in out.splitlines()]
+    assert len(shown) == 6 and "left out 1, no instruction and answer: data/train.jsonl:7" in err
+    expected = {"prompt": "Tell the colour of apple\nAnswer:", "completion": " red"}
+    assert shown[0] == {"id": "data/train.jsonl:1", **expected}
+    training = ["--num_epoch", "1", "--steps_per_epoch", "120", "--batch_size", "4", "--length", "64"]
+    training += ["--base_lr", "0.003", "--sample_every", "60", "--output_name", "mine.h5"]
+    assert main(["finetune", *own, "--model", "small", *training]) == 0
+    out = capsys.readouterr().out
+    assert "left out 1, no instruction and answer" in out and "data: 6 examples" in out
+    assert main(["evaluate", *own, "--model", "output/mine.h5", "--temperature", "0", "--length", "10"]) == 0
+    assert "exact match" in capsys.readouterr().out
+    scores = json.loads(Path("output/mine_instructions_test.scores.json").read_text())
+    assert scores == {"answers": {"exact match": {"share": 1.0, "answers": 6}}}
+    answers = [json.loads(line) for line in Path("output/mine_instructions_test.jsonl").read_text().splitlines()]
+    assert [answer["answer"] for answer in answers] == list(COLOURS.values())
+
+
+@pytest.mark.parametrize(
+    ("data_loader", "held"),
+    [
+        ("no.py", ["--data_loader no.py", "unknown", "FILE.py"]),
+        ("instructions", ["--data_loader instructions", "text, cnndm, coqa"]),
+        ("data/train.jsonl", ["--data_loader data/train.jsonl", "unknown"]),
+        ("half.py", ["--data_loader half.py", "no STOP, NAMES, SUFFIX, example, write, score", "docs/tasks.md"]),
+    ],
+)
+def test_a_task_that_is_none(data_loader: str, held: list[str], folder: Path, capsys: pytest.CaptureFixture) -> None:
+    Path("half.py").write_text("SPLITS = ('train',)\ndef items(dataset_path, split): return []\n")
+    for command in ("show-data", "finetune", "evaluate"):
+        assert main([command, "--data_loader", data_loader, "--dataset_path", "data"]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert all(part in err for part in held), err
+
+
+def test_a_page_says_what_there_is() -> None:
+    from gpt_tf2.tasks import BUILT_IN, find_task
+
+    for name in ("SPLITS", "STOP", "NAMES", "SUFFIX", "items", "example", "write", "score"):
+        assert name in PAGE
+        assert all(hasattr(find_task(task), name) for task in BUILT_IN if task != "text")

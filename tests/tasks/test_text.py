@@ -1,0 +1,134 @@
+"""Reading text: files, folders, globs, arrays and columns, and where one ends."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt_tf2 import InputError, Tokenizer
+from gpt_tf2.data.prepared import prepare
+from gpt_tf2.tasks.text import cuts, read_streams
+from helpers.processes import OPENAI_TINY
+
+TOKENIZER = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
+END = TOKENIZER.end_of_text
+
+
+def ids(text: str) -> list[int]:
+    return TOKENIZER.encode(text)
+
+
+def read(path: Path | str) -> list[list[int]]:
+    return [stream.tolist() for stream in read_streams(str(path), TOKENIZER)]
+
+
+def test_one_file_is_its_tokens(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_bytes(b"Quiet harbour.\r\nTwo boats.\n" + b"\xff\xfe" + "é".encode())
+    assert read(tmp_path / "a.md") == [ids("Quiet harbour.\nTwo boats.\né")]
+
+
+def test_a_folder_is_walked_and_joined_with_the_token(tmp_path: Path) -> None:
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a.txt").write_text("One.")
+    (tmp_path / "b" / "c" / "x").write_text("Two.<|endoftext|>")
+    (tmp_path / "b" / "z.txt").write_text("Three.")
+    expected = [*ids("One."), END, *ids("Two.<|endoftext|>"), END, *ids("Three.")]
+    assert read(tmp_path) == [expected]
+    assert expected.count(END) == 2
+    assert read(tmp_path / "b" / "*.txt") == [ids("Three.")]
+    assert read(tmp_path / "**" / "*.txt") == [[*ids("One."), END, *ids("Three.")]]
+
+
+def test_rows_of_a_csv_end_with_the_token(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('text,other\n"A tale,\nin two lines",1\n\nAnother,2\n')
+    line_break = ids("\n")
+    first, second = ids("<|startoftext|>A tale,\nin two lines"), ids("<|startoftext|>Another")
+    assert read(tmp_path / "rows.csv") == [[*first, END, *line_break, *second, END, *line_break]]
+
+
+@given(st.text(st.sampled_from("ab1 \n\r\t'.é\u3000北\x1c\xa0"), min_size=20, max_size=120))
+@settings(max_examples=300, deadline=None)
+def test_parts_are_encoded_as_the_whole(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpt_tf2.tasks.text.PART", 16)
+        patch.setattr("gpt_tf2.tasks.text.WINDOW", 40)
+        path = Path(folder) / "a.txt"
+        path.write_bytes(text.encode() + b"\xff\nend")
+        found = read(path)
+    assert found == [ids((text + "\nend").replace("\r\n", "\n").replace("\r", "\n"))]
+
+
+def test_a_long_text_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_tf2.tasks.text.PART", 1000)
+    for name, line in {"unix": "A quiet harbour.\n", "windows": "Two boats.\r\n", "no breaks": "word "}.items():
+        (tmp_path / name).write_bytes(line.encode() * 400)
+        cut = [end - start for start, end in cuts(tmp_path / name)]
+        assert sum(cut) == len(line) * 400
+        assert max(cut) < 1100 if line.endswith("\n") else len(cut) == 1
+
+
+def test_a_large_text_is_prepared_to_the_same_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_tf2.tasks.text.PART", 1000)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("A quiet harbour. Two boats.\n" * 300)
+    (tmp_path / "c.csv").write_text("text\n" + "A row\n" * 1500)
+    np.savez(tmp_path / "d.npz", one=np.arange(5), two=np.arange(7))
+    plain = read(tmp_path)
+    shown: list[int] = []
+    for _ in range(2):
+        tokens = prepare(
+            "text", str(tmp_path), "train", TOKENIZER, None, lambda done, _: shown.append(done), pytest.fail
+        )
+        assert [stream.tolist() for stream in tokens.streams()] == plain
+        assert len(shown) == shown[-1] == 9 + 9 + 2 + 2  # and not again
+    assert read(tmp_path) == plain  # what is kept beside it is no text of its
+    glob = prepare("text", str(tmp_path / "**" / "*.txt"), "train", TOKENIZER, None, lambda done, _: None, pytest.fail)
+    assert [stream.tolist() for stream in glob.streams()] == read(tmp_path / "**" / "*.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".gpt_tf2", "a.txt", "b.txt", "c.csv", "d.npz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut", np.arange(5).tobytes()])
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"not an .npz of arrays"):
+        read(tmp_path / "a.npz")
+
+
+def test_an_npy_called_npz_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(5))
+    (tmp_path / "a.npy").rename(tmp_path / "a.npz")
+    with pytest.raises(InputError, match=r"not an .npz of arrays"):
+        read(tmp_path / "a.npz")
+
+
+def test_a_text_before_a_csv_ends_first(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("One.")
+    (tmp_path / "b.csv").write_text("text\nRow\n")
+    (tmp_path / "c.txt").write_text("Two.")
+    row = [*ids("<|startoftext|>Row"), END, *ids("\n")]
+    assert read(tmp_path) == [[*ids("One."), END, *row, *ids("Two.")]]
+
+
+def test_arrays_are_streams_of_their_own(tmp_path: Path) -> None:
+    np.savez(tmp_path / "b.npz", one=np.arange(5, dtype="uint16"), two=np.arange(7))
+    (tmp_path / "a.txt").write_text("One.")
+    assert read(tmp_path) == [ids("One."), list(range(5)), list(range(7))]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([0, 512]), "0 to 512"),
+        (np.array([-1, 3]), "-1 to 3"),
+        (np.array([0.5]), "float64"),
+        (np.zeros((2, 2), int), r"\[2, 2\]"),
+        (np.array([{}], dtype=object), "not an .npz of arrays"),
+    ],
+)
+def test_arrays_that_are_no_tokens_are_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
+    np.savez(tmp_path / "bad.npz", ids=array)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path / "bad.npz")

@@ -1,0 +1,95 @@
+"""Adapters and frozen parts through the commands. Runs on either backend."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_tf2 import GenerateSettings, InputError, finetune, generate, load_model
+from gpt_tf2.cli import main
+from helpers.finetuning import change, identical, saved, weights
+
+LORA = {"lora_rank": 4, "base_lr": 0.01, "precision": "float32"}
+
+
+def test_adapters_alone_are_saved_and_merge_into_a_plain_checkpoint(workplace: Path) -> None:
+    path = finetune(change(**LORA))
+    state = saved(Path("output/m/state.h5"))
+    assert state["losses"][-1] < state["losses"][0] - 0.3
+    assert {name.split("/")[-1] for name in saved(path)} == {"lora_a", "lora_b"}
+    assert path.stat().st_size < Path("models/tiny/model.ckpt.data-00000-of-00001").stat().st_size / 2
+    assert main(["merge", str(path), "merged/model.safetensors"]) == 0
+    base, merged = weights(Path("models/tiny")), weights(Path("merged/model.safetensors"))
+    adapters = saved(path)
+    for name, values in merged.items():
+        matrix = name.removesuffix("w")
+        if f"{matrix}lora_a" in adapters:
+            assert np.abs(values - base[name]).max() > 1e-4
+            np.testing.assert_allclose(values, base[name] + adapters[f"{matrix}lora_a"] @ adapters[f"{matrix}lora_b"])
+        else:
+            assert np.array_equal(values, base[name])
+
+
+def test_generation_takes_base_and_adapters_as_the_merged_model(workplace: Path) -> None:
+    path = finetune(change(**LORA, sample_every=5))
+    assert main(["merge", str(path), "merged.h5"]) == 0
+    texts = [
+        generate(GenerateSettings(str(model), starter="The 7", output_length=20, temperature=0.0))
+        for model in (path, "merged.h5")
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_the_loss_of_the_merged_model_is_that_of_the_last_validation(workplace: Path) -> None:
+    """Nothing that was trained is lost on the way into a plain checkpoint."""
+    from gpt_tf2.data.batches import Pieces, split
+    from gpt_tf2.tasks.text import read_streams
+    from gpt_tf2.tokenizer import Tokenizer
+    from gpt_tf2.training.walk import Walk
+
+    path = finetune(change(**LORA, batch_size=2))
+    streams = read_streams("story.txt", Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe"))
+    held_out = Pieces(split(streams, 0.1)[1], 32)
+    walk, batches = Walk(load_model(path), ()), list(held_out.windows(2, 64))
+    loss = sum(float(walk.loss(batch)) for batch in batches) / sum(batch.weights.sum() for batch in batches)
+    assert loss == pytest.approx(saved(Path("output/m/state.h5"))["validation"][-1, 1], rel=1e-5)
+
+
+def test_a_run_of_adapters_resumes_exactly(workplace: Path) -> None:
+    finetune(change(**LORA, output_name="whole.h5", num_epoch=4))
+    finetune(change(**LORA, num_epoch=2))
+    finetune(change(**LORA, num_epoch=4, resume=True))
+    assert identical(saved(Path("output/whole/state.h5")), saved(Path("output/m/state.h5")))
+
+
+def test_adapters_know_their_base(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    path = finetune(change(**LORA))
+    other = finetune(change(output_name="other.ckpt", num_epoch=1))
+    for source in other.parent.glob("other.ckpt.*"):
+        source.replace(Path("models/tiny") / source.name.replace("other", "model"))
+    with pytest.raises(InputError, match="made for another model"):
+        load_model(path)
+    for part in Path("models/tiny").glob("model.ckpt*"):
+        part.unlink()
+    with pytest.raises(InputError, match=r"holds adapters of models/tiny/model\.ckpt, which cannot be opened"):
+        load_model(path)
+    assert main(["merge", "story.txt", "x.h5"]) == 2
+    assert "no adapters in it" in capsys.readouterr().err
+
+
+def test_frozen_parts_stay_as_they_were(workplace: Path) -> None:
+    before, after = weights(Path("models/tiny")), weights(finetune(change(freeze="wte,h0-1,ln_2")))
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    assert same == {n for n in before if n == "wte" or n.startswith(("h0/", "h1/")) or "ln_2" in n}
+
+
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "adafactor", "base_lr": 0.05}, {"optimizer": "lion", "base_lr": 1e-4}]
+)
+def test_other_optimizers_learn_and_resume_exactly(workplace: Path, options: dict) -> None:
+    finetune(change(**options, output_name="whole.h5", num_epoch=4, remat="on", accumulate=2, clip_norm=1.0))
+    finetune(change(**options, num_epoch=2, remat="on", accumulate=2, clip_norm=1.0))
+    finetune(change(**options, num_epoch=4, remat="auto", accumulate=2, clip_norm=1.0, resume=True))
+    whole = saved(Path("output/whole/state.h5"))
+    assert identical(whole, saved(Path("output/m/state.h5")))
+    assert whole["validation"][-1, 1] < whole["validation"][0, 1] - 0.1
