@@ -39,7 +39,8 @@ from peers import (
 )
 from processes import Row, peaks, rows_of, run_alone, vocabulary, write_rows
 
-from gpt_tf2.checkpoints import huggingface, open_checkpoint
+from gpt_tf2.checkpoints import huggingface
+from gpt_tf2.checkpoints.formats import open_checkpoint
 from gpt_tf2.config import SIZES, tensor_shapes
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.generation.sampling import Sampler, make_sampler

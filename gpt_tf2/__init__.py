@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt_tf2.checkpoints import load_model, save_model
+    from gpt_tf2.checkpoints.opened import load_model, save_model
     from gpt_tf2.commands.evaluate import EvaluateSettings, evaluate
     from gpt_tf2.commands.finetune import finetune
     from gpt_tf2.commands.finetune_settings import FinetuneSettings
@@ -43,8 +43,8 @@ MODULES = {
     "evaluate": "commands.evaluate",
     "finetune": "commands.finetune",
     "generate": "commands.generate",
-    "load_model": "checkpoints",
-    "save_model": "checkpoints",
+    "load_model": "checkpoints.opened",
+    "save_model": "checkpoints.opened",
 }
 
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as BytePairTrainer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gpt_tf2.backend.starting import start
-from gpt_tf2.checkpoints import save_model
+from gpt_tf2.checkpoints.opened import save_model
 from gpt_tf2.commands.finetune import finetune
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.generate import GenerateSettings, generate

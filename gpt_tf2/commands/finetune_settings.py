@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_tf2.checkpoints import HDF5_SUFFIXES, check_format
+from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError

@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from gpt_tf2.backend.starting import start
-from gpt_tf2.checkpoints import check_format, find_config, find_tokenizer, open_checkpoint, read_model, save_model
+from gpt_tf2.checkpoints.formats import check_format
+from gpt_tf2.checkpoints.opened import open_model, save_model
 from gpt_tf2.checkpoints.adapters import base_of
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.errors import InputError
@@ -27,9 +28,7 @@ def merge(settings: MergeSettings) -> Path:
     check_format(output)
     if path.is_file() and base_of(path) is None:
         raise InputError(f"{path}: no adapters in it: give what finetune --lora_rank wrote")
-    checkpoint = open_checkpoint(path)
-    config = find_config(checkpoint)
-    tokenizer = find_tokenizer(path, config)
+    model = open_model(path)
     start()
-    save_model(read_model(checkpoint, config), output, tokenizer)
+    save_model(model.load(), output, model.tokenizer)
     return output

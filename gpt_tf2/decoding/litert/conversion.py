@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gpt_tf2.checkpoints import files_of, home
+from gpt_tf2.checkpoints.checkpoint import home
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import KEPT, digest_of, stamp_of, sync, write_text
@@ -37,17 +37,16 @@ def place(path: Path, precision: str) -> Path:
     return home(path) / KEPT / f"litert-{path.name}-{precision}"
 
 
-def find(path: Path, json_hparams: str | None, precision: str) -> Conversion | None:
+def find(path: Path, sources: Sequence[Path], precision: str) -> Conversion | None:
     """What is kept for a checkpoint, if it is whole and of the checkpoint as it is now.
 
-    path: of the checkpoint's file or prefix.
+    path: of the checkpoint's file or prefix. sources: the files of its weights and hyper-parameters.
     """
     folder = place(path, precision)
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             return None
-        sources = files_of(path, json_hparams)
         now = stamp(sources)
         if about["stamp"] != now:
             if about["content"] != content(sources):
@@ -64,7 +63,7 @@ def find(path: Path, json_hparams: str | None, precision: str) -> Conversion | N
 
 def keep(
     path: Path,
-    json_hparams: str | None,
+    sources: Sequence[Path],
     precision: str,
     config: GPT2Config,
     write: Callable[[Path], tuple[float, float] | None],
@@ -75,7 +74,6 @@ def keep(
     """
     folder = place(path, precision)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    sources = files_of(path, json_hparams)
     try:
         temporary.mkdir(parents=True)
         before, key = stamp(sources), content(sources)
@@ -102,12 +100,12 @@ def keep(
     return Conversion(folder, config, perplexity)
 
 
-def stamp(files: list[Path]) -> str:
+def stamp(files: Sequence[Path]) -> str:
     """The same only if no file was touched."""
     return "".join(stamp_of(path.resolve()) for path in files)
 
 
-def content(files: list[Path]) -> str:
+def content(files: Sequence[Path]) -> str:
     """A digest of what files hold."""
     return hashlib.sha256(b"".join(map(digest_of, files))).hexdigest()
 
