@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt_tf2.backend.hardware import has_gpu
 from gpt_tf2.backend.starting import start
-from gpt_tf2.checkpoints.checkpoint import home
+from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.data.held_out import TOKENS, read_held_out
 from gpt_tf2.data.reference_text import read_reference_text
@@ -95,7 +95,7 @@ def measure_int8(model: OpenedModel, folder: Path) -> tuple[float, float]:
 
 def read_sample(model: OpenedModel) -> np.ndarray:
     """Tokens to measure on, [N]: those that the model's own run held out, or Python's language reference."""
-    held_out = read_held_out(home(model.path))
+    held_out = read_held_out(companion_folder(model.path))
     if held_out is not None:
         return held_out
     return np.array(model.tokenizer.encode(read_reference_text()[-8 * TOKENS :])[:TOKENS])

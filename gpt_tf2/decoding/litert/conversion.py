@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from gpt_tf2.checkpoints.checkpoint import home
+from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import KEPT, digest_of, stamp_of, sync, write_text
@@ -34,7 +34,7 @@ class Conversion:
 
 def place(path: Path, precision: str) -> Path:
     """The folder of a checkpoint's conversion; several checkpoints may share a home."""
-    return home(path) / KEPT / f"litert-{path.name}-{precision}"
+    return companion_folder(path) / KEPT / f"litert-{path.name}-{precision}"
 
 
 def find(path: Path, sources: Sequence[Path], precision: str) -> Conversion | None:
