@@ -136,8 +136,8 @@ def check_pair(encoder_json: str | Path, ids: dict[str, int], vocab_bpe: str | P
     for token, rank in ranks.items():
         name = "".join(characters[byte] for byte in token)
         if ids.get(name) != rank:
-            place = f"has id {ids[name]}" if name in ids else "is missing"
-            problem = f"token {name!r} {place}, but has id {rank} by {vocab_bpe}"
+            current = f"has id {ids[name]}" if name in ids else "is missing"
+            problem = f"token {name!r} {current}, but has id {rank} by {vocab_bpe}"
             raise InputError(f"{encoder_json}: {problem}: give two files of one vocabulary")
     if len(ids) != len(ranks) + 1 or ids[END_OF_TEXT] != len(ranks):
         sizes = f"{len(ids)} tokens, but {vocab_bpe} makes {len(ranks)} and {END_OF_TEXT}"
