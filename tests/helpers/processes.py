@@ -20,7 +20,6 @@ STORY = "\n".join(
 
 def converted(path: Path, folder: Path) -> "LiteRTDecoder":
     """A checkpoint's decoder in LiteRT, float32, converted to a folder."""
-    from gpt_tf2.checkpoints.opened import open_model
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
     from gpt_tf2.decoding.litert.graphs import convert
 
