@@ -57,11 +57,8 @@ def chat(arguments: Sequence[str], prog: str) -> None:
 def evaluate(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.evaluate import EvaluateSettings, evaluate
 
-    evaluate(
-        parse(
-            EvaluateSettings, arguments, prog, "Score a model: its summaries or answers, or its perplexity on a text."
-        )
-    )
+    about = "Score a model: its summaries or answers, or its perplexity on a text."
+    evaluate(parse(EvaluateSettings, arguments, prog, about))
 
 
 def score(arguments: Sequence[str], prog: str) -> None:

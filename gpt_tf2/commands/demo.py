@@ -35,9 +35,8 @@ def run_demo() -> Path:
     """
     text = read_reference_text()
     write_text(FOLDER / "reference.txt", text)
-    print(
-        f"Building a vocabulary of {CONFIG.n_vocab} tokens from Python's language reference ({len(text):,} characters) …"
-    )
+    about = f"Python's language reference, {len(text):,} characters"
+    print(f"Building a vocabulary of {CONFIG.n_vocab} tokens from {about} …")
     tokenizer = build_vocabulary(text, CONFIG.n_vocab, FOLDER)
     start()
     from gpt_tf2.model import GPT2, random_tensors

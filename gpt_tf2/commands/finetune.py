@@ -257,9 +257,8 @@ def describe(run: Run, history: History) -> list[str]:
         *run.data.report,
     ]
     if run.settings.resume:
-        lines.append(
-            f"{run.state}: " + (f"resuming after step {len(history.losses)}" if run.resumes else "no save yet")
-        )
+        saved = f"resuming after step {len(history.losses)}" if run.resumes else "no save yet"
+        lines.append(f"{run.state}: {saved}")
     return lines
 
 

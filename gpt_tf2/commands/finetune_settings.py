@@ -46,9 +46,7 @@ class FinetuneSettings:
     cache: str | None = flag(None, "folder for prepared tokens (.gpt_tf2 beside the data)")
     num_epoch: int = flag(4, "epochs to train", **COUNT)
     steps_per_epoch: int = flag(100, "optimizer steps per epoch", shared=True, **COUNT)
-    batch_size: int = flag(
-        1, "sequences per step, each a window of text or several packed examples", shared=True, **COUNT
-    )
+    batch_size: int = flag(1, "sequences per step, each a window of text or packed examples", shared=True, **COUNT)
     length: int = flag(1024, "tokens per sequence, at most the model's n_ctx", kind=int, at_least=2, shared=True)
     base_lr: float = flag(0.001, "peak learning rate", shared=True, **POSITIVE)
     lr_schedule: str = flag(
@@ -59,7 +57,7 @@ class FinetuneSettings:
     )
     decay_lr: float = flag(
         0.1,
-        "factor of the learning rate at each of --decay_epochs, or at the end of the cosine",
+        "learning-rate factor at each of --decay_epochs, or at the end of the cosine",
         shared=True,
         **POSITIVE,
     )
@@ -80,7 +78,7 @@ class FinetuneSettings:
     )
     lora_rank: int = flag(
         0,
-        "train LoRA adapters of this rank, such as 8, and freeze the weights (0: train the weights)",
+        "train LoRA adapters of this rank, such as 8, beside frozen weights (0: no adapters)",
         shared=True,
         **NATURAL,
     )
@@ -116,9 +114,8 @@ class FinetuneSettings:
             message = f"the batch has only {self.batch_size} sequences: raise `batch_size`"
             raise InputError(message, "accumulate", self.accumulate)
         if self.lora_rank and self.freeze:
-            raise InputError(
-                "cannot be combined with `lora_rank`, which already freezes all weights: drop one", "freeze"
-            )
+            message = "cannot be combined with `lora_rank`, which already freezes all weights: drop one"
+            raise InputError(message, "freeze", self.freeze)
         self.decay_steps()
         self.memory_limit()
 
@@ -169,7 +166,7 @@ class FinetuneSettings:
 
 
 def list_trained(settings: FinetuneSettings, config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """The tensors to train, name to shape. Raises InputError if `freeze` or `lora_on` names a part that is not there."""
+    """The tensors to train, name to shape. Raises InputError if `freeze` or `lora_on` names an unknown part."""
     shapes = tensor_shapes(config)
     if settings.lora_rank:
         matrices = settings.lora_on.split(",")

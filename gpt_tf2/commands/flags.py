@@ -1,4 +1,4 @@
-"""Settings dataclasses and their command-line flags: a field is a flag, with its default, range and help in one place."""
+"""Settings as command-line flags: a dataclass field is a flag, with default, range and help in one place."""
 
 import argparse
 import dataclasses

@@ -44,7 +44,7 @@ def show_data(settings: ShowDataSettings) -> None:
 
 
 def list_records(task: Task, settings: ShowDataSettings, skipped: Skipped) -> Iterator[dict[str, Any]]:
-    """Yields a record for each turn: all text before the completion, the completion drawn, and what it was drawn from."""
+    """Yields a record for each turn: the text before its completion, the completion drawn, and all to draw from."""
     for number, example in read_examples(task, settings.dataset_path, settings.split, skipped):
         draw = np.random.default_rng([settings.seed, number])
         before = example.passage

@@ -58,11 +58,10 @@ def items(dataset_path: str, split: str) -> Iterable[StoryFile | ParquetStory]:
     if folder.suffix == ".parquet":
         return ParquetRows([folder])
     urls = folder / "url_lists" / f"all_{split}.txt"
-    files = (
-        [] if urls.parent.is_dir() else sorted(path for path in folder.rglob("*.parquet") if is_of_split(path, split))
-    )
-    if files:
-        return ParquetRows(files)
+    if not urls.parent.is_dir():
+        files = sorted(path for path in folder.rglob("*.parquet") if is_of_split(path, split))
+        if files:
+            return ParquetRows(files)
     return [StoryFile(dataset_path, url) for url in read_utf8(urls, FIX, "download it again").split()]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gpt_tf2.checkpoints.opened import open_model
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,10 +24,9 @@ def converted(path: Path, folder: Path) -> "LiteRTDecoder":
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
     from gpt_tf2.decoding.litert.graphs import convert
 
-    checkpoint = open_checkpoint(path)
-    config = find_config(checkpoint)
-    convert(checkpoint, config, folder, False, lambda done, total: None)
-    return LiteRTDecoder(folder, config, "float32")
+    model = open_model(path)
+    convert(model.checkpoint, model.config, folder, False, lambda done, total: None)
+    return LiteRTDecoder(folder, model.config, "float32")
 
 
 def names(folder: Path) -> list[str]:
