@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpt_tf2.checkpoints.opened import open_model
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
 ROOT = Path(__file__).parent.parent.parent
-OPENAI_TINY = (
-    ROOT / "tests" / "fixtures" / "openai_tiny"
-)  # written by OpenAI's own graph, with what that graph computes
+OPENAI_TINY = ROOT / "tests" / "fixtures" / "openai_tiny"  # written by OpenAI's own graph, with what it computes
 STORY = "\n".join(
     f"The {n} lanterns of Orrin burned until the tide had counted {n * 7} boats home." for n in range(400)
 )
@@ -21,6 +18,7 @@ STORY = "\n".join(
 
 def converted(path: Path, folder: Path) -> "LiteRTDecoder":
     """A checkpoint's decoder in LiteRT, float32, converted to a folder."""
+    from gpt_tf2.checkpoints.opened import open_model
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
     from gpt_tf2.decoding.litert.graphs import convert
 
