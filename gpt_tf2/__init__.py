@@ -1,6 +1,12 @@
 """GPT-2 in TensorFlow 2 (Keras 3): fine-tune, generate and score on a single GPU.
 
-Names are imported when first used: TensorFlow takes seconds.
+The names in `__all__` are the public API, together with `gpt_tf2.errors` and what docs/tasks.md names. Everything else
+is private and may change. A name is imported on first use, as importing TensorFlow takes seconds.
+
+Example:
+    >>> from gpt_tf2 import FinetuneSettings, finetune  # doctest: +SKIP
+    >>> finetune(FinetuneSettings(dataset_path="book.txt", model="124M", base_lr=1e-4))  # doctest: +SKIP
+    PosixPath('output/book_124M.h5')
 """
 
 import importlib
@@ -17,6 +23,8 @@ if TYPE_CHECKING:
     from gpt_tf2.model import GPT2
     from gpt_tf2.tokenizer import Tokenizer
 
+__version__ = "0.1.0"
+
 __all__ = [
     "GPT2",
     "EvaluateSettings",
@@ -25,6 +33,7 @@ __all__ = [
     "GenerateSettings",
     "InputError",
     "Tokenizer",
+    "__version__",
     "evaluate",
     "finetune",
     "generate",

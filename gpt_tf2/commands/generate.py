@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt_tf2.commands.engine import find_source, open_decoder, to_stderr
 from gpt_tf2.commands.flags import flag
-from gpt_tf2.commands.model_settings import ModelSettings
+from gpt_tf2.commands.model_settings import COUNT, ModelSettings, find_model, load_decoder
+from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.sampling import MinimumLength, Sampler
 from gpt_tf2.generation.scheduler import Generator, Request, row_generators
@@ -29,28 +29,28 @@ Show = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class GenerateSettings(ModelSettings):
-    """The flags of `inference.py`, under their own names."""
+    """The settings of `inference.py`, named like its flags.
 
-    starter: str = flag("", r"the text to go on from; \n in it is a line break (none: a new text)", short="prompt")
-    prompts: str | None = flag(None, "a file of starters, one a line, instead; - is standard input")
-    n_samples: int | None = flag(None, "samples of each starter (--batch_size)", kind=int)
-    include_prompt: str = flag("yes", "whether the starter stands in front of each sample", choices=("yes", "no"))
-    stop: str | None = flag(None, r"end a sample before this text; \n in it is a line break")
-    min_length: int = flag(0, "fewest tokens to add", kind=int)
-    output_file: str | None = flag(None, "write the samples there instead of printing them")
-    json: bool = flag(False, "print a JSON object a sample, for programs", kind=bool)
+    Raises InputError for a value that is out of range, or that contradicts another.
+    """
+
+    starter: str = flag("", r"the text to continue; \n in it is a line break (none: a new text)", short="prompt")
+    prompts: str | None = flag(None, "a file of starters instead, one per line; - is stdin")
+    n_samples: int | None = flag(None, "samples of each starter (--batch_size)", **COUNT)
+    include_prompt: str = flag("yes", "print the starter in front of each sample", choices=("yes", "no"))
+    stop: str | None = flag(None, r"text that ends a sample; \n in it is a line break")
+    min_length: int = flag(0, "fewest tokens to generate", kind=int)
+    output_file: str | None = flag(None, "write the samples to this file instead of printing them")
+    json: bool = flag(False, "print one JSON object per sample, for programs", kind=bool)
 
     def __post_init__(self) -> None:
-        """Raises InputError if a value is out of range."""
         super().__post_init__()
-        if self.n_samples is not None and self.n_samples < 1:
-            raise InputError(f"--n_samples {self.n_samples}: give at least 1")
         if not 0 <= self.min_length <= self.output_length:
-            raise InputError(f"--min_length {self.min_length}: give 0 to --output_length {self.output_length}")
+            raise InputError(f"use 0 to {self.output_length}, the `output_length`", "min_length", self.min_length)
         if self.stop == "":
-            raise InputError("--stop '': ends every text before it begins: give a text, or leave it out")
+            raise InputError("would end every text before it begins: give a text, or leave it out", "stop", "''")
         if self.prompts is not None and self.starter:
-            raise InputError(f"--prompts {self.prompts}: given beside --starter: leave one of them out")
+            raise InputError("cannot be combined with `starter`: drop one", "prompts", self.prompts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def print_samples(settings: GenerateSettings) -> None:
     streaming = alone and not settings.json and not settings.output_file
     made, shown = [], settings.include_prompt == "yes"
     written = ""
-    for sample in samples(settings, show if streaming else nowhere, to_stderr):
+    for sample in samples(settings, show if streaming else nowhere, print_to_stderr):
         made.append(sample)
         if settings.json:
             piece = json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n"
@@ -101,9 +101,9 @@ def print_samples(settings: GenerateSettings) -> None:
             show(f"\n{LINE}\n" if streaming else piece)
     if settings.output_file:
         write_text(settings.output_file, written)
-        to_stderr(f"{settings.output_file}: {len(made):,} samples")
+        print_to_stderr(f"{settings.output_file}: {len(made):,} samples")
     tokens, seconds = sum(sample.tokens for sample in made), time.monotonic() - began
-    to_stderr(f"{tokens:,} tokens in {seconds:.1f} s, loading among them")
+    print_to_stderr(f"{tokens:,} tokens in {seconds:.1f} s, loading among them")
 
 
 def samples(settings: GenerateSettings, show: Show, say: Show = nowhere) -> Iterator[Sample]:
@@ -111,17 +111,16 @@ def samples(settings: GenerateSettings, show: Show, say: Show = nowhere) -> Iter
 
     show: is called with the starter and the text as it comes; say: with lines about the work.
     """
-    source = find_source(settings)
-    tokenizer = source.tokenizer()
-    config = source.config
+    model, engine = find_model(settings)
+    tokenizer, config = model.tokenizer, model.config
     starters = [unescaped(starter) for starter in read_starters(settings)]
     prompts = [tokenizer.encode(starter) for starter in starters]
     for number, prompt in enumerate(prompts, start=1):
         if len(prompt) >= config.n_ctx:
-            where = f"--prompts {settings.prompts}:{number}" if settings.prompts else "--starter"
-            room = f"{len(prompt)} tokens, n_ctx of {source.path} is {config.n_ctx}"
-            raise InputError(f"{where} has {room}: shorten it to {config.n_ctx - 1} or fewer")
-    decoder = open_decoder(source, say)
+            message = f"{len(prompt)} tokens, n_ctx of {model.path} is {config.n_ctx}: shorten it to {config.n_ctx - 1}"
+            setting, value = ("prompts", f"{settings.prompts}:{number}") if settings.prompts else ("starter", None)
+            raise InputError(message, setting, value)
+    decoder = load_decoder(settings, model, engine, say)
     stops = [unescaped(settings.stop)] if settings.stop else []
     count = settings.n_samples or settings.batch_size
     generators = row_generators(settings.seed, count * len(prompts))
@@ -157,23 +156,23 @@ def samples(settings: GenerateSettings, show: Show, say: Show = nowhere) -> Iter
 
 
 def read_starters(settings: GenerateSettings) -> list[str]:
-    """The starters as they were typed. Raises InputError if their file cannot be read, or holds none."""
+    """The starters as typed. Raises InputError if their file cannot be read, or holds none."""
     if settings.prompts is None:
         return [settings.starter]
     if settings.prompts == "-":
         try:
             text = sys.stdin.buffer.read().decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(f"--prompts -: not UTF-8 text at byte {error.start}: write it as UTF-8") from None
+            raise InputError(f"not UTF-8 at byte {error.start}: write it as UTF-8", "prompts", "-") from None
     else:
         text = read_utf8(Path(settings.prompts))
     starters = [line for line in text.splitlines() if line.strip()]
     if not starters:
-        raise InputError(f"--prompts {settings.prompts}: no line in it: give a starter a line")
+        raise InputError("no starter in it: write one per line", "prompts", settings.prompts)
     return starters
 
 
-def sampled_text(
+def sample_text(
     decoder: "Decoder",
     tokenizer: Tokenizer,
     prompt: list[int],
@@ -189,5 +188,5 @@ def sampled_text(
 
 
 def unescaped(starter: str) -> str:
-    r"""A starter as typed: `\\n` is a line break, and the backslash before a quotation mark of any kind goes."""
+    r"""A starter as it was meant: `\\n` is a line break, and the backslash before any quotation mark goes."""
     return ESCAPED_QUOTATION_MARK.sub(r"\1", starter.replace("\\n", "\n"))

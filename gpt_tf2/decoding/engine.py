@@ -1,4 +1,4 @@
-"""Choosing the decoder of a model: LiteRT on a CPU, from a conversion kept beside the checkpoint, or the Keras graph."""
+"""Choosing a model's decoder: LiteRT on a CPU, from a conversion kept beside the checkpoint, or the Keras graph."""
 
 import os
 import time

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from gpt_tf2.data.batches import Batch

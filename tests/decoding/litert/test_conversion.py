@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_tf2 import FinetuneSettings, GenerateSettings, finetune, generate, save_model
-from gpt_tf2 import load_model
+from gpt_tf2 import FinetuneSettings, GenerateSettings, finetune, generate, load_model, save_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
 from gpt_tf2.model import GPT2, random_tensors
