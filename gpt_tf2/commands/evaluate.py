@@ -152,7 +152,7 @@ def score_text(settings: EvaluateSettings, task: Task, model: OpenedModel, outpu
         counter.show(number + 1, len(batches))
     nats = sum(journal.results[str(number)] for number in range(len(batches)))
     tokens = sum(len(stream) for stream in streams)
-    figures = perplexity.figures(nats, tokens, sum(model.tokenizer.size(stream) for stream in streams))
+    figures = perplexity.figures(nats, tokens, sum(model.tokenizer.count_bytes(stream) for stream in streams))
     journal.remove()
     return {task.name: {settings.dataset_path: figures}}
 

@@ -11,7 +11,7 @@ from gpt_tf2.backend.hardware import has_fast_bfloat16
 from gpt_tf2.backend.memory import device_memory, free_memory
 from gpt_tf2.backend.starting import start
 from gpt_tf2.checkpoints import adapters
-from gpt_tf2.checkpoints.checkpoint import home
+from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.progress import Counter, TrainingDisplay
@@ -96,7 +96,7 @@ def resolve(settings: FinetuneSettings) -> Run:
     with Counter(f"preparing {task.splits[0]}", "parts" if task.running_text else "examples") as counter:
         completion_only = settings.loss_on == "completion"
         data = open_training_data(source, settings.length, settings.val_fraction, completion_only, counter)
-    state = home(output) / "state.h5"
+    state = companion_folder(output) / "state.h5"
     saved = read_run(state) if settings.resume and state.is_file() else None
     device = start(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
@@ -122,7 +122,7 @@ def resolve(settings: FinetuneSettings) -> Run:
     parameters, learning = run.count_parameters()
     # The state holds what is trained with the optimizer's two moments of it; then there is the model.
     size = 4 * (3 * learning + (learning if settings.lora_rank else parameters))
-    check_writable(home(output), size, "choose another `output_name`, or fix the permissions")
+    check_writable(companion_folder(output), size, "choose another `output_name`, or fix the permissions")
     return run
 
 
@@ -222,10 +222,10 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     )
     training, held_out = data.make_batches(use_xla())
     if held_out and run.devices.first:
-        write_held_out(home(run.output), held_out)
+        write_held_out(companion_folder(run.output), held_out)
     with (
         TrainingDisplay(steps, len(history.losses), run.devices.first) as display,
-        Monitor(steps, home(run.output) / "logs", display, run.devices.first) as monitor,
+        Monitor(steps, companion_folder(run.output) / "logs", display, run.devices.first) as monitor,
     ):
         for line in describe(run, history):
             display.say(line)

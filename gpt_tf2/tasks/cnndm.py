@@ -10,7 +10,7 @@ import ftfy
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring import rouge
-from gpt_tf2.scoring.sentences import repeated, sentences, tagged, tokenized
+from gpt_tf2.scoring.sentences import join_tagged, share_with_repeats, split_sentences, tokenize
 from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
 
@@ -164,12 +164,12 @@ def clean(text: str) -> str:
 
 def summary(text: str) -> list[str]:
     """The first sentences of a completion, tokenized."""
-    return [tokenized(sentence) for sentence in sentences(text)[:LEAD]]
+    return [tokenize(sentence) for sentence in split_sentences(text)[:LEAD]]
 
 
 def write(predictions: Sequence[Prediction]) -> str:
     """One summary per line, its tokenized sentences in `<t> … </t>`."""
-    return "".join(tagged(summary(prediction.completions[0])) + "\n" for prediction in predictions)
+    return "".join(join_tagged(summary(prediction.completions[0])) + "\n" for prediction in predictions)
 
 
 def score(predictions: Sequence[Prediction], dataset_path: str, split: str, references: str | None) -> Scores:
@@ -181,7 +181,7 @@ def score(predictions: Sequence[Prediction], dataset_path: str, split: str, refe
     lead = [summary(prediction.example.passage) for prediction in predictions]
     if references is None:
         expected = [
-            [tokenized(" ".join(highlight.split())) for highlight in prediction.example.turns[0].completions]
+            [tokenize(" ".join(highlight.split())) for highlight in prediction.example.turns[0].completions]
             for prediction in predictions
         ]
     else:
@@ -192,9 +192,10 @@ def score(predictions: Sequence[Prediction], dataset_path: str, split: str, refe
             raise InputError(message, "references", references)
         expected = [lines[prediction.number] for prediction in predictions]
     return {
-        "summaries": rouge.figures(rouge.score_corpus(ours, expected)),
-        f"LEAD-{LEAD}": rouge.figures(rouge.score_corpus(lead, expected)),
+        "summaries": rouge.to_table(rouge.score_corpus(ours, expected)),
+        f"LEAD-{LEAD}": rouge.to_table(rouge.score_corpus(lead, expected)),
         "share of texts with a repeated n-gram": {
-            f"{n}-gram": {"summaries": repeated(ours, n), "references": repeated(expected, n)} for n in (2, 3, 4)
+            f"{n}-gram": {"summaries": share_with_repeats(ours, n), "references": share_with_repeats(expected, n)}
+            for n in (2, 3, 4)
         },
     }

@@ -67,7 +67,7 @@ def repair(text: Any) -> str:
     return ftfy.fix_text(text)
 
 
-def list_answers(predictions: Sequence[Prediction]) -> dict[coqa.Turn, str]:
+def list_answers(predictions: Sequence[Prediction]) -> dict[coqa.TurnId, str]:
     """The answers by story and number of the turn."""
     return {
         (prediction.example.id, turn): answer.strip()
@@ -96,4 +96,4 @@ def score(predictions: Sequence[Prediction], dataset_path: str, split: str, refe
         message = f"no story {min(missing)} in it: give the file of split {split}"
         raise InputError(message, "references", references)
     gold = {turn: given for turn, given in gold.items() if turn[0] in asked}
-    return {"answers": coqa.figures(coqa.score_conversations(gold, sources, list_answers(predictions)))}
+    return {"answers": coqa.to_table(coqa.score_conversations(gold, sources, list_answers(predictions)))}
