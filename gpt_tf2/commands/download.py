@@ -16,9 +16,8 @@ from rich.progress import (
 )
 
 from gpt_tf2.checkpoints.download import BASE_URL, FILES, download_file
-from gpt_tf2.commands.flags import flag
+from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.config import SIZES
-from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
 
 BASE_URL_VARIABLE = "GPT_TF2_BASE_URL"
@@ -26,15 +25,13 @@ BASE_URL_VARIABLE = "GPT_TF2_BASE_URL"
 
 @dataclasses.dataclass(frozen=True)
 class DownloadSettings:
-    """The settings of `download_model.py`."""
+    """The settings of `download_model.py`. Raises InputError for an unknown size."""
 
     size: str = flag(dataclasses.MISSING, "the model, by its number of parameters", choices=tuple(SIZES))
     base_url: str | None = flag(None, f"URL of the folder that holds all sizes (${BASE_URL_VARIABLE}, or OpenAI's)")
 
     def __post_init__(self) -> None:
-        """Raises InputError if the size is unknown."""
-        if self.size not in SIZES:
-            raise InputError(f"unknown: give one of {', '.join(SIZES)}", "size", self.size)
+        check_ranges(self)
 
 
 def download(settings: DownloadSettings) -> Path:
