@@ -109,7 +109,7 @@ def cut_long_space(text: str) -> list[str]:
 
 def merge_ranks(vocab_bpe: str | Path) -> dict[bytes, int]:
     """The bytes of every token → its id: the 256 bytes, then one token a merge, in the order of the file."""
-    lines = read_utf8(vocab_bpe, undecoded="give the model's vocab.bpe").split("\n")
+    lines = read_utf8(vocab_bpe, encoding_fix="give the model's vocab.bpe").split("\n")
     byte_of = byte_characters()
     ranks = {bytes([byte]): i for i, byte in enumerate(byte_of.values())}
     for number, line in enumerate(lines[1:], start=2):

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import sync
+from gpt_tf2.storage.files import sync_to_disk
 
 BASE = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 FILES = (
@@ -62,9 +62,9 @@ def download_file(url: str, path: Path, progress: Progress = lambda done, total:
     if md5 and md5_of(part) != md5:
         part.unlink()
         raise InputError(f"{url}: the file's MD5 is not the server's, it was damaged on the way: try again")
-    sync(part)
+    sync_to_disk(part)
     part.replace(path)
-    sync(path.parent)
+    sync_to_disk(path.parent)
 
 
 def fetch(client: httpx.Client, url: str, part: Path, progress: Progress) -> bytes | None:

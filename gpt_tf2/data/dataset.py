@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt_tf2.commands.progress import Counter
-from gpt_tf2.data.batches import Batches, Pieces, split
-from gpt_tf2.data.packing import Packed
+from gpt_tf2.data.batches import Batches, StreamWindows, split
+from gpt_tf2.data.packing import PackedExamples
 from gpt_tf2.data.prepared import Tokens, prepare
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks import find_task, text
@@ -51,7 +51,7 @@ def read_text(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
     else:
         streams = text.read_streams(settings.dataset_path, tokenizer)
         key = hashlib.sha256(b"".join(stream.tobytes() for stream in streams)).hexdigest()
-    training, validation = (Pieces(part, settings.length) for part in split(streams, settings.val_fraction))
+    training, validation = (StreamWindows(part, settings.length) for part in split(streams, settings.val_fraction))
     check_length(training, "for training", "shorten --length or give more text", settings)
     if settings.val_fraction:
         check_length(validation, "for validation", "raise --val_fraction or shorten --length", settings)
@@ -60,8 +60,8 @@ def read_text(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
     return Data(lambda compiled: (training, kept), key, about, [])
 
 
-def check_length(part: Pieces, use: str, mend: str, settings: "FinetuneSettings") -> None:
-    if not part.positions().any():
+def check_length(part: StreamWindows, use: str, mend: str, settings: "FinetuneSettings") -> None:
+    if not part.window_counts().any():
         longest = f"{max(map(len, part.streams))} tokens in a row {use}"
         where = f"--dataset_path {settings.dataset_path}"
         raise InputError(f"{where}: {longest}, fewer than --length {settings.length}: {mend}")
@@ -79,7 +79,7 @@ def read_examples(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
     cut = len(fitting) - round(len(fitting) * settings.val_fraction)
     if not 0 < cut < len(fitting) + (not settings.val_fraction):
         raise InputError(f"--val_fraction {settings.val_fraction}: leaves {cut} of {len(fitting)} examples: change it")
-    about = [*tokens.left_out, f"{settings.dataset_path}: {count:,} examples, {len(tokens.tokens):,} tokens"]
+    about = [*tokens.skipped, f"{settings.dataset_path}: {count:,} examples, {len(tokens.tokens):,} tokens"]
     if too_long:
         about.append(f"left out {too_long:,}, longer than --length {settings.length}")
 
@@ -87,7 +87,7 @@ def read_examples(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
         # What is compiled is compiled anew for every shape: all of it, or of a training step on a CPU the GELU alone.
         multiple = settings.length // 4 or 1 if compiled else 32
         training, validation = (
-            Packed(tokens, part, settings.length, settings.completion_only(), tokenizer.end_of_text, multiple)
+            PackedExamples(tokens, part, settings.length, settings.completion_only(), tokenizer.end_of_text, multiple)
             for part in (fitting[:cut], fitting[cut:])
         )
         return training, validation if settings.val_fraction else None
@@ -112,5 +112,5 @@ def prepared(settings: "FinetuneSettings", tokenizer: Tokenizer, unit: str) -> T
 
 def first_prompt(tokens: Tokens, example: int) -> list[int]:
     """The passage and the first prompt of an example."""
-    first = int(tokens.firsts[example])
-    return [*tokens.segment(first).tolist(), *tokens.segment(first + 1).tolist()]
+    first = int(tokens.first_spans[example])
+    return [*tokens.span(first).tolist(), *tokens.span(first + 1).tolist()]
