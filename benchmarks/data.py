@@ -78,14 +78,14 @@ def measured(folder: Path) -> tuple[float, float]:
 
 def padding(folder: Path, batch_size: int) -> dict[str, float]:
     """The share of padding in 200 batches: packed, and one example per sequence, padded to the longest of the batch."""
-    from gpt_tf2.data.packing import Packed
+    from gpt_tf2.data.packing import PackedExamples
     from gpt_tf2.data.prepared import prepare
     from gpt_tf2.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(*vocabulary())
     tokens = prepare("cnndm", str(folder), "train", tokenizer, None, lambda done, total: None, lambda: None)
     fitting = np.flatnonzero(tokens.shortest <= LENGTH)
-    packed = Packed(tokens, fitting, LENGTH, True, tokenizer.end_of_text)
+    packed = PackedExamples(tokens, fitting, LENGTH, True, tokenizer.end_of_text)
     began = time.monotonic()
     batches = [packed.batch(0, step, batch_size) for step in range(200)]
     seconds = (time.monotonic() - began) / len(batches)

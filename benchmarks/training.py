@@ -48,8 +48,9 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
     start()
     from gpt_tf2.config import SIZES
     from gpt_tf2.data.batches import whole_rows
-    from gpt_tf2.data.packing import Packed
-    from gpt_tf2.data.prepared import COMPLETION, PASSAGE, PROMPT, Tokens
+    from gpt_tf2.data.encoding import COMPLETION, PASSAGE, PROMPT
+    from gpt_tf2.data.packing import PackedExamples
+    from gpt_tf2.data.prepared import Tokens
     from gpt_tf2.model import GPT2
     from gpt_tf2.training.optimizers import AdamW
     from gpt_tf2.training.trainer import Trainer
@@ -68,12 +69,13 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
         tokens=np.concatenate([ids for ids, _ in found]),
         ends=np.cumsum(sizes),
         kinds=np.tile([PASSAGE, PROMPT, COMPLETION], len(found)),
-        firsts=np.arange(len(found) + 1) * 3,
+        first_spans=np.arange(len(found) + 1) * 3,
         shortest=np.array([len(ids) + 1 for ids, _ in found]),
         key="",
-        left_out=[],
+        content="",
+        skipped=[],
     )
-    packed = Packed(tokens, np.arange(len(found)), LENGTH, True, VOCABULARY - 1, multiple=32)
+    packed = PackedExamples(tokens, np.arange(len(found)), LENGTH, True, VOCABULARY - 1, multiple=32)
     step = examples = 0
     while examples < STORIES + STORIES_WARM_UP:
         made = packed.batch(0, step, batch)

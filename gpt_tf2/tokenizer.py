@@ -115,7 +115,7 @@ def byte_characters() -> dict[str, int]:
 
 def read_ranks(vocab_bpe: str | Path) -> dict[bytes, int]:
     """The id of each token by its bytes: first the 256 bytes, then one token per merge, in the order of the file."""
-    lines = read_utf8(vocab_bpe, undecoded="give the model's vocab.bpe").split("\n")
+    lines = read_utf8(vocab_bpe, encoding_fix="give the model's vocab.bpe").split("\n")
     byte_of = byte_characters()
     ranks = {bytes([byte]): i for i, byte in enumerate(byte_of.values())}
     for number, line in enumerate(lines[1:], start=2):

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import sync
+from gpt_tf2.storage.files import sync_to_disk
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 FILES = (
@@ -69,9 +69,9 @@ def download_file(url: str, path: Path, show: Show = lambda done, total: None, w
     if md5 and hash_md5(part) != md5:
         part.unlink()
         raise InputError(f"{url}: the MD5 differs from the server's, so the file was damaged on its way: try again")
-    sync(part)
+    sync_to_disk(part)
     part.replace(path)
-    sync(path.parent)
+    sync_to_disk(path.parent)
 
 
 def fetch_rest(client: httpx.Client, url: str, part: Path, show: Show) -> bytes | None:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,16 +14,16 @@ from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
 from gpt_tf2.commands.progress import Counter
 from gpt_tf2.commands.score import print_table
-from gpt_tf2.data.prepared import read_streams
-from gpt_tf2.decoding.litert.conversion import content
+from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.errors import InputError
 from gpt_tf2.evaluation import perplexity
 from gpt_tf2.evaluation.predictions import Asking, predict
 from gpt_tf2.storage.files import check_writable, read_utf8, write_text
 from gpt_tf2.storage.journal import Journal
+from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.lookup import find_task
-from gpt_tf2.tasks.task import Example, Scores, Task
+from gpt_tf2.tasks.task import Example, RunningText, Scores, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,9 @@ def evaluate(settings: EvaluateSettings) -> Scores:
     output = find_output(settings, task, split)
     check_writable(output.parent, 0, "choose another `output_file`, or fix the permissions")
     with Counter("evaluating", "batches" if task.running_text else "completions") as counter:
+        scores: Scores
         if task.running_text:
-            scores = score_text(settings, task, model, output, counter)
+            scores = {task.name: score_text(settings, task.running_text, model, output, counter)}
         else:
             scores = score_task(settings, task, split, model, engine, output, counter)
     for title, table in scores.items():
@@ -137,9 +139,11 @@ def score_task(
     return scores
 
 
-def score_text(settings: EvaluateSettings, task: Task, model: OpenedModel, output: Path, counter: Counter) -> Scores:
+def score_text(
+    settings: EvaluateSettings, running_text: RunningText, model: OpenedModel, output: Path, counter: Counter
+) -> dict[str, dict[str, float]]:
     """The perplexity of a text."""
-    streams = read_streams(task, settings.dataset_path, model.tokenizer)
+    streams = read_streams(running_text, settings.dataset_path, model.tokenizer)
     start()
     from gpt_tf2.training.walk import Walk
 
@@ -154,12 +158,13 @@ def score_text(settings: EvaluateSettings, task: Task, model: OpenedModel, outpu
     tokens = sum(len(stream) for stream in streams)
     figures = perplexity.figures(nats, tokens, sum(model.tokenizer.count_bytes(stream) for stream in streams))
     journal.remove()
-    return {task.name: {settings.dataset_path: figures}}
+    return {settings.dataset_path: figures}
 
 
 def begin_journal(output: Path, counter: Counter, model: OpenedModel, work: list) -> Journal:
     """The journal of an evaluation of this model; says where it resumes."""
-    journal = Journal(output.with_name(output.name + ".partial"), f"{content(model.sources)} {work}")
+    weights = Sources(lambda: map(os.path.abspath, model.sources)).digest()
+    journal = Journal(output.with_name(output.name + ".partial"), f"{weights} {work}")
     if journal.results:
         counter.say(f"{journal.path}: resuming after {len(journal.results):,} {counter.unit}")
     return journal

@@ -8,11 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
-from gpt_tf2.data.batches import Batches, Pieces, split
-from gpt_tf2.data.packing import Packed
-from gpt_tf2.data.prepared import Tokens, list_files, prepare, read_streams
+from gpt_tf2.data.batches import Batches, StreamWindows, split
+from gpt_tf2.data.encoding import read_streams
+from gpt_tf2.data.packing import PackedExamples
+from gpt_tf2.data.prepared import Tokens, data_sources, prepare
 from gpt_tf2.errors import InputError
-from gpt_tf2.tasks.task import Task
+from gpt_tf2.tasks.task import RunningText, Task
 from gpt_tf2.tokenizer import Tokenizer
 
 LARGE = 1 << 26  # bytes of running text from which on its tokens are kept on disk instead of in memory
@@ -72,21 +73,23 @@ def open_training_data(
     Raises InputError if the data is bad, or holds too little for this length.
     """
     if source.task.running_text:
-        return open_running_text(source, length, val_fraction, progress)
+        return open_running_text(source, source.task.running_text, length, val_fraction, progress)
     return open_examples(source, length, val_fraction, completion_only, progress)
 
 
-def open_running_text(source: Source, length: int, val_fraction: float, progress: Progress) -> TrainingData:
+def open_running_text(
+    source: Source, running_text: RunningText, length: int, val_fraction: float, progress: Progress
+) -> TrainingData:
     """Windows of a text's streams."""
-    large = sum(Path(path).stat().st_size for path in list_files(source.path)) >= LARGE
+    large = sum(Path(path).stat().st_size for path in data_sources(source.path).paths()) >= LARGE
     former_key = None
     if source.cache or large:
         tokens = prepare_training_split(source, progress)
         streams, key, former_key = tokens.streams(), tokens.key, tokens.content
     else:
-        streams = read_streams(source.task, source.path, source.tokenizer)
+        streams = read_streams(running_text, source.path, source.tokenizer)
         key = hashlib.sha256(b"".join(stream.tobytes() for stream in streams)).hexdigest()
-    training, held_out = (Pieces(part, length) for part in split(streams, val_fraction))
+    training, held_out = (StreamWindows(part, length) for part in split(streams, val_fraction))
     check_length(training, "to train on", "lower `length` or give more text", source.path)
     if val_fraction:
         check_length(held_out, "held out", "raise `val_fraction` or lower `length`", source.path)
@@ -94,9 +97,9 @@ def open_running_text(source: Source, length: int, val_fraction: float, progress
     return TrainingData(lambda xla: (training, held_out if val_fraction else None), key, former_key, report, [])
 
 
-def check_length(windows: Pieces, use: str, fix: str, path: str) -> None:
+def check_length(windows: StreamWindows, use: str, fix: str, path: str) -> None:
     """Raises InputError unless there is a window."""
-    if not windows.positions().any():
+    if not windows.window_counts().any():
         longest = max(map(len, windows.streams))
         message = f"the longest text {use} has {longest} tokens, `length` is {windows.length}: {fix}"
         raise InputError(message, "dataset_path", path)
@@ -125,7 +128,7 @@ def open_examples(
         # XLA compiles all of a step for each shape; without it, on a CPU, only the GELU is compiled so.
         multiple = length // 4 or 1 if xla else 32
         training, held_out = (
-            Packed(tokens, part, length, completion_only, source.tokenizer.end_of_text, multiple)
+            PackedExamples(tokens, part, length, completion_only, source.tokenizer.end_of_text, multiple)
             for part in (fitting[:cut], fitting[cut:])
         )
         return training, held_out if val_fraction else None

@@ -14,7 +14,7 @@ from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.data.held_out import TOKENS, read_held_out
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.decoding.decoder import Decoder
-from gpt_tf2.decoding.litert import conversion
+from gpt_tf2.decoding.litert.conversion import Perplexities, conversion_folder, open_conversion
 from gpt_tf2.decoding.sample_perplexity import sample_perplexity
 from gpt_tf2.errors import InputError
 
@@ -57,33 +57,34 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
         return GraphDecoder(model.load(), device)
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
-    kept = conversion.find(model.path, model.sources, precision) or convert(model, precision, say, show)
-    if kept.perplexity:
-        for line in describe_int8(*kept.perplexity):
-            say(line)
-    return LiteRTDecoder(kept.folder, model.config, precision)
+    with open_conversion(
+        model,
+        precision,
+        lambda folder: convert(model, precision, folder, say, show),
+        on_wait=lambda: say(f"{model.path}: another process is converting or opening it: waiting"),
+    ) as conversion:
+        if conversion.perplexity:
+            for line in describe_int8(*conversion.perplexity):
+                say(line)
+        return LiteRTDecoder(conversion.folder, model.config, precision)
 
 
-def convert(model: OpenedModel, precision: str, say: Say, show: Show) -> conversion.Conversion:
-    """Converts a checkpoint for LiteRT and keeps the result."""
+def convert(model: OpenedModel, precision: str, folder: Path, say: Say, show: Show) -> Perplexities | None:
+    """Convert a model for LiteRT into a folder. Returns what int8 costs, or None for float32."""
     checkpoint = model.checkpoint
     start()
     from gpt_tf2.decoding.litert.attention import compile_for
     from gpt_tf2.decoding.litert.graphs import convert as write_graphs
 
     began = time.monotonic()
-
-    def write(folder: Path) -> tuple[float, float] | None:
-        write_graphs(checkpoint, model.config, folder, precision == "int8", show)
-        compile_for(precision)
-        return measure_int8(model, folder) if precision == "int8" else None
-
-    kept = conversion.keep(model.path, model.sources, precision, model.config, write)
-    say(f"{kept.folder}: converted in {time.monotonic() - began:.0f} s")
-    return kept
+    write_graphs(checkpoint, model.config, folder, precision == "int8", show)
+    compile_for(precision)
+    perplexity = measure_int8(model, folder) if precision == "int8" else None
+    say(f"{conversion_folder(model.path, precision)}: converted in {time.monotonic() - began:.0f} s")
+    return perplexity
 
 
-def measure_int8(model: OpenedModel, folder: Path) -> tuple[float, float]:
+def measure_int8(model: OpenedModel, folder: Path) -> Perplexities:
     """The perplexity of a sample in float32, and in int8 by the conversion in a folder."""
     from gpt_tf2.decoding.keras_graph import GraphDecoder
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import KEPT
+from gpt_tf2.storage.kept import KEPT_FOLDER
 from gpt_tf2.tasks.task import Example, Piece, Turn, Unusable
 
 SPLITS = ("train",)
@@ -113,7 +113,7 @@ def find_files(dataset_path: str) -> list[Path]:
         paths = [path]
     else:
         paths = map(Path, glob.glob(dataset_path, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    files = sorted(file for file in paths if file.is_file() and KEPT not in file.parts)
+    files = sorted(file for file in paths if file.is_file() and KEPT_FOLDER not in file.parts)
     if not files:
         raise InputError("no such file: give a file, a folder or a glob", "dataset_path", dataset_path)
     return files
