@@ -16,7 +16,7 @@ from gpt_tf2.commands.progress import Counter
 from gpt_tf2.commands.score import print_table
 from gpt_tf2.decoding.litert.conversion import content
 from gpt_tf2.errors import InputError
-from gpt_tf2.evaluation.predictions import Asking, predict
+from gpt_tf2.evaluation.predictions import EvaluationProtocol, predict
 from gpt_tf2.storage.files import check_writable, read_utf8, write_text
 from gpt_tf2.storage.journal import Journal
 from gpt_tf2.tasks import check_split, find_task, text
@@ -118,18 +118,18 @@ def score_task(
 
     decoder = open_decoder(source, counter.say)
     counter.say(f"{source.path}: {len(examples):,} examples of {settings.dataset_path}, {split}; {decoder.name}")
-    asking = Asking(
-        settings.batch_size,
-        settings.output_length,
-        settings.sampler(),
-        settings.seed,
-        task.STOP,
-        settings.gold_answers,
-        settings.drafts(settings.data_loader in DRAFTED),
+    protocol = EvaluationProtocol(
+        slots=settings.batch_size,
+        max_new_tokens=settings.output_length,
+        sampler=settings.sampler(),
+        seed=settings.seed,
+        stop=task.STOP,
+        gold_history=settings.gold_answers,
+        draft=settings.drafts(settings.data_loader in DRAFTED),
     )
-    work = [asking, source.engine, source.precision, digest(example for _, example in examples)]
+    work = [protocol, source.engine, source.precision, digest(example for _, example in examples)]
     journal = begin_journal(output, counter, source, work)
-    predictions, shortened = predict(decoder, tokenizer, examples, asking, journal, counter.show)
+    predictions, shortened = predict(decoder, tokenizer, examples, protocol, journal, counter.show)
     if shortened:
         counter.say(f"{shortened:,} prompts did not fit into {source.config.n_ctx} tokens and were shortened")
     write_text(output, task.write(predictions))

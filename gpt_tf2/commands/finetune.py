@@ -68,8 +68,8 @@ def finetune(settings: FinetuneSettings) -> Path:
     written = 4 * (3 * learning + (learning if settings.lora_rank else parameters))
     check_writable(home(output), written, "choose another --output_name, or mend the permissions")
 
-    from gpt_tf2.commands.generate import sampled_text
     from gpt_tf2.decoding.keras_graph import GraphDecoder
+    from gpt_tf2.generation.samples import sample_text
     from gpt_tf2.generation.sampling import make_sampler
     from gpt_tf2.training.loop import Plan, train
     from gpt_tf2.training.lora import add_adapters
@@ -99,7 +99,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     decoder = GraphDecoder(model, device)
 
     def sample() -> str:
-        completion = sampled_text(decoder, tokenizer, data.prompt, 100, make_sampler(top_k=40), settings.seed)
+        completion = sample_text(decoder, tokenizer, data.prompt, 100, make_sampler(top_k=40), settings.seed)
         stop = find_task(settings.data_loader).STOP
         completion = completion.split(stop)[0] if stop else completion
         return f"sample: {tokenizer.decode(data.prompt)[-200:]}{completion}"
