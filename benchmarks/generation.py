@@ -45,7 +45,7 @@ from gpt_tf2.checkpoints.formats import open_checkpoint
 from gpt_tf2.config import SIZES, tensor_shapes
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.generation.sampling import Sampler, make_sampler
-from gpt_tf2.generation.scheduler import Generator, Request, appended
+from gpt_tf2.generation.scheduler import Request, Scheduler
 
 ROOT = Path(__file__).parent.parent
 CONFIG = SIZES["124M"]
@@ -78,7 +78,7 @@ def run_ours(precision: str, folder: Path) -> Run:
             Request(ids, new_tokens, sampler, np.random.default_rng(i), lambda id: True)
             for i, ids in enumerate(prompts)
         ]
-        Generator(decoder, end=-1).run_all(requests, len(prompts))
+        Scheduler(decoder, end=-1, slots=len(prompts)).run_all(requests)
 
     return run
 
@@ -217,7 +217,7 @@ def draft(precision: str, folder: Path) -> dict[str, float]:
             sampler = Sampler((Dictated(len(article), text),), greedy=True)
             write = partial(noted, times)
             request = Request(article, len(text), sampler, np.random.default_rng(0), write)
-            Generator(decoder, end=-1, draft=drafting).run_all([request], 1)
+            Scheduler(decoder, end=-1, slots=1, draft=drafting).run_all([request])
             if turn:
                 name = f"{kind}{', drafted' if drafting else ''}, tokens/s"
                 speeds.setdefault(name, []).append((len(times) - 1) / (times[-1] - times[0]))
@@ -243,13 +243,12 @@ def evaluate(precision: str, folder: Path) -> dict[str, float]:
         texts = [copied(article, int(draw.integers(5, 100)), draw) for article in articles]
         completions: list[list[int]] = [[] for _ in articles]
         requests = [
-            Request(
-                article, len(text), Sampler((Dictated(len(article), text),), greedy=True), draw, partial(appended, new)
-            )
+            Request(article, len(text), Sampler((Dictated(len(article), text),), greedy=True), draw, new.append)
             for article, text, new in zip(articles, texts, completions, strict=True)
         ]
         began = time.monotonic()
-        Generator(decoder, end=-1, draft=True).run_all(sorted(requests, key=lambda request: len(request.prompt)), 8)
+        by_length = sorted(requests, key=lambda request: len(request.prompt))
+        Scheduler(decoder, end=-1, slots=8, draft=True).run_all(by_length)
         full = time.monotonic() - began
         began = time.monotonic()
         in_fixed = [new for first in range(0, 64, 8) for new in fixed_batch(decoder, requests[first : first + 8])]
@@ -266,14 +265,14 @@ def fixed_batch(decoder: Decoder, requests: list[Request]) -> list[list[int]]:
     longest = max(map(len, rows))
     padded = [row + [0] * (longest - len(row)) for row in rows]
     state = decoder.take(decoder.begin(), [(0, 0)] * len(rows))
-    for first in range(0, longest, decoder.chunk):
-        decoder.extend(state, [row[first : first + decoder.chunk] for row in padded], [0] * len(rows))
+    for first in range(0, longest, decoder.prefill_chunk):
+        decoder.extend(state, [row[first : first + decoder.prefill_chunk] for row in padded], [0] * len(rows))
     state.lengths = np.array([len(row) - 1 for row in rows], "int32")
-    for step in range(max(request.new_tokens for request in requests)):
+    for step in range(max(request.max_new_tokens for request in requests)):
         logits = decoder.extend(state, [row[-1:] for row in rows])
         for row, request, after in zip(rows, requests, logits, strict=True):
-            row.append(request.sampler.choose(after, row, request.generator) if step < request.new_tokens else 0)
-    return [row[len(given.prompt) :][: given.new_tokens] for row, given in zip(rows, requests, strict=True)]
+            row.append(request.sampler.choose(after, row, request.generator) if step < request.max_new_tokens else 0)
+    return [row[len(given.prompt) :][: given.max_new_tokens] for row, given in zip(rows, requests, strict=True)]
 
 
 OWN = {"steps": steps, "draft": draft, "evaluate": evaluate}  # workloads of gpt-tf2 alone

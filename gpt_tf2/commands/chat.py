@@ -1,4 +1,4 @@
-"""`chat`: a model fine-tuned on CoQA answers questions about a passage."""
+"""`chat`: a model that was fine-tuned on CoQA answers questions about a passage."""
 
 import dataclasses
 import sys
@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import ModelSettings, check_room, find_model, load_decoder
 from gpt_tf2.errors import InputError
-from gpt_tf2.evaluation.predictions import prompt_ids
-from gpt_tf2.generation.scheduler import Generator, Request, row_generators
-from gpt_tf2.generation.text_stream import Writer
+from gpt_tf2.generation.prompts import build_prompt
+from gpt_tf2.generation.samples import spawn_generators
+from gpt_tf2.generation.scheduler import Request, Scheduler
+from gpt_tf2.generation.text_stream import TextStream
 from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks import coqa
 from gpt_tf2.tasks.task import Example, Turn
@@ -31,15 +32,15 @@ def chat(settings: ChatSettings) -> None:
     passage = read_utf8(settings.passage).strip()
     if not passage:
         raise InputError("empty: give the text to ask about", "passage", settings.passage)
-    for piece in answers(settings, passage, questions()):
-        print(piece, end="", flush=True)
+    for line in answer_questions(settings, passage, read_questions()):
+        print(line, end="", flush=True)
 
 
-def questions() -> Iterator[str]:
-    """The lines of stdin; at a terminal with a prompt to type at."""
-    shown = sys.stdin.isatty()
+def read_questions() -> Iterator[str]:
+    """Yields the lines of stdin that are not empty. On a terminal, prompts for each."""
+    is_terminal = sys.stdin.isatty()
     while True:
-        if shown:
+        if is_terminal:
             print("Q: ", end="", flush=True)
         try:
             line = sys.stdin.readline()
@@ -51,22 +52,23 @@ def questions() -> Iterator[str]:
             yield line.strip()
 
 
-def answers(settings: ChatSettings, passage: str, asked: Iterable[str]) -> Iterator[str]:
-    """The answer to each question, then a line break; earlier questions and the model's answers are its context."""
+def answer_questions(settings: ChatSettings, passage: str, questions: Iterable[str]) -> Iterator[str]:
+    """Yields the answer to each question, with a line break. The earlier questions and answers are its context."""
     model, engine = find_model(settings)
     check_room(settings, model)
     tokenizer, room = model.tokenizer, model.config.n_ctx - settings.output_length
     decoder = load_decoder(settings, model, engine)
-    generator = Generator(decoder, tokenizer.end_of_text, settings.drafts(True))
-    draws = row_generators(settings.seed, 1)[0]
-    ids = tokenizer.encode(passage)
+    # One scheduler for all questions, so that the passage is computed once.
+    scheduler = Scheduler(decoder, tokenizer.end_of_text, slots=1, draft=settings.drafts(True))
+    (generator,) = spawn_generators(settings.seed, 1)
+    passage_ids = tokenizer.encode(passage)
     turns: list[Turn] = []
-    given: list[str] = []
-    for question in asked:
+    answers: list[str] = []
+    for question in questions:
         turns.append(Turn(coqa.format_question(question), ("",)))
-        example = Example("", passage, tuple(turns))
-        prompt, _ = prompt_ids(ids, example, given, room, tokenizer)
-        writer = Writer(tokenizer, [coqa.STOP])
-        generator.run_all([Request(prompt, settings.output_length, settings.sampler(), draws, writer.add)], 1)
-        given.append(writer.finish())
-        yield f"{given[-1].strip()}\n"
+        prompt, _ = build_prompt(passage_ids, Example("", passage, tuple(turns)), answers, room, tokenizer)
+        stream = TextStream(tokenizer, [coqa.STOP])
+        request = Request(prompt, settings.output_length, settings.sampler(), generator, stream.add)
+        scheduler.run_all([request])
+        answers.append(stream.finish())
+        yield f"{answers[-1].strip()}\n"

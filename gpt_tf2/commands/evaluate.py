@@ -17,7 +17,7 @@ from gpt_tf2.commands.score import print_table
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.errors import InputError
 from gpt_tf2.evaluation import perplexity
-from gpt_tf2.evaluation.predictions import Asking, predict
+from gpt_tf2.evaluation.predictions import EvaluationProtocol, predict
 from gpt_tf2.storage.files import check_writable, read_utf8, write_text
 from gpt_tf2.storage.journal import Journal
 from gpt_tf2.storage.kept import Sources
@@ -118,18 +118,18 @@ def score_task(
         read_utf8(settings.references)  # now, not after hours of work
     decoder = load_decoder(settings, model, engine, counter.say)
     counter.say(f"{model.path}: {len(examples):,} examples of {settings.dataset_path}, {split}; {decoder.name}")
-    asking = Asking(
-        settings.batch_size,
-        settings.output_length,
-        settings.sampler(),
-        settings.seed,
-        task.stop,
-        settings.gold_answers,
-        settings.drafts(task.drafts),
+    protocol = EvaluationProtocol(
+        slots=settings.batch_size,
+        max_new_tokens=settings.output_length,
+        sampler=settings.sampler(),
+        seed=settings.seed,
+        stop=task.stop,
+        gold_history=settings.gold_answers,
+        draft=settings.drafts(task.drafts),
     )
-    work = [asking, engine, settings.precision, digest(example for _, example in examples)]
+    work = [protocol, engine, settings.precision, digest(example for _, example in examples)]
     journal = begin_journal(output, counter, model, work)
-    predictions, shortened = predict(decoder, model.tokenizer, examples, asking, journal, counter.show)
+    predictions, shortened = predict(decoder, model.tokenizer, examples, protocol, journal, counter.show)
     if shortened:
         counter.say(f"{shortened:,} prompts did not fit into {model.config.n_ctx} tokens and were shortened")
     write_text(output, task.write(predictions))

@@ -197,8 +197,8 @@ def build(run: Run) -> "tuple[Trainer, History]":
 
 def train(run: Run, trainer: "Trainer", history: History) -> None:
     """Trains to the end of the run, or until it is told to stop; shows progress, saves and samples on the way."""
-    from gpt_tf2.commands.generate import sample_text
     from gpt_tf2.decoding.keras_graph import GraphDecoder
+    from gpt_tf2.generation.samples import sample_text
     from gpt_tf2.generation.sampling import make_sampler
     from gpt_tf2.training.loop import Plan, train
     from gpt_tf2.training.monitor import Monitor
