@@ -25,11 +25,13 @@ LENGTH = 1024
 
 PREPARE = """
 import sys
-from gpt_tf2.data.dataset import prepare
 from gpt_tf2.commands.progress import Counter
+from gpt_tf2.data.prepared import prepare
+from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tokenizer import Tokenizer
 with Counter("preparing", "stories") as counter:
-    tokens = prepare("cnndm", sys.argv[1], "train", Tokenizer(*sys.argv[2:4]), None, counter.show, lambda: None)
+    cnndm, tokenizer = find_task("cnndm"), Tokenizer(*sys.argv[2:4])
+    tokens = prepare(cnndm, sys.argv[1], "train", tokenizer, None, counter.show, lambda: None)
 print(len(tokens.shortest))
 """
 
@@ -80,10 +82,11 @@ def padding(folder: Path, batch_size: int) -> dict[str, float]:
     """The share of padding in 200 batches: packed, and one example per sequence, padded to the longest of the batch."""
     from gpt_tf2.data.packing import PackedExamples
     from gpt_tf2.data.prepared import prepare
+    from gpt_tf2.tasks.lookup import find_task
     from gpt_tf2.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(*vocabulary())
-    tokens = prepare("cnndm", str(folder), "train", tokenizer, None, lambda done, total: None, lambda: None)
+    tokens = prepare(find_task("cnndm"), str(folder), "train", tokenizer, None, lambda done, total: None, lambda: None)
     fitting = np.flatnonzero(tokens.shortest <= LENGTH)
     packed = PackedExamples(tokens, fitting, LENGTH, True, tokenizer.end_of_text)
     began = time.monotonic()

@@ -25,7 +25,7 @@ def items(dataset_path: str, split: str) -> Iterable[tuple[str, Any]]:
     content = read_json(path)
     stories = content.get("data") if isinstance(content, dict) else None
     if not isinstance(stories, list):
-        raise InputError(f"{path}: no list `data`: give the folder of CoQA's own JSON files")
+        raise InputError(f"{path}: no list named data: give the folder of CoQA's own JSON files")
     numbered = enumerate(stories, start=1)
     return [(str(s["id"]) if isinstance(s, dict) and "id" in s else f"story {number}", s) for number, s in numbered]
 

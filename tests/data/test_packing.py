@@ -14,6 +14,7 @@ from gpt_tf2.data.batches import Batch
 from gpt_tf2.data.encoding import COMPLETION
 from gpt_tf2.data.packing import PackedExamples
 from gpt_tf2.data.prepared import Tokens, prepare
+from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tokenizer import Tokenizer
 from helpers import made_up as madeup
 from helpers.gradients import loss_and_gradients
@@ -36,7 +37,7 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 
 def tokens_of(data_loader: str, path: Path, tokenizer: Tokenizer) -> Tokens:
-    return prepare(data_loader, str(path), "train", tokenizer, None, lambda done, total: None, lambda: None)
+    return prepare(find_task(data_loader), str(path), "train", tokenizer, None, lambda done, total: None, lambda: None)
 
 
 @pytest.fixture(scope="module", params=["cnndm", "coqa"])

@@ -16,8 +16,8 @@ from gpt_tf2 import InputError
 from gpt_tf2.data import encoding
 from gpt_tf2.data import prepared as module
 from gpt_tf2.data.prepared import ARRAYS, Tokens, data_sources, prepare
-from gpt_tf2.tasks import cnndm
-from gpt_tf2.tasks.task import LeftOut, read_examples
+from gpt_tf2.tasks.examples import Skipped, read_examples
+from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tokenizer import Tokenizer
 from helpers import made_up as madeup
 from helpers.processes import ROOT
@@ -27,9 +27,10 @@ PREPARE = """
 import sys
 from gpt_tf2.tokenizer import Tokenizer
 from gpt_tf2.data.prepared import prepare
+from gpt_tf2.tasks.lookup import find_task
 show = lambda done, total: print("done", done, flush=True)
 on_wait = lambda: print("waiting", flush=True)
-prepare("cnndm", "stories", "train", Tokenizer("encoder.json", "vocab.bpe"), None, show, on_wait)
+prepare(find_task("cnndm"), "stories", "train", Tokenizer("encoder.json", "vocab.bpe"), None, show, on_wait)
 print("ready", flush=True)
 """
 
@@ -54,7 +55,9 @@ def prepare_stories(path: str = "stories", cache: str | None = None) -> tuple[To
     """Return the tokens and the progress that was shown, which is empty if they were reused."""
     shown: list[tuple[int, int | None]] = []
     tokenizer = Tokenizer("encoder.json", "vocab.bpe")
-    tokens = prepare("cnndm", path, "train", tokenizer, cache, lambda *progress: shown.append(progress), pytest.fail)
+    tokens = prepare(
+        find_task("cnndm"), path, "train", tokenizer, cache, lambda *progress: shown.append(progress), pytest.fail
+    )
     return tokens, shown
 
 
@@ -70,7 +73,7 @@ def test_the_tokens_are_those_of_the_examples_in_order(folder: Path) -> None:
     tokens, shown = prepare_stories()
     assert shown[-1] == (STORIES, STORIES) and shown == sorted(shown)
     tokenizer = Tokenizer("encoder.json", "vocab.bpe")
-    examples = [example for _, example in read_examples(cnndm, "stories", "train", LeftOut())]
+    examples = [example for _, example in read_examples(find_task("cnndm"), "stories", "train", Skipped())]
     assert len(examples) == len(tokens.shortest) == STORIES
     for number, example in enumerate(examples):
         texts = [example.passage, example.turns[0].prompt, *example.turns[0].completions]
@@ -220,7 +223,7 @@ def test_data_that_changes_while_it_is_read_is_an_error(folder: Path) -> None:
         next(changes, lambda: None)()
 
     with pytest.raises(InputError, match="dataset_path=stories: changed while it was read: start again") as caught:
-        prepare("cnndm", "stories", "train", tokenizer, None, show, pytest.fail)
+        prepare(find_task("cnndm"), "stories", "train", tokenizer, None, show, pytest.fail)
     assert caught.value.on_command_line() == "--dataset_path stories: changed while it was read: start again"
     assert prepare_stories()[1] != []
     assert prepare_stories()[1] == []
@@ -233,8 +236,8 @@ def test_skipped_items_are_reported_each_time(folder: Path) -> None:
         tokens, _ = prepare_stories()
         assert len(tokens.shortest) == STORIES - 2
         assert [line.split(":")[0] for line in sorted(tokens.skipped)] == [
-            "left out 1, no highlight",
-            "left out 1, no story file that can be read",
+            "skipped 1, no highlight",
+            "skipped 1, no readable story file",
         ]
 
 
@@ -300,12 +303,12 @@ def test_where_nothing_can_be_written_the_error_asks_for_another_folder(folder: 
 
 def test_bad_data_leaves_nothing_beside_it(folder: Path) -> None:
     shutil.rmtree("stories/cnn")
-    with pytest.raises(InputError, match="no example of train is left"):
+    with pytest.raises(InputError, match="no usable example in train"):
         prepare_stories()
     assert [path.name for path in Path("stories").iterdir()] == ["url_lists"]
 
 
 @pytest.mark.parametrize("path", ["", "nowhere", "stories/*.none"])
 def test_a_data_set_without_files_is_an_error(path: str, folder: Path) -> None:
-    with pytest.raises(InputError, match=r"dataset_path=.*: no file there: check the path"):
+    with pytest.raises(InputError, match=r"dataset_path=.*: no such file: give a file, a folder or a glob"):
         prepare_stories(path)
