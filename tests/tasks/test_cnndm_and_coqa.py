@@ -194,7 +194,7 @@ def spoil(path: str) -> None:
         ),
         (
             lambda: as_parquet("p/train.parquet", article=[1, 2, 3]),
-            ["no usable example in train", "skipped 3", "no text"],
+            ["no usable example in train", "skipped 3", "not text"],
         ),
         (
             lambda: as_parquet("p/train.parquet", article=["", " ", "\n"]),
@@ -330,7 +330,7 @@ def test_people_see_the_completion_in_brackets(folder: Path, capsys: pytest.Capt
         (
             "--data_loader=cnndm --dataset_path=cnndm",
             lambda: [shutil.rmtree(f"cnndm/{site}/stories") for site in ("cnn", "dailymail")],
-            ["no usable example in train", "skipped 3", "check that the data is whole"],
+            ["no usable example in train", "skipped 3", "check that the data is complete"],
         ),
         (
             "--data_loader=cnndm --dataset_path=cnndm",
@@ -356,7 +356,7 @@ def test_people_see_the_completion_in_brackets(folder: Path, capsys: pytest.Capt
         (
             "--data_loader=coqa --dataset_path=coqa",
             lambda: Path("coqa/coqa-train-v1.0.json").write_text('{"data": [1, 2]}'),
-            ["no usable example in train", "story 1", "check that the data is whole"],
+            ["no usable example in train", "story 1", "check that the data is complete"],
         ),
         ("--data_loader=coqa --dataset_path=coqa --limit=0", lambda: None, ["--limit 0", "at least 1"]),
         ("--data_loader=xsum --dataset_path=coqa", lambda: None, ["--data_loader", "xsum", "cnndm"]),
