@@ -16,8 +16,8 @@ from gpt_tf2.checkpoints import Checkpoint, find_config, find_tokenizer, home, l
 from gpt_tf2.commands.progress import Counter
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.litert import conversion
+from gpt_tf2.decoding.sample_perplexity import measure_perplexity
 from gpt_tf2.errors import InputError
-from gpt_tf2.evaluation import perplexity
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def perplexities(source: Source, folder: Path) -> tuple[float, float]:
         GraphDecoder(read_model(source.opened(), source.config)),
         LiteRTDecoder(folder, source.config, source.precision),
     ]
-    exact, quantized = (perplexity.of_tokens(decoder, ids) for decoder in decoders)
+    exact, quantized = (measure_perplexity(decoder, ids) for decoder in decoders)
     return exact, quantized
 
 

@@ -16,6 +16,7 @@ from gpt_tf2.commands.progress import Counter
 from gpt_tf2.commands.score import print_table
 from gpt_tf2.decoding.litert.conversion import content
 from gpt_tf2.errors import InputError
+from gpt_tf2.evaluation.perplexity import measure_perplexity
 from gpt_tf2.evaluation.predictions import EvaluationProtocol, predict
 from gpt_tf2.storage.files import check_writable, read_utf8, write_text
 from gpt_tf2.storage.journal import Journal
@@ -147,22 +148,15 @@ def score_text(
     counter: Counter,
 ) -> Scores:
     """The perplexity of a text."""
-    from gpt_tf2.evaluation import perplexity
-
     streams = text.read_streams(settings.dataset_path, tokenizer)
     start()
     from gpt_tf2.training.walk import Walk
 
     walk = Walk(read_model(source.opened(), source.config), trained=())
     journal = begin_journal(output, counter, source, [settings.batch_size, digest(s.tobytes() for s in streams)])
-    batches = list(perplexity.windows(streams, tokenizer.end_of_text, source.config.n_ctx, settings.batch_size))
-    for number, batch in enumerate(batches):
-        if journal.get(str(number)) is None:
-            journal.put(str(number), float(walk.loss(batch)))
-        counter.show(number + 1, len(batches))
-    nats = sum(journal.results[str(number)] for number in range(len(batches)))
-    tokens = sum(len(stream) for stream in streams)
-    figures = perplexity.figures(nats, tokens, sum(tokenizer.size(stream) for stream in streams))
+    figures = measure_perplexity(
+        streams, tokenizer, source.config.n_ctx, settings.batch_size, walk.loss, journal, counter.show
+    )
     journal.remove()
     return {"text": {settings.dataset_path: figures}}
 
