@@ -16,7 +16,7 @@ from gpt_tf2.commands.progress import Counter
 from gpt_tf2.commands.score import print_table
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.errors import InputError
-from gpt_tf2.evaluation import perplexity
+from gpt_tf2.evaluation.perplexity import measure_perplexity
 from gpt_tf2.evaluation.predictions import EvaluationProtocol, predict
 from gpt_tf2.storage.files import check_writable, read_utf8, write_text
 from gpt_tf2.storage.journal import Journal
@@ -149,14 +149,9 @@ def score_text(
 
     walk = Walk(model.load(), trained=())
     journal = begin_journal(output, counter, model, [settings.batch_size, digest(s.tobytes() for s in streams)])
-    batches = list(perplexity.windows(streams, model.tokenizer.end_of_text, model.config.n_ctx, settings.batch_size))
-    for number, batch in enumerate(batches):
-        if journal.get(str(number)) is None:
-            journal.put(str(number), float(walk.loss(batch)))
-        counter.show(number + 1, len(batches))
-    nats = sum(journal.results[str(number)] for number in range(len(batches)))
-    tokens = sum(len(stream) for stream in streams)
-    figures = perplexity.figures(nats, tokens, sum(model.tokenizer.count_bytes(stream) for stream in streams))
+    figures = measure_perplexity(
+        streams, model.tokenizer, model.config.n_ctx, settings.batch_size, walk.loss, journal, counter.show
+    )
     journal.remove()
     return {settings.dataset_path: figures}
 

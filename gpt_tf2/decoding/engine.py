@@ -15,7 +15,7 @@ from gpt_tf2.data.held_out import TOKENS, read_held_out
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.decoding.litert.conversion import Perplexities, conversion_folder, open_conversion
-from gpt_tf2.decoding.sample_perplexity import sample_perplexity
+from gpt_tf2.decoding.sample_perplexity import measure_perplexity
 from gpt_tf2.errors import InputError
 
 HIGH_COST = 0.02  # of the perplexity, from which on int8 comes with a warning
@@ -90,8 +90,8 @@ def measure_int8(model: OpenedModel, folder: Path) -> Perplexities:
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     ids = read_sample(model)
-    exact = sample_perplexity(GraphDecoder(model.load()), ids)
-    return exact, sample_perplexity(LiteRTDecoder(folder, model.config, "int8"), ids)
+    exact = measure_perplexity(GraphDecoder(model.load()), ids)
+    return exact, measure_perplexity(LiteRTDecoder(folder, model.config, "int8"), ids)
 
 
 def read_sample(model: OpenedModel) -> np.ndarray:

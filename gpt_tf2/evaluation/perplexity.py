@@ -1,53 +1,79 @@
-"""Perplexity of a text, with a sliding window."""
+"""Perplexity of a text, by a sliding window."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import SupportsFloat
 
 import numpy as np
 
 from gpt_tf2.data.batches import Batch
+from gpt_tf2.storage.journal import Journal
+from gpt_tf2.tokenizer import Tokenizer
 
 
-def windows(streams: Sequence[np.ndarray], end_of_text: int, length: int, batch_size: int) -> Iterator[Batch]:
-    """Rows of `length` tokens in which every token of every stream is predicted once.
+def measure_perplexity(
+    streams: Sequence[np.ndarray],
+    tokenizer: Tokenizer,
+    n_ctx: int,
+    batch_size: int,
+    loss: Callable[[Batch], SupportsFloat],
+    journal: Journal,
+    show: Callable[[int, int | None], None],
+) -> dict[str, float]:
+    """Perplexity per token and bits per byte of a text, with its tokens and bytes.
 
-    A window begins half a length after the one before and predicts what that did not, so that but for a stream's
-    beginning a token is predicted from at least half a length. A stream's first is predicted from the end of text.
+    Args:
+        streams: the text's token ids, int [N] for each part that is encoded apart.
+        n_ctx: the length of a window, in tokens.
+        batch_size: windows per batch.
+        loss: returns the sum of a batch's weighted losses, in nats.
+        journal: keeps each batch's loss. Batches that it has are not computed again.
+        show: called with the number of batches so far, and in all.
     """
-    rows: list[tuple[np.ndarray, int]] = []  # the tokens and, of them, the first that is predicted
+    batches = list(make_windows(streams, tokenizer.end_of_text, n_ctx, batch_size))
+    for number, batch in enumerate(batches):
+        if journal.get(str(number)) is None:
+            journal.put(str(number), float(loss(batch)))
+        show(number + 1, len(batches))
+    nats = sum(journal.results[str(number)] for number in range(len(batches)))
+    n_tokens = sum(len(stream) for stream in streams)
+    n_bytes = sum(tokenizer.count_bytes(stream) for stream in streams)
+    figures = {"perplexity per token": math.exp(nats / n_tokens), "tokens": n_tokens, "bytes": n_bytes}
+    return {"bits per byte": nats / math.log(2) / n_bytes, **figures} if n_bytes else figures
+
+
+def make_windows(streams: Sequence[np.ndarray], end_of_text: int, length: int, batch_size: int) -> Iterator[Batch]:
+    """Yields batches of windows that predict every token of every stream once.
+
+    Each window begins half a length after the previous one and predicts only the tokens that are new. So each token
+    has at least half a length of context, except at the beginning of a stream. The end-of-text token precedes the
+    first token of a stream.
+    """
+    windows: list[tuple[np.ndarray, int]] = []  # up to length + 1 tokens, and the index of the first that is predicted
     for stream in streams:
         tokens = np.concatenate([[end_of_text], stream])
-        predicted = 1
+        predicted = 1  # tokens up to here; the end of text counts
         for start in range(0, max(1, len(tokens) - 1), length // 2):
-            row = tokens[start : start + length + 1]
-            rows.append((row, predicted - start))
-            predicted = start + len(row)
+            window = tokens[start : start + length + 1]
+            windows.append((window, predicted - start))
+            predicted = start + len(window)
             if predicted == len(tokens):
                 break
-    for start in range(0, len(rows), batch_size):
-        yield batched(rows[start : start + batch_size], length)
+    for first in range(0, len(windows), batch_size):
+        yield make_batch(windows[first : first + batch_size], length)
 
 
-def batched(rows: list[tuple[np.ndarray, int]], length: int) -> Batch:
-    tokens, positions, segments = (np.zeros((len(rows), length), "int32") for _ in range(3))
+def make_batch(windows: list[tuple[np.ndarray, int]], length: int) -> Batch:
+    """A batch of windows, each padded to `length` tokens."""
+    tokens, positions, segments = (np.zeros((len(windows), length), "int32") for _ in range(3))
     picks, targets = [], []
-    for number, (row, first) in enumerate(rows):
-        size = len(row) - 1
-        tokens[number, :size] = row[:-1]
-        positions[number, :size] = np.arange(size)
-        segments[number, :size] = 1
-        picks.append(number * length + np.arange(first - 1, size))
-        targets.append(row[first:])
-    places = np.concatenate(picks).astype("int32")
-    return Batch(
-        tokens, positions, segments, places, np.concatenate(targets).astype("int32"), np.ones(len(places), "float32")
-    )
-
-
-def figures(nats: float, tokens: int, n_bytes: int) -> dict[str, float]:
-    """Perplexity a token, and bits a byte, of a text of so many tokens and bytes.
-
-    nats: its negative log-likelihood.
-    """
-    found = {"perplexity a token": math.exp(nats / tokens), "tokens": tokens, "bytes": n_bytes}
-    return {"bits a byte": nats / math.log(2) / n_bytes, **found} if n_bytes else found
+    for row, (window, first) in enumerate(windows):
+        size = len(window) - 1
+        tokens[row, :size] = window[:-1]
+        positions[row, :size] = np.arange(size)
+        segments[row, :size] = 1
+        picks.append(row * length + np.arange(first - 1, size))
+        targets.append(window[first:])
+    all_picks = np.concatenate(picks).astype("int32")
+    weights = np.ones(len(all_picks), "float32")
+    return Batch(tokens, positions, segments, all_picks, np.concatenate(targets).astype("int32"), weights)

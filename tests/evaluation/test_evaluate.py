@@ -1,32 +1,32 @@
-"""Evaluation: from raw data over a fine-tuned model to figures; kills, long passages, bad input."""
+"""`evaluate` from raw data to scores: fine-tuned models, kills, references, passages that are too long, bad input."""
 
 import json
-import math
 import random
 import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from gpt_tf2 import EvaluateSettings, FinetuneSettings, Tokenizer, evaluate, finetune, load_model
+from gpt_tf2 import EvaluateSettings, FinetuneSettings, evaluate, finetune
 from gpt_tf2.cli import main
-from gpt_tf2.evaluation.predictions import prompt_ids
-from gpt_tf2.tasks.task import Example, Turn
-from helpers import made_up as madeup
-from helpers.processes import OPENAI_TINY, command, run
+from gpt_tf2.evaluation import predictions
+from gpt_tf2.storage.journal import Journal
+from gpt_tf2.tasks.cnndm import story_path
+from gpt_tf2.tasks.task import Example
+from helpers import made_up
+from helpers.processes import command, run
 
 N_CTX = 128
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data sets and models that were fine-tuned on them."""
+    """A folder with made-up data sets and a model fine-tuned on each."""
     folder = tmp_path_factory.mktemp("trained")
-    madeup.write_stories(folder / "stories", train=1500, test=40)
-    madeup.write_conversations(folder / "talks", train=1500, dev=25)
-    madeup.write_model(folder / "models" / "small", N_CTX)
+    made_up.write_stories(folder / "stories", train=1500, test=40)
+    made_up.write_conversations(folder / "talks", train=1500, dev=25)
+    made_up.write_model(folder / "models" / "small", N_CTX)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for loader, data in (("cnndm", "stories"), ("coqa", "talks")):
@@ -71,21 +71,16 @@ def test_a_model_fine_tuned_on_stories_beats_lead_3(folder: Path, capsys: pytest
     repeats = scores["share of texts with a repeated n-gram"]["3-gram"]
     assert repeats == {"summaries": 0.0, "references": 0.0}
     assert not Path("summaries.txt.partial").exists()
-    # The figures are those of the file of predictions.
-    highlights = [path.read_text().split("@highlight\n\n")[1] for path in stories("test")]
+    # Scoring the file of predictions gives the same figures.
+    urls = Path("stories/url_lists/all_test.txt").read_text().split()
+    stories = [(Path("stories") / story_path(url)).read_text() for url in urls]
+    highlights = [story.split("@highlight\n\n")[1] for story in stories]
     Path("references.txt").write_text("".join(f"<t> {highlight} </t>\n" for highlight in highlights))
     assert main(["score", "rouge", "summaries.txt", "references.txt", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == scores["summaries"]
 
 
-def stories(split: str) -> list[Path]:
-    from gpt_tf2.tasks.cnndm import story_path
-
-    urls = Path(f"stories/url_lists/all_{split}.txt").read_text().split()
-    return [Path("stories") / story_path(url) for url in urls]
-
-
-def test_a_model_fine_tuned_on_conversations_answers(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_model_fine_tuned_on_conversations_answers_questions(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", *ANSWERS, *GREEDY, "--output_file=answers.json"]) == 0
     assert "overall" in capsys.readouterr().out
     overall = json.loads(Path("answers.scores.json").read_text())["answers"]["overall"]
@@ -98,19 +93,19 @@ def test_a_model_fine_tuned_on_conversations_answers(folder: Path, capsys: pytes
 
 @pytest.mark.parametrize(("task", "name"), [(SUMMARIES, "s.txt"), (ANSWERS, "a.json")])
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
-def test_engines_batches_and_guesses_change_no_prediction(
+def test_engine_batch_size_and_draft_change_no_prediction(
     task: list[str], name: str, sampling: list[str], folder: Path
 ) -> None:
-    found = []
-    for how in ("--batch_size=8", "--batch_size=1", "--draft=off", "--engine=graph"):
-        assert main(["evaluate", *task, *sampling, how, f"--output_file=out{how}_{name}"]) == 0
-        found.append(Path(f"out{how}_{name}").read_text())
-    assert len(set(found)) == 1
+    contents = []
+    for flag in ("--batch_size=8", "--batch_size=1", "--draft=off", "--engine=graph"):
+        assert main(["evaluate", *task, *sampling, flag, f"--output_file=out{flag}_{name}"]) == 0
+        contents.append(Path(f"out{flag}_{name}").read_text())
+    assert len(set(contents)) == 1
 
 
 @pytest.mark.parametrize(("task", "name"), [(SUMMARIES, "s.txt"), (ANSWERS, "a.json")])
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
-def test_killed_three_times_it_ends_with_the_same_predictions(
+def test_an_evaluation_that_is_killed_three_times_makes_the_same_predictions(
     task: list[str], name: str, sampling: list[str], folder: Path
 ) -> None:
     flags = [*task, *sampling, "--batch_size=2"]
@@ -121,35 +116,54 @@ def test_killed_three_times_it_ends_with_the_same_predictions(
         process = command("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
         began = partial.stat().st_size if partial.exists() else 0
         while process.poll() is None and (not partial.exists() or partial.stat().st_size <= began + 80):
-            time.sleep(0.002)  # until it has done something
+            time.sleep(0.002)  # until it has made a prediction
         time.sleep(draw.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
-    assert kills == 3, "it ended before it was killed"
+    assert kills == 3, "the evaluation ended before it was killed"
     with partial.open("ab") as file:
-        file.write(b'{"0:38": ["cut o')  # as a kill in the midst of a write leaves it
+        file.write(b'{"0:38": ["cut o')  # as a kill during a write leaves it
     last = run("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
     assert (last.returncode, last.stderr) == (0, "") and "going on after" in last.stdout
     assert (folder / f"killed_{name}").read_bytes() == (folder / f"whole_{name}").read_bytes()
     assert not partial.exists()
 
 
-def test_another_evaluation_does_not_go_on_from_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpt_tf2.storage import journal
+@pytest.mark.parametrize(
+    ("change", "completions"),
+    [({"seed": 9}, 12), ({"limit": 2}, 8), ({"gold_answers": True}, 12), ({"model_path": "models/small"}, 12)],
+)
+def test_another_evaluation_does_not_resume_from_the_journal(
+    change: dict, completions: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    kept_keys: list[str] = []
+    put = Journal.put
+    monkeypatch.setattr(Journal, "put", lambda self, key, result: kept_keys.append(key) or put(self, key, result))
+    settings = {"data_loader": "coqa", "dataset_path": "talks", "model_path": "output/coqa.h5", "limit": 3, "top_k": 40}
 
-    settings = EvaluateSettings(
-        data_loader="coqa", dataset_path="talks", model_path="output/coqa.h5", output_file="o.json", limit=3
-    )
+    def run_evaluation(output: str, **changes: object) -> str:
+        """Returns what is printed; `kept_keys` are those of the completions that were made."""
+        kept_keys.clear()
+        capsys.readouterr()
+        evaluate(EvaluateSettings(**{**settings, "output_file": output, **changes}))
+        return capsys.readouterr().out
+
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "remove", lambda self: self.file.close())
-        evaluate(settings)
-    kept = Path("o.json.partial").read_bytes()
-    evaluate(EvaluateSettings(**{**vars(settings), "seed": 9}))
-    assert kept and not Path("o.json.partial").exists()
+        patch.setattr(Journal, "remove", lambda self: self.file.close())  # as if killed at the very end
+        run_evaluation("o.json")
+    assert len(kept_keys) == 12
+    journal = Path("o.json.partial").read_bytes()
+    assert "o.json.partial" in run_evaluation("o.json") and not kept_keys  # the same evaluation says that it resumes
+
+    Path("o.json.partial").write_bytes(journal)
+    assert "o.json.partial" not in run_evaluation("o.json", **change) and len(kept_keys) == completions
+    assert not Path("o.json.partial").exists()
+    run_evaluation("fresh.json", **change)
+    assert Path("o.json").read_bytes() == Path("fresh.json").read_bytes()
 
 
-def test_predictions_do_not_depend_on_the_batch(folder: Path) -> None:
+def test_predictions_do_not_depend_on_the_batch_size(folder: Path) -> None:
     texts = []
     for size in (1, 7):
         assert main(["evaluate", *ANSWERS, *DRAWN, "--limit=9", f"--batch_size={size}", "--output_file=b.json"]) == 0
@@ -157,27 +171,25 @@ def test_predictions_do_not_depend_on_the_batch(folder: Path) -> None:
     assert texts[0] == texts[1] and len(json.loads(texts[0])) == 36
 
 
-def test_gold_answers_are_shown_where_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpt_tf2.evaluation import predictions as predict
-
+def test_earlier_turns_show_gold_answers_if_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[list[str]] = []
-    plain = predict.prompt_ids
+    build_prompt = predictions.build_prompt
 
-    def noted(passage: list[int], example: Example, earlier: list[str], *rest: object) -> object:
-        shown.append(list(earlier))
-        return plain(passage, example, earlier, *rest)
+    def record(passage: list[int], example: Example, answers: list[str], *rest: object) -> object:
+        shown.append(list(answers))
+        return build_prompt(passage, example, answers, *rest)
 
-    monkeypatch.setattr(predict, "prompt_ids", noted)
+    monkeypatch.setattr(predictions, "build_prompt", record)
     settings = {"data_loader": "coqa", "dataset_path": "talks", "model_path": "models/small", "limit": 2}
     settings |= {"output_length": 4, "output_file": "g.json", "temperature": 0.0}
     evaluate(EvaluateSettings(**settings, gold_answers=True))
-    content = json.loads(Path("talks/coqa-dev-v1.0.json").read_text())["data"][1]["answers"]
-    assert shown[-1] == [f" {answer['input_text']}" for answer in content[:3]]
+    gold = json.loads(Path("talks/coqa-dev-v1.0.json").read_text())["data"][1]["answers"]
+    assert shown[-1] == [f" {answer['input_text']}" for answer in gold[:3]]
     evaluate(EvaluateSettings(**settings))
     assert shown[-1] != shown[7] and len(shown[-1]) == 3
 
 
-def test_references_of_ones_own(folder: Path) -> None:
+def test_predictions_are_scored_against_the_users_references(folder: Path) -> None:
     lines = "".join(f"<t> The {word} </t>\n" for word in ["clock"] * 40)
     Path("own.tagged").write_text(lines)
     settings = {"data_loader": "cnndm", "dataset_path": "stories", "model_path": "models/small", "limit": 3}
@@ -188,7 +200,7 @@ def test_references_of_ones_own(folder: Path) -> None:
 
 def test_an_article_longer_than_the_context_is_shortened(folder: Path, capsys: pytest.CaptureFixture) -> None:
     long = folder / "long"
-    madeup.write_stories(long, test=2)
+    made_up.write_stories(long, test=2)
     path = next(long.rglob("*.story"))
     article, highlight = path.read_text().split("\n\n@highlight")
     path.write_text(f"{article} {article} {article}\n\n@highlight{highlight}")
@@ -198,53 +210,8 @@ def test_an_article_longer_than_the_context_is_shortened(folder: Path, capsys: p
     assert len(Path("output/cnndm_cnndm_test.txt").read_text().splitlines()) == 2
 
 
-def test_what_goes_where_the_context_is_too_short(folder: Path) -> None:
-    tokenizer = Tokenizer("models/small/encoder.json", "models/small/vocab.bpe")
-    turns = tuple(Turn(f"\n Q: What colour was it {i}?\n A:", (" red",)) for i in range(6))
-    example = Example("x", "Once there was a red cat. " * 8, turns)
-    passage = tokenizer.encode(example.passage)
-    answers = [" red", " blue", " green"]
-
-    def asked(room: int) -> tuple[str, bool]:
-        ids, whole = prompt_ids(passage, example, answers, room, tokenizer)
-        assert len(ids) <= room
-        return tokenizer.decode(ids), whole
-
-    everything = example.passage + "".join(f"\n Q: What colour was it {i}?\n A:{a}" for i, a in enumerate(answers))
-    everything += "\n Q: What colour was it 3?\n A:"
-    size = len(tokenizer.encode(everything))
-    assert asked(size + 20) == (everything, True)
-    text, whole = asked(size - 5)
-    assert not whole and text.startswith("Once") and text.endswith(everything[len(example.passage) :])
-    text, whole = asked(60)
-    assert not whole and text.startswith("Once") and " red\n Q: What colour was it 1" not in text
-    assert text.endswith("A: green\n Q: What colour was it 3?\n A:")
-    assert asked(4)[0] == tokenizer.decode(tokenizer.encode(turns[3].prompt)[-4:])
-
-
-def test_perplexity_is_that_of_the_network_with_a_sliding_window(
-    workplace: Path, capsys: pytest.CaptureFixture
-) -> None:
-    text = Path("story.txt").read_text()[:700] + " é"
-    Path("t.txt").write_text(text)
-    assert main(["evaluate", "--dataset_path=t.txt", "--model_path=models/tiny", "--batch_size=3"]) == 0
-    assert "bits a byte" in capsys.readouterr().out
-    found = json.loads(Path("output/tiny_text_train.scores.json").read_text())["text"]["t.txt"]
-    model, tokenizer = load_model(OPENAI_TINY), Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe")
-    ids, n_ctx = [tokenizer.end_of_text, *tokenizer.encode(text)], 64
-    assert len(ids) > 3 * n_ctx
-    nats = 0.0
-    for place in range(1, len(ids)):
-        start = max(0, (place - 1 - n_ctx // 2) // (n_ctx // 2) * (n_ctx // 2)) if place > n_ctx else 0
-        logits = np.asarray(model(np.array([ids[start:place]])))[0, -1].astype("float64")
-        nats += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[place]]
-    assert found["tokens"] == len(ids) - 1 and found["bytes"] == len(text.encode())
-    assert found["perplexity a token"] == pytest.approx(math.exp(nats / (len(ids) - 1)), rel=1e-4)
-    assert found["bits a byte"] == pytest.approx(nats / math.log(2) / len(text.encode()), rel=1e-5)
-
-
 @pytest.mark.parametrize(
-    ("flags", "held"),
+    ("flags", "words"),
     [
         (["--data_loader=cnndm", "--dataset_path=no"], ["no/url_lists/all_test.txt", "give the folder"]),
         (["--data_loader=cnndm", "--dataset_path=stories", "--split=dev"], ["--split dev", "train, val, test"]),
@@ -264,13 +231,13 @@ def test_perplexity_is_that_of_the_network_with_a_sliding_window(
         ),
     ],
 )
-def test_bad_input_ends_in_one_line(
-    flags: list[str], held: list[str], folder: Path, capsys: pytest.CaptureFixture
+def test_bad_input_is_one_line_on_stderr(
+    flags: list[str], words: list[str], folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     Path("short.tagged").write_text("<t> one </t>\n")
     Path("talks/a.json").write_text("[]")
     assert main(["evaluate", "--model_path=models/small", *flags]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "Traceback" not in err
-    for part in held:
-        assert part in err, err
+    for word in words:
+        assert word in err, err

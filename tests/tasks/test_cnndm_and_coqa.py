@@ -183,7 +183,10 @@ def spoil(path: str) -> None:
             lambda: (as_parquet("p/train.parquet"), cut("p/train.parquet", 0.5)),
             ["train.parquet: not a readable Parquet", "again"],
         ),
-        (lambda: (as_parquet("p/train.parquet"), cut("p/train.parquet", 0)), ["train.parquet: not a readable Parquet", "again"]),
+        (
+            lambda: (as_parquet("p/train.parquet"), cut("p/train.parquet", 0)),
+            ["train.parquet: not a readable Parquet", "again"],
+        ),
         (
             lambda: (as_parquet("p/train.parquet"), spoil("p/train.parquet")),
             ["train.parquet: damaged after row 0", "again"],
