@@ -1,10 +1,10 @@
-"""`plan`: which ways of fine-tuning a model fit into a memory, and what each takes."""
+"""`plan`: the memory that each way of fine-tuning a model takes, and what fits."""
 
 import dataclasses
 from typing import Any
 
 from gpt_tf2.commands.finetune_settings import OPTIMIZERS
-from gpt_tf2.commands.flags import flag
+from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.config import SIZES
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.memory import LORA_RANK, Way, parse_memory, predict
@@ -12,20 +12,18 @@ from gpt_tf2.training.memory import LORA_RANK, Way, parse_memory, predict
 
 @dataclasses.dataclass(frozen=True)
 class PlanSettings:
-    """The flags of `plan`."""
+    """The settings of `plan`."""
 
-    model: str = flag("124M", "the size", choices=tuple(SIZES))
-    memory: str | None = flag(None, "what may be taken, as 11GB (all ways are shown)")
-    batch_size: int = flag(1, "rows a step", kind=int)
-    length: int = flag(1024, "tokens a row", kind=int)
-    precision: str = flag("bfloat16", "what is computed in", choices=("float32", "bfloat16", "float16"))
+    model: str = flag("124M", "size of the model", choices=tuple(SIZES))
+    memory: str | None = flag(None, "memory limit, such as 11GB: marks what fits")
+    batch_size: int = flag(1, "sequences per step", kind=int, at_least=1)
+    length: int = flag(1024, "tokens per sequence", kind=int, at_least=2)
+    precision: str = flag("bfloat16", "precision of the computation", choices=("float32", "bfloat16", "float16"))
 
     def __post_init__(self) -> None:
-        """Raises InputError if a value is out of range."""
-        if self.batch_size < 1:
-            raise InputError(f"--batch_size {self.batch_size}: give at least 1")
-        if not 2 <= self.length <= SIZES[self.model].n_ctx:
-            raise InputError(f"--length {self.length}: give 2 to {SIZES[self.model].n_ctx}")
+        check_ranges(self)
+        if self.length > SIZES[self.model].n_ctx:
+            raise InputError(f"use 2 to {SIZES[self.model].n_ctx}", "length", self.length)
         if self.memory is not None:
             parse_memory(self.memory)
 

@@ -42,14 +42,14 @@ def test_generation_takes_base_and_adapters_as_the_merged_model(workplace: Path)
 
 def test_the_loss_of_the_merged_model_is_that_of_the_last_validation(workplace: Path) -> None:
     """Nothing that was trained is lost on the way into a plain checkpoint."""
-    from gpt_tf2.data.batches import Pieces, split
+    from gpt_tf2.data.batches import StreamWindows, split
     from gpt_tf2.tasks.text import read_streams
     from gpt_tf2.tokenizer import Tokenizer
     from gpt_tf2.training.walk import Walk
 
     path = finetune(change(**LORA, batch_size=2))
     streams = read_streams("story.txt", Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe"))
-    held_out = Pieces(split(streams, 0.1)[1], 32)
+    held_out = StreamWindows(split(streams, 0.1)[1], 32)
     walk, batches = Walk(load_model(path), ()), list(held_out.windows(2, 64))
     loss = sum(float(walk.loss(batch)) for batch in batches) / sum(batch.weights.sum() for batch in batches)
     assert loss == pytest.approx(saved(Path("output/m/state.h5"))["validation"][-1, 1], rel=1e-5)

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_tf2 import FinetuneSettings, GenerateSettings, finetune, generate, save_model
-from gpt_tf2.checkpoints import load_model
+from gpt_tf2 import FinetuneSettings, GenerateSettings, finetune, generate, load_model, save_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
 from gpt_tf2.model import GPT2, random_tensors
@@ -107,7 +106,7 @@ def test_int8_costs_less_than_a_percent_of_perplexity_and_says_so(
     capsys.readouterr()
     assert main(["generate", f"--model={path}", "--quantize=int8", "--length=20", "--seed=1"]) == 0
     about = json.loads(next((path.with_suffix("") / ".gpt_tf2").glob("*-int8/about.json")).read_text())
-    exact, quantized = about["perplexity"]
+    exact, quantized = about["facts"]["perplexity"]
     assert exact < perplexity and quantized / exact < 1.01
     assert f"{quantized / exact - 1:+.2%}" in capsys.readouterr().err
 
