@@ -1,17 +1,24 @@
 # `make demo` and `make test` need nothing but Python 3.10 or newer: the rest goes into .venv.
 PYTHON ?= python3
 BIN = .venv/bin
+# A file's tests share one process, and so its trained models and conversions.
+PYTEST = $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test lint
+.PHONY: demo test test-all lint
 
 demo: .venv/demo
 	$(BIN)/gpt-tf2 demo
 
-# The network, training and generation are tested on both backends.
+# Minutes: everything on TensorFlow; the network, training and generation on JAX as well.
 test: .venv/test
-	$(BIN)/pytest -n 2
-	KERAS_BACKEND=jax $(BIN)/pytest -n 2 tests/test_model.py tests/training tests/data/test_packing.py tests/generation \
-		tests/decoding/test_decoders.py
+	$(PYTEST) -m "not slow"
+	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/test_model.py tests/training tests/data/test_packing.py \
+		tests/generation tests/decoding/test_decoders.py
+
+# Everything on both, the 124M shapes and the long tests included.
+test-all: .venv/test
+	$(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST)
 
 lint: .venv/test
 	$(BIN)/ruff format --check .

