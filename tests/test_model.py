@@ -61,7 +61,7 @@ def test_later_tokens_do_not_reach_earlier_ones(tiny: GPT2) -> None:
 
 
 def test_more_tokens_than_the_context_are_refused(tiny: GPT2) -> None:
-    with pytest.raises(InputError, match="65 tokens, n_ctx is 64"):
+    with pytest.raises(InputError, match="65 tokens, but n_ctx is 64"):
         tiny(np.zeros((1, 65), "int32"))
 
 

@@ -12,7 +12,7 @@ from keras import ops
 from gpt_tf2.backend.compiling import kernel, row_adder, value_of
 from gpt_tf2.backend.memory import trim
 from gpt_tf2.data.batches import Batch
-from gpt_tf2.model import GPT2, Tensor, added, attend, block, causal_mask, embedded, layer_norm
+from gpt_tf2.model import GPT2, Tensor, attend, attention_bias, causal_mask, embed, layer_norm, transformer_block
 from gpt_tf2.training import custom_gradients as fast
 from gpt_tf2.training.loss import Head
 from gpt_tf2.training.memory import CHUNK
@@ -52,9 +52,9 @@ class Walk:
         self.first = 0 if to_the_start else next((i for i, found in enumerate(names) if found), len(names))
         self.head = Head("wte" in self.trained, CHUNK // 2 if remat else CHUNK)
         dtype = model.compute_dtype
-        self._bias = kernel(lambda segments: added(visible(segments), dtype))
+        self._bias = kernel(lambda segments: attention_bias(visible(segments), dtype))
         self._narrow = kernel(lambda weights: narrow(weights, dtype)) if dtype != "float32" else dict
-        self._embed = kernel(lambda weights, tokens, positions: embedded(weights, tokens, positions, dtype))
+        self._embed = kernel(lambda weights, tokens, positions: embed(weights, tokens, positions, dtype))
         self._drop = Piece(lambda x, draws: self._drawing(draws, lambda: model.drop(x)))
         self._blocks = [Piece(functools.partial(self._block_graph, attending=how)) for how in WAYS]
         self._top = Piece(top)
@@ -159,10 +159,12 @@ class Walk:
         trained, x = inputs
         weights, n_head = frozen | trained, self.model.config.n_head
         if draws is None:
-            return block(weights, x, n_head, functools.partial(attending, bias=bias), activation=fast.gelu)[0]
+            return transformer_block(weights, x, n_head, functools.partial(attending, bias=bias), activation=fast.gelu)[
+                0
+            ]
         drop = self.model.drop
         how = functools.partial(attend, bias=bias, drop=drop)
-        return self._drawing(draws, lambda: block(weights, x, n_head, how, drop, fast.gelu)[0])
+        return self._drawing(draws, lambda: transformer_block(weights, x, n_head, how, drop, fast.gelu)[0])
 
     def _drawing(self, draws: Tensor, function: Callable[[], Tensor]) -> Tensor:
         """Calls a function with the random state that its dropouts begin at."""

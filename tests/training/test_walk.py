@@ -10,7 +10,7 @@ from keras import ops
 from gpt_tf2 import GPT2, GPT2Config
 from gpt_tf2.config import MATRICES, adapter_shapes
 from gpt_tf2.data.batches import Batch, parts, whole_rows
-from gpt_tf2.model import added, attend
+from gpt_tf2.model import attend, attention_bias
 from gpt_tf2.training import custom_gradients as fast
 from gpt_tf2.training.lora import add_adapters
 from gpt_tf2.training.optimizers import AdamW
@@ -173,7 +173,7 @@ def test_attention_in_halves_is_that_of_the_whole(time: int) -> None:
     draw = np.random.default_rng(0)
     inputs = [ops.convert_to_tensor(draw.standard_normal((2, 2, time, 4)).astype("float32")) for _ in range(3)]
     dy = ops.convert_to_tensor(draw.standard_normal((2, 2, time, 4)).astype("float32"))
-    bias = added(visible(np.sort(draw.integers(0, 3, (2, time)))), "float32")
+    bias = attention_bias(visible(np.sort(draw.integers(0, 3, (2, time)))), "float32")
     results = []
     for way in (attend, fast.attend, fast.attend_in_halves):
         y, pull = vjp(lambda inputs, way=way: way(*inputs, bias), inputs)
