@@ -151,14 +151,14 @@ def score_text(
 
     streams = text.read_streams(settings.dataset_path, tokenizer)
     start()
-    from gpt_tf2.training.walk import Walk
+    from gpt_tf2.training.blockwise import BlockwiseModel
 
-    walk = Walk(read_model(source.opened(), source.config), trained=())
+    blockwise = BlockwiseModel(read_model(source.opened(), source.config), trained=())
     journal = begin_journal(output, counter, source, [settings.batch_size, digest(s.tobytes() for s in streams)])
     batches = list(perplexity.windows(streams, tokenizer.end_of_text, source.config.n_ctx, settings.batch_size))
     for number, batch in enumerate(batches):
         if journal.get(str(number)) is None:
-            journal.put(str(number), float(walk.loss(batch)))
+            journal.put(str(number), float(blockwise.loss(batch)))
         counter.show(number + 1, len(batches))
     nats = sum(journal.results[str(number)] for number in range(len(batches)))
     tokens = sum(len(stream) for stream in streams)

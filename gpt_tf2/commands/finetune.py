@@ -24,13 +24,15 @@ from gpt_tf2.checkpoints import (
 )
 from gpt_tf2.commands.engine import SAMPLE, SAMPLED
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, run_identity
+from gpt_tf2.commands.flags import format_flags
+from gpt_tf2.commands.progress import TrainingDisplay
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.data.batches import Batches
 from gpt_tf2.data.dataset import read_data
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write, check_writable
 from gpt_tf2.tasks import find_task
-from gpt_tf2.training.memory import choose, total
+from gpt_tf2.training.memory import choose_plan, predict_total
 from gpt_tf2.training.state import History, load_state, read_run, save_state
 
 
@@ -61,7 +63,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     settings = decided(settings, config, begun)
     output = settings.output()
     devices = find_devices(settings.devices)
-    way = settings.way(settings.precision)
+    plan = settings.memory_plan(settings.precision)
     trained = settings.trained(config)
     parameters, learning = (sum(map(math.prod, shapes.values())) for shapes in (tensor_shapes(config), trained))
     # What is trained and the optimizer's two means of it in the state, and the model.
@@ -71,10 +73,10 @@ def finetune(settings: FinetuneSettings) -> Path:
     from gpt_tf2.commands.generate import sampled_text
     from gpt_tf2.decoding.keras_graph import GraphDecoder
     from gpt_tf2.generation.sampling import make_sampler
-    from gpt_tf2.training.loop import Plan, train
+    from gpt_tf2.training.loop import TrainingPlan, train
     from gpt_tf2.training.lora import add_adapters
     from gpt_tf2.training.monitor import Monitor
-    from gpt_tf2.training.optimizers import find_optimizer
+    from gpt_tf2.training.optimizers import make_optimizer
     from gpt_tf2.training.trainer import Trainer
 
     # Weights that are neither trained nor saved can be held as they are computed with.
@@ -87,15 +89,16 @@ def finetune(settings: FinetuneSettings) -> Path:
     )
     if settings.lora_rank:
         add_adapters(model, trained, settings.seed)
-    optimizer = find_optimizer(settings.optimizer, settings.weight_decay)
+    optimizer = make_optimizer(settings.optimizer, settings.weight_decay)
     remat = settings.remat == "on"
-    trainer = Trainer(model, optimizer, trained, remat, settings.accumulate, settings.clip_norm, place=devices.place)
+    trainer = Trainer(model, optimizer, trained, remat, settings.accumulate, settings.clip_norm, shard=devices.shard)
     run = run_identity(settings, config, data.key)
     history = load_state(state, trainer, run) if resumed else History()
 
     per_epoch = settings.steps_per_epoch
     steps = settings.num_epoch * per_epoch
-    plan = Plan(steps, settings.batch_size, settings.seed, per_epoch, settings.sample_every, settings.save_every)
+    every = per_epoch, settings.sample_every, settings.save_every
+    training_plan = TrainingPlan(steps, settings.batch_size, settings.seed, *every)
     decoder = GraphDecoder(model, device)
 
     def sample() -> str:
@@ -105,7 +108,7 @@ def finetune(settings: FinetuneSettings) -> Path:
         return f"sample: {tokenizer.decode(data.prompt)[-200:]}{completion}"
 
     def save() -> None:
-        if not devices.first:
+        if not devices.is_main:
             return
         from gpt_tf2.training.curve import draw_curve  # with matplotlib, which no first step need wait for
 
@@ -117,19 +120,25 @@ def finetune(settings: FinetuneSettings) -> Path:
             save_model(model, output, tokenizer)
         draw_curve(output.with_suffix(".png"), history, output.stem)
 
-    chosen = f"{way.flags()}: {learning:,} parameters are trained, about {total(config, way) / 1e9:.1f} GB are taken"
+    gigabytes = predict_total(config, plan) / 1e9
+    chosen = f"{format_flags(plan.settings())}: {learning:,} parameters are trained, about {gigabytes:.1f} GB are taken"
     training, validation = data.batches(use_xla())
-    if validation and devices.first:
+    if validation and devices.is_main:
         write_sample(home(output) / SAMPLE, validation)
-    with Monitor(steps, len(history.losses), home(output) / "logs", devices.first) as monitor:
-        monitor.say(f"{checkpoint.path}: {parameters:,} parameters, {settings.precision}, {device}{devices.note()}")
+    with (
+        TrainingDisplay(steps, len(history.losses), devices.is_main) as display,
+        Monitor(steps, home(output) / "logs", display, devices.is_main) as monitor,
+    ):
+        monitor.say(f"{checkpoint.path}: {parameters:,} parameters, {settings.precision}, {device}{devices.describe()}")
         monitor.say(chosen)
         for line in data.about:
             monitor.say(line)
         if settings.resume:
             monitor.say(f"{state}: going on after step {len(history.losses)}" if resumed else f"{state}: no save yet")
-        with eagerly() if settings.eager else contextlib.nullcontext(), devices.joined():
-            finished = train(trainer, settings.schedule(), training, validation, plan, history, monitor, save, sample)
+        with eagerly() if settings.eager else contextlib.nullcontext(), devices.report_lost_process():
+            finished = train(
+                trainer, settings.schedule(), training, validation, training_plan, history, monitor, save, sample
+            )
         monitor.say(f"{output}: saved{'' if finished else f' after step {len(history.losses)}; go on with --resume'}")
         monitor.say(f"{output.with_suffix('.png')}: the loss curve")
     return output
@@ -146,7 +155,7 @@ def write_sample(path: Path, validation: Batches) -> None:
 def needs_remat(settings: FinetuneSettings, config: GPT2Config) -> bool:
     """Whether memory will be short on a CPU."""
     memory = settings.given_memory() or free_memory()
-    short = memory is not None and total(config, settings.way("bfloat16")) > memory
+    short = memory is not None and predict_total(config, settings.memory_plan("bfloat16")) > memory
     return settings.remat == "on" or (settings.remat == "auto" and short)
 
 
@@ -161,18 +170,18 @@ def decided(settings: FinetuneSettings, config: GPT2Config, begun: dict) -> Fine
     precision = settings.precision
     if precision == "auto":
         precision = "bfloat16" if has_fast_bfloat16() else "float32"
-    asked, remat = settings.way(precision), settings.remat
+    asked, remat = settings.memory_plan(precision), settings.remat
     if remat == "auto":
         remat = begun.get("--remat", "auto")
     memory = settings.given_memory() or device_memory()
     if memory is None:
-        way = dataclasses.replace(asked, remat=remat == "on")
+        plan = dataclasses.replace(asked, remat=remat == "on")
     else:
-        way = choose(config, asked, memory, remat, free=settings.memory is not None)
+        plan = choose_plan(config, asked, memory, remat, flexible=settings.memory is not None)
     return dataclasses.replace(
         settings,
         precision=precision,
-        remat="on" if way.remat else "off",
-        optimizer=way.optimizer,
-        lora_rank=way.lora_rank,
+        remat="on" if plan.remat else "off",
+        optimizer=plan.optimizer,
+        lora_rank=plan.lora_rank,
     )

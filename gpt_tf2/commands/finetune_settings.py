@@ -11,13 +11,13 @@ from gpt_tf2.commands.flags import flag
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks import find_task
-from gpt_tf2.training.memory import SLOTS, Way, parse_memory
+from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
 
 if TYPE_CHECKING:
     from gpt_tf2.training.schedule import Schedule
 
 SCHEDULES = ("step", "cosine")
-OPTIMIZERS = tuple(SLOTS)
+OPTIMIZERS = tuple(STATE_PER_WEIGHT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,24 +160,24 @@ class FinetuneSettings:
 
     def schedule(self) -> "Schedule":
         """The learning rate of each step."""
-        from gpt_tf2.training.schedule import cosine, step_decay, warmed_up
+        from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
 
         if self.lr_schedule == "cosine":
-            found = cosine(self.base_lr, self.decay_lr, self.num_epoch * self.steps_per_epoch)
+            found = cosine_decay(self.base_lr, self.decay_lr, self.num_epoch * self.steps_per_epoch)
         else:
             found = step_decay(self.base_lr, self.decay_lr, self.decay_steps())
-        return warmed_up(found, self.warmup_steps)
+        return with_warmup(found, self.warmup_steps)
 
-    def way(self, precision: str) -> Way:
+    def memory_plan(self, precision: str) -> MemoryPlan:
         """How the model is trained, as asked, without remat where it is to be decided."""
-        return Way(
+        return MemoryPlan(
             optimizer=self.optimizer,
             remat=self.remat == "on",
             lora_rank=self.lora_rank,
             precision=precision,
-            rows=-(-self.batch_size // self.accumulate),
+            sequences=-(-self.batch_size // self.accumulate),
             length=self.length,
-            gathers=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
+            collects=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
         )
 
     def output(self) -> Path:

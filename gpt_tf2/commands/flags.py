@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from gpt_tf2.errors import InputError
@@ -19,6 +19,11 @@ def flag(default: Any, help: str, *, kind: type = str, choices: Sequence[str] = 
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def format_flags(settings: Mapping[str, object]) -> str:
+    """Settings as flags: `--remat on --optimizer adamw`."""
+    return " ".join(f"--{name} {value}" for name, value in settings.items())
 
 
 class Parser(argparse.ArgumentParser):

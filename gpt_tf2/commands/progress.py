@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
 Shown = TypeVar("Shown", bound="Display")
 LINE_EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar on
@@ -58,6 +58,20 @@ class Display(contextlib.AbstractContextManager):
     def say(self, text: str) -> None:
         """Prints above the bar."""
         self.console.print(escape(text))
+
+
+class TrainingDisplay(Display):
+    """Shows training steps.
+
+    Args:
+        steps: how many there are in all.
+        done: how many an earlier process did.
+        shown: False prints nothing, in all but one of several processes.
+    """
+
+    def __init__(self, steps: int, done: int, shown: bool = True):
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
+        super().__init__(*columns, label="starting", total=steps, done=done, quiet_until=0.0, shown=shown)
 
 
 class Counter(Display):
