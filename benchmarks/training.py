@@ -1,12 +1,12 @@
-"""Training speed at the 124M shape: ours, transformers and keras-hub in fresh processes, alternating, on the same work.
+"""Measures training at the 124M shape: gpt-tf2, transformers and keras-hub in fresh processes, in turn.
 
     python benchmarks/training.py [--rounds 3] [--work 1x1024 4x256 stories1 stories4] [--precision float32 bfloat16]
     KERAS_BACKEND=jax python benchmarks/training.py --systems gpt-tf2 transformers --precision bfloat16    # on a GPU
 
-`BxT` is whole rows of random tokens, every token learned. `storiesB` is made-up stories of CNN/Daily Mail's lengths
-with the loss on the summary, in examples/s: ours packed, the others fed the usual way, one story a row, the loss
-masked, padded to the longest of the batch of B. All train with Adam or AdamW at random weights. benchmarks/README.md
-says how to install the peers.
+`BxT` is B sequences of T random tokens with the loss on every token, in tokens/s. `storiesB` is made-up stories of
+CNN/Daily Mail's lengths with the loss on the summary, in examples/s. gpt-tf2 packs them; the others are fed the usual
+way, one story per sequence with a masked loss, padded to the longest of the B in a batch. All train random weights with
+Adam or AdamW. benchmarks/README.md says how to install the other systems.
 """
 
 import argparse
@@ -26,14 +26,14 @@ Step = Callable[[object], float]
 
 
 def stories(count: int) -> list[tuple[np.ndarray, int]]:
-    """Token ids and where the summary begins; articles of 781 words on average (See et al. 2017), within the length."""
+    """Token ids and where each summary begins: articles of 781 words on average (See et al. 2017), within LENGTH."""
     draw = np.random.default_rng(0)
-    found: list[tuple[np.ndarray, int]] = []
-    while len(found) < count:
+    examples: list[tuple[np.ndarray, int]] = []
+    while len(examples) < count:
         article, summary = int(draw.lognormal(np.log(900) - 0.125, 0.5)), int(draw.integers(12, 28))
         if article + summary < LENGTH:
-            found.append((draw.integers(0, VOCABULARY - 1, article + summary), article))
-    return found
+            examples.append((draw.integers(0, VOCABULARY - 1, article + summary), article))
+    return examples
 
 
 def rows(work: str) -> tuple[int, int]:
@@ -42,14 +42,15 @@ def rows(work: str) -> tuple[int, int]:
 
 
 def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
-    """The steps of a run: how many tokens or examples each is, and what does it."""
+    """Yields for each step its number of tokens or examples, and the function that takes it."""
     from gpt_tf2.backend.starting import start
 
     start()
     from gpt_tf2.config import SIZES
     from gpt_tf2.data.batches import whole_rows
-    from gpt_tf2.data.packing import Packed
-    from gpt_tf2.data.prepared import COMPLETION, PASSAGE, PROMPT, Tokens
+    from gpt_tf2.data.encoding import COMPLETION, PASSAGE, PROMPT
+    from gpt_tf2.data.packing import PackedExamples
+    from gpt_tf2.data.prepared import Tokens
     from gpt_tf2.model import GPT2
     from gpt_tf2.training.optimizers import AdamW
     from gpt_tf2.training.trainer import Trainer
@@ -68,12 +69,13 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
         tokens=np.concatenate([ids for ids, _ in found]),
         ends=np.cumsum(sizes),
         kinds=np.tile([PASSAGE, PROMPT, COMPLETION], len(found)),
-        firsts=np.arange(len(found) + 1) * 3,
+        first_spans=np.arange(len(found) + 1) * 3,
         shortest=np.array([len(ids) + 1 for ids, _ in found]),
         key="",
-        left_out=[],
+        content="",
+        skipped=[],
     )
-    packed = Packed(tokens, np.arange(len(found)), LENGTH, True, VOCABULARY - 1, multiple=32)
+    packed = PackedExamples(tokens, np.arange(len(found)), LENGTH, True, VOCABULARY - 1, multiple=32)
     step = examples = 0
     while examples < STORIES + STORIES_WARM_UP:
         made = packed.batch(0, step, batch)
@@ -83,15 +85,15 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
 
 
 def padded(work: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Batches the usual way: ids, 1 where they are no padding, 1 where they are to be predicted."""
+    """Yields padded batches: ids, a mask that is 0 on padding, and a mask of the tokens to predict, [B, T] each."""
     batch = int(work.removeprefix("stories"))
-    found = stories(STORIES + STORIES_WARM_UP)
-    for start in range(0, len(found), batch):
-        some = found[start : start + batch]
-        ids, there, learned = (np.zeros((batch, max(len(ids) for ids, _ in some)), "int64") for _ in range(3))
-        for row, (tokens, at) in enumerate(some):
-            ids[row, : len(tokens)], there[row, : len(tokens)], learned[row, at : len(tokens)] = tokens, 1, 1
-        yield ids, there, learned
+    examples = stories(STORIES + STORIES_WARM_UP)
+    for start in range(0, len(examples), batch):
+        chosen = examples[start : start + batch]
+        ids, present, learned = (np.zeros((batch, max(len(ids) for ids, _ in chosen)), "int64") for _ in range(3))
+        for row, (tokens, at) in enumerate(chosen):
+            ids[row, : len(tokens)], present[row, : len(tokens)], learned[row, at : len(tokens)] = tokens, 1, 1
+        yield ids, present, learned
 
 
 def run_transformers(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
@@ -126,7 +128,7 @@ def run_transformers(precision: str, work: str) -> Iterator[tuple[int, Callable[
 
 
 def run_keras_hub(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # and all else as its users have it
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # every other setting stays at its default
     import keras
     import keras_hub
 
@@ -158,7 +160,7 @@ CONTENDERS = {"gpt-tf2": run_ours, "transformers": run_transformers, "keras-hub"
 
 
 def measure(who: str, precision: str, work: str) -> None:
-    """Runs one contender in this process and prints its figures as JSON."""
+    """Runs one system in this process and prints its figures as JSON."""
     began = time.monotonic()
     first, losses, counts, seconds = None, [], [], []
     for count, step in CONTENDERS[who](precision, work):
@@ -178,27 +180,25 @@ def measure(who: str, precision: str, work: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each system (default: 3)")
     parser.add_argument("--work", nargs="+", default=["1x1024", "4x256", "stories1", "stories4"])
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--systems", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
-    parser.add_argument("--json", help="a file to write every figure to")
-    parser.add_argument(
-        "--one", nargs=3, metavar=("WHO", "PRECISION", "WORK"), help="run one contender in this process"
-    )
+    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--one", nargs=3, metavar=("WHO", "PRECISION", "WORK"), help="run one system in this process")
     flags = parser.parse_args()
     if flags.one:
         return measure(*flags.one)
     rows: list[Row] = []
     for work in flags.work:
         for precision in flags.precision:
-            found: dict[str, list[dict]] = {who: [] for who in flags.systems}
+            runs_of: dict[str, list[dict]] = {who: [] for who in flags.systems}
             for _ in range(flags.rounds):
-                for who, runs in found.items():
+                for who, runs in runs_of.items():
                     runs.append(run_alone(__file__, "--one", who, precision, work))
             medians = {
                 who: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-                for who, runs in found.items()
+                for who, runs in runs_of.items()
             }
             for who, figures in medians.items():
                 unit = unit_of(work)
@@ -216,7 +216,7 @@ def unit_of(work: str) -> str:
 
 
 def show(work: str, precision: str, medians: dict[str, dict[str, float]]) -> None:
-    """A line a contender, and how often ours is as fast."""
+    """Prints one line per system, with gpt-tf2's speed relative to it."""
     for who, median in medians.items():
         ours = f" (gpt-tf2 {medians['gpt-tf2']['speed'] / median['speed']:.2f} ×)" if "gpt-tf2" in medians else ""
         on_gpu = f", {median['peak GPU GB']:.2f} GB on the GPU" if "peak GPU GB" in median else ""

@@ -1,13 +1,19 @@
 """GPT-2 in TensorFlow 2 (Keras 3): fine-tune, generate and score on a single GPU.
 
-Names are imported when first used: TensorFlow takes seconds.
+The names in `__all__` are the public API, together with `gpt_tf2.errors` and what docs/tasks.md names. Everything else
+is private and may change. A name is imported on first use, as importing TensorFlow takes seconds.
+
+Example:
+    >>> from gpt_tf2 import FinetuneSettings, finetune  # doctest: +SKIP
+    >>> finetune(FinetuneSettings(dataset_path="book.txt", model="124M", base_lr=1e-4))  # doctest: +SKIP
+    PosixPath('output/book_124M.h5')
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt_tf2.checkpoints import load_model, save_model
+    from gpt_tf2.checkpoints.opened import load_model, save_model
     from gpt_tf2.commands.evaluate import EvaluateSettings, evaluate
     from gpt_tf2.commands.finetune import finetune
     from gpt_tf2.commands.finetune_settings import FinetuneSettings
@@ -17,6 +23,8 @@ if TYPE_CHECKING:
     from gpt_tf2.model import GPT2
     from gpt_tf2.tokenizer import Tokenizer
 
+__version__ = "0.1.0"
+
 __all__ = [
     "GPT2",
     "EvaluateSettings",
@@ -25,6 +33,7 @@ __all__ = [
     "GenerateSettings",
     "InputError",
     "Tokenizer",
+    "__version__",
     "evaluate",
     "finetune",
     "generate",
@@ -43,8 +52,8 @@ MODULES = {
     "evaluate": "commands.evaluate",
     "finetune": "commands.finetune",
     "generate": "commands.generate",
-    "load_model": "checkpoints",
-    "save_model": "checkpoints",
+    "load_model": "checkpoints.opened",
+    "save_model": "checkpoints.opened",
 }
 
 

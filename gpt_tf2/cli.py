@@ -1,4 +1,4 @@
-"""The commands: arguments in, exit code out."""
+"""The command line: arguments in, exit code out."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from gpt_tf2.errors import InputError
 def demo(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.demo import DemoSettings, run_demo
 
-    parse(DemoSettings, arguments, prog, "Train a small GPT-2 on Python's language reference, with no download.")
+    parse(DemoSettings, arguments, prog, "Train a small GPT-2 on Python's language reference, without a download.")
     run_demo()
 
 
@@ -31,33 +31,34 @@ def finetune(arguments: Sequence[str], prog: str) -> None:
 def plan(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.plan import PlanSettings, table
 
-    print(table(parse(PlanSettings, arguments, prog, "Tell which ways of fine-tuning fit into a memory, in GB.")))
+    print(table(parse(PlanSettings, arguments, prog, "Print the memory that each way of fine-tuning takes, in GB.")))
 
 
 def merge(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.merge import MergeSettings, merge
 
-    about = "Write a model and its LoRA adapters as one checkpoint."
+    about = "Merge a model and its LoRA adapters into one checkpoint."
     print(merge(parse(MergeSettings, arguments, prog, about, positional=["adapters", "output"])))
 
 
 def generate(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.generate import GenerateSettings, print_samples
 
-    print_samples(parse(GenerateSettings, arguments, prog, "Let a model go on from a text."))
+    print_samples(parse(GenerateSettings, arguments, prog, "Continue a text with a model."))
 
 
 def chat(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.chat import ChatSettings, chat
 
-    about = "Ask a model that was fine-tuned on CoQA about a text: a question a line on standard input."
+    about = "Ask a model fine-tuned on CoQA about a text: one question per line on stdin."
     chat(parse(ChatSettings, arguments, prog, about, positional=["model_path"]))
 
 
 def evaluate(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.evaluate import EvaluateSettings, evaluate
 
-    evaluate(parse(EvaluateSettings, arguments, prog, "Score a model: summaries, answers, or a text's perplexity."))
+    about = "Score a model: its summaries or answers, or its perplexity on a text."
+    evaluate(parse(EvaluateSettings, arguments, prog, about))
 
 
 def score(arguments: Sequence[str], prog: str) -> None:
@@ -73,15 +74,15 @@ def score(arguments: Sequence[str], prog: str) -> None:
         coqa = parse(scoring.CoqaSettings, rest, f"{prog} coqa", about, fields)
         scoring.print_scores(scoring.score_coqa(coqa), coqa.json)
     elif metric in ("-h", "--help"):
-        print(f"usage: {prog} {{rouge,coqa}} … ({prog} rouge --help tells the arguments)")
+        print(f"usage: {prog} {{rouge,coqa}} … (see {prog} rouge --help)")
     else:
-        raise InputError(f"score {metric}".strip() + ": give score rouge or score coqa, and two files")
+        raise InputError(f"score {metric}".strip() + ": use score rouge or score coqa, and two files")
 
 
 def show_data(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.show_data import ShowDataSettings, show_data
 
-    show_data(parse(ShowDataSettings, arguments, prog, "Print what a model would be shown of a data set."))
+    show_data(parse(ShowDataSettings, arguments, prog, "Print what a model is shown of a data set."))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
@@ -102,18 +103,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
     """Runs `COMMAND ARGUMENTS…` and returns the exit code: 0, 2 for bad input, 130 if interrupted.
 
     Args:
-        arguments: by default the process's.
+        arguments: by default those of the process.
         prog: what the user typed, for messages; by default `gpt-tf2 COMMAND`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help"):
-        print(f"usage: gpt-tf2 {{{','.join(COMMANDS)}}} … (gpt-tf2 COMMAND --help tells its flags)")
+        print(f"usage: gpt-tf2 {{{','.join(COMMANDS)}}} … (see gpt-tf2 COMMAND --help)")
         return 0
     prog = prog or f"gpt-tf2 {command}"
     try:
         if command not in COMMANDS:
-            raise InputError(f"unknown command: give one of {', '.join(COMMANDS)}")
+            raise InputError(f"unknown command: use one of {', '.join(COMMANDS)}")
         COMMANDS[command](arguments[1:], prog)
     except InputError as error:
         print(f"{prog}: {' '.join(error.on_command_line().split())}", file=sys.stderr)
@@ -121,6 +122,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the reader of our output is gone, as `head` is
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

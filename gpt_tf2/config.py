@@ -11,9 +11,19 @@ from gpt_tf2.storage.files import read_json
 
 @dataclasses.dataclass(frozen=True)
 class GPT2Config:
-    """The five numbers of OpenAI's `hparams.json`.
+    """The hyper-parameters of a GPT-2, named as in OpenAI's `hparams.json`.
 
-    Raises InputError if one is not a positive integer or `n_head` does not divide `n_embd`.
+    n_vocab: tokens in the vocabulary.
+    n_ctx: the longest sequence, in tokens.
+    n_embd: the width of the network.
+    n_head: attention heads per block.
+    n_layer: blocks.
+
+    Raises InputError if a value is not a positive integer, or if `n_head` does not divide `n_embd`.
+
+    Example:
+        >>> GPT2Config(n_vocab=50257, n_ctx=1024, n_embd=768, n_head=12, n_layer=12) == SIZES["124M"]
+        True
     """
 
     n_vocab: int
@@ -27,11 +37,17 @@ class GPT2Config:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} is {value!r}: give a positive integer")
         if self.n_embd % self.n_head:
-            raise InputError(f"n_head {self.n_head} does not divide n_embd {self.n_embd}: give the model's own hparams")
+            raise InputError(f"n_head {self.n_head} does not divide n_embd {self.n_embd}: give the model's own values")
 
     @classmethod
     def from_dict(cls, values: object, source: str) -> "GPT2Config":
-        """The config in a mapping read from `source`, a file name for the error; keys beyond the five are left."""
+        """Makes a config from a mapping, ignoring keys that are not hyper-parameters.
+
+        Args:
+            source: the file that the mapping comes from, for messages.
+
+        Raises InputError if `values` is no mapping, lacks a hyper-parameter, or holds an impossible one.
+        """
         if not isinstance(values, dict):
             raise InputError(f"{source}: not a JSON object of hyper-parameters: give the model's hparams.json")
         names = [field.name for field in dataclasses.fields(cls)]
@@ -45,10 +61,16 @@ class GPT2Config:
 
     @classmethod
     def from_json(cls, path: str | Path) -> "GPT2Config":
-        """The config in an `hparams.json`."""
+        """Reads an `hparams.json`. Raises InputError if the file cannot be read or is malformed.
+
+        Example:
+            >>> GPT2Config.from_json("models/124M/hparams.json").n_layer  # doctest: +SKIP
+            12
+        """
         return cls.from_dict(read_json(path), str(path))
 
     def to_json(self) -> str:
+        """The content of an `hparams.json`."""
         return json.dumps(dataclasses.asdict(self))
 
 
@@ -59,12 +81,17 @@ SIZES = {
     "1558M": GPT2Config(n_vocab=50257, n_ctx=1024, n_embd=1600, n_head=25, n_layer=48),
 }
 
-
-MATRICES = ("attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj")  # of a block
+MATRICES = ("attn/c_attn", "attn/c_proj", "mlp/c_fc", "mlp/c_proj")  # of each block
 
 
 def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """OpenAI's name → shape for every tensor, in the order of the network. Matrices are `[inputs, outputs]`."""
+    """The shape of each tensor by OpenAI's name, in the order of the network. Matrices are [inputs, outputs].
+
+    Example:
+        >>> shapes = tensor_shapes(SIZES["124M"])
+        >>> shapes["wte"], shapes["h11/mlp/c_fc/w"]
+        ((50257, 768), (768, 3072))
+    """
     n = config.n_embd
     shapes: dict[str, tuple[int, ...]] = {"wte": (config.n_vocab, n), "wpe": (config.n_ctx, n)}
     for layer in range(config.n_layer):
@@ -87,7 +114,14 @@ def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
 
 
 def adapter_shapes(config: GPT2Config, rank: int, matrices: Sequence[str] = MATRICES) -> dict[str, tuple[int, ...]]:
-    """Name → shape of the factors of LoRA beside some of each block's matrices: `h0/attn/c_attn/lora_a`, `…/lora_b`."""
+    """The shapes of the two LoRA factors of some matrices in each block (Hu et al. 2021, section 4.1).
+
+    Their names are `h0/attn/c_attn/lora_a` [inputs, rank], `h0/attn/c_attn/lora_b` [rank, outputs], and so on.
+
+    Example:
+        >>> adapter_shapes(SIZES["124M"], rank=8)["h0/attn/c_attn/lora_b"]
+        (8, 2304)
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in tensor_shapes(config).items():
         block, _, matrix = name.removesuffix("/w").partition("/")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gpt_tf2.backend.compiling import use_xla
 from gpt_tf2.backend.starting import start
-from gpt_tf2.storage.files import text_of
+from gpt_tf2.storage.files import read_or_empty
 
 
 def has_gpu() -> bool:
@@ -36,5 +36,5 @@ def has_fast_bfloat16() -> bool:
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return all(found.get("compute_capability", (0, 0)) >= (8, 0) for found in details)
-    flags = text_of("/proc/cpuinfo").split()
+    flags = read_or_empty("/proc/cpuinfo").split()
     return "avx512_bf16" in flags or "amx_bf16" in flags

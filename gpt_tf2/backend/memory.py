@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 
-from gpt_tf2.storage.files import text_of
+from gpt_tf2.storage.files import read_or_empty
 
 # mallopt(3): one heap for all threads; the size from which on memory is taken from the system and given back; how much
 # may lie free at the heap's end. Smaller ones cost speed, larger ones memory (docs/performance.md).
@@ -37,13 +37,16 @@ def device_memory() -> float | None:
 def free_memory() -> float | None:
     """Bytes that this process may still take or has, by the system and by its control group; None if neither tells."""
     found = []
-    available = re.search(r"MemAvailable:\s+(\d+) kB", text_of("/proc/meminfo"))
+    available = re.search(r"MemAvailable:\s+(\d+) kB", read_or_empty("/proc/meminfo"))
     if available:
         found.append(int(available[1]) * 1024.0)
-    limit, used = text_of("/sys/fs/cgroup/memory.max").strip(), text_of("/sys/fs/cgroup/memory.current").strip()
+    limit, used = (
+        read_or_empty("/sys/fs/cgroup/memory.max").strip(),
+        read_or_empty("/sys/fs/cgroup/memory.current").strip(),
+    )
     if limit.isdigit() and used.isdigit():
         found.append(float(limit) - float(used))
-    own = re.search(r"VmRSS:\s+(\d+) kB", text_of("/proc/self/status"))
+    own = re.search(r"VmRSS:\s+(\d+) kB", read_or_empty("/proc/self/status"))
     return min(found) + (int(own[1]) * 1024.0 if own else 0.0) if found else None
 
 

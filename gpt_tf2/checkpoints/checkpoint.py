@@ -12,12 +12,12 @@ from gpt_tf2.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint; nothing of its tensors has been read.
+    """An opened checkpoint. Its tensors stay on disk until they are read one by one.
 
-    path: the file, for messages.
-    shapes: name → shape as in `tensor_shapes`; a name that is none of GPT-2's stands here as the file has it.
-    read: gives one tensor as float32; raises InputError, naming file and tensor, if its bytes are damaged.
-    config: the hyper-parameters that the file itself carries.
+    path: its file, or the prefix of a TF1 checkpoint. For messages.
+    shapes: each tensor's name and shape, as in `tensor_shapes`. Tensors that are not GPT-2's keep the file's name.
+    read: returns the tensor with a name as float32. Raises InputError with file and tensor if it is damaged.
+    config: the hyper-parameters that the checkpoint carries; None for TF1.
     """
 
     path: Path
@@ -26,35 +26,17 @@ class Checkpoint:
     config: GPT2Config | None = None
 
     def check(self, config: GPT2Config) -> None:
-        """Raises InputError unless the file holds just the tensors of a GPT-2 of these hyper-parameters."""
+        """Raises InputError unless these are exactly the tensors of a GPT-2 with these hyper-parameters."""
         if self.config not in (None, config):
-            raise InputError(f"{self.path}: written with {self.config}, but given {config}: leave --json_hparams out")
+            raise InputError(f"{self.path}: written with {self.config}, not {config}: leave `json_hparams` out")
         expected = tensor_shapes(config)
-        mend = "give the hparams.json of this checkpoint, or the checkpoint of these hparams"
+        fix = "give the hparams.json of this checkpoint, or the checkpoint of this hparams.json"
         for name, shape in expected.items():
             if name not in self.shapes:
-                raise InputError(f"{self.path}: tensor {name} is missing: {mend}")
+                raise InputError(f"{self.path}: tensor {name} is missing: {fix}")
             if self.shapes[name] != shape:
-                found = list(self.shapes[name])
-                raise InputError(f"{self.path}: tensor {name} is {found}, by the hparams {list(shape)}: {mend}")
+                shapes = f"has shape {list(self.shapes[name])}, but the hyper-parameters require {list(shape)}"
+                raise InputError(f"{self.path}: tensor {name} {shapes}: {fix}")
         for name in self.shapes:
             if name not in expected:
-                raise InputError(f"{self.path}: tensor {name} is no part of this GPT-2: {mend}")
-
-
-def home(path: str | Path) -> Path:
-    """The folder of what belongs to a checkpoint file (hyper-parameters, vocabulary).
-
-    A folder's is itself and `model.*`'s the folder it lies in, as in OpenAI's and Hugging Face's layout; `NAME.h5` has
-    `NAME/` beside it, so that several models can share a folder.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return path
-    return path.parent if path.stem == "model" else path.with_suffix("")
-
-
-def beside(path: str | Path, *names: str, fallback: Path | None = None) -> Path | None:
-    """The first of the files called `names` in a checkpoint's home, the folder of the file, or the fallback folder."""
-    folders = [home(path), Path(path).parent, *([fallback] if fallback else [])]
-    return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
+                raise InputError(f"{self.path}: tensor {name} is not part of this GPT-2: {fix}")

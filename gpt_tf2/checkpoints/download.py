@@ -1,4 +1,4 @@
-"""Downloading OpenAI's released models: whole files or none."""
+"""Downloads of OpenAI's released models: a file is there only when it is complete."""
 
 import base64
 import hashlib
@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import sync
+from gpt_tf2.storage.files import sync_to_disk
 
-BASE = "https://openaipublic.blob.core.windows.net/gpt-2/models"
+BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 FILES = (
     "checkpoint",
     "encoder.json",
@@ -22,23 +22,30 @@ FILES = (
     "model.ckpt.meta",
     "vocab.bpe",
 )
-ATTEMPTS = 6  # in a row without a new byte
+ATTEMPTS = 6  # in a row that bring no new byte
 CHUNK = 1 << 20  # bytes hashed at a time
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
+Show = Callable[[int, int | None], None]
 
 
-class Interrupted(Exception):
-    """A transfer that may go on if tried again."""
+class TransferError(Exception):
+    """A failed transfer that is worth another attempt."""
 
 
-def download_file(url: str, path: Path, progress: Progress = lambda done, total: None, wait: float = 1.0) -> None:
-    """Downloads one file, unless it is there.
+def download_file(url: str, path: Path, show: Show = lambda done, total: None, wait: float = 1.0) -> None:
+    """Downloads a file unless it exists.
 
-    What has arrived stands in `PATH.part`, from which a later call goes on too; the file gets its name once it has the
-    length and the MD5 that the server told (`x-goog-hash` or `Content-MD5`). Connection errors, time-outs, 429 and 5xx
-    are tried again, `wait` seconds later, then twice that, and so on.
+    The bytes go to `PATH.part`, where a later call resumes. The file gets its name once it has the length and the MD5
+    that the server announced (`x-goog-hash` or `Content-MD5`). Connection errors, time-outs and the answers 429 and 5xx
+    are retried after `wait` seconds, then after twice that, and so on.
 
-    Raises InputError if the server refuses, keeps failing, or sent other bytes than it announced.
+    Args:
+        show: is called with the bytes so far and the total, which is None if the server does not announce it.
+
+    Raises InputError if the server refuses, keeps failing or sends other bytes than it announced, or if the file cannot
+    be written.
+
+    Example:
+        >>> download_file(f"{BASE_URL}/124M/hparams.json", Path("hparams.json"))  # doctest: +SKIP
     """
     if path.exists():
         return
@@ -46,61 +53,62 @@ def download_file(url: str, path: Path, progress: Progress = lambda done, total:
     failures = 0
     with httpx.Client(timeout=30, follow_redirects=True) as client:
         while True:
-            before = size_of(part)
+            size_before = file_size(part)
             try:
-                md5 = fetch(client, url, part, progress)
+                md5 = fetch_rest(client, url, part, show)
                 break
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
                 raise InputError(f"{url}: {error}: give an address that begins with https://") from None
-            except (httpx.TransportError, Interrupted) as error:
-                failures = 1 if size_of(part) > before else failures + 1
+            except (httpx.TransportError, TransferError) as error:
+                failures = 1 if file_size(part) > size_before else failures + 1
                 if failures == ATTEMPTS:
                     raise InputError(f"{url}: {error}: check the network, or try again later") from None
                 time.sleep(wait * 2 ** (failures - 1))
             except OSError as error:
                 raise InputError(f"{part}: cannot be written ({error.strerror}): free space and try again") from None
-    if md5 and md5_of(part) != md5:
+    if md5 and hash_md5(part) != md5:
         part.unlink()
-        raise InputError(f"{url}: the file's MD5 is not the server's, it was damaged on the way: try again")
-    sync(part)
+        raise InputError(f"{url}: the MD5 differs from the server's, so the file was damaged on its way: try again")
+    sync_to_disk(part)
     part.replace(path)
-    sync(path.parent)
+    sync_to_disk(path.parent)
 
 
-def fetch(client: httpx.Client, url: str, part: Path, progress: Progress) -> bytes | None:
-    """Appends to `part` what it lacks of the file, and returns the MD5 that the server tells, if it does."""
-    have = size_of(part)
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+def fetch_rest(client: httpx.Client, url: str, part: Path, show: Show) -> bytes | None:
+    """Appends to `part` the bytes that it lacks, and returns the file's MD5 if the server announces one."""
+    size = file_size(part)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == 429 or response.status_code >= 500:
-            raise Interrupted(f"the server answers {response.status_code}")
-        if response.status_code == 416:  # the part is whole, or longer than the file
+            raise TransferError(f"the server answers {response.status_code}")
+        if response.status_code == 416:  # the part is complete, or longer than the file
             part.unlink()
-            raise Interrupted("the server has no such range")
+            raise TransferError("the server has no such range")
         if response.status_code not in (200, 206):
-            raise InputError(f"{url}: the server answers {response.status_code}: check the size and the base address")
+            answer = f"the server answers {response.status_code}"
+            raise InputError(f"{url}: {answer}: check the model's size and `base_url`")
         if response.status_code == 200:
-            have = 0  # the server sends the whole file
+            size = 0  # the server sends the whole file
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with part.open("ab" if have else "wb") as file:
-            for chunk in response.iter_raw():  # as it comes: a chunk size would lose the last of a broken transfer
+        total = size + int(length) if length else None
+        with part.open("ab" if size else "wb") as file:
+            for chunk in response.iter_raw():  # without a chunk size, which would lose the end of a broken transfer
                 file.write(chunk)
-                have += len(chunk)
-                progress(have, total)
-        if total is not None and have != total:
-            raise Interrupted(f"{have} of {total} bytes arrived")
-        return md5_in(response.headers)
+                size += len(chunk)
+                show(size, total)
+        if total is not None and size != total:
+            raise TransferError(f"{size} of {total} bytes arrived")
+        return read_md5(response.headers)
 
 
-def md5_in(headers: httpx.Headers) -> bytes | None:
-    """The digest in `x-goog-hash: crc32c=…,md5=…` or `Content-MD5: …`, both base64."""
-    found = re.search(r"md5=([A-Za-z0-9+/=]+)", headers.get("x-goog-hash", ""))
-    encoded = found.group(1) if found else headers.get("Content-MD5")
+def read_md5(headers: httpx.Headers) -> bytes | None:
+    """The MD5 in `x-goog-hash: crc32c=…,md5=…` or `Content-MD5: …`, both in base64."""
+    match = re.search(r"md5=([A-Za-z0-9+/=]+)", headers.get("x-goog-hash", ""))
+    encoded = match.group(1) if match else headers.get("Content-MD5")
     return base64.b64decode(encoded) if encoded else None
 
 
-def md5_of(path: Path) -> bytes:
+def hash_md5(path: Path) -> bytes:
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
@@ -108,5 +116,5 @@ def md5_of(path: Path) -> bytes:
     return digest.digest()
 
 
-def size_of(path: Path) -> int:
+def file_size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0

@@ -1,4 +1,4 @@
-"""Hugging Face's format: `model.safetensors` with transformers' names, `config.json` beside it."""
+"""Hugging Face's format: `model.safetensors` with transformers' tensor names, and `config.json` beside it."""
 
 import json
 import re
@@ -11,12 +11,21 @@ import ml_dtypes  # noqa: F401 - makes bfloat16 known to numpy
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gpt_tf2.checkpoints.checkpoint import Checkpoint, beside, home
+from gpt_tf2.checkpoints.checkpoint import Checkpoint
+from gpt_tf2.checkpoints.companions import companion_folder, find_companion
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write, read_json, write_text
 
-# transformers' key → the only value that OpenAI's graph has.
+# transformers' name of a hyper-parameter → OpenAI's.
+CONFIG_NAMES = {
+    "vocab_size": "n_vocab",
+    "n_positions": "n_ctx",
+    "n_embd": "n_embd",
+    "n_head": "n_head",
+    "n_layer": "n_layer",
+}
+# transformers' settings → the value that gives OpenAI's network.
 FIXED = {
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
@@ -25,57 +34,65 @@ FIXED = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-CONFIG_NAMES = {
-    "vocab_size": "n_vocab",
-    "n_positions": "n_ctx",
-    "n_embd": "n_embd",
-    "n_head": "n_head",
-    "n_layer": "n_layer",
-}
-# The causal mask, which old files carry, and the output layer, which is wte.
+# The causal mask, which old files include, and the output layer, which is wte.
 NOT_WEIGHTS = re.compile(r"(h\.\d+\.attn\.(masked_)?bias|lm_head\.weight)$")
 
 
-def config_of(path: Path) -> GPT2Config:
-    """The hyper-parameters in a `config.json`. Raises InputError if it describes another network than OpenAI's."""
-    values = read_json(path)
+def read_config(path: Path) -> GPT2Config | None:
+    """The hyper-parameters in the `config.json` beside a checkpoint; None if that file is missing.
+
+    Raises InputError if the file is malformed, or if it describes another network than OpenAI's.
+    """
+    config_json = find_companion(path, "config.json")
+    if config_json is None:
+        return None
+    values = read_json(config_json)
     if not isinstance(values, dict) or values.get("model_type") != "gpt2":
-        raise InputError(f"{path}: model_type is not gpt2: give the config.json of a GPT-2")
-    for key, value in FIXED.items():
-        if values.get(key, value) != value:
-            raise InputError(f"{path}: {key} is {values[key]!r}, GPT-2 has {value!r}: this network cannot be run here")
-    renamed = {ours: values[theirs] for theirs, ours in CONFIG_NAMES.items() if theirs in values}
-    return GPT2Config.from_dict(renamed, str(path))
+        raise InputError(f"{config_json}: model_type is not gpt2: give the config.json of a GPT-2")
+    for key, expected in FIXED.items():
+        if values.get(key, expected) != expected:
+            difference = f"{key} is {values[key]!r}, but OpenAI's network has {expected!r}"
+            raise InputError(f"{config_json}: {difference}: give a checkpoint of that network")
+    renamed = {name: values[key] for key, name in CONFIG_NAMES.items() if key in values}
+    return GPT2Config.from_dict(renamed, str(config_json))
 
 
 def transformers_name(name: str) -> str:
-    """`h0/attn/c_attn/w` → `transformer.h.0.attn.c_attn.weight`."""
+    """transformers' name of a tensor, from OpenAI's.
+
+    Example:
+        >>> transformers_name("h0/attn/c_attn/w")
+        'transformer.h.0.attn.c_attn.weight'
+    """
     name = re.sub(r"^h(\d+)/", r"h.\1.", name).replace("/", ".")
     if name in ("wte", "wpe"):
         return f"transformer.{name}.weight"
-    stem, letter = name.rsplit(".", 1)
-    return f"transformer.{stem}.{'bias' if letter == 'b' else 'weight'}"
+    layer, letter = name.rsplit(".", 1)
+    return f"transformer.{layer}.{'bias' if letter == 'b' else 'weight'}"
 
 
 def openai_name(key: str) -> str:
-    """The inverse; the released files leave out the prefix that transformers writes."""
-    stem, _, kind = key.removeprefix("transformer.").rpartition(".")
-    if stem in ("wte", "wpe"):
-        return stem
-    letter = "b" if kind == "bias" else "g" if "ln_" in stem else "w"
-    return re.sub(r"^h\.(\d+)\.", r"h\1.", f"{stem}.{letter}").replace(".", "/")
+    """OpenAI's name of a tensor, from transformers', with or without its prefix: released files lack it.
+
+    Example:
+        >>> openai_name("h.0.ln_1.weight")
+        'h0/ln_1/g'
+    """
+    layer, _, kind = key.removeprefix("transformer.").rpartition(".")
+    if layer in ("wte", "wpe"):
+        return layer
+    letter = "b" if kind == "bias" else "g" if "ln_" in layer else "w"
+    return re.sub(r"^h\.(\d+)\.", r"h\1.", f"{layer}.{letter}").replace(".", "/")
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a safetensors file. Raises InputError if it is truncated, or if its config.json is not a GPT-2's."""
     try:
         with safe_open(path, framework="np") as file:
             stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}): copy or fetch it again") from None
-    config_json = beside(path, "config.json")
-    config = config_of(config_json) if config_json else None
+        raise InputError(f"{path}: not a whole safetensors file ({error}): copy or download it again") from None
     keys = {openai_name(key): key for key in stored if not NOT_WEIGHTS.search(key)}
-    shapes = {name: stored[key] for name, key in keys.items()}
 
     def read(name: str) -> np.ndarray:
         # Opened for each tensor: an open file keeps every page that was read mapped into memory.
@@ -83,19 +100,24 @@ def open_checkpoint(path: Path) -> Checkpoint:
             with safe_open(path, framework="np") as file:
                 return file.get_tensor(keys[name]).astype("float32", copy=False)
         except (OSError, SafetensorError, TypeError) as error:
-            raise InputError(f"{path}: tensor {keys[name]} cannot be read ({error}): copy or fetch it again") from None
+            damage = f"tensor {keys[name]} cannot be read ({error})"
+            raise InputError(f"{path}: {damage}: copy or download the file again") from None
 
-    return Checkpoint(path, shapes, read, config)
+    return Checkpoint(path, {name: stored[key] for name, key in keys.items()}, read, read_config(path))
 
 
 def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
-    """Writes `config.json`, then the tensors one by one (the library's own writer holds a second copy of all)."""
-    theirs = {theirs: getattr(config, ours) for theirs, ours in CONFIG_NAMES.items()}
-    end = {"bos_token_id": config.n_vocab - 1, "eos_token_id": config.n_vocab - 1}
+    """Writes `config.json`, then the tensors one by one; the library's own writer would copy all of them in memory.
+
+    Raises InputError if a file cannot be written.
+    """
     kind = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "dtype": "float32"}
-    write_text(home(path) / "config.json", json.dumps(kind | theirs | FIXED | end, indent=2) + "\n")
+    shape_settings = {key: getattr(config, name) for key, name in CONFIG_NAMES.items()}
+    end = {"bos_token_id": config.n_vocab - 1, "eos_token_id": config.n_vocab - 1}
+    config_json = json.dumps(kind | shape_settings | FIXED | end, indent=2) + "\n"
+    write_text(companion_folder(path) / "config.json", config_json)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
+    offset = 0  # in bytes
     for name, shape in tensor_shapes(config).items():
         size = 4 * int(np.prod(shape))
         header[transformers_name(name)] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + size]}

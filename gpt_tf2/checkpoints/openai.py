@@ -8,47 +8,75 @@ import numpy as np
 
 from gpt_tf2.backend.starting import quiet
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
+from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write, write_text
 
+INDEX = ".index"
 DATA = ".data-00000-of-00001"
 
 
+def is_prefix(path: Path) -> bool:
+    """Whether a path is the prefix of a TF1 checkpoint."""
+    return with_suffix(path, INDEX).is_file()
+
+
+def with_suffix(prefix: Path, suffix: str) -> Path:
+    """One of the files of a checkpoint, such as `model.ckpt.index`."""
+    return prefix.with_name(prefix.name + suffix)
+
+
 def open_checkpoint(prefix: Path) -> Checkpoint:
-    """Opens `PREFIX.index`; names lose their `model/`, matrices their leading 1."""
+    """Opens a TF1 checkpoint; tensors lose the prefix `model/`, and matrices their leading dimension 1.
+
+    Raises InputError if one of the two files is missing, truncated or damaged.
+    """
     with quiet():
         import tensorflow as tf
 
-    # TensorFlow turns some of its errors, as that of reading beyond the end, into Python's own.
+    # TensorFlow turns some of its errors into Python's own, for example when the data ends too early.
     read_errors = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
-    for suffix in (".index", DATA):
-        if not prefix.with_name(prefix.name + suffix).is_file():
-            raise InputError(f"{prefix}{suffix}: no such file: download the model again")
+    index, data = (with_suffix(prefix, suffix) for suffix in (INDEX, DATA))
+    fix = "copy or download the checkpoint again"
+    for path in (index, data):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file: {fix}")
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         stored = reader.get_variable_to_shape_map()
     except read_errors as error:
-        raise InputError(f"{prefix}.index: not a checkpoint ({one_line(error)}): download the model again") from None
+        raise InputError(f"{index}: not a checkpoint ({first_line(error)}): {fix}") from None
+    shapes = {name.removeprefix("model/"): drop_width(shape) for name, shape in stored.items()}
 
     def read(name: str) -> np.ndarray:
         try:
             array = reader.get_tensor(f"model/{name}")
         except read_errors as error:
-            where = f"{prefix}{DATA}: tensor {name}"
-            raise InputError(f"{where} is truncated or damaged ({one_line(error)}): download the model again") from None
+            damage = f"tensor {name} is truncated or damaged ({first_line(error)})"
+            raise InputError(f"{data}: {damage}: {fix}") from None
         return array.astype("float32", copy=False).reshape(shapes[name])
 
-    shapes = {name.removeprefix("model/"): squeezed(shape) for name, shape in stored.items()}
     return Checkpoint(prefix, shapes, read)
 
 
-def write(prefix: Path, tensors: Mapping[str, Any]) -> None:
-    """Writes the two files, the index last, which makes them a checkpoint, and `checkpoint`, which names them."""
+def drop_width(shape: list[int]) -> tuple[int, ...]:
+    """The shape of a matrix, which OpenAI stores as a convolution of width 1, [1, inputs, outputs]."""
+    return tuple(shape[1:]) if len(shape) == 3 and shape[0] == 1 else tuple(shape)
+
+
+def write(prefix: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
+    """Writes the tensors, the file `checkpoint`, which names them for TensorFlow, and `hparams.json`.
+
+    Of the tensors' two files the index comes last: it is what makes them a checkpoint.
+
+    Raises InputError if a file cannot be written.
+    """
     with quiet():
         import tensorflow as tf
 
-    names = sorted(f"model/{name}" for name in tensors)  # as TensorFlow 1's saver orders them in the file
-    index, data = (prefix.with_name(prefix.name + suffix) for suffix in (".index", DATA))
+    names = sorted(f"model/{name}" for name in tensors)  # the order of TensorFlow 1's saver
+    index, data = (with_suffix(prefix, suffix) for suffix in (INDEX, DATA))
     with atomic_write(index) as temporary_index, atomic_write(data) as temporary_data:
         temporary = prefix.with_name(f".{prefix.name}.part")
         values = [tf.convert_to_tensor(tensors[name.removeprefix("model/")]) for name in names]
@@ -57,20 +85,17 @@ def write(prefix: Path, tensors: Mapping[str, Any]) -> None:
             tf.raw_ops.SaveV2(
                 prefix=str(temporary), tensor_names=names, shape_and_slices=[""] * len(names), tensors=values
             )
-            Path(f"{temporary}{DATA}").replace(temporary_data)
-            Path(f"{temporary}.index").replace(temporary_index)
+            with_suffix(temporary, DATA).replace(temporary_data)
+            with_suffix(temporary, INDEX).replace(temporary_index)
         except tf.errors.OpError as error:
-            raise OSError(one_line(error)) from None
+            raise OSError(first_line(error)) from None
         finally:
-            for left in prefix.parent.glob(f"{temporary.name}.*"):
-                left.unlink()
+            for leftover in prefix.parent.glob(f"{temporary.name}.*"):
+                leftover.unlink()
     write_text(prefix.with_name("checkpoint"), f'model_checkpoint_path: "{prefix.name}"\n')
+    write_text(companion_folder(prefix) / "hparams.json", config.to_json())
 
 
-def squeezed(shape: list[int]) -> tuple[int, ...]:
-    """OpenAI's matrices are convolutions of width 1, [1, inputs, outputs]."""
-    return tuple(shape[1:]) if len(shape) == 3 and shape[0] == 1 else tuple(shape)
-
-
-def one_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of TensorFlow's message, at most 120 characters."""
     return str(error).strip().split("\n")[0][:120]

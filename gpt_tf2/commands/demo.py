@@ -1,20 +1,19 @@
-"""`demo`: a small GPT-2 learns Python's language reference in a few minutes, with no download."""
+"""`demo`: trains a small GPT-2 on Python's language reference in about a minute, without a download."""
 
 import dataclasses
 import json
-import pydoc_data.topics
-import zlib
 from pathlib import Path
 
 from tokenizers import Tokenizer as BytePairTrainer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gpt_tf2.backend.starting import start
-from gpt_tf2.checkpoints import save_model
+from gpt_tf2.checkpoints.opened import save_model
 from gpt_tf2.commands.finetune import finetune
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.generate import GenerateSettings, generate
 from gpt_tf2.config import GPT2Config
+from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.storage.files import write_text
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer, byte_characters
 
@@ -25,21 +24,26 @@ STARTER = 'The "for" statement\n*******************\n'
 
 @dataclasses.dataclass(frozen=True)
 class DemoSettings:
-    """The demo has no flags."""
+    """The demo has no settings."""
 
 
 def run_demo() -> Path:
-    """Builds a vocabulary and a random model, trains it, writes before and after; returns the trained model's path."""
-    text = reference_text()
+    """Builds a vocabulary and a random model, trains it, and prints a sample before and after.
+
+    Returns:
+        The path of the trained model.
+    """
+    text = read_reference_text()
     write_text(FOLDER / "reference.txt", text)
-    print(f"A vocabulary of {CONFIG.n_vocab} tokens from Python's language reference, {len(text):,} characters …")
+    about = f"Python's language reference, {len(text):,} characters"
+    print(f"Building a vocabulary of {CONFIG.n_vocab} tokens from {about} …")
     tokenizer = build_vocabulary(text, CONFIG.n_vocab, FOLDER)
     start()
     from gpt_tf2.model import GPT2, random_tensors
 
     model = GPT2(CONFIG, read=random_tensors(CONFIG, seed=0, std=0.05))
     save_model(model, FOLDER / "model.ckpt", tokenizer)
-    print(f"\nBefore training:\n{written(FOLDER / 'model.ckpt')}\n")
+    print(f"\nBefore training:\n{write_sample(FOLDER / 'model.ckpt')}\n")
     output = finetune(
         FinetuneSettings(
             dataset_path=str(FOLDER / "reference.txt"),
@@ -56,31 +60,21 @@ def run_demo() -> Path:
             sample_every=0,
         )
     )
-    print(f"\nAfter training, from {output}:\n{written(output)}\n")
-    print("The same with GPT-2 and a text of your own:")
+    print(f"\nAfter training, from {output}:\n{write_sample(output)}\n")
+    print("To do the same with GPT-2 and your own text:")
     print("  gpt-tf2 download 124M")
     print("  gpt-tf2 finetune --model 124M --data book.txt --base_lr 0.0001")
     return output
 
 
-def reference_text() -> str:
-    """The language reference that ships in the standard library.
-
-    Its topics stand in a fixed but mixed order, so that the end, which is kept for validation, is like the rest.
-    """
-    topics = pydoc_data.topics.topics
-    names = sorted(topics, key=lambda name: zlib.crc32(name.encode()))
-    return "\n\n".join(topics[name].strip() for name in names) + "\n"
-
-
-def written(model: Path) -> str:
-    """A sample of a model."""
+def write_sample(model: Path) -> str:
+    """A sample of a model, as indented lines."""
     settings = GenerateSettings(str(model), starter=STARTER, output_length=110, top_k=40, temperature=0.6, seed=1)
     return "\n".join(f"  | {line}" for line in generate(settings)[0].splitlines())
 
 
 def build_vocabulary(text: str, size: int, folder: Path) -> Tokenizer:
-    """Learns byte-pair merges from a text and writes `encoder.json` and `vocab.bpe`: 256 bytes, merges, end of text."""
+    """Learns byte-pair merges from a text; writes `encoder.json` and `vocab.bpe`: 256 bytes, merges, end of text."""
     learner = BytePairTrainer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learner.decoder = decoders.ByteLevel()

@@ -15,46 +15,44 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from gpt_tf2.checkpoints.download import BASE, FILES, download_file
-from gpt_tf2.commands.flags import flag
+from gpt_tf2.checkpoints.download import BASE_URL, FILES, download_file
+from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.config import SIZES
-from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
 
-BASE_VARIABLE = "GPT_TF2_BASE_URL"
+BASE_URL_VARIABLE = "GPT_TF2_BASE_URL"
 
 
 @dataclasses.dataclass(frozen=True)
 class DownloadSettings:
-    """The arguments of `download_model.py`."""
+    """The settings of `download_model.py`. Raises InputError for an unknown size."""
 
-    size: str = flag(dataclasses.MISSING, "the model", choices=tuple(SIZES))
-    base_url: str | None = flag(None, f"the folder of the sizes' folders (${BASE_VARIABLE}, or OpenAI's bucket)")
+    size: str = flag(dataclasses.MISSING, "the model, by its number of parameters", choices=tuple(SIZES))
+    base_url: str | None = flag(None, f"URL of the folder that holds all sizes (${BASE_URL_VARIABLE}, or OpenAI's)")
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise InputError(f"SIZE {self.size}: unknown: give one of {', '.join(SIZES)}")
-
-
-def show_progress(progress: Progress, task: TaskID, done: int, total: int | None) -> None:
-    progress.update(task, completed=done, total=total)
+        check_ranges(self)
 
 
 def download(settings: DownloadSettings) -> Path:
-    """Downloads a model's seven files, those that are not there yet, and returns their folder.
+    """Downloads those of a model's seven files that are missing, and returns their folder.
 
-    Raises InputError if a file cannot be had whole.
+    Raises InputError if a file cannot be downloaded or written.
     """
-    base = settings.base_url or os.environ.get(BASE_VARIABLE) or BASE
+    base_url = settings.base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL
     folder = Path("models") / settings.size
-    check_writable(folder, 0, "work in a folder that can be written to")
+    check_writable(folder, 0, "work in a folder that you can write to")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn()) as progress:
         for name in FILES:
             task = progress.add_task(name, total=None)
-
             show = functools.partial(show_progress, progress, task)
-            download_file(f"{base.rstrip('/')}/{settings.size}/{name}", folder / name, show)
+            download_file(f"{base_url.rstrip('/')}/{settings.size}/{name}", folder / name, show)
             size = (folder / name).stat().st_size
-            progress.update(task, completed=size, total=size)
+            show(size, size)
     return folder
+
+
+def show_progress(progress: Progress, task: TaskID, done: int, total: int | None) -> None:
+    """Updates a file's bar, in bytes."""
+    progress.update(task, completed=done, total=total)

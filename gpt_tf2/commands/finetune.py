@@ -1,187 +1,278 @@
-"""`finetune`: text → task → tokens → batches → model → loss → checkpoint."""
+"""`finetune`: resolve the settings, build the trainer, train, save."""
 
 import contextlib
 import dataclasses
-import itertools
 import math
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.backend.compiling import eagerly, use_xla
 from gpt_tf2.backend.hardware import has_fast_bfloat16
 from gpt_tf2.backend.memory import device_memory, free_memory
 from gpt_tf2.backend.starting import start
-from gpt_tf2.checkpoints import (
-    adapters,
-    find_config,
-    find_tokenizer,
-    home,
-    open_checkpoint,
-    read_model,
-    save_model,
-    save_vocabulary,
-)
-from gpt_tf2.commands.engine import SAMPLE, SAMPLED
-from gpt_tf2.commands.finetune_settings import FinetuneSettings, run_identity
+from gpt_tf2.checkpoints import adapters
+from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
+from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
-from gpt_tf2.commands.progress import TrainingDisplay
+from gpt_tf2.commands.progress import Counter, TrainingDisplay
 from gpt_tf2.config import GPT2Config, tensor_shapes
-from gpt_tf2.data.batches import Batches
-from gpt_tf2.data.dataset import read_data
+from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
+from gpt_tf2.data.held_out import write_held_out
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import atomic_write, check_writable
-from gpt_tf2.tasks import find_task
+from gpt_tf2.storage.files import check_writable
+from gpt_tf2.tasks.lookup import find_task
+from gpt_tf2.tasks.task import Task
 from gpt_tf2.training.memory import choose_plan, predict_total
 from gpt_tf2.training.state import History, load_state, read_run, save_state
+
+if TYPE_CHECKING:
+    from gpt_tf2.training.devices import Devices
+    from gpt_tf2.training.trainer import Trainer
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 def finetune(settings: FinetuneSettings) -> Path:
     """Fine-tunes a model and writes it to `output/`, with its loss curve `NAME.png` and its folder `NAME/` beside it.
 
-    The folder holds the vocabulary, TensorBoard's logs (`logs/`) and `state.h5`, from which `resume` goes on.
+    The folder holds the vocabulary, TensorBoard's logs (`logs/`) and `state.h5`, from which `resume` continues.
 
     Returns:
         The path of the fine-tuned model, for `load_model`.
 
     Raises InputError if a setting or a file is bad, the output cannot be written, or training diverges.
+
+    Example:
+        >>> finetune(FinetuneSettings(dataset_path="book.txt", base_lr=1e-4))  # doctest: +SKIP
+        PosixPath('output/book_124M.h5')
     """
-    output = settings.output()
-    folder = Path("models") / settings.model
-    checkpoint = open_checkpoint(settings.model_ckpt or folder)
-    config = find_config(checkpoint, settings.json_hparams, folder)
-    if settings.length > config.n_ctx:
-        raise InputError(f"--length {settings.length} is above n_ctx {config.n_ctx} of {checkpoint.path}: shorten it")
-    tokenizer = find_tokenizer(checkpoint.path, config, settings.json_encoder, settings.vocab_bpe, folder)
-    data = read_data(settings, tokenizer)
-    state = home(output) / "state.h5"
-    resumed = settings.resume and state.is_file()
-    begun = read_run(state) if resumed else {}
-    device = start(lean=needs_remat(settings, config))
+    run = resolve(settings)
+    trainer, history = build(run)
+    train(run, trainer, history)
+    return run.output
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run with nothing left to decide.
+
+    settings: without "auto".
+    model: to start from. trained: the tensors to train, name to shape.
+    output: the file to write. state: where the run is saved for `resume`. resumes: whether a save is there to resume.
+    identity: what a resumed run must have in common with the saved one.
+    device: what it runs on, for people.
+    """
+
+    settings: FinetuneSettings
+    task: Task
+    model: OpenedModel
+    data: TrainingData
+    trained: Shapes
+    output: Path
+    state: Path
+    resumes: bool
+    identity: dict[str, Any]
+    device: str
+    devices: "Devices"
+
+    def count_parameters(self) -> tuple[int, int]:
+        """The parameters of the model, and those that are trained."""
+        model, trained = (sum(map(math.prod, s.values())) for s in (tensor_shapes(self.model.config), self.trained))
+        return model, trained
+
+
+def resolve(settings: FinetuneSettings) -> Run:
+    """Finds the task, the model and the data, starts the backend, and decides everything that is "auto"."""
+    output = settings.output()  # before hours of preparing: checks the format
+    task = find_task(settings.data_loader)
+    if task.running_text and settings.loss_on == "completion":
+        raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
+    model = open_base(settings)
+    if settings.length > model.config.n_ctx:
+        message = f"is above n_ctx {model.config.n_ctx} of {model.path}: lower it"
+        raise InputError(message, "length", settings.length)
+    settings = dataclasses.replace(settings, loss_on=settings.loss_on or task.loss_on)
+    source = Source(task, settings.dataset_path, model.tokenizer, settings.cache)
+    with Counter(f"preparing {task.splits[0]}", "parts" if task.running_text else "examples") as counter:
+        completion_only = settings.loss_on == "completion"
+        data = open_training_data(source, settings.length, settings.val_fraction, completion_only, counter)
+    state = companion_folder(output) / "state.h5"
+    saved = read_run(state) if settings.resume and state.is_file() else None
+    device = start(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 
-    settings = decided(settings, config, begun)
+    settings = without_auto(settings, model.config, saved)
     output = settings.output()
-    devices = find_devices(settings.devices)
-    plan = settings.memory_plan(settings.precision)
-    trained = settings.trained(config)
-    parameters, learning = (sum(map(math.prod, shapes.values())) for shapes in (tensor_shapes(config), trained))
-    # What is trained and the optimizer's two means of it in the state, and the model.
-    written = 4 * (3 * learning + (learning if settings.lora_rank else parameters))
-    check_writable(home(output), written, "choose another --output_name, or mend the permissions")
-
-    from gpt_tf2.commands.generate import sampled_text
-    from gpt_tf2.decoding.keras_graph import GraphDecoder
-    from gpt_tf2.generation.sampling import make_sampler
-    from gpt_tf2.training.loop import TrainingPlan, train
-    from gpt_tf2.training.lora import add_adapters
-    from gpt_tf2.training.monitor import Monitor
-    from gpt_tf2.training.optimizers import make_optimizer
-    from gpt_tf2.training.trainer import Trainer
-
-    # Weights that are neither trained nor saved can be held as they are computed with.
-    model = read_model(
-        checkpoint,
-        config,
-        settings.dropout,
-        settings.precision,
-        settings.precision if settings.lora_rank else "float32",
+    key = data.key
+    if saved and data.former_key and str(saved.get("the text of --dataset_path")).endswith(data.former_key):
+        key = saved["the text of --dataset_path"]
+    run = Run(
+        settings=settings,
+        task=task,
+        model=model,
+        data=data,
+        trained=list_trained(settings, model.config),
+        output=output,
+        state=state,
+        resumes=saved is not None,
+        identity=identify_run(settings, model.config, key),
+        device=device,
+        devices=find_devices(settings.devices),
     )
-    if settings.lora_rank:
-        add_adapters(model, trained, settings.seed)
-    optimizer = make_optimizer(settings.optimizer, settings.weight_decay)
-    remat = settings.remat == "on"
-    trainer = Trainer(model, optimizer, trained, remat, settings.accumulate, settings.clip_norm, shard=devices.shard)
-    run = run_identity(settings, config, data.key)
-    history = load_state(state, trainer, run) if resumed else History()
-
-    per_epoch = settings.steps_per_epoch
-    steps = settings.num_epoch * per_epoch
-    every = per_epoch, settings.sample_every, settings.save_every
-    training_plan = TrainingPlan(steps, settings.batch_size, settings.seed, *every)
-    decoder = GraphDecoder(model, device)
-
-    def sample() -> str:
-        completion = sampled_text(decoder, tokenizer, data.prompt, 100, make_sampler(top_k=40), settings.seed)
-        stop = find_task(settings.data_loader).STOP
-        completion = completion.split(stop)[0] if stop else completion
-        return f"sample: {tokenizer.decode(data.prompt)[-200:]}{completion}"
-
-    def save() -> None:
-        if not devices.is_main:
-            return
-        from gpt_tf2.training.curve import draw_curve  # with matplotlib, which no first step need wait for
-
-        save_state(state, trainer, history, run)
-        if settings.lora_rank:
-            adapters.write(output, config, checkpoint, trainer.trained)
-            save_vocabulary(tokenizer, output)
-        else:
-            save_model(model, output, tokenizer)
-        draw_curve(output.with_suffix(".png"), history, output.stem)
-
-    gigabytes = predict_total(config, plan) / 1e9
-    chosen = f"{format_flags(plan.settings())}: {learning:,} parameters are trained, about {gigabytes:.1f} GB are taken"
-    training, validation = data.batches(use_xla())
-    if validation and devices.is_main:
-        write_sample(home(output) / SAMPLE, validation)
-    with (
-        TrainingDisplay(steps, len(history.losses), devices.is_main) as display,
-        Monitor(steps, home(output) / "logs", display, devices.is_main) as monitor,
-    ):
-        monitor.say(f"{checkpoint.path}: {parameters:,} parameters, {settings.precision}, {device}{devices.describe()}")
-        monitor.say(chosen)
-        for line in data.about:
-            monitor.say(line)
-        if settings.resume:
-            monitor.say(f"{state}: going on after step {len(history.losses)}" if resumed else f"{state}: no save yet")
-        with eagerly() if settings.eager else contextlib.nullcontext(), devices.report_lost_process():
-            finished = train(
-                trainer, settings.schedule(), training, validation, training_plan, history, monitor, save, sample
-            )
-        monitor.say(f"{output}: saved{'' if finished else f' after step {len(history.losses)}; go on with --resume'}")
-        monitor.say(f"{output.with_suffix('.png')}: the loss curve")
-    return output
+    parameters, learning = run.count_parameters()
+    # The state holds what is trained with the optimizer's two moments of it; then there is the model.
+    size = 4 * (3 * learning + (learning if settings.lora_rank else parameters))
+    check_writable(companion_folder(output), size, "choose another `output_name`, or fix the permissions")
+    return run
 
 
-def write_sample(path: Path, validation: Batches) -> None:
-    """Keeps some tokens that the model does not learn, for `--quantize` to measure on."""
-    windows = itertools.islice(validation.windows(1, SAMPLED), SAMPLED)
-    tokens = itertools.chain.from_iterable(batch.tokens[batch.segments > 0].tolist() for batch in windows)
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.save(file, np.fromiter(itertools.islice(tokens, SAMPLED), "int32"))
+def open_base(settings: FinetuneSettings) -> OpenedModel:
+    """The model to start from, with its weights checked."""
+    folder = Path("models") / settings.model
+    model = open_model(
+        settings.model_ckpt or folder, settings.json_hparams, settings.json_encoder, settings.vocab_bpe, folder
+    )
+    model.checkpoint.check(model.config)  # now, not after hours of preparing data
+    return model
 
 
-def needs_remat(settings: FinetuneSettings, config: GPT2Config) -> bool:
-    """Whether memory will be short on a CPU."""
-    memory = settings.given_memory() or free_memory()
+def is_memory_short(settings: FinetuneSettings, config: GPT2Config) -> bool:
+    """Whether a CPU will need activation checkpointing; asked before the backend starts."""
+    memory = settings.memory_limit() or free_memory()
     short = memory is not None and predict_total(config, settings.memory_plan("bfloat16")) > memory
     return settings.remat == "on" or (settings.remat == "auto" and short)
 
 
-def decided(settings: FinetuneSettings, config: GPT2Config, begun: dict) -> FinetuneSettings:
-    """The settings with what was left to be decided by the device, and by its memory.
+def without_auto(settings: FinetuneSettings, config: GPT2Config, saved: dict[str, Any] | None) -> FinetuneSettings:
+    """The settings with what the device and its memory decide.
 
     Args:
-        begun: the settings of the run that is resumed, by flag.
+        saved: the identity of the run to resume, which decides about activation checkpointing.
 
-    Raises InputError if the run will not fit.
+    Raises InputError if the run does not fit into the memory.
     """
     precision = settings.precision
     if precision == "auto":
         precision = "bfloat16" if has_fast_bfloat16() else "float32"
     asked, remat = settings.memory_plan(precision), settings.remat
-    if remat == "auto":
-        remat = begun.get("--remat", "auto")
-    memory = settings.given_memory() or device_memory()
+    if remat == "auto" and saved:
+        remat = saved.get("--remat", "auto")
+    memory = settings.memory_limit() or device_memory()
     if memory is None:
-        plan = dataclasses.replace(asked, remat=remat == "on")
+        chosen = dataclasses.replace(asked, remat=remat == "on")
     else:
-        plan = choose_plan(config, asked, memory, remat, flexible=settings.memory is not None)
+        chosen = choose_plan(config, asked, memory, remat, flexible=settings.memory is not None)
     return dataclasses.replace(
         settings,
         precision=precision,
-        remat="on" if plan.remat else "off",
-        optimizer=plan.optimizer,
-        lora_rank=plan.lora_rank,
+        remat="on" if chosen.remat else "off",
+        optimizer=chosen.optimizer,
+        lora_rank=chosen.lora_rank,
     )
+
+
+def build(run: Run) -> "tuple[Trainer, History]":
+    """Loads the model, with adapters if they are trained, and the saved state if the run resumes."""
+    from gpt_tf2.training.lora import add_adapters
+    from gpt_tf2.training.optimizers import make_optimizer
+    from gpt_tf2.training.trainer import Trainer
+
+    settings = run.settings
+    # Weights that are neither trained nor saved can be held in the precision of the computation.
+    held = settings.precision if settings.lora_rank else "float32"
+    network = run.model.load(settings.dropout, settings.precision, held)
+    if settings.lora_rank:
+        add_adapters(network, run.trained, settings.seed)
+    trainer = Trainer(
+        network,
+        make_optimizer(settings.optimizer, settings.weight_decay),
+        run.trained,
+        settings.remat == "on",
+        settings.accumulate,
+        settings.clip_norm,
+        shard=run.devices.shard,
+    )
+    return trainer, load_state(run.state, trainer, run.identity) if run.resumes else History()
+
+
+def train(run: Run, trainer: "Trainer", history: History) -> None:
+    """Trains to the end of the run, or until it is told to stop; shows progress, saves and samples on the way."""
+    from gpt_tf2.decoding.keras_graph import GraphDecoder
+    from gpt_tf2.generation.samples import sample_text
+    from gpt_tf2.generation.sampling import make_sampler
+    from gpt_tf2.training.loop import TrainingPlan, train
+    from gpt_tf2.training.monitor import Monitor
+
+    settings, model, data = run.settings, run.model, run.data
+    steps = settings.num_epoch * settings.steps_per_epoch
+    decoder = GraphDecoder(trainer.model, run.device)
+
+    def sample() -> str:
+        text = sample_text(decoder, model.tokenizer, data.prompt, 100, make_sampler(top_k=40), settings.seed)
+        text = text.split(run.task.stop)[0] if run.task.stop else text
+        return f"sample: {model.tokenizer.decode(data.prompt)[-200:]}{text}"
+
+    plan = TrainingPlan(
+        steps,
+        settings.batch_size,
+        settings.seed,
+        settings.steps_per_epoch,
+        settings.sample_every,
+        settings.save_every,
+    )
+    training, held_out = data.make_batches(use_xla())
+    if held_out and run.devices.is_main:
+        write_held_out(companion_folder(run.output), held_out)
+    with (
+        TrainingDisplay(steps, len(history.losses), run.devices.is_main) as display,
+        Monitor(steps, companion_folder(run.output) / "logs", display, run.devices.is_main) as monitor,
+    ):
+        for line in describe(run, history):
+            display.say(line)
+        with eagerly() if settings.eager else contextlib.nullcontext(), run.devices.report_lost_process():
+            finished = train(
+                trainer,
+                settings.schedule(),
+                training,
+                held_out,
+                plan,
+                history,
+                monitor,
+                lambda: save(run, trainer, history),
+                sample,
+            )
+        done = "" if finished else f" after step {len(history.losses)}; continue with --resume"
+        display.say(f"saved {run.output}{done}")
+        display.say(f"saved the loss curve, {run.output.with_suffix('.png')}")
+
+
+def describe(run: Run, history: History) -> list[str]:
+    """Lines on the run before its first step."""
+    parameters, learning = run.count_parameters()
+    plan = run.settings.memory_plan(run.settings.precision)
+    gigabytes = predict_total(run.model.config, plan) / 1e9
+    lines = [
+        f"{run.model.path}: {parameters:,} parameters, {run.settings.precision}, {run.device}{run.devices.describe()}",
+        f"training {learning:,} parameters ({format_flags(plan.settings())}), about {gigabytes:.1f} GB",
+        *run.data.report,
+    ]
+    if run.settings.resume:
+        saved = f"resuming after step {len(history.losses)}" if run.resumes else "no save yet"
+        lines.append(f"{run.state}: {saved}")
+    return lines
+
+
+def save(run: Run, trainer: "Trainer", history: History) -> None:
+    """Writes the state, the model or its adapters, and the loss curve; one process of several does."""
+    if not run.devices.is_main:
+        return
+    from gpt_tf2.training.curve import draw_curve  # imports matplotlib, which the first step need not wait for
+
+    save_state(run.state, trainer, history, run.identity)
+    if run.settings.lora_rank:
+        adapters.write(run.output, run.model.config, run.model.checkpoint, trainer.trained)
+        save_vocabulary(run.model.tokenizer, run.output)
+    else:
+        save_model(trainer.model, run.output, run.model.tokenizer)
+    draw_curve(run.output.with_suffix(".png"), history, run.output.stem)

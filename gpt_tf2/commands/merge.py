@@ -1,35 +1,34 @@
-"""`merge`: base and adapters → a plain checkpoint."""
+"""`merge`: a model and its LoRA adapters to one checkpoint."""
 
 import dataclasses
 from pathlib import Path
 
 from gpt_tf2.backend.starting import start
-from gpt_tf2.checkpoints import check_format, find_config, find_tokenizer, open_checkpoint, read_model, save_model
-from gpt_tf2.checkpoints.adapters import base_of
+from gpt_tf2.checkpoints.adapters import read_base_path
+from gpt_tf2.checkpoints.formats import check_format
+from gpt_tf2.checkpoints.opened import open_model, save_model
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class MergeSettings:
-    """The flags of `merge`."""
+    """The settings of `merge`."""
 
-    adapters: str = flag(dataclasses.MISSING, "the adapters that finetune --lora_rank wrote, a .h5 file")
+    adapters: str = flag(dataclasses.MISSING, "the adapters, a .h5 file written by finetune --lora_rank")
     output: str = flag(dataclasses.MISSING, "the checkpoint to write: NAME.h5, .safetensors or .ckpt")
 
 
 def merge(settings: MergeSettings) -> Path:
-    """Writes the checkpoint with the vocabulary beside it and returns its path.
+    """Writes the merged checkpoint with the vocabulary beside it, and returns its path.
 
-    Raises InputError if the first file holds no adapters, or the second cannot be written.
+    Raises InputError if the first file holds no adapters, or if the second cannot be written.
     """
     path, output = Path(settings.adapters), Path(settings.output)
     check_format(output)
-    if path.is_file() and base_of(path) is None:
-        raise InputError(f"{path}: no adapters in it: give what finetune --lora_rank wrote")
-    checkpoint = open_checkpoint(path)
-    config = find_config(checkpoint)
-    tokenizer = find_tokenizer(path, config)
+    if path.is_file() and read_base_path(path) is None:
+        raise InputError(f"{path}: holds no adapters: give a file written by finetune with `lora_rank`")
+    model = open_model(path)
     start()
-    save_model(read_model(checkpoint, config), output, tokenizer)
+    save_model(model.load(), output, model.tokenizer)
     return output

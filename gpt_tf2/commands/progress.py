@@ -1,6 +1,7 @@
-"""What a person sees of long work that counts: a bar on a terminal, else a line now and then."""
+"""Progress that a person watches: a bar on a terminal, elsewhere a line now and then."""
 
 import contextlib
+import sys
 import time
 from typing import TypeVar
 
@@ -9,17 +10,22 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
 Shown = TypeVar("Shown", bound="Display")
-LINE_EVERY = 10.0  # seconds between lines where there is no terminal to draw a bar on
+SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
+
+
+def print_to_stderr(line: str) -> None:
+    """Prints a line that is not part of the result."""
+    print(line, file=sys.stderr, flush=True)
 
 
 class Display(contextlib.AbstractContextManager):
-    """A bar with a description on a terminal; elsewhere lines.
+    """A bar with a description on a terminal, lines elsewhere. The bar appears with the first update.
 
     Args:
-        columns: of the bar.
+        columns: the bar's columns.
+        silent_until: the time of the first line where there is no bar, in seconds of `time.monotonic`.
         shown: False prints nothing.
-        quiet_until: when the first line may be printed where there is no bar, in `time.monotonic`'s seconds.
-        stderr: shows it on standard error.
+        stderr: prints to stderr instead of stdout.
     """
 
     def __init__(
@@ -28,35 +34,33 @@ class Display(contextlib.AbstractContextManager):
         label: str,
         total: int | None,
         done: int,
-        quiet_until: float,
+        silent_until: float,
         shown: bool = True,
         stderr: bool = False,
     ):
         self.console = Console(soft_wrap=True, highlight=False, quiet=not shown, stderr=stderr)
-        self.quiet_until = quiet_until
+        self.silent_until = silent_until
         self.progress = Progress(*columns, console=self.console)
         self.task = self.progress.add_task(label, total=total, completed=done)
 
     def __enter__(self: Shown) -> Shown:
-        if self.console.is_terminal:
-            self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
-            self.progress.stop()
+        self.progress.stop()
 
     def update(self, done: int, total: int | None, description: str, line: str, last: bool = False) -> None:
-        """Draws the bar with its description; elsewhere prints the line, if it is the last or some time has gone by."""
+        """Draws the bar with its description. Elsewhere prints the line if it is the last, or the first for a while."""
         now = time.monotonic()
         if self.console.is_terminal:
+            self.progress.start()
             self.progress.update(self.task, completed=done, total=total, description=escape(description))
-        elif last or now >= self.quiet_until:
-            self.quiet_until = now + LINE_EVERY
+        elif last or now >= self.silent_until:
+            self.silent_until = now + SECONDS_BETWEEN_LINES
             self.say(line)
 
     def say(self, text: str) -> None:
-        """Prints above the bar."""
+        """Prints a line, above the bar if there is one."""
         self.console.print(escape(text))
 
 
@@ -71,40 +75,40 @@ class TrainingDisplay(Display):
 
     def __init__(self, steps: int, done: int, shown: bool = True):
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
-        super().__init__(*columns, label="starting", total=steps, done=done, quiet_until=0.0, shown=shown)
+        super().__init__(*columns, label="starting", total=steps, done=done, silent_until=0.0, shown=shown)
 
 
 class Counter(Display):
-    """Shows how many are done, how many a second, and the time left.
+    """Shows how much is done, the speed, and the time left.
 
     Args:
-        label: what is done, as `preparing train`.
+        label: the work, as `preparing train`.
         unit: what is counted, as `examples`.
     """
 
     def __init__(self, label: str, unit: str, stderr: bool = False):
         columns = TextColumn("{task.description}"), BarColumn(bar_width=20)
-        quiet_until = time.monotonic() + LINE_EVERY
-        super().__init__(*columns, label=label, total=None, done=0, quiet_until=quiet_until, stderr=stderr)
+        silent_until = time.monotonic() + SECONDS_BETWEEN_LINES
+        super().__init__(*columns, label=label, total=None, done=0, silent_until=silent_until, stderr=stderr)
         self.label, self.unit = label, unit
-        self.began: tuple[float, int] | None = None  # when, and how many were done by then
+        self.began: tuple[float, int] | None = None  # the time, and how much was done by then
 
     def show(self, done: int, total: int | None) -> None:
-        """So many are done, of so many if that is known."""
+        """Shows that `done` are done, of `total` if that is known."""
         now = time.monotonic()
-        if self.began is None:  # the first tells no speed: what was done before is in it
+        if self.began is None:  # the speed counts from here: what an earlier process did is in `done`
             self.began = now, done
         description = f"{self.label}: {done:,} {self.unit}" if total is None else f"{self.label}: {done:,}/{total:,}"
         if now > self.began[0]:
             rate = (done - self.began[1]) / (now - self.began[0])
             description += f" · {rate:,.3g} {self.unit}/s" if rate < 100 else f" · {rate:,.0f} {self.unit}/s"
             if total is not None and rate:
-                description += f" · {clock((total - done) / rate)} left"
+                description += f" · {format_clock((total - done) / rate)} left"
         self.update(done, total, description, description)
 
 
-def clock(seconds: float) -> str:
-    """As `1:02:03` or `02:03`."""
+def format_clock(seconds: float) -> str:
+    """A duration as `1:02:03` or `02:03`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"

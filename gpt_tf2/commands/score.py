@@ -1,4 +1,4 @@
-"""`score`: figures for predictions that were made elsewhere."""
+"""`score`: the scores of predictions in a file."""
 
 import dataclasses
 import json
@@ -15,57 +15,64 @@ from gpt_tf2.scoring import coqa, rouge
 
 @dataclasses.dataclass(frozen=True)
 class RougeSettings:
-    """The arguments of `score rouge`."""
+    """The settings of `score rouge`."""
 
-    predictions: str = flag(dataclasses.MISSING, "one text a line, its sentences in <t> … </t>")
-    references: str = flag(dataclasses.MISSING, "the same of the references")
+    predictions: str = flag(dataclasses.MISSING, "file with one text per line, its sentences in <t> … </t>")
+    references: str = flag(dataclasses.MISSING, "file with one reference per line, in the same form")
     json: bool = flag(False, "print JSON instead of a table", kind=bool)
 
 
 @dataclasses.dataclass(frozen=True)
 class CoqaSettings:
-    """The arguments of `score coqa`."""
+    """The settings of `score coqa`."""
 
     gold: str = flag(dataclasses.MISSING, "CoQA's JSON file with the answers")
-    predictions: str = flag(dataclasses.MISSING, "a JSON list of id, turn_id and answer")
+    predictions: str = flag(dataclasses.MISSING, "JSON list of objects with id, turn_id and answer")
     json: bool = flag(False, "print JSON instead of a table", kind=bool)
 
 
 def score_rouge(settings: RougeSettings) -> dict[str, dict[str, float]]:
-    """ROUGE of two files; raises InputError if they cannot be read or have not as many lines."""
+    """The ROUGE scores of a file of predictions.
+
+    Raises InputError if a file cannot be read, or if the two differ in their number of lines.
+    """
     predictions, references = rouge.read_tagged(settings.predictions), rouge.read_tagged(settings.references)
     if len(predictions) != len(references) or not predictions:
-        lines = f"{len(predictions)} lines, {settings.references} has {len(references)}"
-        raise InputError(f"{settings.predictions} has {lines}: give one prediction a reference")
-    return rouge.figures(rouge.score_corpus(predictions, references))
+        lines = f"{len(predictions)} lines, but {settings.references} has {len(references)}"
+        raise InputError(f"{settings.predictions} has {lines}: give one prediction per reference")
+    return rouge.to_table(rouge.score_corpus(predictions, references))
 
 
 def score_coqa(settings: CoqaSettings) -> dict[str, dict[str, float]]:
-    """CoQA's figures of a file of predictions; turns without one are told on stderr."""
+    """CoQA's scores of a file of predictions. Turns without a prediction are reported on stderr.
+
+    Raises InputError if a file cannot be read or is malformed.
+    """
     gold, sources = coqa.read_gold(settings.gold)
     predictions = coqa.read_predictions(settings.predictions)
     missing = [f"{story} turn {turn}" for story, turn in gold if (story, turn) not in predictions]
     if missing:
-        print(f"{len(missing)} turns have no prediction and score 0: {', '.join(missing[:3])} …", file=sys.stderr)
-    return coqa.figures(coqa.score_conversations(gold, sources, predictions))
+        examples = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        print(f"no prediction for {len(missing):,} of {len(gold):,} turns, which score 0: {examples}", file=sys.stderr)
+    return coqa.to_table(coqa.score_conversations(gold, sources, predictions))
 
 
-def print_scores(rows: Mapping[str, Mapping[str, float]], as_json: bool) -> None:
-    """Prints rows of figures as JSON, or as a table."""
+def print_scores(scores: Mapping[str, Mapping[str, float]], as_json: bool) -> None:
+    """Prints scores, row → column → value, as JSON or as a table."""
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(scores, indent=1))
     else:
-        print_table("", rows)
+        print_table("", scores)
 
 
-def print_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
-    """Prints rows of figures under a title, a column for each figure."""
-    table = Table(title, *next(iter(rows.values())))
-    for name, row in rows.items():
-        table.add_row(name, *(written(value) for value in row.values()))
+def print_table(title: str, scores: Mapping[str, Mapping[str, float]]) -> None:
+    """Prints scores, row → column → value, as a table with the title above its row names."""
+    table = Table(title, *next(iter(scores.values())))
+    for name, columns in scores.items():
+        table.add_row(name, *(format_score(value) for value in columns.values()))
     Console().print(table)
 
 
-def written(value: float) -> str:
-    """A figure with five digits after the point at most."""
+def format_score(value: float) -> str:
+    """A score with at most five decimals, or a count."""
     return f"{value:,}" if isinstance(value, int) else f"{round(value, 5)}"

@@ -1,4 +1,7 @@
-"""Batches, and training pieces out of token streams. A batch is a pure function of (seed, step): resuming is exact."""
+"""Training batches, and windows drawn from streams of tokens.
+
+A batch is a pure function of the seed and the step, so that a run resumes exactly.
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,12 +12,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Rows of tokens, and the places in them whose next token is learned.
+    """Sequences of tokens, and the positions in them whose next token is learned.
 
-    tokens: int32 [B, T]. positions: int32 [B, T], each counted from where its segment begins.
-    segments: int32 [B, T]: a token sees the earlier ones of its own segment; 0 is padding.
-    picks: int32 [K], places in the B·T tokens. targets: int32 [K], the token after each. weights: float32 [K], 1, or
-    0 where K is filled up.
+    tokens: int32 [B, T].
+    positions: int32 [B, T], counted from the start of the segment.
+    segments: int32 [B, T], from 1 in each sequence; 0 is padding. A token sees only the earlier ones of its segment.
+    picks: int32 [K], indices into the B·T tokens: the next token is learned there.
+    targets: int32 [K], those next tokens.
+    weights: float32 [K], 1, or 0 where K is padded.
     """
 
     tokens: np.ndarray
@@ -26,46 +31,50 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """How many tokens there are, padding left out."""
+        """The number of tokens, without padding."""
         return int(np.count_nonzero(self.segments))
 
 
 class Batches(Protocol):
-    """A data set to train on."""
+    """A data set to train on or to validate with."""
 
     def batch(self, seed: int, step: int, batch_size: int) -> Batch:
-        """The batch of a step, of `batch_size` rows."""
+        """Return the training batch of a step, with `batch_size` sequences."""
 
     def windows(self, batch_size: int, most: int) -> Iterator[Batch]:
-        """Up to `most` rows, spread over the data, in batches of at most `batch_size`: always the same."""
+        """Yield up to `most` sequences spread over the data, always the same, in batches of at most `batch_size`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
-    """All runs of `length` tokens that lie within one stream.
+class StreamWindows:
+    """The windows of `length` tokens in streams. No window crosses from one stream to the next.
 
-    streams: int arrays [tokens]; those shorter than `length` give no piece.
+    streams: int arrays [tokens]; a stream shorter than `length` has no window.
+
+    Example:
+        >>> StreamWindows([np.arange(4)], length=4).batch(seed=0, step=0, batch_size=1).tokens
+        array([[0, 1, 2, 3]], dtype=int32)
     """
 
     streams: list[np.ndarray]
     length: int
 
-    def positions(self) -> np.ndarray:
-        """How many pieces begin in each stream."""
+    def window_counts(self) -> np.ndarray:
+        """Count the windows of each stream, one for every position where one can start; int [streams]."""
         return np.maximum([len(stream) - self.length + 1 for stream in self.streams], 0)
 
     def batch(self, seed: int, step: int, batch_size: int) -> Batch:
-        """Pieces drawn uniformly over all positions."""
-        ends = np.cumsum(self.positions())
+        """Draw windows, each with the same probability."""
+        counts = self.window_counts()
+        ends = np.cumsum(counts)
         draws = np.random.default_rng([seed, step]).integers(0, ends[-1], size=batch_size)
         chosen = np.searchsorted(ends, draws, side="right")
-        # Counted from the back, a stream's last piece is at its end less `length`.
-        starts = draws - ends[chosen] + self.positions()[chosen]
-        rows = [self.streams[i][start : start + self.length] for i, start in zip(chosen, starts, strict=True)]
-        return whole_rows(np.stack(rows))
+        starts = draws - (ends - counts)[chosen]
+        windows = [self.streams[i][start : start + self.length] for i, start in zip(chosen, starts, strict=True)]
+        return whole_rows(np.stack(windows))
 
     def windows(self, batch_size: int, most: int) -> Iterator[Batch]:
-        """Pieces without overlap, evenly spread over the streams."""
+        """Yield windows that do not overlap, evenly spread over the streams."""
         windows = [
             stream[start : start + self.length]
             for stream in self.streams
@@ -77,12 +86,12 @@ class Pieces:
 
 
 def whole_rows(tokens: np.ndarray) -> Batch:
-    """Tokens [B, T], each row one segment that is learned whole: from every token the next."""
-    rows, length = tokens.shape
-    picks = (np.arange(rows)[:, None] * length + np.arange(length - 1)).ravel()
+    """Make a batch of tokens [B, T]: each sequence is one segment, and every next token in it is learned."""
+    count, length = tokens.shape
+    picks = (np.arange(count)[:, None] * length + np.arange(length - 1)).ravel()
     return Batch(
         tokens=tokens.astype("int32"),
-        positions=np.tile(np.arange(length, dtype="int32"), (rows, 1)),
+        positions=np.tile(np.arange(length, dtype="int32"), (count, 1)),
         segments=np.ones(tokens.shape, "int32"),
         picks=picks.astype("int32"),
         targets=tokens[:, 1:].ravel().astype("int32"),
@@ -91,22 +100,30 @@ def whole_rows(tokens: np.ndarray) -> Batch:
 
 
 def parts(batch: Batch, count: int) -> list[Batch]:
-    """A batch's rows in up to `count` batches of as many rows as can be."""
-    rows, width = batch.tokens.shape
-    size = -(-rows // count)
-    if size == rows:
+    """Split a batch into up to `count` batches with equal numbers of sequences; the last may have fewer."""
+    sequences, width = batch.tokens.shape
+    size = -(-sequences // count)
+    if size == sequences:
         return [batch]
-    found = []
-    for start in range(0, rows, size):
-        some = slice(start, start + size)
-        here = (batch.picks >= start * width) & (batch.picks < (start + size) * width)
-        picked = batch.picks[here] - np.int32(start * width), batch.targets[here], batch.weights[here]
-        found.append(Batch(batch.tokens[some], batch.positions[some], batch.segments[some], *picked))
-    return found
+    split_batches = []
+    for start in range(0, sequences, size):
+        own = slice(start, start + size)
+        picked = (batch.picks >= start * width) & (batch.picks < (start + size) * width)
+        split_batches.append(
+            Batch(
+                tokens=batch.tokens[own],
+                positions=batch.positions[own],
+                segments=batch.segments[own],
+                picks=batch.picks[picked] - np.int32(start * width),
+                targets=batch.targets[picked],
+                weights=batch.weights[picked],
+            )
+        )
+    return split_batches
 
 
 def split(streams: list[np.ndarray], fraction: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Each stream's beginning for training and its last `fraction` for validation."""
+    """Split each stream into its beginning, for training, and its last `fraction`, which is held out for validation."""
     cuts = [len(stream) - round(len(stream) * fraction) for stream in streams]
     return (
         [stream[:cut] for stream, cut in zip(streams, cuts, strict=True)],

@@ -1,116 +1,156 @@
-"""The data of a training run: text → task → tokens → batches."""
+"""A task's data as batches to train on: windows of running text, or packed examples."""
 
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from gpt_tf2.commands.progress import Counter
-from gpt_tf2.data.batches import Batches, Pieces, split
-from gpt_tf2.data.packing import Packed
-from gpt_tf2.data.prepared import Tokens, prepare
+from gpt_tf2.data.batches import Batches, StreamWindows, split
+from gpt_tf2.data.encoding import read_streams
+from gpt_tf2.data.packing import PackedExamples
+from gpt_tf2.data.prepared import Tokens, data_sources, prepare
 from gpt_tf2.errors import InputError
-from gpt_tf2.tasks import find_task, text
+from gpt_tf2.tasks.task import RunningText, Task
 from gpt_tf2.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from gpt_tf2.commands.finetune_settings import FinetuneSettings
+LARGE = 1 << 26  # bytes of running text from which on its tokens are kept on disk instead of in memory
 
-LARGE = 1 << 26  # bytes of text from which on its tokens are kept on disk rather than in memory
+
+class Progress(Protocol):
+    """Where progress is shown."""
+
+    def show(self, done: int, total: int | None) -> None:
+        """Shows how much is prepared, and of how much if that is known."""
+
+    def say(self, text: str) -> None:
+        """Shows a line."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """What a run trains on.
+class Source:
+    """Data on disk, to be read with a vocabulary.
 
-    batches: whether every shape costs a compilation → the batches for training, and for validation if any are kept.
-    key: tells it from other data.
-    about: lines to show.
-    prompt: ids to show samples of.
+    cache: the folder for prepared tokens; by default `.gpt_tf2` beside the data.
     """
 
-    batches: Callable[[bool], tuple[Batches, Batches | None]]
+    task: Task
+    path: str
+    tokenizer: Tokenizer
+    cache: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a run trains on.
+
+    make_batches: given whether XLA compiles each shape anew, the batches for training and those held out, if any are.
+    key: identifies the tokens.
+    former_key: the end of the key of the same tokens in state files of earlier versions; None if they had this key.
+    report: lines to show.
+    prompt: the ids that samples continue; none begin a new text.
+    """
+
+    make_batches: Callable[[bool], tuple[Batches, Batches | None]]
     key: str
-    about: list[str]
+    former_key: str | None
+    report: list[str]
     prompt: list[int]
 
 
-def read_data(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
-    """Reads `--dataset_path`. Raises InputError if it is bad, or holds nothing of the length asked for."""
-    if settings.data_loader == "text":
-        return read_text(settings, tokenizer)
-    return read_examples(settings, tokenizer)
+def open_training_data(
+    source: Source, length: int, val_fraction: float, completion_only: bool, progress: Progress
+) -> TrainingData:
+    """Reads or prepares the training split.
+
+    Args:
+        length: the tokens in a sequence.
+        val_fraction: the fraction held out at the end of the data.
+        completion_only: whether the loss leaves prompts out.
+
+    Raises InputError if the data is bad, or holds too little for this length.
+    """
+    if source.task.running_text:
+        return open_running_text(source, source.task.running_text, length, val_fraction, progress)
+    return open_examples(source, length, val_fraction, completion_only, progress)
 
 
-def read_text(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
-    if settings.cache or sum(path.stat().st_size for path in text.find_files(settings.dataset_path)) >= LARGE:
-        tokens = prepared(settings, tokenizer, "parts")
-        streams, key = tokens.streams(), tokens.key
+def open_running_text(
+    source: Source, running_text: RunningText, length: int, val_fraction: float, progress: Progress
+) -> TrainingData:
+    """Windows of a text's streams."""
+    large = sum(Path(path).stat().st_size for path in data_sources(source.path).paths()) >= LARGE
+    former_key = None
+    if source.cache or large:
+        tokens = prepare_training_split(source, progress)
+        streams, key, former_key = tokens.streams(), tokens.key, tokens.content
     else:
-        streams = text.read_streams(settings.dataset_path, tokenizer)
+        streams = read_streams(running_text, source.path, source.tokenizer)
         key = hashlib.sha256(b"".join(stream.tobytes() for stream in streams)).hexdigest()
-    training, validation = (Pieces(part, settings.length) for part in split(streams, settings.val_fraction))
-    check_length(training, "for training", "shorten --length or give more text", settings)
-    if settings.val_fraction:
-        check_length(validation, "for validation", "raise --val_fraction or shorten --length", settings)
-    about = [f"{settings.dataset_path}: {sum(map(len, streams)):,} tokens"]
-    kept = validation if settings.val_fraction else None
-    return Data(lambda compiled: (training, kept), key, about, [])
+    training, held_out = (StreamWindows(part, length) for part in split(streams, val_fraction))
+    check_length(training, "to train on", "lower `length` or give more text", source.path)
+    if val_fraction:
+        check_length(held_out, "held out", "raise `val_fraction` or lower `length`", source.path)
+    report = [f"{source.path}: {sum(map(len, streams)):,} tokens"]
+    return TrainingData(lambda xla: (training, held_out if val_fraction else None), key, former_key, report, [])
 
 
-def check_length(part: Pieces, use: str, mend: str, settings: "FinetuneSettings") -> None:
-    if not part.positions().any():
-        longest = f"{max(map(len, part.streams))} tokens in a row {use}"
-        where = f"--dataset_path {settings.dataset_path}"
-        raise InputError(f"{where}: {longest}, fewer than --length {settings.length}: {mend}")
+def check_length(windows: StreamWindows, use: str, fix: str, path: str) -> None:
+    """Raises InputError unless there is a window."""
+    if not windows.window_counts().any():
+        longest = max(map(len, windows.streams))
+        message = f"the longest text {use} has {longest} tokens, `length` is {windows.length}: {fix}"
+        raise InputError(message, "dataset_path", path)
 
 
-def read_examples(settings: "FinetuneSettings", tokenizer: Tokenizer) -> Data:
-    tokens = prepared(settings, tokenizer, "examples")
-    count, where = len(tokens.shortest), f"--dataset_path {settings.dataset_path}"
-    fitting = np.flatnonzero(tokens.shortest <= settings.length)
+def open_examples(
+    source: Source, length: int, val_fraction: float, completion_only: bool, progress: Progress
+) -> TrainingData:
+    """Packed examples; those too long for the length are skipped and counted."""
+    tokens = prepare_training_split(source, progress)
+    count = len(tokens.shortest)
+    fitting = np.flatnonzero(tokens.shortest <= length)
     too_long = count - len(fitting)
     if not len(fitting):
-        raise InputError(
-            f"{where}: each of {count:,} examples is longer than --length {settings.length}: give a greater --length"
-        )
-    cut = len(fitting) - round(len(fitting) * settings.val_fraction)
-    if not 0 < cut < len(fitting) + (not settings.val_fraction):
-        raise InputError(f"--val_fraction {settings.val_fraction}: leaves {cut} of {len(fitting)} examples: change it")
-    about = [*tokens.left_out, f"{settings.dataset_path}: {count:,} examples, {len(tokens.tokens):,} tokens"]
+        message = f"each of {count:,} examples is longer than {length} tokens: raise `length`"
+        raise InputError(message, "dataset_path", source.path)
+    cut = len(fitting) - round(len(fitting) * val_fraction)
+    if not 0 < cut < len(fitting) + (not val_fraction):
+        message = f"trains on {cut} of {len(fitting)} examples: leave at least one on either side"
+        raise InputError(message, "val_fraction", val_fraction)
+    report = [*tokens.skipped, f"{source.path}: {count:,} examples, {len(tokens.tokens):,} tokens"]
     if too_long:
-        about.append(f"left out {too_long:,}, longer than --length {settings.length}")
+        report.append(f"skipped {too_long:,}, longer than {length} tokens")
 
-    def batches(compiled: bool) -> tuple[Batches, Batches | None]:
-        # What is compiled is compiled anew for every shape: all of it, or of a training step on a CPU the GELU alone.
-        multiple = settings.length // 4 or 1 if compiled else 32
-        training, validation = (
-            Packed(tokens, part, settings.length, settings.completion_only(), tokenizer.end_of_text, multiple)
+    def make_batches(xla: bool) -> tuple[Batches, Batches | None]:
+        # XLA compiles all of a step for each shape; without it, on a CPU, only the GELU is compiled so.
+        multiple = length // 4 or 1 if xla else 32
+        training, held_out = (
+            PackedExamples(tokens, part, length, completion_only, source.tokenizer.end_of_text, multiple)
             for part in (fitting[:cut], fitting[cut:])
         )
-        return training, validation if settings.val_fraction else None
+        return training, held_out if val_fraction else None
 
-    return Data(batches, tokens.key, about, first_prompt(tokens, int(fitting[-1])))
+    prompt = first_prompt(tokens, int(fitting[-1]))
+    return TrainingData(make_batches, tokens.key, tokens.content, report, prompt)
 
 
-def prepared(settings: "FinetuneSettings", tokenizer: Tokenizer, unit: str) -> Tokens:
-    """The tokens of the training split; shows the progress in a unit."""
-    train = find_task(settings.data_loader).SPLITS[0]
-    with Counter(f"preparing {train}", unit) as counter:
-        return prepare(
-            settings.data_loader,
-            settings.dataset_path,
-            train,
-            tokenizer,
-            settings.cache,
-            counter.show,
-            lambda: counter.say(f"{settings.dataset_path}: another run prepares it; waiting"),
-        )
+def prepare_training_split(source: Source, progress: Progress) -> Tokens:
+    """The tokens of the training split, prepared now unless they are kept."""
+    return prepare(
+        source.task,
+        source.path,
+        source.task.splits[0],
+        source.tokenizer,
+        source.cache,
+        progress.show,
+        lambda: progress.say(f"{source.path}: another run is preparing it; waiting"),
+    )
 
 
 def first_prompt(tokens: Tokens, example: int) -> list[int]:
     """The passage and the first prompt of an example."""
-    first = int(tokens.firsts[example])
-    return [*tokens.segment(first).tolist(), *tokens.segment(first + 1).tolist()]
+    first = int(tokens.first_spans[example])
+    return [*tokens.span(first).tolist(), *tokens.span(first + 1).tolist()]

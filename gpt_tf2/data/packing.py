@@ -1,4 +1,4 @@
-"""Batches out of examples of different lengths: several share a row without seeing each other."""
+"""Training batches of examples of different lengths: several share a sequence without seeing each other."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -6,26 +6,35 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from gpt_tf2.data.batches import Batch
-from gpt_tf2.data.prepared import COMPLETION, PROMPT, Tokens
+from gpt_tf2.data.encoding import COMPLETION, PROMPT
+from gpt_tf2.data.prepared import Tokens
 
 POOL = 4096  # examples that are packed together
 
-Segments = list[int]  # of one example: the passage, then a prompt and a completion for each turn that fits
-Row = list[Segments]
+Segment = list[int]  # the spans of one example: the passage, then a prompt and a completion for each turn that fits
+Packed = list[Segment]  # a packed sequence
 
 
-class Packed:
-    """Rows of at most `length` tokens, each of whole examples, all of which come once before any comes again.
+class PackedExamples:
+    """Packed sequences of at most `length` tokens, each of whole examples. No example repeats before all have come.
 
-    A row is as wide as its widest of the batch, and rows of like widths share a batch, so that next to nothing is
-    padding. Of several completions one is drawn each time; of a conversation as many turns are used as fit.
+    A batch is as wide as its longest sequence, and sequences of similar lengths share a batch, so that almost nothing
+    is padding. If a turn has several completions, one is drawn each time. A conversation is cut after the last turn
+    that fits.
 
     Args:
-        examples: which of the tokens' examples to use; those of which not even the first turn fits are left out.
-        length: the most tokens in a row.
-        completion_only: whether the completions alone are learned, and after each the token that ends it.
-        end_of_text: the id that ends an example.
-        multiple: widths are rounded up to multiples of it, where every shape costs a compilation.
+        tokens: the prepared examples.
+        examples: int [N], which of them to use; those whose first turn alone is too long are skipped.
+        length: the maximum length of a sequence, in tokens.
+        completion_only: learn only the completions, each with the token that ends it.
+        end_of_text: the id that ends every example.
+        multiple: round the width of a batch, and its number of learned tokens, up to a multiple of this. Use it where
+            every new shape costs a compilation.
+
+    Example:
+        >>> data = PackedExamples(tokens, np.arange(len(tokens.shortest)), 1024, True, 50256)  # doctest: +SKIP
+        >>> data.batch(seed=0, step=0, batch_size=4).tokens.shape  # doctest: +SKIP
+        (4, 1021)
     """
 
     def __init__(
@@ -41,120 +50,122 @@ class Packed:
         self.examples = examples[tokens.shortest[examples] <= length]
         self.length, self.multiple = length, multiple
         self.completion_only, self.end_of_text = completion_only, end_of_text
-        # Pools are the same whenever they are made; the last is kept, and of the others how many batches they have.
-        self._batches = functools.lru_cache(maxsize=1)(self._pool)
+        # A pool is always packed the same way. The last one is kept; of the others only the number of batches.
+        self._batches = functools.lru_cache(maxsize=1)(self._pack_pool)
         self._count = functools.cache(lambda *pool: len(self._batches(*pool)))
-        self._order = functools.lru_cache(maxsize=1)(self._shuffled)
+        self._order = functools.lru_cache(maxsize=1)(self._shuffle)
 
     def batch(self, seed: int, step: int, batch_size: int) -> Batch:
-        """The batch of a step; the last of a pool of examples may have empty rows."""
+        """Return the batch of a step. The last batch of a pool may have empty sequences."""
         pool = 0
         while step >= (count := self._count(seed, pool, batch_size)):
             step, pool = step - count, pool + 1
-        return self._rendered(self._batches(seed, pool, batch_size)[step], batch_size)
+        return self._render(self._batches(seed, pool, batch_size)[step], batch_size)
 
     def windows(self, batch_size: int, most: int) -> Iterator[Batch]:
-        """Examples evenly spread over the data, as many as fill `most` rows of one each, packed."""
+        """Yield up to `most` examples, evenly spread over the data and packed."""
         count = min(most, len(self.examples))
         chosen = self.examples[np.arange(count) * len(self.examples) // count]
         draw = np.random.default_rng(0)
-        rows = self._packed([self._drawn(example, draw) for example in chosen])
-        for start in range(0, len(rows), batch_size):
-            yield self._rendered(rows[start : start + batch_size], len(rows[start : start + batch_size]))
+        sequences = self._pack([self._draw_segment(example, draw) for example in chosen])
+        for start in range(0, len(sequences), batch_size):
+            batch = sequences[start : start + batch_size]
+            yield self._render(batch, len(batch))
 
-    def _shuffled(self, seed: int, number: int) -> np.ndarray:
-        """The order of the examples in a pass over them."""
-        return np.random.default_rng([seed, number, 0]).permutation(self.examples)
+    def _shuffle(self, seed: int, epoch: int) -> np.ndarray:
+        """The order of the examples in one pass over them."""
+        return np.random.default_rng([seed, epoch, 0]).permutation(self.examples)
 
-    def _pool(self, seed: int, number: int, batch_size: int) -> list[list[Row]]:
-        """The batches that the examples of a pool make up. Pools follow each other through pass after pass."""
+    def _pack_pool(self, seed: int, pool: int, batch_size: int) -> list[list[Packed]]:
+        """Pack the examples of a pool into batches. The pools go through the examples pass after pass."""
         size = max(POOL, 64 * batch_size)
-        draw = np.random.default_rng([seed, number, 1])
-        places = (divmod(place, len(self.examples)) for place in range(number * size, (number + 1) * size))
-        rows = self._packed([self._drawn(self._order(seed, turn)[place], draw) for turn, place in places])
-        rows.sort(key=self._width)
-        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        draw = np.random.default_rng([seed, pool, 1])
+        indices = (divmod(index, len(self.examples)) for index in range(pool * size, (pool + 1) * size))
+        sequences = self._pack([self._draw_segment(self._order(seed, epoch)[i], draw) for epoch, i in indices])
+        sequences.sort(key=self._width)
+        batches = [sequences[start : start + batch_size] for start in range(0, len(sequences), batch_size)]
         draw.shuffle(batches)
         return batches
 
-    def _drawn(self, example: int, draw: np.random.Generator) -> Segments:
-        """The segments of an example that fit, one completion a turn."""
-        first, last = self.tokens.firsts[example], self.tokens.firsts[example + 1]
+    def _draw_segment(self, example: int, draw: np.random.Generator) -> Segment:
+        """Choose the spans of an example: as many turns as fit, with one completion each."""
+        first, last = self.tokens.first_spans[example], self.tokens.first_spans[example + 1]
         kinds = self.tokens.kinds[first:last].tolist()
         lengths = np.diff(self.tokens.ends[first:last], prepend=self.tokens.ends[first - 1] if first else 0).tolist()
         used, room = [0], self.length - lengths[0] - 1
-        turns = [i for i, kind in enumerate(kinds) if kind == PROMPT]
-        for prompt, end in zip(turns, [*turns[1:], len(kinds)], strict=True):
+        prompts = [i for i, kind in enumerate(kinds) if kind == PROMPT]
+        for prompt, end in zip(prompts, [*prompts[1:], len(kinds)], strict=True):
             room -= lengths[prompt]
             fitting = [i for i in range(prompt + 1, end) if lengths[i] <= room]
             if not fitting:
                 break
-            chosen = fitting[int(draw.integers(len(fitting)))] if len(fitting) > 1 else fitting[0]
-            room -= lengths[chosen]
-            used += [prompt, chosen]
+            completion = fitting[int(draw.integers(len(fitting)))] if len(fitting) > 1 else fitting[0]
+            room -= lengths[completion]
+            used += [prompt, completion]
         return [int(first) + i for i in used]
 
-    def _packed(self, examples: Sequence[Segments]) -> list[Row]:
-        """Best-fit decreasing: the longest first, each into the fullest row that has room for it."""
-        lengths = [self._length(example) for example in examples]
-        rows_of_room: list[list[Row]] = [[] for _ in range(self.length + 1)]
-        rooms = 0  # bit n: there is a row with room for n tokens
-        for i in sorted(range(len(examples)), key=lambda i: -lengths[i]):
+    def _pack(self, segments: Sequence[Segment]) -> list[Packed]:
+        """Pack by best-fit decreasing: the longest segment first, each into the fullest sequence with room for it."""
+        lengths = [self._length(segment) for segment in segments]
+        by_room: list[list[Packed]] = [[] for _ in range(self.length + 1)]  # room in tokens → sequences
+        rooms = 0  # bit n is set if a sequence has room for n tokens
+        for i in sorted(range(len(segments)), key=lambda i: -lengths[i]):
             wide_enough = rooms >> lengths[i]
             room = lengths[i] + (wide_enough & -wide_enough).bit_length() - 1 if wide_enough else self.length
-            row = rows_of_room[room].pop() if wide_enough else []
-            if wide_enough and not rows_of_room[room]:
+            sequence = by_room[room].pop() if wide_enough else []
+            if wide_enough and not by_room[room]:
                 rooms ^= 1 << room
-            row.append(examples[i])
+            sequence.append(segments[i])
             room -= lengths[i]
-            rows_of_room[room].append(row)
+            by_room[room].append(sequence)
             rooms |= 1 << room
-        return [row for rows in rows_of_room for row in rows]
+        return [sequence for sequences in by_room for sequence in sequences]
 
-    def _length(self, example: Segments) -> int:
-        """With the end of text."""
+    def _length(self, segment: Segment) -> int:
+        """The number of tokens, with the end of text."""
         ends = self.tokens.ends
-        return sum(int(ends[i] - (ends[i - 1] if i else 0)) for i in example) + 1
+        return sum(int(ends[i] - (ends[i - 1] if i else 0)) for i in segment) + 1
 
-    def _width(self, row: Row) -> int:
-        return sum(self._length(example) for example in row)
+    def _width(self, sequence: Packed) -> int:
+        return sum(self._length(segment) for segment in sequence)
 
-    def _rendered(self, rows: list[Row], batch_size: int) -> Batch:
-        width = self._rounded(max(self._width(row) for row in rows), self.length)
+    def _render(self, sequences: list[Packed], batch_size: int) -> Batch:
+        """Lay out packed sequences as arrays, padded to a common width."""
+        width = self._round_up(max(self._width(sequence) for sequence in sequences), self.length)
         tokens, positions, segments = (np.zeros((batch_size, width), "int32") for _ in range(3))
-        picks: list[np.ndarray] = []
-        for number, row in enumerate(rows):
+        learned: list[np.ndarray] = []
+        for row, sequence in enumerate(sequences):
             start = 0
-            for segment, example in enumerate(row, start=1):
-                ids, learned = self._ids(example)
-                here = slice(start, start + len(ids))
-                tokens[number, here] = ids
-                positions[number, here] = np.arange(len(ids))
-                segments[number, here] = segment
-                picks.append(number * width + start + learned)
+            for number, segment in enumerate(sequence, start=1):
+                ids, learned_here = self._segment_ids(segment)
+                own = slice(start, start + len(ids))
+                tokens[row, own] = ids
+                positions[row, own] = np.arange(len(ids))
+                segments[row, own] = number
+                learned.append(row * width + start + learned_here)
                 start += len(ids)
-        places = np.concatenate(picks)
-        padding = self._rounded(len(places), batch_size * width) - len(places)
+        picks = np.concatenate(learned)
+        padding = self._round_up(len(picks), batch_size * width) - len(picks)
         return Batch(
             tokens,
             positions,
             segments,
-            picks=np.pad(places, (0, padding)).astype("int32"),
-            targets=np.pad(tokens.ravel()[places + 1], (0, padding)),
-            weights=np.pad(np.ones(len(places), "float32"), (0, padding)),
+            picks=np.pad(picks, (0, padding)).astype("int32"),
+            targets=np.pad(tokens.ravel()[picks + 1], (0, padding)),
+            weights=np.pad(np.ones(len(picks), "float32"), (0, padding)),
         )
 
-    def _rounded(self, size: int, most: int) -> int:
+    def _round_up(self, size: int, most: int) -> int:
         return min(-(-size // self.multiple) * self.multiple, most)
 
-    def _ids(self, example: Segments) -> tuple[np.ndarray, np.ndarray]:
-        """An example's ids with the end of text, and the places in it whose next token is learned."""
-        parts = [self.tokens.segment(i).astype("int32") for i in example]
-        ids = np.concatenate([*parts, [self.end_of_text]])
+    def _segment_ids(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of a segment with the end of text, and the positions whose next token is learned."""
+        spans = [self.tokens.span(i).astype("int32") for i in segment]
+        ids = np.concatenate([*spans, [self.end_of_text]])
         if not self.completion_only:
             return ids, np.arange(len(ids) - 1)
-        completion = np.repeat(self.tokens.kinds[example] == COMPLETION, [len(part) for part in parts])
-        # Learned are a completion's tokens and the one after it: the next prompt's first, or the end of text.
+        completion = np.repeat(self.tokens.kinds[segment] == COMPLETION, [len(span) for span in spans])
+        # A completion's tokens are learned, and the one that ends it: the next prompt's first, or the end of text.
         learned = np.append(completion, False)
         learned[1:] |= completion
         return ids, np.flatnonzero(learned[1:])

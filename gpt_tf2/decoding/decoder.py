@@ -26,7 +26,7 @@ class Decoder(Protocol):
 
     config: GPT2Config
     name: str  # for people: on what it runs
-    chunk: int  # tokens of prompts that are best run at a time along with the last tokens of other rows
+    prefill_chunk: int  # tokens of prompts that are best run at a time along with the last tokens of other rows
 
     def begin(self) -> State:
         """One row without a token."""

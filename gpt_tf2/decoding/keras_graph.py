@@ -23,7 +23,7 @@ class GraphDecoder:
     Numbers of tokens are rounded up, as those of slots are, so that few shapes are traced.
     """
 
-    chunk = sys.maxsize  # prompts are run whole, each alone
+    prefill_chunk = sys.maxsize  # prompts are run whole, each alone
 
     def __init__(self, model: GPT2, device: str = ""):
         self.model, self.config, self.name = model, model.config, f"{device}, {model.compute_dtype}"

@@ -2,14 +2,10 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpt_tf2.data.batches import Batch
-
-if TYPE_CHECKING:
-    from gpt_tf2.decoding.decoder import Decoder
 
 
 def windows(streams: Sequence[np.ndarray], end_of_text: int, length: int, batch_size: int) -> Iterator[Batch]:
@@ -55,15 +51,3 @@ def figures(nats: float, tokens: int, n_bytes: int) -> dict[str, float]:
     """
     found = {"perplexity a token": math.exp(nats / tokens), "tokens": tokens, "bytes": n_bytes}
     return {"bits a byte": nats / math.log(2) / n_bytes, **found} if n_bytes else found
-
-
-def of_tokens(decoder: "Decoder", ids: np.ndarray) -> float:
-    """The perplexity of tokens [N] by a decoder, in windows of its context that do not overlap."""
-    nats, length = 0.0, min(decoder.config.n_ctx, len(ids))
-    for first in range(0, len(ids) - length + 1, length):
-        window = ids[first : first + length]
-        logits = decoder.extend(decoder.begin(), [window[:-1].tolist()]).astype("float64")
-        top = logits.max(axis=-1)
-        total = top + np.log(np.exp(logits - top[:, None]).sum(axis=-1))
-        nats += float((total - logits[np.arange(length - 1), window[1:]]).sum())
-    return math.exp(nats / (len(ids) // length * (length - 1)))

@@ -1,115 +1,131 @@
-"""What a model answers in the examples of a task, turn after turn, several examples at a time."""
+"""Predictions of a model for the examples of a task: turn after turn, several examples at a time."""
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.generation.prompts import build_prompt
 from gpt_tf2.generation.sampling import Sampler
-from gpt_tf2.generation.scheduler import Generator, Request
-from gpt_tf2.generation.text_stream import Writer
+from gpt_tf2.generation.scheduler import Request, Scheduler
+from gpt_tf2.generation.text_stream import TextStream
 from gpt_tf2.storage.journal import Journal
 from gpt_tf2.tasks.task import Example, Prediction
 from gpt_tf2.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
-    """How examples are asked.
+class EvaluationProtocol:
+    """How completions are asked for. An evaluation resumes only under the same protocol.
 
-    batch_size: examples at a time.
-    new_tokens: the most in a completion, less than the model's n_ctx.
-    stop: the text that a completion ends before, as the end-of-text token; "" for none.
-    gold: whether earlier turns are shown with the data's answers instead of the model's own.
-    draft: whether tokens are guessed and verified several at once.
+    slots: how many examples run at a time.
+    max_new_tokens: of a completion; fewer than the model's n_ctx.
+    sampler: chooses each token.
+    seed: of the draws.
+    stop: a completion ends before this text; "" leaves that to the end-of-text token.
+    gold_history: whether earlier turns show the data's completions instead of the model's own.
+    draft: whether to use speculative decoding by prompt lookup; the predictions are the same.
     """
 
-    batch_size: int
-    new_tokens: int
+    slots: int
+    max_new_tokens: int
     sampler: Sampler
     seed: int
     stop: str
-    gold: bool
+    gold_history: bool
     draft: bool
+
+
+@dataclasses.dataclass(eq=False)
+class Conversation:
+    """An example and the completions of its turns so far.
+
+    index: among the examples of this evaluation. number: of its item among those of the split.
+    passage: its token ids. shortened: how many prompts did not fit and were shortened.
+    """
+
+    index: int
+    number: int
+    example: Example
+    passage: list[int]
+    completions: list[str] = dataclasses.field(default_factory=list)
+    shortened: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.completions) == len(self.example.turns)
+
+    @property
+    def key(self) -> str:
+        """The next turn's key in the journal."""
+        return f"{len(self.completions)}:{self.index}"
+
+    def resume(self, journal: Journal) -> None:
+        """Takes the completions that the journal has."""
+        while not self.is_complete and (completion := journal.get(self.key)) is not None:
+            self.completions.append(completion)
+
+    def request_next(self, protocol: EvaluationProtocol, tokenizer: Tokenizer, n_ctx: int) -> Request:
+        """A request for the next turn, tagged with the conversation and the completion's text stream."""
+        turn, history = len(self.completions), self.completions
+        if protocol.gold_history:
+            history = [earlier.completions[0] for earlier in self.example.turns[:turn]]
+        room = n_ctx - protocol.max_new_tokens
+        prompt, is_whole = build_prompt(self.passage, self.example, history, room, tokenizer)
+        self.shortened += not is_whole
+        generator = np.random.default_rng([protocol.seed, self.number, turn])
+        stream = TextStream(tokenizer, [protocol.stop] if protocol.stop else [])
+        tag = (self, stream)
+        return Request(prompt, protocol.max_new_tokens, protocol.sampler, generator, stream.add, tag)
 
 
 def predict(
     decoder: Decoder,
     tokenizer: Tokenizer,
     examples: Sequence[tuple[int, Example]],
-    asking: Asking,
+    protocol: EvaluationProtocol,
     journal: Journal,
     show: Callable[[int, int | None], None],
 ) -> tuple[list[Prediction], int]:
-    """A prediction for each example, in their order, and how many prompts had to be shortened.
+    """A prediction for each example, and how many prompts had to be shortened.
 
-    What is drawn depends on the seed, the example's number and the turn alone. What the journal has is not asked again.
+    Draws depend on the seed, the item's number and the turn alone, so an interrupted evaluation resumes exactly:
+    completions that the journal has are not generated again, new ones are added to it.
 
     Args:
         examples: with the numbers of their items.
-        show: is called with how many completions are done, and how many there will be.
+        show: called with the number of completions so far, and in all.
     """
-    room = decoder.config.n_ctx - asking.new_tokens
     passages = tokenizer.encode_batch([example.passage for _, example in examples])
-    answers: list[list[str]] = [[] for _ in examples]
-    shortened: set[tuple[int, int]] = set()
-
-    def asked(i: int) -> Iterator[Request]:
-        """The turns of an example; each waits until the one before it is answered."""
-        number, example = examples[i]
-        for turn in range(len(example.turns)):
-            known = journal.get(f"{turn}:{i}")
-            if known is not None:
-                answers[i].append(known)
-                continue
-            earlier = [t.completions[0] for t in example.turns[:turn]] if asking.gold else answers[i]
-            prompt, whole = prompt_ids(passages[i], example, earlier, room, tokenizer)
-            if not whole:
-                shortened.add((i, turn))
-            writer = Writer(tokenizer, [asking.stop] if asking.stop else [])
-            generator = np.random.default_rng([asking.seed, number, turn])
-            yield Request(prompt, asking.new_tokens, asking.sampler, generator, writer.add, (i, turn, writer))
-
-    # Rows of like length cost least; the turns of an example stay in the place where its passage has been run.
-    order = sorted(range(len(examples)), key=lambda i: (len(passages[i]), i))
-    conversations = {i: asked(i) for i in order}
-    waiting = iter(order)
-
+    conversations = [
+        Conversation(index, number, example, passage)
+        for index, ((number, example), passage) in enumerate(zip(examples, passages, strict=True))
+    ]
+    for conversation in conversations:
+        conversation.resume(journal)
+    done = sum(len(conversation.completions) for conversation in conversations)
     total = sum(len(example.turns) for _, example in examples)
 
-    def following(done: Request | None) -> Request | None:
-        same = []
-        if done:
-            i, turn, writer = done.key
-            answers[i].append(writer.finish())
-            journal.put(f"{turn}:{i}", answers[i][-1])
-            show(sum(map(len, answers)), total)
-            same = [i]
-        requests = (next(conversations[i], None) for i in itertools.chain(same, waiting))
-        return next((request for request in requests if request), None)
+    # Sequences of similar length waste the least memory and padding.
+    by_length = sorted(conversations, key=lambda conversation: len(conversation.passage))
+    waiting = iter([conversation for conversation in by_length if not conversation.is_complete])
+    scheduler = Scheduler(decoder, tokenizer.end_of_text, protocol.slots, protocol.draft)
+    n_ctx = decoder.config.n_ctx
+    for conversation in itertools.islice(waiting, protocol.slots):
+        scheduler.submit(conversation.request_next(protocol, tokenizer, n_ctx))
+    for request in scheduler.run():
+        conversation, stream = request.tag
+        completion = stream.finish()
+        journal.put(conversation.key, completion)
+        conversation.completions.append(completion)
+        done += 1
+        show(done, total)
+        # The next turn gets the slot that has the passage cached.
+        following = next(waiting, None) if conversation.is_complete else conversation
+        if following is not None:
+            scheduler.submit(following.request_next(protocol, tokenizer, n_ctx))
 
-    Generator(decoder, tokenizer.end_of_text, asking.draft).run(following, asking.batch_size)
-    numbered = zip(examples, answers, strict=True)
-    return [Prediction(number, example, tuple(given)) for (number, example), given in numbered], len(shortened)
-
-
-def prompt_ids(
-    passage: list[int], example: Example, earlier: Sequence[str], room: int, tokenizer: Tokenizer
-) -> tuple[list[int], bool]:
-    """The ids of an example up to the turn after those answered, at most `room`, and whether it is there in whole.
-
-    What does not fit goes: the oldest turns as long as the passage has less than half of the room, then the passage's
-    end, then the question's beginning.
-    """
-    answered = zip(example.turns, earlier, strict=False)
-    history = [tokenizer.encode(turn.prompt) + tokenizer.encode(answer) for turn, answer in answered]
-    asked = tokenizer.encode(example.turns[len(earlier)].prompt)
-    turns = len(history)
-    while history and room - len(asked) - sum(map(len, history)) < min(len(passage), room // 2):
-        history.pop(0)
-    left = max(0, room - len(asked) - sum(map(len, history)))
-    ids = passage[:left] + [i for part in history for i in part] + asked
-    whole = len(history) == turns and len(passage) <= left and len(ids) <= room
-    return ids[-room:] or [tokenizer.end_of_text], whole
+    predictions = [Prediction(each.number, each.example, tuple(each.completions)) for each in conversations]
+    return predictions, sum(each.shortened for each in conversations)

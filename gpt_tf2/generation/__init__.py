@@ -1,1 +1,1 @@
-"""Generation: sampling rules, the key-value cache, the decoder and the loop over it."""
+"""Logits to text: the scheduler that keeps a batch full, sampling rules, prompt lookup and streamed text."""

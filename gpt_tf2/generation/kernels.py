@@ -1,92 +1,109 @@
-"""The passes over a whole vocabulary that drawing a token takes, compiled by Numba when they first run."""
+"""Passes over the whole vocabulary for drawing a token, compiled by Numba on first use.
+
+A token's weight is exp(logit - largest logit): its probability, not normalized.
+"""
 
 import numpy as np
 from numba import njit
 
-from gpt_tf2.backend.numba_kernels import FAST, exponentials, f32, largest_of
+from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, exponentiate, f32, find_largest
 
-PART = 256  # tokens whose probabilities are summed at a time
-FEW = 128  # tokens among which the nucleus's edge is looked for by sorting them
-
-
-@njit(**FAST)
-def drawn(logits: np.ndarray, uniform: float) -> int:
-    """The id that a number within [0, 1) stands for: the first whose cumulative probability is above it."""
-    mass, sums = masses(logits, largest_of(logits))
-    part, left = place(sums, uniform * sums.sum())
-    return part * PART + place(mass[part * PART : (part + 1) * PART], left)[0]
+CHUNK = 256  # tokens whose weights are summed in float32 before the float64 sum
+SORTABLE = 128  # tokens among which sorting finds the nucleus's edge
 
 
-@njit(**FAST)
-def nucleus(logits: np.ndarray, p: float) -> np.ndarray:
-    """The logits [N] of the fewest likeliest tokens that have `p` of the probability, and -inf for all others.
+@njit(**JIT_OPTIONS)
+def draw_token(logits: np.ndarray, uniform: float) -> int:
+    """The first token id whose cumulative probability is above `uniform`.
 
-    The least of their logits is found by halving an interval in which it lies; of equal ones the first are taken.
+    Args:
+        logits: float32 [n_vocab].
+        uniform: a number in [0, 1).
     """
-    largest = largest_of(logits)
-    mass, sums = masses(logits, largest)
-    total = sums.sum()
+    weights, chunk_sums = compute_weights(logits, find_largest(logits))
+    chunk, rest = find_cumulative(chunk_sums, uniform * chunk_sums.sum())
+    return chunk * CHUNK + find_cumulative(weights[chunk * CHUNK : (chunk + 1) * CHUNK], rest)[0]
+
+
+@njit(**JIT_OPTIONS)
+def keep_nucleus(logits: np.ndarray, p: float) -> np.ndarray:
+    """The logits of the smallest set of most likely tokens with total probability `p` or more; -inf elsewhere.
+
+    Bisects for the set's lowest logit, its edge, until few candidates are left, and sorts those. Among tokens
+    with the edge's logit, those with the lowest ids are kept.
+
+    Args:
+        logits: float32 [n_vocab].
+        p: in (0, 1).
+    """
+    largest = find_largest(logits)
+    weights, chunk_sums = compute_weights(logits, largest)
+    total = chunk_sums.sum()
     needed = p * total
-    # The edge is in (low, high]: tokens each below (1 - p) / N would together not be missed.
+    # The edge is in (low, high]. Even all n_vocab tokens at `low` would weigh no more than the (1 - p) left out.
     low = np.nextafter(f32(largest + np.log((total - needed) / len(logits)) - 1e-3), f32(-np.inf))
-    high, below, above = largest, f32(len(logits)), f32(0)  # how many tokens are above low, and above high
-    while below - above > FEW:
+    high, above_low, above_high = largest, f32(len(logits)), f32(0)  # above_*: how many logits exceed the bound
+    while above_low - above_high > SORTABLE:
         middle = (low + high) / f32(2)
         if not low < middle < high:
             break
-        found, count = f32(0), f32(0)
+        reached, count = f32(0), f32(0)
         for i in range(len(logits)):
-            found += mass[i] if logits[i] > middle else f32(0)
+            reached += weights[i] if logits[i] > middle else f32(0)
             count += f32(1) if logits[i] > middle else f32(0)
-        if found < needed:
-            high, above = middle, count
+        if reached < needed:
+            high, above_high = middle, count
         else:
-            low, below = middle, count
-    few, kept, reached = np.empty(len(logits), np.float32), 0, np.float64(0)
+            low, above_low = middle, count
+    candidates, n_candidates, kept_weight = np.empty(len(logits), np.float32), 0, np.float64(0)
     for i in range(len(logits)):
-        reached += mass[i] if logits[i] > high else f32(0)
+        kept_weight += weights[i] if logits[i] > high else f32(0)
     for i in range(len(logits)):
         if low < logits[i] <= high:
-            few[kept] = logits[i]
-            kept += 1
-    edge, equal = high, 0  # the least logit, and how many like it are kept
-    for logit in np.sort(few[:kept])[::-1]:
-        if reached >= needed:
+            candidates[n_candidates] = logits[i]
+            n_candidates += 1
+    edge, kept_at_edge = high, 0
+    for logit in np.sort(candidates[:n_candidates])[::-1]:
+        if kept_weight >= needed:
             break
-        edge, equal = logit, equal + 1 if logit == edge else 1
-        reached += np.exp(np.float64(logit - largest))
-    result, alike = np.empty_like(logits), 0
+        edge, kept_at_edge = logit, kept_at_edge + 1 if logit == edge else 1
+        kept_weight += np.exp(np.float64(logit - largest))
+    result, at_edge = np.empty_like(logits), 0
     for i in range(len(logits)):
         result[i] = logits[i] if logits[i] >= edge else f32(-np.inf)
-        alike += logits[i] == edge
-    if alike > equal:
-        for i in np.flatnonzero(logits == edge)[equal:]:
+        at_edge += logits[i] == edge
+    if at_edge > kept_at_edge:
+        for i in np.flatnonzero(logits == edge)[kept_at_edge:]:
             result[i] = -np.inf
     return result
 
 
-@njit(**FAST)
-def masses(logits: np.ndarray, largest: np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities over the largest one, float32 [N], and their float64 sums over each PART of them."""
-    mass = logits.copy()
-    exponentials(mass, largest)
-    sums = np.empty((len(mass) + PART - 1) // PART, np.float64)
-    for part in range(len(sums)):
+@njit(**JIT_OPTIONS)
+def compute_weights(logits: np.ndarray, largest: np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """The weights, float32 [n_vocab], and the sum of each CHUNK of them, float64 [n_vocab / CHUNK, rounded up]."""
+    weights = logits.copy()
+    exponentiate(weights, largest)
+    chunk_sums = np.empty((len(weights) + CHUNK - 1) // CHUNK, np.float64)
+    for chunk in range(len(chunk_sums)):
         total = f32(0)
-        for value in mass[part * PART : (part + 1) * PART]:
-            total += value
-        sums[part] = total
-    return mass, sums
+        for weight in weights[chunk * CHUNK : (chunk + 1) * CHUNK]:
+            total += weight
+        chunk_sums[chunk] = total
+    return weights, chunk_sums
 
 
-@njit(**FAST)
-def place(values: np.ndarray, left: float) -> tuple[int, float]:
-    """Where the cumulative sum of values first exceeds `left`, and what is left there; never at a zero."""
-    found = 0
-    for i in range(len(values)):
-        if values[i] > 0:
-            found = i
-            if left < values[i]:
+@njit(**JIT_OPTIONS)
+def find_cumulative(weights: np.ndarray, target: float) -> tuple[int, float]:
+    """The first index whose cumulative sum is above `target`, and `target` less the sum before it.
+
+    Never the index of a zero: rounding may leave `target` at or above the total, and then the last positive weight
+    is chosen.
+    """
+    index = 0
+    for i in range(len(weights)):
+        if weights[i] > 0:
+            index = i
+            if target < weights[i]:
                 break
-            left -= values[i]
-    return found, left
+            target -= weights[i]
+    return index, target

@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits. A rule is a small frozen dataclass that narrows the logits of one row."""
+"""How the next token is chosen: rules, one small frozen dataclass each, narrow the logits, then a token is drawn."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,30 +6,37 @@ from typing import Protocol
 
 import numpy as np
 
-from gpt_tf2.generation.kernels import drawn, nucleus
+from gpt_tf2.generation.kernels import draw_token, keep_nucleus
 
 
 class Rule(Protocol):
+    """Changes the logits of the next token of one sequence."""
+
     def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-        """Logits [n_vocab] of the token after `ids` → the same, -inf where a token is ruled out."""
+        """Returns new logits; those passed in stay as they are.
+
+        Args:
+            logits: float32 [n_vocab], of the token after `ids`; -inf rules a token out.
+            ids: the sequence so far, the prompt included.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
 class RepetitionPenalty:
-    """Makes less likely what stands there: divides its logit if positive, else multiplies (Keskar et al. 2019, 4.1)."""
+    """Makes repeated tokens less likely: divides a positive logit, multiplies others (Keskar et al. 2019, 4.1)."""
 
     penalty: float
 
     def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-        said = np.unique(np.asarray(ids, "int64"))
+        used = np.unique(np.asarray(ids, "int64"))
         result = logits.copy()
-        result[said] = np.where(logits[said] > 0, logits[said] / self.penalty, logits[said] * self.penalty)
+        result[used] = np.where(logits[used] > 0, logits[used] / self.penalty, logits[used] * self.penalty)
         return result
 
 
 @dataclasses.dataclass(frozen=True)
 class Temperature:
-    """Divides the logits: below 1 sharper, above 1 flatter."""
+    """Divides the logits: a temperature below 1 sharpens the distribution, one above 1 flattens it."""
 
     temperature: float
 
@@ -39,31 +46,31 @@ class Temperature:
 
 @dataclasses.dataclass(frozen=True)
 class TopK:
-    """Keeps the `k` likeliest tokens (Fan et al. 2018, section 5.4)."""
+    """Keeps the `k` most likely tokens (Fan et al. 2018, section 5.4)."""
 
     k: int
 
     def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         if self.k >= len(logits):
             return logits
-        return kept_alone(logits, np.argpartition(-logits, self.k - 1)[: self.k])
+        return keep_only(logits, np.argpartition(-logits, self.k - 1)[: self.k])
 
 
 @dataclasses.dataclass(frozen=True)
 class Nucleus:
-    """Keeps the fewest likeliest tokens whose probabilities sum to at least `p` (Holtzman et al. 2020, section 3.1)."""
+    """Keeps the smallest set of most likely tokens with total probability `p` or more (Holtzman et al. 2020, 3.1)."""
 
     p: float
 
     def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         if self.p >= 1:
             return logits
-        return nucleus(logits, self.p)
+        return keep_nucleus(logits, self.p)
 
 
 @dataclasses.dataclass(frozen=True)
 class MinP:
-    """Keeps what is at least `p` times as likely as the likeliest (Nguyen et al. 2024, section 3)."""
+    """Keeps tokens with at least `p` times the top token's probability (Nguyen et al. 2024, section 3)."""
 
     p: float
 
@@ -73,7 +80,10 @@ class MinP:
 
 @dataclasses.dataclass(frozen=True)
 class MinimumLength:
-    """Rules the end of the text out until so many tokens stand there, the prompt's among them."""
+    """Rules out the end of the text until the sequence, prompt included, has a number of tokens.
+
+    end: the end-of-text id. tokens: that number.
+    """
 
     end: int
     tokens: int
@@ -88,24 +98,27 @@ class MinimumLength:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Draws from what the rules, applied in turn, leave.
+    """Applies rules in order, then draws a token, or takes the most likely one if `greedy`.
 
-    greedy: takes the likeliest of it instead.
+    Example:
+        >>> sampler = make_sampler(temperature=0)
+        >>> sampler.choose(np.array([0.1, 2.0, 0.3], "float32"), ids=[], generator=np.random.default_rng(0))
+        1
     """
 
     rules: tuple[Rule, ...] = ()
     greedy: bool = False
 
-    def narrowed(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
-        """Logits [n_vocab] after all rules; ids: what stands before the token."""
+    def apply_rules(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        """Logits [n_vocab] of the token after `ids`, as the rules leave them."""
         for rule in self.rules:
             logits = rule(logits, ids)
         return logits
 
     def choose(self, logits: np.ndarray, ids: Sequence[int], generator: np.random.Generator) -> int:
-        """The id of the next token of a row; takes one number from its generator unless greedy."""
-        logits = self.narrowed(logits, ids)
-        return int(np.argmax(logits)) if self.greedy else drawn(logits, generator.random())
+        """The id of the token after `ids`. Takes exactly one number from `generator`, none if greedy."""
+        logits = self.apply_rules(logits, ids)
+        return int(np.argmax(logits)) if self.greedy else draw_token(logits, generator.random())
 
 
 def make_sampler(
@@ -115,7 +128,11 @@ def make_sampler(
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
 ) -> Sampler:
-    """Penalty, temperature, top-k (0 keeps all), the nucleus of what is left, min-p; temperature 0 or k 1 is greedy."""
+    """A sampler with the usual rules, in this order: repetition penalty, temperature, top-k, nucleus, min-p.
+
+    Each later rule sees what the earlier ones leave. The defaults leave a rule out. Temperature 0 and top-k 1 are
+    greedy.
+    """
     rules: list[Rule] = []
     if repetition_penalty != 1:
         rules.append(RepetitionPenalty(repetition_penalty))
@@ -132,8 +149,8 @@ def make_sampler(
     return Sampler(tuple(rules))
 
 
-def kept_alone(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The logits of some ids, and -inf for all others."""
+def keep_only(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The logits of `ids`, and -inf for all other tokens."""
     result = np.full_like(logits, -np.inf)
     result[ids] = logits[ids]
     return result

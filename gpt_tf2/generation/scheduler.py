@@ -1,232 +1,246 @@
-"""From prompts to tokens: several rows at a time, and a row that has ended makes room for the next prompt."""
+"""Complete many prompts with one decoder: each runs in a slot, and a finished one makes room for the next.
 
+Every step of the decoder serves all slots: the last token of each sequence, with draft tokens, and part of the new
+prompts. A token is computed once: a new sequence copies the keys and values of its longest shared prefix.
+"""
+
+import collections
 import dataclasses
-import functools
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from gpt_tf2.decoding.decoder import Decoder
-from gpt_tf2.errors import InputError
-from gpt_tf2.generation.prompt_lookup import COUNT, Lookup
+from gpt_tf2.generation.prompt_lookup import PromptLookup
 from gpt_tf2.generation.sampling import Sampler
 
-WORTH = 16  # tokens in common from which on a beginning is copied, or waited for, instead of computed
+DRAFT_TOKENS = 6  # most draft tokens per step and sequence
+MIN_GAIN = 16  # tokens that a longer shared prefix must save to be copied from another slot, or waited for
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """A completion that is asked for.
+    """A prompt to complete.
 
-    prompt: ids, at least one and less than n_ctx.
-    new_tokens: the most it gets; the context's end may come earlier.
-    sampler, generator: how its tokens are chosen, and of its draws.
-    write: is called with each new id but the end's; False ends the row.
-    key: the caller's.
+    Everything in it belongs to the caller. The scheduler copies the prompt, calls `sampler` and `on_token`, and
+    advances `generator`.
+
+    prompt: token ids, at least one and fewer than n_ctx.
+    max_new_tokens: the completion's maximum length, at least 1. It also ends where the context does.
+    sampler: chooses each token.
+    generator: what the sampler draws from. Requests that run at the same time need a generator each.
+    on_token: called with each new id, in order, but not with the end of the text. If it returns False, the completion
+        ends there; `list.append`, which returns None, is fine.
+    tag: anything the caller needs to handle the finished request. The scheduler does not look at it.
     """
 
     prompt: list[int]
-    new_tokens: int
+    max_new_tokens: int
     sampler: Sampler
     generator: np.random.Generator
-    write: Callable[[int], bool]
-    key: Any = None
+    on_token: Callable[[int], bool | None]
+    tag: Any = None
 
 
-Following = Callable[[Request | None], Request | None]
+class ActiveSequence:
+    """A request in a slot, with the tokens it has so far.
 
-
-@dataclasses.dataclass(eq=False)
-class Row:
-    """A request on its way.
-
-    ids: the prompt and what has been added, of which the first `cached` are in the state.
-    placed: whether its place in the state is its own; until then it waits for what it has in common with another row.
-    after: logits of what follows the prompt, as soon as they are known.
+    Attributes:
+        ids: the prompt and the new tokens. The first `cached` of them are cached in the decoder's state.
+        admitted: whether it has cached positions of its own. Until then it waits for another sequence to compute
+            their shared prefix.
+        running: False once it is finished. Its cached positions stay available until its slot is taken.
+        prompt_logits: float32 [n_vocab], of the token after the prompt, once the prompt is cached.
     """
 
-    request: Request
-    ids: list[int]
-    left: int
-    lookup: Lookup
-    cached: int = 0
-    running: bool = True
-    placed: bool = False
-    after: np.ndarray | None = None
+    def __init__(self, request: Request, n_ctx: int):
+        self.request = request
+        self.ids = list(request.prompt)
+        self.cached = 0
+        self.admitted = False
+        self.running = True
+        self.prompt_logits: np.ndarray | None = None
+        self._remaining = min(request.max_new_tokens, n_ctx - len(request.prompt))  # new tokens
+        self._lookup = PromptLookup()
 
-    def choose(self, logits: np.ndarray, end: int) -> None:
-        """Adds the token that is chosen from logits [n_vocab]; `end` is not added."""
+    @property
+    def is_computing_prompt(self) -> bool:
+        return self.admitted and self.running and self.prompt_logits is None
+
+    def append_next(self, logits: np.ndarray, end: int) -> None:
+        """Chooses the next token from logits [n_vocab] and appends it, or finishes if it is `end`."""
         id = self.request.sampler.choose(logits, self.ids, self.request.generator)
         self.running = id != end
         if self.running:
             self.ids.append(id)
-            self.left -= 1
-            self.running = self.request.write(id) and self.left > 0
+            self._remaining -= 1
+            self.running = self.request.on_token(id) is not False and self._remaining > 0
 
-    def gains(self, tokens: int, instead: int) -> bool:
-        """Whether so many of its first tokens are worth getting where there are others without effort."""
-        return tokens >= instead + WORTH or tokens >= len(self.request.prompt) > instead
+    def propose_draft(self) -> list[int]:
+        """Draft tokens; one fewer than may follow, since each step adds a token after them."""
+        return self._lookup.propose(self.ids, min(DRAFT_TOKENS, self._remaining - 1))
+
+    def prefers(self, shared: int, alternative: int) -> bool:
+        """Whether a shared prefix is worth a copy or a wait, when one of `alternative` tokens costs neither."""
+        return shared >= alternative + MIN_GAIN or shared >= len(self.request.prompt) > alternative
 
 
-class Generator:
-    """Completes requests with a decoder.
+class Scheduler:
+    """Completes requests, several at a time.
 
-    A step runs the last token of each row that goes on, and along with these a part of the prompts of new rows.
+    Which tokens a request gets depends on the request alone, up to rounding in the decoder: not on the slots, the
+    draft or the other requests. Cached positions survive between runs, so a prompt that continues an earlier sequence
+    only computes what is new.
 
     Args:
-        end: the id at which a row stops.
-        draft: whether tokens are guessed and verified several at once; which tokens are chosen does not depend on it.
+        decoder: computes the logits. The scheduler owns the state that it begins.
+        end: the id that ends a completion.
+        slots: how many requests run at a time.
+        draft: whether to propose draft tokens and verify several per step: speculative decoding by prompt lookup.
+
+    Example:
+        >>> scheduler = Scheduler(decoder, tokenizer.end_of_text, slots=8)
+        >>> for i, prompt in enumerate(prompts):
+        ...     on_token = completions[i].append
+        ...     scheduler.submit(Request(prompt, 100, sampler, np.random.default_rng(i), on_token, tag=i))
+        >>> for request in scheduler.run():
+        ...     print(request.tag, completions[request.tag])
     """
 
-    def __init__(self, decoder: Decoder, end: int, draft: bool = False):
-        self.decoder, self.end, self.draft = decoder, end, draft
-        self.state = decoder.begin()
-        self.rows: list[Row] = []  # of the state; one that has ended stays until its place is taken
+    def __init__(self, decoder: Decoder, end: int, slots: int, draft: bool = False):
+        self.decoder, self.end, self.slots, self.draft = decoder, end, slots, draft
+        self._waiting: collections.deque[Request] = collections.deque()
+        self._state = decoder.begin()
+        self._in_state: list[ActiveSequence] = []  # the sequences of the state, finished ones included
 
-    def run_all(self, requests: Iterable[Request], places: int) -> None:
-        """Completes requests that do not depend on each other, so many rows at a time."""
-        waiting = iter(requests)
-        self.run(lambda done: next(waiting, None), places)
+    def submit(self, request: Request) -> None:
+        """Adds a request. It starts during `run`, after those submitted before it."""
+        self._waiting.append(request)
 
-    def run(self, following: Following, places: int) -> None:
-        """Completes requests until there are no more, so many rows at a time.
+    def run_all(self, requests: Iterable[Request]) -> None:
+        """Completes requests whose `on_token` is all that the caller needs."""
+        for request in requests:
+            self.submit(request)
+        for _ in self.run():
+            pass
 
-        Args:
-            following: is given the request that is completed, None at the beginning, and gives the one that takes its
-                place, or None.
+    def run(self) -> Iterator[Request]:
+        """Yields each submitted request when it is finished, until there are none left.
+
+        The caller may submit more while it iterates. The slot of the yielded request goes to the first one that waits.
+        So if nothing waits, a conversation's next turn gets the slot that has its passage.
+
+        Iterate to the end: the requests that are in slots when the iteration is abandoned are lost.
         """
-        rows = [self._row(request) for request in itertools.islice(iter(lambda: following(None), None), places)]
-        while rows:
-            stepped = [row.running for row in rows]
-            self._place(rows)
+        sequences: list[ActiveSequence] = []
+        self._fill_slots(sequences)
+        while sequences:
+            ran = [sequence.running for sequence in sequences]
+            self._arrange(sequences)
             self._step()
-            for i, row in enumerate(rows):
-                if stepped[i] and not row.running and (request := following(row.request)):
-                    rows[i] = self._row(request)
-            running = [row for row in rows if row.running]
-            if 2 * len(running) <= len(rows):  # not each time that one ends, as the others are copied
-                rows = running
+            for slot, sequence in enumerate(sequences):
+                if ran[slot] and not sequence.running:
+                    yield sequence.request
+                    if self._waiting:
+                        sequences[slot] = self._next_sequence()
+            running = [sequence for sequence in sequences if sequence.running]
+            if 2 * len(running) <= len(sequences):  # not whenever one ends, as that copies all the others
+                sequences = running
+            self._fill_slots(sequences)
 
-    def _row(self, request: Request) -> Row:
-        left = min(request.new_tokens, self.decoder.config.n_ctx - len(request.prompt))
-        return Row(request, list(request.prompt), left, Lookup())
+    def _next_sequence(self) -> ActiveSequence:
+        return ActiveSequence(self._waiting.popleft(), self.decoder.config.n_ctx)
 
-    def _place(self, rows: list[Row]) -> None:
-        """Makes the state that of these rows.
+    def _fill_slots(self, sequences: list[ActiveSequence]) -> None:
+        """Starts waiting requests in slots that are free."""
+        for slot in range(self.slots):
+            if self._waiting and slot == len(sequences):
+                sequences.append(self._next_sequence())
+            elif self._waiting and not sequences[slot].running:
+                sequences[slot] = self._next_sequence()
 
-        A new row begins with what it has in common with a row of the state, or waits if more of it is being run.
+    def _arrange(self, sequences: list[ActiveSequence]) -> None:
+        """Makes the state hold these sequences in this order, and admits new ones.
+
+        A new sequence starts with the positions cached for its longest shared prefix. If a sequence that is being
+        computed will soon share much more, it waits instead.
         """
-        cached = [(row.ids, row.cached) for row in self.rows]
-        places = []
-        for i, row in enumerate(rows):
-            if row.placed:
-                places.append((self.rows.index(row), row.cached))
+        cached = [(sequence.ids, sequence.cached) for sequence in self._in_state]
+        prefixes = []  # for each sequence, the one in the state that it starts from, and how many tokens of it
+        for slot, sequence in enumerate(sequences):
+            if sequence.admitted:
+                prefixes.append((self._in_state.index(sequence), sequence.cached))
                 continue
-            self._begin(row)
-            common = [min(in_common(row.ids[:-1], ids), count) for ids, count in cached] or [0]
-            source, most = min(i, len(common) - 1), max(common)
-            if row.gains(most, common[source]):
-                source = common.index(most)
-            coming = [
-                in_common(row.request.prompt, other.request.prompt)
-                for other in rows
-                if other.placed and other.running and other.after is None
+            self._start_from_known_logits(sequence)
+            shared = [min(count_shared(sequence.ids[:-1], ids), count) for ids, count in cached] or [0]
+            source = min(slot, len(shared) - 1)  # the slot's own positions need no copy
+            if sequence.prefers(max(shared), shared[source]):
+                source = shared.index(max(shared))
+            upcoming = [
+                count_shared(sequence.request.prompt, other.request.prompt)
+                for other in sequences
+                if other.is_computing_prompt
             ]
-            row.placed = not row.gains(max(coming, default=0), common[source])
-            row.cached = common[source] if row.placed else 0
-            places.append((source, row.cached))
-        self.state, self.rows = self.decoder.take(self.state, places), list(rows)
+            sequence.admitted = not sequence.prefers(max(upcoming, default=0), shared[source])
+            sequence.cached = shared[source] if sequence.admitted else 0
+            prefixes.append((source, sequence.cached))
+        self._state, self._in_state = self.decoder.take(self._state, prefixes), list(sequences)
 
-    def _begin(self, row: Row) -> None:
-        """Chooses a row's first token if its prompt has been run."""
-        if row.after is None:
-            same = [other for other in self.rows if other.request.prompt == row.request.prompt]
-            row.after = next((other.after for other in same if other.after is not None), None)
-            if row.after is not None:
-                row.choose(row.after, self.end)
+    def _start_from_known_logits(self, sequence: ActiveSequence) -> None:
+        """Appends a waiting sequence's first token if another with the same prompt has computed the logits."""
+        if sequence.prompt_logits is not None:
+            return
+        for other in self._in_state:
+            if other.prompt_logits is not None and other.request.prompt == sequence.request.prompt:
+                sequence.prompt_logits = other.prompt_logits
+                sequence.append_next(other.prompt_logits, self.end)
+                return
 
     def _step(self) -> None:
-        """One token of every row whose prompt has been run, or more where guesses are right, and a part of prompts."""
-        room, new = self.decoder.chunk, []
-        guesses: list[list[int] | None] = []  # None where the prompt goes on
-        for row in self.rows:
-            part = row.ids[row.cached :] if row.running and row.placed else []
+        """Runs the decoder once, and appends one token or more to each sequence whose prompt is cached."""
+        new, drafts = self._plan_step()
+        if not any(new):  # every sequence ended with its first token, from known logits
+            return
+        wanted = [0 if draft is None else 1 + len(draft) for draft in drafts]
+        logits = np.split(self.decoder.extend(self._state, new, wanted), np.cumsum(wanted)[:-1])
+        for sequence, draft, sequence_logits in zip(self._in_state, drafts, logits, strict=True):
+            if draft is not None:
+                self._append_verified(sequence, draft, sequence_logits)
+        self._state.lengths = np.array([sequence.cached for sequence in self._in_state], "int32")
+
+    def _plan_step(self) -> tuple[list[list[int]], list[list[int] | None]]:
+        """The tokens that each sequence runs, and its draft tokens among them; None while its prompt goes on."""
+        room = self.decoder.prefill_chunk
+        new: list[list[int]] = []
+        drafts: list[list[int] | None] = []
+        for sequence in self._in_state:
+            part = sequence.ids[sequence.cached :] if sequence.running and sequence.admitted else []
             if len(part) > 1:
                 part = part[:room]
                 room -= len(part)
-            row.cached += len(part)
-            guess = self._guess(row) if part and row.cached == len(row.ids) else None
-            guesses.append(guess)
-            new.append([*part, *(guess or [])])
-        if not any(new):  # all have ended with what was known
-            return
-        wanted = [0 if guess is None else 1 + len(guess) for guess in guesses]
-        after = np.split(self.decoder.extend(self.state, new, wanted), np.cumsum(wanted)[:-1])
-        for row, guess, logits in zip(self.rows, guesses, after, strict=True):
-            if guess is None:
-                continue
-            if row.after is None:
-                row.after = logits[0].copy()
-            for one, guessed in zip(logits, [*guess, None], strict=True):
-                row.choose(one, self.end)
-                if not row.running or row.ids[-1] != guessed:
-                    break
-                row.cached += 1
-        self.state.lengths = np.array([row.cached for row in self.rows], "int32")
+            sequence.cached += len(part)
+            draft = None
+            if part and sequence.cached == len(sequence.ids):
+                draft = sequence.propose_draft() if self.draft else []
+            new.append([*part, *(draft or [])])
+            drafts.append(draft)
+        return new, drafts
 
-    def _guess(self, row: Row) -> list[int]:
-        return row.lookup.guess(row.ids, min(COUNT, row.left - 1)) if self.draft else []
+    def _append_verified(self, sequence: ActiveSequence, draft: list[int], logits: np.ndarray) -> None:
+        """Appends the token that follows, and more as long as each is the draft token that the decoder ran.
+
+        logits: [1 + len(draft), n_vocab], of the token after the sequence and after each draft token.
+        """
+        if sequence.prompt_logits is None:
+            sequence.prompt_logits = logits[0].copy()
+        for next_logits, drafted in zip(logits, [*draft, None], strict=True):
+            sequence.append_next(next_logits, self.end)
+            if not sequence.running or sequence.ids[-1] != drafted:
+                return
+            sequence.cached += 1
 
 
-def sample(
-    decoder: Decoder,
-    prompt: list[int],
-    count: int,
-    new_tokens: int,
-    sampler: Sampler,
-    end: int,
-    seed: int | None = None,
-    draft: bool = False,
-) -> list[list[int]]:
-    """`count` continuations of one prompt, which is run once.
-
-    Args:
-        prompt: its ids, at least one.
-        new_tokens: the most each row gets; the context's end may come earlier.
-        end: the id at which a row stops.
-        seed: of the draws. Row i is the same whatever `count` is.
-
-    Returns:
-        The new ids of each row, without `end`.
-
-    Raises InputError if the prompt leaves no room in the context.
-    """
-    n_ctx = decoder.config.n_ctx
-    if len(prompt) >= n_ctx:
-        raise InputError(f"--starter has {len(prompt)} tokens, n_ctx is {n_ctx}: give at most {n_ctx - 1}")
-    rows: list[list[int]] = [[] for _ in range(count)]
-
-    requests = [
-        Request(prompt, new_tokens, sampler, generator, functools.partial(appended, row))
-        for row, generator in zip(rows, row_generators(seed, count), strict=True)
-    ]
-    Generator(decoder, end, draft).run_all(requests, count)
-    return rows
-
-
-def appended(row: list[int], id: int) -> bool:
-    """Appends an id to a row, which goes on."""
-    row.append(id)
-    return True
-
-
-def row_generators(seed: int | None, count: int) -> list[np.random.Generator]:
-    """The generators of so many rows; a row's is the same whatever their number."""
-    return [np.random.default_rng(row) for row in np.random.SeedSequence(seed).spawn(count)]
-
-
-def in_common(a: list[int], b: list[int]) -> int:
-    """How many ids two rows have in common at their beginning."""
+def count_shared(a: list[int], b: list[int]) -> int:
+    """Length of the shared prefix of two sequences, in tokens."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

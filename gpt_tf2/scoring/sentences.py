@@ -1,4 +1,4 @@
-"""Texts as the common ROUGE scripts hand them over: sentences apart, words apart as in the Penn Treebank."""
+"""Sentences and words as the common ROUGE scripts prepare them: split, tokenized as in the Penn Treebank, tagged."""
 
 import functools
 from collections.abc import Sequence
@@ -7,36 +7,47 @@ from typing import Any
 import sentencex
 
 
-def sentences(text: str) -> list[str]:
-    """The sentences of an English text; a line break ends one too."""
-    found = [sentence.strip() for line in text.splitlines() for sentence in sentencex.segment("en", line)]
-    return [sentence for sentence in found if sentence]
+def split_sentences(text: str) -> list[str]:
+    """The sentences of an English text. A line break ends a sentence.
+
+    Example:
+        >>> split_sentences("The tide turned. Mr. Orrin slept\\nThe boats came home.")
+        ['The tide turned.', 'Mr. Orrin slept', 'The boats came home.']
+    """
+    sentences = [sentence.strip() for line in text.splitlines() for sentence in sentencex.segment("en", line)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def tokenize(sentence: str) -> str:
+    """The sentence with single spaces between words and punctuation, and brackets as `-LRB-` and `-RRB-`.
+
+    Example:
+        >>> tokenize("It wasn't (quite) home.")
+        "It was n't -LRB- quite -RRB- home ."
+    """
+    return " ".join(load_treebank().tokenize(sentence, convert_parentheses=True))
 
 
 @functools.cache
-def treebank() -> Any:
-    from nltk.tokenize.treebank import TreebankWordTokenizer  # takes half a second, and most commands need it not
+def load_treebank() -> Any:
+    """NLTK's Penn Treebank tokenizer."""
+    from nltk.tokenize.treebank import TreebankWordTokenizer  # takes half a second, and most commands do not need it
 
     return TreebankWordTokenizer()
 
 
-def tokenized(sentence: str) -> str:
-    """Words and punctuation apart by one space, brackets as `-LRB-` and `-RRB-`."""
-    return " ".join(treebank().tokenize(sentence, convert_parentheses=True))
+def join_tagged(sentences: Sequence[str]) -> str:
+    """Tokenized sentences on one line, each in `<t> … </t>`; see `rouge.read_tagged`."""
+    return " ".join(f"<t> {sentence} </t>" for sentence in sentences) or "<t></t>"
 
 
-def tagged(text: Sequence[str]) -> str:
-    """Tokenized sentences as one line, each in `<t> … </t>`."""
-    return " ".join(f"<t> {sentence} </t>" for sentence in text) or "<t></t>"
+def share_with_repeats(texts: Sequence[Sequence[str]], n: int) -> float:
+    """The share of texts in which an n-gram occurs twice. A text is a list of tokenized sentences."""
+    return sum(has_repeat(text, n) for text in texts) / len(texts)
 
 
-def repeated(texts: Sequence[Sequence[str]], n: int) -> float:
-    """The share of texts, each a list of tokenized sentences, in one of whose sentences, or in two of them, the same
-    `n` words in a row stand twice."""
-    return sum(repeats(text, n) for text in texts) / len(texts)
-
-
-def repeats(text: Sequence[str], n: int) -> bool:
-    split = [sentence.lower().split() for sentence in text]
+def has_repeat(sentences: Sequence[str], n: int) -> bool:
+    """Whether the same `n` words in a row occur twice, in one sentence or in two. Case is ignored."""
+    split = [sentence.lower().split() for sentence in sentences]
     ngrams = [tuple(words[i : i + n]) for words in split for i in range(len(words) - n + 1)]
     return len(set(ngrams)) < len(ngrams)

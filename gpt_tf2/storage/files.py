@@ -1,7 +1,6 @@
-"""Reading text with errors that say the mend, and writing a file so that it is whole or not there."""
+"""Read text files with errors that name the fix, and write files atomically."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -11,66 +10,67 @@ from pathlib import Path
 
 from gpt_tf2.errors import InputError
 
-KEPT = ".gpt_tf2"  # the folder beside a data set for what is prepared of it
 
+def read_utf8(path: str | Path, fix: str = "check the path", encoding_fix: str = "write it again as UTF-8") -> str:
+    """Read a UTF-8 text file.
 
-def read_utf8(path: str | Path, unread: str = "check the path", undecoded: str = "write it again as UTF-8") -> str:
-    """The text of a UTF-8 file. Raises InputError with the mend if it cannot be read, or decoded."""
+    Args:
+        path: the file.
+        fix: what the error advises if the file cannot be read.
+        encoding_fix: what the error advises if the file is not UTF-8.
+
+    Raises InputError if the file cannot be read or decoded.
+
+    Example:
+        >>> read_utf8("prompts.txt", encoding_fix="save the prompts as UTF-8")  # doctest: +SKIP
+        'The tide\\n'
+    """
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): {unread}") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}): {fix}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}: {undecoded}") from None
+        raise InputError(f"{path}: not UTF-8 text at byte {error.start}: {encoding_fix}") from None
 
 
 def read_json(path: str | Path) -> object:
-    """The content of a JSON file. Raises InputError, naming file and place, if it cannot be read or parsed."""
+    """Read a JSON file. Raises InputError, naming the file and the line, if it cannot be read or parsed."""
     try:
-        return json.loads(read_utf8(path, undecoded="not a JSON file; check the path"))
+        return json.loads(read_utf8(path, encoding_fix="not a JSON file; check the path"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg}): fetch or write the file again") from None
 
 
-def text_of(path: str) -> str:
-    """The text of a file of the system, empty if it cannot be read."""
+def read_or_empty(path: str) -> str:
+    """Read a text file of the operating system, for example under `/proc`; empty if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError:
         return ""
 
 
-def digest_of(path: str | Path) -> bytes:
-    """The SHA-256 of what a file holds."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.digest()
-
-
-def stamp_of(path: str | Path) -> str:
-    """A file's name, size and times: the same only if it was not touched."""
-    found = os.stat(path)  # noqa: PTH116 - of 100,000 files
-    return f"{path}\0{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\n"
-
-
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` to write to; on leaving, it is flushed to disk and renamed to `path`.
+    """Write a file so that readers see the old one or the new one, never half of it.
 
-    If the body or the flush fails, the temporary file goes, and what stood at `path` stays. An OSError (full disk,
-    read-only folder) becomes an InputError that names `path`. The temporary name is fixed, so that what a killed
-    process left is overwritten by the next one.
+    Yields a temporary path beside `path`. On exit the temporary file is flushed to disk and renamed to `path`. If the
+    body or the flush fails, it is deleted and the old file stays. Its name is fixed, so that the next writer replaces
+    what a killed process left behind. Missing folders are created.
+
+    Raises InputError, naming `path`, for any OSError: a full disk, a read-only folder.
+
+    Example:
+        >>> with atomic_write("output/scores.json") as temporary:  # doctest: +SKIP
+        ...     temporary.write_text("{}")
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        sync(temporary)
+        sync_to_disk(temporary)
         temporary.replace(path)
-        sync(path.parent)
+        sync_to_disk(path.parent)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror or error}): free space or choose another folder"
@@ -80,28 +80,31 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def check_writable(folder: Path, size: int, mend: str) -> None:
-    """Raises InputError, with the mend, unless files of `size` bytes in all can be written to a folder; makes it."""
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically; see `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(folder: Path, size: int, fix: str) -> None:
+    """Create a folder if it is missing, and check that `size` bytes can be written to it.
+
+    Raises InputError if nothing can be written there, which advises `fix`, or if the disk has too little space.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror}): {mend}") from None
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}): {fix}") from None
     if free < size:
-        raise InputError(f"{folder}: {free / 1e9:.1f} GB free, {size / 1e9:.1f} GB are needed: free space on this disk")
+        raise InputError(f"{folder}: {free / 1e9:.1f} GB free, {size / 1e9:.1f} GB needed: free space on this disk")
 
 
-def sync(path: Path) -> None:
-    """Flushes a file's bytes, or a folder's names, to the disk."""
+def sync_to_disk(path: Path) -> None:
+    """Flush a file's bytes, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

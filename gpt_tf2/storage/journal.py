@@ -1,4 +1,4 @@
-"""What has been done of a long piece of work, on disk after every part of it, so that a killed process can go on."""
+"""A journal of a long job: each result is on disk as soon as it is known, so that a killed job can continue."""
 
 import json
 import os
@@ -9,53 +9,67 @@ from gpt_tf2.errors import InputError
 
 
 class Journal:
-    """Results by key, one a line of a file whose first line says what work they are of.
+    """A file of results by key, one JSON line each. Its first line names the job that they belong to.
+
+    Opening the journal of a killed job reads its results; a line that the kill cut off is dropped. The journal of
+    another job is overwritten.
 
     Args:
-        path: of the file. One of other work is begun anew.
-        work: what the results depend on.
+        path: the journal's file.
+        job: everything that the results depend on.
+
+    Attributes:
+        results: key to result, in the order they were put.
 
     Raises InputError if the file cannot be written.
+
+    Example:
+        >>> journal = Journal(Path("scores.partial"), job="124M on story.txt")  # doctest: +SKIP
+        >>> for key in keys:  # doctest: +SKIP
+        ...     if journal.get(key) is None:
+        ...         journal.put(key, compute(key))
+        >>> journal.remove()  # doctest: +SKIP
     """
 
-    def __init__(self, path: Path, work: str):
+    def __init__(self, path: Path, job: str):
         self.path = path
         self.results: dict[str, Any] = {}
-        begun = json.dumps(work).encode() + b"\n"
+        header = json.dumps(job).encode() + b"\n"
         try:
             lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-            whole = [line for line in lines if line.endswith(b"\n")] if lines[:1] == [begun] else []
-            for line in whole[1:]:  # the last may have been cut off
+            whole = [line for line in lines if line.endswith(b"\n")] if lines[:1] == [header] else []
+            for line in whole[1:]:
                 self.results.update(json.loads(line))
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = path.open("r+b" if whole else "wb")
             self.file.truncate(sum(map(len, whole)))
             self.file.seek(0, os.SEEK_END)
         except OSError as error:
-            raise self.unwritable(error) from None
+            raise self._write_error(error) from None
         if not whole:
-            self.append(work)
+            self._append(job)
 
     def get(self, key: str) -> Any | None:
+        """Return a result, or None if there is none yet."""
         return self.results.get(key)
 
     def put(self, key: str, result: Any) -> None:
-        """Keeps a JSON value; it is on the disk when this returns."""
-        self.append({key: result})
+        """Add a result, a JSON value. It is on disk when this returns. Raises InputError if it cannot be written."""
+        self._append({key: result})
         self.results[key] = result
 
-    def append(self, value: Any) -> None:
+    def remove(self) -> None:
+        """Delete the file: the job is done."""
+        self.file.close()
+        self.path.unlink()
+
+    def _append(self, value: Any) -> None:
         try:
             self.file.write(json.dumps(value).encode() + b"\n")
             self.file.flush()
             os.fsync(self.file.fileno())
         except OSError as error:
-            raise self.unwritable(error) from None
+            raise self._write_error(error) from None
 
-    def unwritable(self, error: OSError) -> InputError:
+    def _write_error(self, error: OSError) -> InputError:
         return InputError(f"{self.path}: cannot be written ({error.strerror}): free space or choose another folder")
-
-    def remove(self) -> None:
-        """The work is done."""
-        self.file.close()
-        self.path.unlink()

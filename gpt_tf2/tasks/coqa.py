@@ -14,17 +14,18 @@ from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
 
 SPLITS = ("train", "dev")
 STOP = "\n"
+DRAFTS = True  # answers copy from their story
 NAMES = None
 SUFFIX = ".json"
 
 
 def items(dataset_path: str, split: str) -> Iterable[tuple[str, Any]]:
-    """The conversations of `coqa-SPLIT-v1.0.json` with their names. Raises InputError if it is no such file."""
+    """The conversations of `coqa-SPLIT-v1.0.json`, each with its name. Raises InputError for another kind of file."""
     path = data_file(dataset_path, split)
     content = read_json(path)
     stories = content.get("data") if isinstance(content, dict) else None
     if not isinstance(stories, list):
-        raise InputError(f"{path}: no list under data: give the folder of CoQA's own JSON files")
+        raise InputError(f"{path}: no list named data: give the folder of CoQA's own JSON files")
     numbered = enumerate(stories, start=1)
     return [(str(s["id"]) if isinstance(s, dict) and "id" in s else f"story {number}", s) for number, s in numbered]
 
@@ -34,15 +35,15 @@ def data_file(dataset_path: str, split: str) -> Path:
 
 
 def example(item: tuple[str, Any]) -> Example:
-    """The story and its turns. Raises Unusable if a field is missing, or the turns are not numbered 1, 2, 3 …"""
+    """The story and its turns. Raises Unusable if a field is missing, or if the turns are not numbered 1, 2, 3 …"""
     name, story = item
     try:
         questions, answers = story["questions"], story["answers"]
         if not questions or len(questions) != len(answers):
             raise ValueError(f"{len(questions)} questions, {len(answers)} answers")
-        passage = mended(story["story"])
+        passage = repair(story["story"])
         turns = [
-            Turn(asking(mended(question["input_text"])), (f" {mended(answer['input_text'])}",))
+            Turn(format_question(repair(question["input_text"])), (f" {repair(answer['input_text'])}",))
             for question, answer in zip(questions, answers, strict=True)
         ]
         for number, pair in enumerate(zip(questions, answers, strict=True), start=1):
@@ -54,19 +55,20 @@ def example(item: tuple[str, Any]) -> Example:
         raise Unusable("a field is missing or malformed", f"{name} ({error})") from None
 
 
-def asking(question: str) -> str:
-    """What stands before an answer."""
+def format_question(question: str) -> str:
+    """The prompt of a question."""
     return f"\n Q: {question}\n A:"
 
 
-def mended(text: Any) -> str:
+def repair(text: Any) -> str:
+    """A text with broken characters repaired by ftfy."""
     if not isinstance(text, str):
-        raise TypeError(f"{text!r} is no text")
+        raise TypeError(f"{text!r} is not text")
     return ftfy.fix_text(text)
 
 
-def answers(predictions: Sequence[Prediction]) -> dict[coqa.Turn, str]:
-    """Story and turn → answer."""
+def list_answers(predictions: Sequence[Prediction]) -> dict[coqa.TurnId, str]:
+    """The answers by story and number of the turn."""
     return {
         (prediction.example.id, turn): answer.strip()
         for prediction in predictions
@@ -75,22 +77,23 @@ def answers(predictions: Sequence[Prediction]) -> dict[coqa.Turn, str]:
 
 
 def write(predictions: Sequence[Prediction]) -> str:
-    """The official form: a JSON list of id, turn_id and answer."""
+    """The official form: a JSON list of objects with id, turn_id and answer."""
     entries = [
-        {"id": story, "turn_id": turn, "answer": answer} for (story, turn), answer in answers(predictions).items()
+        {"id": story, "turn_id": turn, "answer": answer} for (story, turn), answer in list_answers(predictions).items()
     ]
     return json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
 
 
 def score(predictions: Sequence[Prediction], dataset_path: str, split: str, references: str | None) -> Scores:
-    """The official figures by domain and overall, of the stories that were asked.
+    """The official figures by domain and overall, over the stories of the predictions.
 
-    references: a CoQA file with the answers; by default the split's own.
+    references: a CoQA file with the answers; by default that of the split.
     """
     gold, sources = coqa.read_gold(references or str(data_file(dataset_path, split)))
     asked = {prediction.example.id for prediction in predictions}
     missing = asked - sources.keys()
     if missing:
-        raise InputError(f"--references {references}: no story {min(missing)} in it: give the file of split {split}")
+        message = f"no story {min(missing)} in it: give the file of split {split}"
+        raise InputError(message, "references", references)
     gold = {turn: given for turn, given in gold.items() if turn[0] in asked}
-    return {"answers": coqa.figures(coqa.score_conversations(gold, sources, answers(predictions)))}
+    return {"answers": coqa.to_table(coqa.score_conversations(gold, sources, list_answers(predictions)))}

@@ -1,17 +1,21 @@
-"""What a task is: a module of one file that reads its raw data, and scores what a model makes of it."""
+"""The interface of a task: what its data is made of, and what the rest of the package knows about it."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from gpt_tf2.errors import InputError
 
-Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # table → row → column → figure
+Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # table, row, column: figure
+Piece = str | np.ndarray | None  # of running text: text, token ids int [N], or None for the end-of-text token
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """prompt: what the model is given. completions: what it may answer with, of which one is learned at a time."""
+    """A prompt and its acceptable completions; training draws one of them each time."""
 
     prompt: str
     completions: tuple[str, ...]
@@ -19,11 +23,11 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Text in which the model's parts are known.
+    """One example: a passage followed by turns, each a prompt and its acceptable completions.
 
-    id: names it within its data set.
-    passage: stands before the first prompt; where the context is too short, it is shortened at its end.
-    turns: in their order, at least one.
+    id: its name within the data set.
+    passage: the text before the first prompt; it is shortened at its end where the context is too short.
+    turns: at least one.
     """
 
     id: str
@@ -33,7 +37,10 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a model answered in an example's turns. number: the example's among the items of its split, from 0."""
+    """A model's completions of an example's turns.
+
+    number: the position of the example's item in its split, from 0.
+    """
 
     number: int
     example: Example
@@ -41,83 +48,81 @@ class Prediction:
 
 
 class Unusable(ValueError):
-    """An item that no example can be made of. reason: the same words for the same fault. name: which item."""
+    """Raised for an item that yields no example.
+
+    Args:
+        reason: why, in the same words for the same fault.
+        name: which item.
+    """
 
     def __init__(self, reason: str, name: str):
         super().__init__(reason, name)
         self.reason, self.name = reason, name
 
 
-class Task(Protocol):
-    """What training, generation and scoring know of a task; a module that has these names is one."""
+class Part(Protocol):
+    """A part of running text: cheap to list and to send to a process."""
 
-    __file__: str
-    SPLITS: tuple[str, ...]  # the first is trained on, the last evaluated on, by default
-    STOP: str  # a completion ends before this text, and before the end-of-text token; "" where that alone ends it
-    NAMES: tuple[str, str] | None  # what `show-data --json` calls passage and completions; None leaves them out
-    SUFFIX: str  # of the file of predictions
+    @property
+    def label(self) -> str:
+        """Its name in messages, such as the file it is from."""
 
-    def items(self, dataset_path: str, split: str) -> Iterable[Any]:
-        """What examples are made of, one each, cheap to list and to send to another process.
-
-        Raises InputError if the data cannot be read at all.
-        """
-
-    def example(self, item: Any) -> Example:
-        """The example of an item. Raises Unusable if there is none in it."""
-
-    def write(self, predictions: Sequence[Prediction]) -> str:
-        """The content of the file of predictions."""
-
-    def score(self, predictions: Sequence[Prediction], dataset_path: str, split: str, references: str | None) -> Scores:
-        """Tables of figures. references: a file to score against; by default the data's own.
-
-        Raises InputError if the references cannot be used.
-        """
+    @property
+    def begins(self) -> bool:
+        """Whether a stream begins here; else the part continues the stream of the part before."""
 
 
-class LeftOut:
-    """Counts what is left out, by reason, and keeps the first few names."""
+@dataclasses.dataclass(frozen=True)
+class RunningText:
+    """Text to continue, without prompts: windows of its streams are trained on, and its perplexity is its score.
 
-    SHOWN = 3
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.names: dict[str, list[str]] = {}
-
-    def add(self, reason: str, name: str) -> None:
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        names = self.names.setdefault(reason, [])
-        if len(names) < self.SHOWN:
-            names.append(name)
-
-    def lines(self) -> list[str]:
-        """A line a reason with the first few names."""
-        return [
-            f"left out {count:,}, {reason}: {', '.join(self.names[reason])}{', …' if count > self.SHOWN else ''}"
-            for reason, count in self.counts.items()
-        ]
-
-
-def read_examples(task: Task, dataset_path: str, split: str, left_out: LeftOut) -> Iterator[tuple[int, Example]]:
-    """The examples of a split with the numbers of their items; what is left out is told.
-
-    Raises InputError if the data cannot be read, or nothing is left of it.
+    parts: dataset_path to parts whose tokens, one part after another, are those of the streams. No window crosses from
+        one stream to another. Raises InputError if a file cannot be read.
+    read: a part to its pieces: text, token ids int [N], or None for the end-of-text token.
     """
-    used = 0
-    for number, item in enumerate(task.items(dataset_path, split)):
-        try:
-            example = task.example(item)
-        except Unusable as error:
-            left_out.add(error.reason, error.name)
-            continue
-        used += 1
-        yield number, example
-    if not used:
-        raise nothing_left(dataset_path, split, left_out)
+
+    parts: Callable[[str], Iterator[Any]]
+    read: Callable[[Any], list[Piece]]
 
 
-def nothing_left(dataset_path: str, split: str, left_out: LeftOut) -> InputError:
-    reasons = "; ".join(left_out.lines()) or "it is empty"
-    where = f"--dataset_path {dataset_path}: no example of {split} is left ({reasons})"
-    return InputError(f"{where}: check that the data is whole, and is what --data_loader says")
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task as a value, made by `find_task` from a module.
+
+    loader: the name that `find_task` was given.
+    name: of the module, for the names of files.
+    file: the module's source.
+    splits: the first is for training and the last for evaluation, unless told otherwise.
+    stop: a completion ends before this text, as it does before the end-of-text token; "" if only that ends it.
+    loss_on: `completion`, or `all` for a loss on prompts too.
+    drafts: whether completions copy from what stands before them, so that draft tokens pay.
+    names: what `show-data --json` calls the passage and the completions; None leaves them out.
+    suffix: of the file of predictions.
+    items: (dataset_path, split) to the raw items, one for each example, cheap to list and to send to a process.
+        Raises InputError if the data cannot be read at all.
+    example: an item to its example. Raises Unusable if there is none in it.
+    write: predictions to the content of their file.
+    score: (predictions, dataset_path, split, references) to tables of figures. references: a file to score against
+        instead of the data's own completions. Raises InputError if it cannot be used.
+    running_text: how the data is read for training and scored, if it is not made of examples.
+    """
+
+    loader: str
+    name: str
+    file: Path
+    splits: tuple[str, ...]
+    stop: str
+    loss_on: str
+    drafts: bool
+    names: tuple[str, str] | None
+    suffix: str
+    items: Callable[[str, str], Iterable[Any]]
+    example: Callable[[Any], Example]
+    write: Callable[[Sequence[Prediction]], str]
+    score: Callable[[Sequence[Prediction], str, str, str | None], Scores]
+    running_text: RunningText | None = None
+
+    def check_split(self, split: str) -> None:
+        """Raises InputError if the task has no such split."""
+        if split not in self.splits:
+            raise InputError(f"{self.name} has {', '.join(self.splits)}: use one of them", "split", split)

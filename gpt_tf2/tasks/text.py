@@ -1,4 +1,4 @@
-"""The task `text`: plain text to go on from, read as streams of tokens."""
+"""The task `text`: running text to continue, from plain files, CSV rows and arrays of token ids."""
 
 import contextlib
 import csv
@@ -12,103 +12,81 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import KEPT
-from gpt_tf2.tasks.task import Example, Turn, Unusable
-from gpt_tf2.tokenizer import Tokenizer
+from gpt_tf2.storage.kept import KEPT_FOLDER
+from gpt_tf2.tasks.task import Example, Piece, Turn, Unusable
 
 SPLITS = ("train",)
-STOP = ""
-NAMES = None
-SUFFIX = ".txt"
-PART = 1 << 20  # bytes of a plain file that are encoded at a time, or a little more
-WINDOW = 1 << 14  # bytes that are searched at a time for where to cut
-ROWS = 1000  # of a .csv that are encoded at a time
-START_OF_TEXT = "<|startoftext|>"  # no token of its own: the model sees its letters
+PART = 1 << 20  # bytes of a plain file in a part, or a little more
+WINDOW = 1 << 14  # bytes searched at a time for a place to cut
+ROWS = 1000  # of a .csv in a part
+START_OF_TEXT = "<|startoftext|>"  # has no token of its own: the model sees its letters
 
 
-class Part(NamedTuple):
-    """What is encoded at a time.
+class TextPart(NamedTuple):
+    """A part of the data, to be read and encoded at a time.
 
-    begins: whether a stream begins here. ends_another: whether the end-of-text token stands before it.
-    bytes: from where to where in a plain file; rows: of a `.csv`; name: of an array of an `.npz`.
+    begins: whether a stream begins here.
+    follows: whether another text ends before it, so that the end-of-text token comes first.
+    bytes: the range in a plain file. rows: the rows of a `.csv`. name: the array of an `.npz`.
     """
 
     path: str
     begins: bool
-    ends_another: bool = False
+    follows: bool = False
     bytes: tuple[int, int] = (0, 0)
     rows: tuple[str, ...] = ()
     name: str = ""
 
+    @property
+    def label(self) -> str:
+        """The file, and the array if it is one."""
+        return f"{self.path}: array {self.name}" if self.name else self.path
 
-def parts(dataset_path: str) -> Iterator[Part]:
-    """A data set as parts whose tokens, one after another, are those of the whole: see `read_streams`.
 
-    Raises InputError if nothing is there, or a file cannot be read.
+def parts(dataset_path: str) -> Iterator[TextPart]:
+    """The parts of a file, a folder (walked) or a glob, in alphabetical order of the paths.
+
+    Plain files and rows of `.csv` files are one stream: plain files are joined with the end-of-text token, and each row
+    of a `.csv` (first column, header skipped) stands between `<|startoftext|>` and that token and a line break. Each
+    array of an `.npz` is a stream of its own.
+
+    Raises InputError if there is no file, or one cannot be read.
     """
     files = find_files(dataset_path)
-    begins, unended = True, False
+    begins, follows = True, False
     for path in files:
         if path.suffix == ".csv":
             rows = iter(read_column(path))
-            while some := tuple(itertools.islice(rows, ROWS)):
-                yield Part(str(path), begins, unended, rows=some)
-                begins = unended = False
+            while chunk := tuple(itertools.islice(rows, ROWS)):
+                yield TextPart(str(path), begins, follows, rows=chunk)
+                begins = follows = False
         elif path.suffix != ".npz":
-            for place in cuts(path):
-                yield Part(str(path), begins, unended, bytes=place)
-                begins = unended = False
-            unended = True
+            for byte_range in cut_file(path):
+                yield TextPart(str(path), begins, follows, bytes=byte_range)
+                begins = follows = False
+            follows = True
     for path in files:
         if path.suffix == ".npz":
-            yield from (Part(str(path), True, name=name) for name in array_names(path))
+            yield from (TextPart(str(path), True, name=name) for name in array_names(path))
 
 
-def encode_part(part: Part, tokenizer: Tokenizer) -> np.ndarray:
-    """The ids of a part, int32 [tokens]. Raises InputError if it cannot be read, or is an array of no token ids."""
-    if part.name:
-        return read_array(Path(part.path), part.name, tokenizer.n_vocab)
-    ids = [tokenizer.end_of_text] if part.ends_another else []
-    if part.rows:
-        line_break = tokenizer.encode("\n")
-        for row in part.rows:
-            ids += [*tokenizer.encode(START_OF_TEXT + row), tokenizer.end_of_text, *line_break]
-    else:
-        ids += tokenizer.encode(read_text(Path(part.path), *part.bytes))
-    return np.array(ids, "int32")
+def read_part(part: TextPart) -> list[Piece]:
+    """The pieces of a part; bytes that are not UTF-8 are dropped from plain files.
 
-
-def read_streams(dataset_path: str, tokenizer: Tokenizer) -> list[np.ndarray]:
-    """The tokens of a data set, as streams that no training piece may cross.
-
-    Args:
-        dataset_path: a file, a folder (walked) or a glob. `.npz`: each array of token ids is a stream of its own.
-            `.csv`: the first column, header skipped, each row between `<|startoftext|>` and the end-of-text token and
-            a line break. Anything else is plain text, bad bytes ignored; plain files are joined with the end-of-text
-            token.
-
-    Returns:
-        int32 arrays [tokens]; plain files and `.csv` rows are the first.
-
-    Raises InputError if nothing is there, a file cannot be read, or an array holds no token ids.
+    Raises InputError if it cannot be read, or is an array without token ids.
     """
-    streams: list[list[np.ndarray]] = []
-    for part in parts(dataset_path):
-        if part.begins:
-            streams.append([])
-        streams[-1].append(encode_part(part, tokenizer))
-    joined = [np.concatenate(stream) for stream in streams]
-    if not any(len(stream) for stream in joined):
-        raise no_text(dataset_path)
-    return joined
-
-
-def no_text(dataset_path: str) -> InputError:
-    return InputError(f"--dataset_path {dataset_path}: no text in it: give a file, folder or glob that holds some")
+    if part.name:
+        return [read_array(Path(part.path), part.name)]
+    pieces: list[Piece] = [None] if part.follows else []
+    if part.rows:
+        for row in part.rows:
+            pieces += [START_OF_TEXT + row, None, "\n"]
+        return pieces
+    return [*pieces, read_text(Path(part.path), *part.bytes)]
 
 
 def items(dataset_path: str, split: str) -> Iterator[tuple[str, str | None]]:
-    """The name and the text of each plain file and of each row of a `.csv`; no text of an `.npz`."""
+    """The name and the text of each plain file and of each row of a `.csv`; None for the text of an `.npz`."""
     for path in find_files(dataset_path):
         if path.suffix == ".npz":
             yield str(path), None
@@ -130,32 +108,36 @@ def find_files(dataset_path: str) -> list[Path]:
     """The files of a data set in alphabetical order of their paths."""
     path = Path(dataset_path)
     if path.is_dir():
-        found: Iterable[Path] = path.rglob("*")
+        paths: Iterable[Path] = path.rglob("*")
     elif path.exists():
-        found = [path]
+        paths = [path]
     else:
-        found = map(Path, glob.glob(dataset_path, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    files = sorted(file for file in found if file.is_file() and KEPT not in file.parts)
+        paths = map(Path, glob.glob(dataset_path, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    files = sorted(file for file in paths if file.is_file() and KEPT_FOLDER not in file.parts)
     if not files:
-        raise InputError(f"--dataset_path {dataset_path}: no file there: give a file, a folder or a glob")
+        raise InputError("no such file: give a file, a folder or a glob", "dataset_path", dataset_path)
     return files
 
 
 def read_text(path: Path, start: int = 0, end: int | None = None) -> str:
-    """The text of a file, or of some of its bytes, line breaks as `\\n`."""
+    """The text of a file, or of a range of its bytes, with line breaks as `\\n`."""
     try:
         with path.open("rb") as file:
             file.seek(start)
             content = file.read() if end is None else file.read(end - start)
     except OSError as error:
-        raise InputError(f"--dataset_path {path}: cannot be read ({error.strerror}): check its permissions") from None
+        raise unreadable(path, error) from None
     return content.decode("utf-8", errors="ignore").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def cuts(path: Path) -> Iterator[tuple[int, int]]:
-    """From where to where a plain file's parts go: each ends before a line break that stands between two words.
+def unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot be read ({error.strerror}): check its permissions", "dataset_path", path)
 
-    The tokenizer cuts there too, so the parts' tokens are those of the whole.
+
+def cut_file(path: Path) -> Iterator[tuple[int, int]]:
+    """Cuts a plain file into byte ranges, each ending before a line break that stands between two words.
+
+    The tokenizer cuts there too, so the tokens of the ranges, one after another, are those of the whole.
     """
     try:
         size, start = path.stat().st_size, 0
@@ -165,23 +147,23 @@ def cuts(path: Path) -> Iterator[tuple[int, int]]:
                 while end < size:
                     file.seek(end)
                     window = file.read(WINDOW)
-                    found = next((i for i in range(8, len(window) - 10) if lone_break(window, i)), None)
-                    if found is not None:
-                        end += found
+                    cut = next((i for i in range(8, len(window) - 10) if is_lone_break(window, i)), None)
+                    if cut is not None:
+                        end += cut
                         break
                     end = min(end + WINDOW - 18, size)
                 yield start, end
                 start = end
     except OSError as error:
-        raise InputError(f"--dataset_path {path}: cannot be read ({error.strerror}): check its permissions") from None
+        raise unreadable(path, error) from None
 
 
-def lone_break(content: bytes, place: int) -> bool:
-    """Whether a line break is here, with a character that is no white space right before it, and one right after."""
-    end = place + (2 if content[place : place + 2] == b"\r\n" else 1)
+def is_lone_break(content: bytes, start: int) -> bool:
+    """Whether a line break begins at a byte, with a character other than white space right before and right after."""
+    end = start + (2 if content[start : start + 2] == b"\r\n" else 1)
     if content[end - 1 : end] != b"\n":
         return False
-    before = content[place - 8 : place].decode("utf-8", errors="ignore")[-1:]
+    before = content[start - 8 : start].decode("utf-8", errors="ignore")[-1:]
     after = content[end : end + 8].decode("utf-8", errors="ignore")[:1]
     return bool(before and after) and not before.isspace() and not after.isspace()
 
@@ -194,40 +176,35 @@ def read_column(path: Path) -> list[str]:
             reader = csv.reader(file)
             return [row[0] for row in reader if row][1:]
     except OSError as error:
-        raise InputError(f"--dataset_path {path}: cannot be read ({error.strerror}): check its permissions") from None
+        raise unreadable(path, error) from None
     except csv.Error as error:
-        raise InputError(f"--dataset_path {path}:{reader.line_num}: not CSV ({error}): mend that line") from None
+        raise InputError(f"not CSV ({error}): fix that line", "dataset_path", f"{path}:{reader.line_num}") from None
 
 
 def array_names(path: Path) -> list[str]:
-    """The names of the arrays of an `.npz`."""
+    """The names of the arrays in an `.npz`."""
     with open_arrays(path) as file:
         return list(file.files)
 
 
-def read_array(path: Path, name: str, n_vocab: int) -> np.ndarray:
-    """An array of token ids of an `.npz`."""
+def read_array(path: Path, name: str) -> np.ndarray:
+    """An array of token ids in an `.npz`, int [N]. Raises InputError if it has another shape or dtype."""
     with open_arrays(path) as file:
         ids = file[name]
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         kind = f"{ids.dtype} {list(ids.shape)}"
-        raise InputError(f"--dataset_path {path}: array {name} is {kind}: give token ids, one-dimensional integers")
-    if ids.size and not 0 <= ids.min() <= ids.max() < n_vocab:
-        found = f"{ids.min()} to {ids.max()}"
-        raise InputError(
-            f"--dataset_path {path}: array {name} has ids {found}, the vocabulary {n_vocab}: encode it anew"
-        )
-    return ids.astype("int32")
+        raise InputError(f"array {name} is {kind}: give token ids, one-dimensional integers", "dataset_path", path)
+    return ids
 
 
 @contextlib.contextmanager
 def open_arrays(path: Path) -> Iterator[Any]:
     """An open `.npz`."""
     try:
-        # Opened as zip first: given another format, np.load returns something else than a table of arrays.
+        # Opened as a zip first: np.load returns something else for another format.
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
             yield file
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"--dataset_path {path}: not an .npz of arrays ({error}): write it again") from None
+        raise InputError(f"not an .npz of arrays ({error}): write it again", "dataset_path", path) from None

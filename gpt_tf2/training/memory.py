@@ -139,6 +139,6 @@ def parse_memory(text: str) -> float:
     """Return the bytes of a size such as `11GB`, `500MB` or `24GiB`. Raises InputError if it is none."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I)?)?B?", text.strip().upper())
     if not match:
-        raise InputError("give a size such as 11GB, or auto", "memory", text)
+        raise InputError("use a size such as 11GB, or auto", "memory", text)
     power = UNITS.index(match[2]) + 1 if match[2] else 0
     return float(match[1]) * (1024 if match[3] else 1000) ** power

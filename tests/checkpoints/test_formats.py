@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2 import GPT2, GPT2Config, Tokenizer, load_model, save_model
-from gpt_tf2.checkpoints import open_checkpoint
+from gpt_tf2.checkpoints.formats import open_checkpoint
 from helpers.processes import OPENAI_TINY, ROOT, names
 
 SMALL = GPT2Config(n_vocab=512, n_ctx=32, n_embd=24, n_head=3, n_layer=2)

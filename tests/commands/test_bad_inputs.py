@@ -184,7 +184,7 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     ),
     "wider hparams": (FINETUNE, edit(TINY / "hparams.json", n_embd=96), ["model.ckpt", "wte", "[512, 48]", "give"]),
     "deeper hparams": (FINETUNE, edit(TINY / "hparams.json", n_layer=4), ["model.ckpt", "h3/", "missing", "give"]),
-    "shallower hparams": (FINETUNE, edit(TINY / "hparams.json", n_layer=2), ["model.ckpt", "h2/", "no part", "give"]),
+    "shallower hparams": (FINETUNE, edit(TINY / "hparams.json", n_layer=2), ["model.ckpt", "h2/", "not part", "give"]),
     "encoder of another model": (
         f"{FINETUNE} --json_encoder=e.json --vocab_bpe=v.bpe",
         other_vocabulary,

@@ -10,7 +10,7 @@ import pytest
 from gpt_tf2 import Tokenizer
 from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
-from gpt_tf2.commands.generate import GenerateSettings, unescaped
+from gpt_tf2.commands.generate import GenerateSettings, unescape
 from gpt_tf2.generation.sampling import MinP, Nucleus, RepetitionPenalty, Sampler, Temperature, TopK
 from helpers.commands import GENERATE
 from helpers.processes import ROOT, STORY, run
@@ -66,7 +66,7 @@ def test_the_least_one_has_to_type(workplace: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_a_starter_as_typed(typed: str, meant: str) -> None:
-    assert unescaped(typed) == meant
+    assert unescape(typed) == meant
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from gpt_tf2.data.batches import Pieces, split, whole_rows
+from gpt_tf2.data.batches import StreamWindows, split, whole_rows
 
 # Each value tells its stream and place, so that a piece can be recognised.
 STREAMS = [np.arange(100, 110), np.arange(200, 203), np.arange(300, 325)]
 
 
 def test_every_position_is_drawn_alike_and_no_piece_crosses_streams() -> None:
-    pieces = Pieces(STREAMS, length=4)
-    assert pieces.positions().tolist() == [7, 0, 22]
+    pieces = StreamWindows(STREAMS, length=4)
+    assert pieces.window_counts().tolist() == [7, 0, 22]
     starts = []
     for step in range(200):
         batch = pieces.batch(seed=3, step=step, batch_size=50).tokens
@@ -25,20 +25,23 @@ def test_every_position_is_drawn_alike_and_no_piece_crosses_streams() -> None:
 
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
-    pieces = Pieces(STREAMS, length=5)
+    pieces = StreamWindows(STREAMS, length=5)
     first = pieces.batch(seed=1, step=7, batch_size=8).tokens
     pieces.batch(seed=1, step=8, batch_size=8)
-    assert np.array_equal(first, Pieces(STREAMS, length=5).batch(seed=1, step=7, batch_size=8).tokens)
+    assert np.array_equal(first, StreamWindows(STREAMS, length=5).batch(seed=1, step=7, batch_size=8).tokens)
     assert not np.array_equal(first, pieces.batch(seed=1, step=8, batch_size=8).tokens)
     assert not np.array_equal(first, pieces.batch(seed=2, step=7, batch_size=8).tokens)
 
 
 def test_a_stream_of_just_the_length_is_one_piece() -> None:
-    assert Pieces([np.arange(4)], length=4).batch(seed=0, step=0, batch_size=2).tokens.tolist() == [[0, 1, 2, 3]] * 2
+    assert (
+        StreamWindows([np.arange(4)], length=4).batch(seed=0, step=0, batch_size=2).tokens.tolist()
+        == [[0, 1, 2, 3]] * 2
+    )
 
 
 def test_validation_windows_do_not_overlap_and_are_spread() -> None:
-    pieces = Pieces([np.arange(103), np.arange(500, 520)], length=10)
+    pieces = StreamWindows([np.arange(103), np.arange(500, 520)], length=10)
     everything = np.concatenate([batch.tokens for batch in pieces.windows(batch_size=5, most=50)])
     assert everything.ravel().tolist() == [*range(100), *range(500, 520)]
     some = np.concatenate([batch.tokens for batch in pieces.windows(batch_size=5, most=4)])

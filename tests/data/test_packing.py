@@ -11,8 +11,10 @@ import pytest
 from gpt_tf2 import FinetuneSettings, InputError, finetune, load_model
 from gpt_tf2.data import packing
 from gpt_tf2.data.batches import Batch
-from gpt_tf2.data.packing import Packed
-from gpt_tf2.data.prepared import COMPLETION, Tokens, prepare
+from gpt_tf2.data.encoding import COMPLETION
+from gpt_tf2.data.packing import PackedExamples
+from gpt_tf2.data.prepared import Tokens, prepare
+from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tokenizer import Tokenizer
 from helpers import made_up as madeup
 from helpers.gradients import loss_and_gradients
@@ -35,7 +37,7 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 
 def tokens_of(data_loader: str, path: Path, tokenizer: Tokenizer) -> Tokens:
-    return prepare(data_loader, str(path), "train", tokenizer, None, lambda done, total: None, lambda: None)
+    return prepare(find_task(data_loader), str(path), "train", tokenizer, None, lambda done, total: None, lambda: None)
 
 
 @pytest.fixture(scope="module", params=["cnndm", "coqa"])
@@ -43,8 +45,8 @@ def tokens(request: pytest.FixtureRequest, folder: Path, tokenizer: Tokenizer) -
     return tokens_of(request.param, folder / {"cnndm": "stories", "coqa": "talks"}[request.param], tokenizer)
 
 
-def packed(tokens: Tokens, completion_only: bool = True, length: int = LENGTH, **options: int) -> Packed:
-    return Packed(tokens, np.arange(len(tokens.shortest)), length, completion_only, 511, **options)
+def packed(tokens: Tokens, completion_only: bool = True, length: int = LENGTH, **options: int) -> PackedExamples:
+    return PackedExamples(tokens, np.arange(len(tokens.shortest)), length, completion_only, 511, **options)
 
 
 def apart(batch: Batch) -> list[Batch]:
@@ -109,7 +111,7 @@ def test_a_conversation_is_learned_answer_by_answer_with_what_ends_each(folder: 
 
 def test_every_example_comes_once_before_any_comes_again(folder: Path, tokenizer: Tokenizer) -> None:
     tokens = tokens_of("coqa", folder / "talks", tokenizer)
-    passages = Counter(tokens.segment(int(first)).tobytes() for first in tokens.firsts[:-1])
+    passages = Counter(tokens.span(int(first)).tobytes() for first in tokens.first_spans[:-1])
     data, seen, step = packed(tokens), Counter(), 0
     while seen.total() < packing.POOL:
         for single in apart(data.batch(seed=5, step=step, batch_size=4)):
@@ -188,7 +190,7 @@ def test_validation_is_always_the_same_and_spread(tokens: Tokens) -> None:
 
 
 def test_kinds_alternate(tokens: Tokens) -> None:
-    assert tokens.kinds[0] == 0 and tokens.firsts[-1] == len(tokens.kinds) == len(tokens.ends)
+    assert tokens.kinds[0] == 0 and tokens.first_spans[-1] == len(tokens.kinds) == len(tokens.ends)
     assert (tokens.kinds == COMPLETION).sum() >= len(tokens.shortest)
     assert tokens.ends[-1] == len(tokens.tokens)
 

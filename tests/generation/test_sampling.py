@@ -1,4 +1,4 @@
-"""The sampling rules against their definitions, and drafting, which must not change what they draw."""
+"""The sampling rules against their definitions, and draft tokens, which must not change what is drawn."""
 
 import itertools
 
@@ -7,7 +7,8 @@ import pytest
 
 from gpt_tf2 import GPT2Config
 from gpt_tf2.decoding.decoder import State
-from gpt_tf2.generation.kernels import drawn
+from gpt_tf2.generation.kernels import draw_token
+from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import (
     MinimumLength,
     MinP,
@@ -18,12 +19,11 @@ from gpt_tf2.generation.sampling import (
     TopK,
     make_sampler,
 )
-from gpt_tf2.generation.scheduler import sample
 
 NO_END = -1
 DRAWS = 100_000
 LOGITS = np.log(np.array([0.05, 0.4, 0.01, 0.3, 0.04, 0.2], "float32"))
-IDS = [1, 1, 4]  # what stands before
+IDS = [1, 1, 4]  # the sequence so far
 
 
 @pytest.mark.parametrize(
@@ -36,23 +36,23 @@ IDS = [1, 1, 4]  # what stands before
         (make_sampler(top_p=0.6), [0, 0.4, 0, 0.3, 0, 0]),
         (make_sampler(top_p=0.75), [0, 0.4, 0, 0.3, 0, 0.2]),
         (make_sampler(top_p=1e-9), [0, 1, 0, 0, 0, 0]),
-        # Of the three that top-k leaves, 0.4 / 0.9 and 0.3 / 0.9 are the first to reach 0.7.
+        # Of the three that top-k leaves, 0.4 / 0.9 and 0.3 / 0.9 are the fewest to reach 0.7.
         (make_sampler(top_k=3, top_p=0.7), [0, 0.4, 0, 0.3, 0, 0]),
         (make_sampler(2.0, top_k=2), [0, 0.4**0.5, 0, 0.3**0.5, 0, 0]),
         (make_sampler(min_p=0.5), [0, 0.4, 0, 0.3, 0, 0.2]),
         (make_sampler(min_p=0.6), [0, 0.4, 0, 0.3, 0, 0]),
-        # The logits are negative: what has been said has its own doubled, its probability squared.
+        # The logits are negative: those of tokens in the sequence are doubled, which squares their probabilities.
         (make_sampler(repetition_penalty=2.0), [0.05, 0.16, 0.01, 0.3, 0.0016, 0.2]),
         (Sampler((MinimumLength(1, 9),)), [0.05, 0, 0.01, 0.3, 0.04, 0.2]),
     ],
 )
-def test_draws_follow_the_rule_by_chi_square(sampler: Sampler, expected: list[float]) -> None:
-    logits = sampler.narrowed(LOGITS, IDS)
-    draws = np.array([drawn(logits, uniform) for uniform in np.random.default_rng(11).random(DRAWS)])
-    assert chi_square_of(draws, expected) < 20.6  # at most 5 degrees of freedom, one in a thousand
+def test_draws_follow_the_rule(sampler: Sampler, expected: list[float]) -> None:
+    logits = sampler.apply_rules(LOGITS, IDS)
+    draws = np.array([draw_token(logits, uniform) for uniform in np.random.default_rng(11).random(DRAWS)])
+    assert chi_square(draws, expected) < 20.6  # exceeded once in a thousand times with 5 degrees of freedom
 
 
-def chi_square_of(draws: np.ndarray, expected: list[float] | np.ndarray) -> float:
+def chi_square(draws: np.ndarray, expected: list[float] | np.ndarray) -> float:
     counts = np.bincount(draws, minlength=len(expected))
     share = np.asarray(expected) / np.sum(expected)
     assert (counts[share == 0] == 0).all()
@@ -72,29 +72,31 @@ def chi_square_of(draws: np.ndarray, expected: list[float] | np.ndarray) -> floa
         Sampler((MinimumLength(1, 3_000),)),
     ],
 )
-def test_drafting_does_not_change_what_is_drawn(sampler: Sampler) -> None:
-    """A model that repeats its prompt with probability 0.7 is guessed right and wrong, and must be drawn as alone."""
+def test_a_draft_does_not_change_what_is_drawn(sampler: Sampler) -> None:
+    """Draft tokens are sometimes accepted and sometimes rejected; the same tokens are drawn as without them."""
     table = np.log(np.random.default_rng(2).dirichlet(np.ones(6), size=6)).astype("float32")
     decoder = Bigrams(table)
     prompt = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1, 2]
-    count = DRAWS // 10 if sampler == make_sampler(repetition_penalty=1.3) else DRAWS  # it looks at all of the text
+    count = (
+        DRAWS // 10 if sampler == make_sampler(repetition_penalty=1.3) else DRAWS
+    )  # it reads the whole sequence at every token
     plain, drafted = (
-        sample(decoder, prompt, 1, count, sampler, NO_END, seed=7, draft=draft)[0] for draft in (False, True)
+        sample_tokens(decoder, prompt, 1, count, sampler, NO_END, seed=7, draft=draft)[0] for draft in (False, True)
     )
     assert plain == drafted
     assert decoder.calls < len(drafted) * 1.9
     if sampler.rules and isinstance(sampler.rules[0], MinimumLength):
-        return  # it changes on the way
+        return  # its distribution changes at the minimum length
     for token in set(drafted[:-1]):
         draws = np.array([b for a, b in itertools.pairwise(drafted) if a == token])
-        assert chi_square_of(draws, softmax(sampler.narrowed(table[token], range(6)))) < 20.6
+        assert chi_square(draws, softmax(sampler.apply_rules(table[token], range(6)))) < 20.6
 
 
 class Bigrams:
-    """A decoder in which a token depends on the one before alone."""
+    """A decoder whose logits depend on the last token alone."""
 
     name, config = "bigrams", GPT2Config(n_vocab=6, n_ctx=10**6, n_embd=1, n_head=1, n_layer=1)
-    chunk = 128
+    prefill_chunk = 128
 
     def __init__(self, table: np.ndarray):
         self.table, self.calls = table, 0
@@ -102,11 +104,11 @@ class Bigrams:
     def begin(self) -> State:
         return State(np.zeros(1, "int32"), [])
 
-    def extend(self, state: State, rows: list[list[int]], wanted: list[int]) -> np.ndarray:
+    def extend(self, state: State, new: list[list[int]], wanted: list[int]) -> np.ndarray:
         self.calls += 1
-        return self.table[rows[0][-wanted[0] :]]
+        return self.table[new[0][-wanted[0] :]]
 
-    def take(self, state: State, places: list[tuple[int, int]]) -> State:
+    def take(self, state: State, prefixes: list[tuple[int, int]]) -> State:
         return state
 
 
@@ -115,7 +117,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponents / exponents.sum()
 
 
-def test_the_nucleus_is_that_of_a_full_sort() -> None:
+def test_the_nucleus_equals_that_by_a_full_sort() -> None:
     draw = np.random.default_rng(0)
     for _ in range(200):
         logits = draw.normal(0, draw.choice([0.1, 1, 5, 30]), draw.integers(2, 3000)).astype("float32")
@@ -127,52 +129,52 @@ def test_the_nucleus_is_that_of_a_full_sort() -> None:
         assert kept.tolist() == sorted(order[before < p])
 
 
-def test_the_nucleus_of_equal_ones_is_their_share() -> None:
+def test_the_nucleus_of_equal_logits_is_its_share_of_them() -> None:
     assert np.flatnonzero(Nucleus(0.5)(np.zeros(3000, "float32"), []) > -np.inf).tolist() == list(range(1500))
 
 
-def test_a_draw_is_the_first_id_above_it() -> None:
+def test_the_first_token_with_a_cumulative_probability_above_the_number_is_drawn() -> None:
     logits = np.random.default_rng(3).normal(0, 2, 3001).astype("float32")
     logits[::3] = -np.inf
     ends = np.cumsum(softmax(logits))
     for uniform in [0, *np.random.default_rng(4).random(500), np.nextafter(1, 0)]:
-        assert drawn(logits, uniform) == min(np.searchsorted(ends, uniform, side="right"), 2999)
+        assert draw_token(logits, uniform) == min(np.searchsorted(ends, uniform, side="right"), 2999)
 
 
-def test_greedy_and_temperature_zero_and_top_1_are_one() -> None:
+def test_temperature_0_and_top_1_are_greedy() -> None:
     assert make_sampler(0) == make_sampler(top_k=1) == Sampler(greedy=True)
     assert make_sampler(0).choose(LOGITS, [], np.random.default_rng(0)) == 1
 
 
-def test_top_k_keeps_just_k_of_equal_ones() -> None:
+def test_top_k_keeps_exactly_k_of_equal_logits() -> None:
     assert np.isfinite(TopK(3)(np.zeros(10, "float32"), [])).sum() == 3
 
 
-def test_the_end_waits_for_the_minimum_length() -> None:
+def test_the_end_is_ruled_out_before_the_minimum_length() -> None:
     rule = MinimumLength(end=1, tokens=3)
     assert rule(LOGITS, [5, 5])[1] == -np.inf
     assert rule(LOGITS, [5, 5, 5])[1] == LOGITS[1]
 
 
-def test_rules_leave_their_input_alone() -> None:
+def test_rules_do_not_change_their_input() -> None:
     for rule in (Temperature(0.5), TopK(2), Nucleus(0.5), MinP(0.5), RepetitionPenalty(2.0), MinimumLength(1, 9)):
         before = LOGITS.copy()
         rule(LOGITS, IDS)
         assert np.array_equal(before, LOGITS)
 
 
-def test_huge_logits_are_drawn_from() -> None:
+def test_huge_logits_can_be_drawn_from() -> None:
     logits = np.array([0.0, 1e30, 0.0], "float32")
     for p in (1e-9, 0.8, np.nextafter(1, 0)):
         assert np.flatnonzero(Nucleus(p)(logits, []) > -np.inf).tolist() == [1]
-    assert {drawn(logits, uniform) for uniform in (0, 0.5, np.nextafter(1, 0))} == {1}
+    assert {draw_token(logits, uniform) for uniform in (0, 0.5, np.nextafter(1, 0))} == {1}
 
 
-def test_the_nucleus_of_large_equal_logits_is_one_at_least() -> None:
+def test_the_nucleus_of_large_equal_logits_has_one_token() -> None:
     assert np.isfinite(Nucleus(1e-9)(np.full(3000, 1e5, "float32"), [])).sum() == 1
 
 
-def test_a_nucleus_of_almost_all_loses_no_likely_token() -> None:
+def test_a_nucleus_of_almost_everything_keeps_all_likely_tokens() -> None:
     logits = np.random.default_rng(6).normal(0, 0.5, 50257).astype("float32")
     for p in (1 - 1e-6, 1 - 1e-9, 1 - 1e-12, np.nextafter(1, 0)):
         kept = np.isfinite(Nucleus(p)(logits, []))

@@ -1,19 +1,17 @@
-"""The cache and the loop over it. Runs on either backend."""
+"""The scheduler's tokens against the plain forward pass, and what it runs in each step. Runs on either backend."""
 
-import functools
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import pytest
 
-from gpt_tf2 import GPT2, InputError, Tokenizer, load_model
+from gpt_tf2 import InputError, load_model
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.decoding.keras_graph import GraphDecoder
+from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import make_sampler
-from gpt_tf2.generation.scheduler import Generator, Request, appended, sample
-from gpt_tf2.generation.text_stream import Writer
+from gpt_tf2.generation.scheduler import Request, Scheduler
 from helpers.processes import OPENAI_TINY, converted
 
 EXPECTED = np.load(OPENAI_TINY / "expected.npz")
@@ -32,201 +30,198 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def runs(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """How many tokens of each row the decoder is given, step after step."""
-    runs: list[list[int]] = []
+def steps(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """How many tokens of each sequence the decoder runs, step by step."""
+    steps: list[list[int]] = []
     extend = decoder.extend
     monkeypatch.setattr(
-        decoder, "extend", lambda state, rows, wanted: runs.append([*map(len, rows)]) or extend(state, rows, wanted)
+        decoder, "extend", lambda state, new, wanted: steps.append([*map(len, new)]) or extend(state, new, wanted)
     )
-    return runs
+    return steps
 
 
 @pytest.fixture(scope="module")
-def full() -> Callable[[list[int]], np.ndarray]:
-    """The plain forward pass: ids → logits of what follows each."""
+def continue_greedily() -> Callable[[list[int], int], list[int]]:
+    """The reference: each token is the most likely one by a forward pass over the whole sequence, without a cache."""
     model = load_model(OPENAI_TINY)
-    return lambda ids: np.asarray(model(np.array([ids + [0] * (64 - len(ids))])))[0, : len(ids)]
+
+    def run(prompt: list[int], count: int) -> list[int]:
+        ids = list(prompt)
+        for _ in range(count):
+            logits = np.asarray(model(np.array([ids + [0] * (64 - len(ids))])))[0, len(ids) - 1]
+            ids.append(int(logits.argmax()))
+        return ids[len(prompt) :]
+
+    return run
 
 
-def greedy(full: Callable[[list[int]], np.ndarray], prompt: list[int], count: int) -> list[int]:
-    ids = list(prompt)
-    for _ in range(count):
-        ids.append(int(full(ids)[-1].argmax()))
-    return ids[len(prompt) :]
+def greedy_request(prompt: list[int], max_new_tokens: int, completion: list[int], tag: object = None) -> Request:
+    return Request(prompt, max_new_tokens, make_sampler(0), np.random.default_rng(0), completion.append, tag)
 
 
 @pytest.mark.parametrize("draft", [False, True])
 def test_greedy_tokens_are_those_of_openais_graph(decoder: Decoder, draft: bool) -> None:
-    rows = sample(decoder, GREEDY[:7], 1, 100, make_sampler(0), NO_END, draft=draft)
-    assert GREEDY[:7] + rows[0] == GREEDY
+    completions = sample_tokens(decoder, GREEDY[:7], 1, 100, make_sampler(0), NO_END, draft=draft)
+    assert GREEDY[:7] + completions[0] == GREEDY
 
 
-def test_greedy_tokens_without_the_cache_are_those_of_openais_graph(full: Callable[[list[int]], np.ndarray]) -> None:
-    assert GREEDY[:7] + greedy(full, GREEDY[:7], 57) == GREEDY
+def test_greedy_tokens_without_a_cache_are_those_of_openais_graph(continue_greedily: Callable) -> None:
+    assert GREEDY[:7] + continue_greedily(GREEDY[:7], 57) == GREEDY
 
 
 @pytest.mark.parametrize("draft", [False, True])
-@pytest.mark.parametrize("places", [1, 3])
-def test_rows_of_many_lengths_go_on_as_alone_while_others_take_free_places(
-    decoder: Decoder, full: Callable[[list[int]], np.ndarray], places: int, draft: bool
+@pytest.mark.parametrize("slots", [1, 3])
+def test_each_request_is_completed_as_if_alone_while_others_take_freed_slots(
+    decoder: Decoder, continue_greedily: Callable, slots: int, draft: bool
 ) -> None:
     draw = np.random.default_rng(3)
     prompts = [EXPECTED["tokens"][i % 3, : draw.integers(1, 60)].tolist() for i in range(14)]
     lengths = [int(draw.integers(1, 12)) for _ in prompts]
-    found: list[list[int]] = [[] for _ in prompts]
-
-    def requests() -> Iterator[Request]:
-        for prompt, length, row in zip(prompts, lengths, found, strict=True):
-            write = functools.partial(appended, row)
-            yield Request(prompt, length, make_sampler(0), np.random.default_rng(0), write)
-
-    waiting = requests()
-    Generator(decoder, NO_END, draft).run(lambda done: next(waiting, None), places)
-    for prompt, length, row in zip(prompts, lengths, found, strict=True):
-        assert row == greedy(full, prompt, min(length, 64 - len(prompt)))
-
-
-def test_every_logit_with_the_cache_equals_the_full_pass(
-    decoder: Decoder, full: Callable[[list[int]], np.ndarray]
-) -> None:
-    tokens = EXPECTED["tokens"][1]
-    logits = full(tokens.tolist())
-    for cuts in ([3, *range(4, 65)], [1, 6, 7, 30, 64], [64]):
-        state, begin = decoder.begin(), 0
-        for end in cuts:
-            found = decoder.extend(state, [tokens[begin:end]])
-            assert np.abs(found - logits[begin:end]).max() <= 1e-5 * np.abs(logits).max()
-            begin = end
+    completions: list[list[int]] = [[] for _ in prompts]
+    scheduler = Scheduler(decoder, NO_END, slots, draft)
+    for number, request in enumerate(zip(prompts, lengths, completions, strict=True)):
+        scheduler.submit(greedy_request(*request, tag=number))
+    finished = []
+    for request in scheduler.run():
+        assert len(completions[request.tag]) == min(request.max_new_tokens, 64 - len(request.prompt))
+        finished.append(request.tag)
+    assert sorted(finished) == list(range(14))
+    for prompt, length, completion in zip(prompts, lengths, completions, strict=True):
+        assert completion == continue_greedily(prompt, min(length, 64 - len(prompt)))
 
 
-def test_rows_fork_move_go_and_forget(decoder: Decoder, full: Callable[[list[int]], np.ndarray]) -> None:
-    rows = [EXPECTED["tokens"][i, :n].tolist() for i, n in enumerate((9, 30, 2))]
-    state = decoder.take(decoder.begin(), [(0, 0)] * 3)
-    decoder.extend(state, rows)
-    state = decoder.take(state, [(0, 9), (1, 30), (0, 8), (2, 2)])
-    assert decoder.extend(state, [[5, 6], [7], [9], []]).shape == (4, 512)
-    state = decoder.take(state, [(0, 11), (3, 2), (2, 9), (1, 0)])  # of as many rows
-    state = decoder.take(state, [(0, 11), (1, 2), (2, 9)])
-    ahead = decoder.extend(state, [[11], [12, 15], [13]], [1, 1, 1])
-    for found, ids in zip(ahead, ([*rows[0], 5, 6, 11], [*rows[2], 12, 15], [*rows[0][:8], 9, 13]), strict=True):
-        expected = full(ids)[-1]
-        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+def test_several_samples_run_their_prompt_once(decoder: Decoder, steps: list[list[int]]) -> None:
+    completions = sample_tokens(decoder, GREEDY[:7], 5, 20, make_sampler(1.0), NO_END, seed=1)
+    assert steps == [[7, 0, 0, 0, 0]] + [[1] * 5] * 19
+    assert len({tuple(completion) for completion in completions}) == 5
 
 
-def test_n_samples_run_the_prompt_once(decoder: Decoder, runs: list[list[int]]) -> None:
-    rows = sample(decoder, GREEDY[:7], 5, 20, make_sampler(1.0), NO_END, seed=1)
-    assert runs == [[7, 0, 0, 0, 0]] + [[1] * 5] * 19
-    assert len({tuple(row) for row in rows}) == 5
-
-
-def test_requests_may_end_with_what_is_known(decoder: Decoder) -> None:
-    found: list[list[int]] = [[] for _ in range(5)]
+def test_requests_may_end_with_a_first_token_whose_logits_are_known(decoder: Decoder) -> None:
+    completions: list[list[int]] = [[] for _ in range(5)]
     requests = [
-        Request(GREEDY[:7], count, make_sampler(0), np.random.default_rng(0), functools.partial(appended, row))
-        for count, row in zip((2, 1, 1, 3, 1), found, strict=True)
+        greedy_request(GREEDY[:7], count, completion)
+        for count, completion in zip((2, 1, 1, 3, 1), completions, strict=True)
     ]
-    for places in (1, 2):
-        for row in found:
-            row.clear()
-        Generator(decoder, NO_END).run_all(requests, places)
-        assert found == [GREEDY[7 : 7 + request.new_tokens] for request in requests]
+    for slots in (1, 2):
+        for completion in completions:
+            completion.clear()
+        Scheduler(decoder, NO_END, slots).run_all(requests)
+        assert completions == [GREEDY[7 : 7 + request.max_new_tokens] for request in requests]
 
 
-def test_a_prompt_is_run_along_with_other_rows(
-    decoder: Decoder, runs: list[list[int]], monkeypatch: pytest.MonkeyPatch
+def test_a_prompt_runs_in_parts_beside_other_sequences(
+    decoder: Decoder, steps: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "chunk", 8)
+    monkeypatch.setattr(decoder, "prefill_chunk", 8)
     sizes, counts = (3, 20, 6), (2, 2, 4)
     requests = [
-        Request(
-            EXPECTED["tokens"][i, :size].tolist(), count, make_sampler(0), np.random.default_rng(0), lambda id: True
-        )
+        greedy_request(EXPECTED["tokens"][i, :size].tolist(), count, [])
         for i, (size, count) in enumerate(zip(sizes, counts, strict=True))
     ]
-    Generator(decoder, NO_END).run_all(requests, 2)
-    assert runs == [[3, 5], [1, 8], [6, 2], [1, 5], [1, 1], [1]]
+    Scheduler(decoder, NO_END, 2).run_all(requests)
+    assert steps == [[3, 5], [1, 8], [6, 2], [1, 5], [1, 1], [1]]
 
 
-def test_rows_wait_for_what_one_behind_them_has_in_common(
-    decoder: Decoder, full: Callable[[list[int]], np.ndarray], runs: list[list[int]], monkeypatch: pytest.MonkeyPatch
+def test_sequences_wait_for_a_prefix_that_one_behind_them_computes(
+    decoder: Decoder, continue_greedily: Callable, steps: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder, "chunk", 20)
+    monkeypatch.setattr(decoder, "prefill_chunk", 20)
     first, other, long = (EXPECTED["tokens"][i].tolist() for i in range(3))
     prompts = [first[:3], other[:4], long[:60], [*long[:56], 1], [*long[:56], 2, 3]]
-    found: list[list[int]] = [[] for _ in prompts]
+    completions: list[list[int]] = [[] for _ in prompts]
     requests = [
-        Request(
-            prompt,
-            1 if len(prompt) < 5 else 4,
-            make_sampler(0),
-            np.random.default_rng(0),
-            functools.partial(appended, row),
-        )
-        for prompt, row in zip(prompts, found, strict=True)
+        greedy_request(prompt, 1 if len(prompt) < 5 else 4, completion)
+        for prompt, completion in zip(prompts, completions, strict=True)
     ]
-    Generator(decoder, NO_END).run_all(requests, 3)
-    assert runs[:5] == [[3, 4, 13], [0, 0, 20], [0, 0, 20], [4, 5, 7], [1, 1, 1]]
-    for request, row in zip(requests, found, strict=True):
-        assert row == greedy(full, request.prompt, request.new_tokens)
+    Scheduler(decoder, NO_END, 3).run_all(requests)
+    assert steps[:5] == [[3, 4, 13], [0, 0, 20], [0, 0, 20], [4, 5, 7], [1, 1, 1]]
+    for request, completion in zip(requests, completions, strict=True):
+        assert completion == continue_greedily(request.prompt, request.max_new_tokens)
 
 
-def test_what_prompts_have_in_common_is_run_once(decoder: Decoder, runs: list[list[int]]) -> None:
+def test_a_shared_prefix_is_computed_once(decoder: Decoder, steps: list[list[int]]) -> None:
     passage = EXPECTED["tokens"][0, :40].tolist()
-    prompts = iter([[*passage, 1, 2], [*passage, 3, 4, 5], [*passage, 3, 4, 5, 6]])
-
-    def following(done: Request | None) -> Request | None:
-        prompt = next(prompts, None)
-        return prompt and Request(prompt, 2, make_sampler(0), np.random.default_rng(0), lambda id: True)
-
-    Generator(decoder, NO_END).run(following, 1)
-    assert runs == [[42], [1], [3], [1], [1], [1]]
+    prompts = [[*passage, 1, 2], [*passage, 3, 4, 5], [*passage, 3, 4, 5, 6]]
+    Scheduler(decoder, NO_END, 1).run_all(greedy_request(prompt, 2, []) for prompt in prompts)
+    assert steps == [[42], [1], [3], [1], [1], [1]]
 
 
-def test_a_seed_gives_the_same_rows_whatever_their_number(decoder: Decoder) -> None:
+def test_a_conversations_next_turn_runs_in_the_slot_of_its_passage(
+    decoder: Decoder, steps: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two conversations side by side; each turn is submitted when the one before it is answered."""
+    sources: list[list[int]] = []
+    take = decoder.take
+    monkeypatch.setattr(
+        decoder, "take", lambda state, prefixes: sources.append([i for i, _ in prefixes]) or take(state, prefixes)
+    )
+    passages = [EXPECTED["tokens"][i, :30].tolist() for i in range(2)]
+    scheduler = Scheduler(decoder, NO_END, 2)
+    answers: list[list[list[int]]] = [[], []]
+
+    def ask(conversation: int) -> None:
+        answers[conversation].append([])
+        turns = [id for answer in answers[conversation] for id in (7, *answer)]
+        scheduler.submit(
+            greedy_request([*passages[conversation], *turns], 2, answers[conversation][-1], tag=conversation)
+        )
+
+    ask(0)
+    ask(1)
+    for request in scheduler.run():
+        if len(answers[request.tag]) < 3:
+            ask(request.tag)
+    assert steps == [[31, 31], [1, 1], [2, 2], [1, 1], [2, 2], [1, 1]]
+    assert sources == [[0, 0]] + [[0, 1]] * 5
+    assert all(len(answer) == 2 for conversation in answers for answer in conversation)
+
+
+def test_requests_submitted_on_one_finished_request_take_all_free_slots(
+    decoder: Decoder, steps: list[list[int]]
+) -> None:
+    scheduler = Scheduler(decoder, NO_END, 3)
+    prompts = [EXPECTED["tokens"][i, :4].tolist() for i in range(3)]
+    finished = []
+    scheduler.submit(greedy_request(prompts[0], 1, [], tag=0))
+    for request in scheduler.run():
+        finished.append(request.tag)
+        if request.tag == 0:
+            scheduler.submit(greedy_request(prompts[1], 3, [], tag=1))
+            scheduler.submit(greedy_request(prompts[2], 2, [], tag=2))
+    assert finished == [0, 2, 1]
+    assert steps == [[4], [4, 4], [1, 1], [1]]
+
+
+def test_a_second_run_continues_from_what_is_cached(
+    decoder: Decoder, continue_greedily: Callable, steps: list[list[int]]
+) -> None:
+    scheduler, completions = Scheduler(decoder, NO_END, 1), [[], []]
+    scheduler.run_all([greedy_request(GREEDY[:20], 3, completions[0])])
+    longer = [*GREEDY[:20], *completions[0], 5, 6]
+    scheduler.run_all([greedy_request(longer, 2, completions[1])])
+    assert steps == [[20], [1], [1], [3], [1]]  # the third token was never run
+    assert completions[1] == continue_greedily(longer, 2)
+
+
+def test_a_seed_gives_the_same_samples_whatever_their_number(decoder: Decoder) -> None:
     sampler = make_sampler(0.9, top_k=40)
-    rows = sample(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=4)
-    assert rows == sample(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=4)
-    assert rows == sample(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=4, draft=True)
-    assert rows[:2] == sample(decoder, GREEDY[:7], 2, 20, sampler, NO_END, seed=4)
-    assert rows != sample(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=5)
+    samples = sample_tokens(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=4)
+    assert samples == sample_tokens(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=4)
+    assert samples == sample_tokens(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=4, draft=True)
+    assert samples[:2] == sample_tokens(decoder, GREEDY[:7], 2, 20, sampler, NO_END, seed=4)
+    assert samples != sample_tokens(decoder, GREEDY[:7], 3, 20, sampler, NO_END, seed=5)
 
 
-def test_each_row_stops_on_its_own(decoder: Decoder) -> None:
-    free = sample(decoder, GREEDY[:7], 6, 40, make_sampler(1.0), NO_END, seed=2)
-    end = free[0][5]
-    assert any(end not in row for row in free)
-    stopped = sample(decoder, GREEDY[:7], 6, 40, make_sampler(1.0), end, seed=2)
-    assert stopped == [row[: row.index(end)] if end in row else row for row in free]
+def test_each_sample_stops_at_its_own_end(decoder: Decoder) -> None:
+    endless = sample_tokens(decoder, GREEDY[:7], 6, 40, make_sampler(1.0), NO_END, seed=2)
+    end = endless[0][5]
+    assert any(end not in sample for sample in endless)
+    stopped = sample_tokens(decoder, GREEDY[:7], 6, 40, make_sampler(1.0), end, seed=2)
+    assert stopped == [sample[: sample.index(end)] if end in sample else sample for sample in endless]
 
 
-def test_the_context_ends_the_text(decoder: Decoder) -> None:
+def test_the_end_of_the_context_ends_a_sample(decoder: Decoder) -> None:
     prompt = EXPECTED["tokens"][2, :60].tolist()
-    assert len(sample(decoder, prompt, 2, 50, make_sampler(0), NO_END)[0]) == 4
+    assert len(sample_tokens(decoder, prompt, 2, 50, make_sampler(0), NO_END)[0]) == 4
     with pytest.raises(InputError, match=r"64 tokens, n_ctx is 64"):
-        sample(decoder, EXPECTED["tokens"][2].tolist(), 1, 1, make_sampler(0), NO_END)
-
-
-def test_the_graph_sees_weights_that_change() -> None:
-    model = GPT2(load_model(OPENAI_TINY).config, seed=1)
-    own = GraphDecoder(model)
-    before = own.extend(own.begin(), [[1, 2, 3]])
-    model.tensors()["wte"].assign(np.asarray(model.tensors()["wte"]) * 2)
-    assert not np.array_equal(before, own.extend(own.begin(), [[1, 2, 3]]))
-
-
-def test_a_writer_shows_whole_characters_and_nothing_of_a_stop_text(gpt2_vocabulary: tuple[Path, Path]) -> None:
-    tokenizer = Tokenizer(*gpt2_vocabulary)
-    text = "naïve 🎻 café, then QED and more"
-    for stops, expected in (([], text), (["QED"], "naïve 🎻 café, then "), (["Q", "the"], "naïve 🎻 café, ")):
-        shown: list[str] = []
-        writer = Writer(tokenizer, stops, shown.append)
-        for id in tokenizer.encode(text):
-            if not writer.add(id):
-                break
-        assert writer.finish() == "".join(shown) == expected
-        assert "\ufffd" not in writer.text
-        assert writer.stopped == bool(stops)
-    half = Writer(tokenizer)
-    half.add(tokenizer.encode("🎻")[0])
-    assert half.finish() == ""
+        sample_tokens(decoder, EXPECTED["tokens"][2].tolist(), 1, 1, make_sampler(0), NO_END)

@@ -5,7 +5,7 @@ import json
 import random
 from pathlib import Path
 
-from gpt_tf2.checkpoints import save_model
+from gpt_tf2.checkpoints.opened import save_model
 from gpt_tf2.commands.demo import build_vocabulary
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.tokenizer import Tokenizer

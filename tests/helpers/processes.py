@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
 ROOT = Path(__file__).parent.parent.parent
-OPENAI_TINY = (
-    ROOT / "tests" / "fixtures" / "openai_tiny"
-)  # written by OpenAI's own graph, with what that graph computes
+OPENAI_TINY = ROOT / "tests" / "fixtures" / "openai_tiny"  # written by OpenAI's own graph, with what it computes
 STORY = "\n".join(
     f"The {n} lanterns of Orrin burned until the tide had counted {n * 7} boats home." for n in range(400)
 )
@@ -20,14 +18,13 @@ STORY = "\n".join(
 
 def converted(path: Path, folder: Path) -> "LiteRTDecoder":
     """A checkpoint's decoder in LiteRT, float32, converted to a folder."""
-    from gpt_tf2.checkpoints import find_config, open_checkpoint
+    from gpt_tf2.checkpoints.opened import open_model
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
     from gpt_tf2.decoding.litert.graphs import convert
 
-    checkpoint = open_checkpoint(path)
-    config = find_config(checkpoint)
-    convert(checkpoint, config, folder, False, lambda done, total: None)
-    return LiteRTDecoder(folder, config, "float32")
+    model = open_model(path)
+    convert(model.checkpoint, model.config, folder, False, lambda done, total: None)
+    return LiteRTDecoder(folder, model.config, "float32")
 
 
 def names(folder: Path) -> list[str]:

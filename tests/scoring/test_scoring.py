@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from gpt_tf2.cli import main
-from gpt_tf2.scoring.coqa import normalized, score_turn
-from gpt_tf2.scoring.porter import exceptions
+from gpt_tf2.scoring.coqa import normalize, score_turn
+from gpt_tf2.scoring.porter import read_exceptions
 from gpt_tf2.scoring.rouge import NAMES, read_tagged, score_corpus, score_pair
 from helpers.processes import ROOT
 
@@ -38,7 +38,7 @@ def perl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(release, folder)
     lists = folder / "data" / "WordNet-2.0-Exceptions"
     # The six forms in two lists have the root of the later one, in whatever order the folder is read: one list, ours.
-    content = "".join(f"{form} {root}\n" for form, root in exceptions().items())
+    content = "".join(f"{form} {root}\n" for form, root in read_exceptions().items())
     for path in lists.glob("*.exc"):
         path.unlink()
     (lists / "all.exc").write_text(content)
@@ -89,7 +89,7 @@ def run_perl(release: Path, folder: Path, pairs: list[tuple[Text, Text]]) -> tup
 def reference_pairs(count: int) -> list[tuple[Text, Text]]:
     """Sentences of the language reference against the same with words left out, repeated, moved and changed in form."""
     draw = random.Random(1)
-    forms = sorted(exceptions())
+    forms = sorted(read_exceptions())
     sentences = re.split(r"(?<=\.) ", " ".join(" ".join(pydoc_data.topics.topics.values()).split()))
     sentences = [sentence for sentence in sentences if 5 < len(sentence.split()) < 60]
     pairs = []
@@ -152,12 +152,12 @@ def test_a_turn_without_prediction_scores_0_and_is_told(tmp_path: Path, capsys: 
     (tmp_path / "p.json").write_text(json.dumps(predictions))
     assert main(["score", "coqa", str(COQA / "coqa-dev-v1.0.json"), str(tmp_path / "p.json"), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "1 turns have no prediction" in err and "dev-1 turn 1" in err
+    assert "no prediction for 1 of 11 turns" in err and "dev-1 turn 1" in err
     assert json.loads(out)["overall"]["turns"] == 11 and json.loads(out)["overall"]["em"] < 43.2
 
 
 def test_a_turns_score_averages_over_who_is_left_out() -> None:
-    assert normalized("The  Cat, a dog's!") == "cat dogs"
+    assert normalize("The  Cat, a dog's!") == "cat dogs"
     assert score_turn(["the cat"], "Cat") == (1.0, 1.0)
     assert score_turn(["cat", "dog"], "cat") == (0.5, 0.5)
     assert score_turn(["the"], "") == (1.0, 1.0)
@@ -179,7 +179,7 @@ def test_the_table_of_rouge(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
         ("score bleu p r", ["score bleu", "score rouge"]),
         ("score rouge p", ["references", "required"]),
         ("score rouge no r", ["no: cannot be read", "check the path"]),
-        ("score rouge p r", ["p has 1 lines", "r has 2", "one prediction a reference"]),
+        ("score rouge p r", ["p has 1 lines", "r has 2", "one prediction per reference"]),
         ("score rouge latin r", ["latin: not UTF-8 text at byte 3", "UTF-8"]),
         ("score coqa p p", ["p:1: not JSON", "again"]),
         ("score coqa list.json list.json", ["list.json", "no list under data", "CoQA's own"]),

@@ -1,4 +1,4 @@
-"""The data sets of summaries and conversations: what is read, cleaned, left out and told."""
+"""The data sets of summaries and conversations: what is read, cleaned, skipped and told."""
 
 import json
 import os
@@ -94,8 +94,8 @@ def test_a_storys_site(url: str, site: str) -> None:
 @pytest.mark.parametrize(
     ("act", "reason"),
     [
-        (lambda: story(0).unlink(), "no story file that can be read"),
-        (lambda: (story(0).unlink(), story(0).mkdir()), "no story file that can be read"),
+        (lambda: story(0).unlink(), "no readable story file"),
+        (lambda: (story(0).unlink(), story(0).mkdir()), "no readable story file"),
         (lambda: story(0).write_bytes(b"caf\xe9\n\n@highlight\n\nx"), "not UTF-8"),
         (lambda: story(0).write_text("Only an article."), "no highlight"),
         (lambda: story(0).write_text("An article.\n\n@highlight\n\n\n"), "no highlight"),
@@ -109,7 +109,7 @@ def test_a_story_that_cannot_be_used_is_told(
     act()
     records, err = shown(capsys, "cnndm")
     assert [record["id"] for record in records] == URLS[1:]
-    assert err.startswith("left out 1, ") and reason in err and URLS[0] in err and err.count("\n") == 1
+    assert err.startswith("skipped 1, ") and reason in err and URLS[0] in err and err.count("\n") == 1
 
 
 def as_parquet(path: str, **columns: object) -> None:
@@ -150,7 +150,7 @@ def test_one_parquet_file_without_ids_is_enough(folder: Path, capsys: pytest.Cap
         ("some.parquet:1", ["\n\nOne\n\n", "\n\nTwo"]),
         ("some.parquet:2", ["\n\nThree"]),
     ]
-    assert "left out 1, article or highlights are no text: some.parquet:3" in err
+    assert "skipped 1, article or highlights are not text: some.parquet:3" in err
 
 
 def test_parquet_rows_know_how_many_they_are(folder: Path) -> None:
@@ -181,24 +181,27 @@ def spoil(path: str) -> None:
         (lambda: as_parquet("p/train.parquet", article=None, highlights=None), ["no column article, highlights"]),
         (
             lambda: (as_parquet("p/train.parquet"), cut("p/train.parquet", 0.5)),
-            ["train.parquet: not a Parquet", "again"],
+            ["train.parquet: not a readable Parquet", "again"],
         ),
-        (lambda: (as_parquet("p/train.parquet"), cut("p/train.parquet", 0)), ["train.parquet: not a Parquet", "again"]),
+        (
+            lambda: (as_parquet("p/train.parquet"), cut("p/train.parquet", 0)),
+            ["train.parquet: not a readable Parquet", "again"],
+        ),
         (
             lambda: (as_parquet("p/train.parquet"), spoil("p/train.parquet")),
             ["train.parquet: damaged after row 0", "again"],
         ),
         (
             lambda: as_parquet("p/train.parquet", article=[], highlights=[], id=[]),
-            ["no example of train is left", "empty"],
+            ["no usable example in train", "empty"],
         ),
         (
             lambda: as_parquet("p/train.parquet", article=[1, 2, 3]),
-            ["no example of train is left", "left out 3", "no text"],
+            ["no usable example in train", "skipped 3", "not text"],
         ),
         (
             lambda: as_parquet("p/train.parquet", article=["", " ", "\n"]),
-            ["no example of train", "left out 3, no article"],
+            ["no usable example in train", "skipped 3, no article"],
         ),
         (lambda: as_parquet("p/test.parquet"), ["p/url_lists/all_train.txt", "Parquet files such as train.parquet"]),
         (lambda: Path("p").write_text("a file"), ["p/url_lists/all_train.txt", "give the folder"]),
@@ -234,13 +237,13 @@ def fitting(command: str) -> list[str]:
             "cnndm",
             lambda: story(0).write_text("word " * 300 + "\n\n@highlight\n\nx"),
             256,
-            ["left out 1, longer than --length 256"],
+            ["skipped 1, longer than --length 256"],
         ),
         ("cnndm", lambda: None, 12, ["each of 3 examples is longer than --length 12", "a greater --length"]),
         ("coqa", lambda: None, 12, ["each of 2 examples is longer than --length 12", "a greater --length"]),
         ("coqa", lambda: Path("coqa/coqa-train-v1.0.json").unlink(), 256, ["coqa-train-v1.0.json", "check the path"]),
-        ("cnndm", lambda: story(1).write_text("No highlight"), 256, ["left out 1, no highlight"]),
-        ("cnndm", lambda: story(1).write_bytes(b"caf\xe9 \xff"), 256, ["left out 1, the story is not UTF-8"]),
+        ("cnndm", lambda: story(1).write_text("No highlight"), 256, ["skipped 1, no highlight"]),
+        ("cnndm", lambda: story(1).write_bytes(b"caf\xe9 \xff"), 256, ["skipped 1, the story is not UTF-8"]),
     ],
 )
 def test_fine_tuning_on_what_does_not_fit_or_is_broken(
@@ -290,8 +293,8 @@ def edited(act: Callable[[dict], object]) -> None:
         (lambda s: s["answers"][5].update(turn_id=9), "turn 6 has the ids 6 and 9"),
         (lambda s: s["questions"].reverse(), "turn 1 has the ids 6 and 1"),
         (lambda s: s["questions"].pop(), "5 questions, 6 answers"),
-        (lambda s: s.update(story=None), "None is no text"),
-        (lambda s: s["answers"][2].update(input_text=7), "7 is no text"),
+        (lambda s: s.update(story=None), "None is not text"),
+        (lambda s: s["answers"][2].update(input_text=7), "7 is not text"),
         (lambda s: s.update(questions=[], answers=[]), "0 questions, 0 answers"),
     ],
 )
@@ -301,7 +304,7 @@ def test_a_conversation_that_cannot_be_used_is_told(
     edited(act)
     records, err = shown(capsys, "coqa", "--split=dev")
     assert {record["id"] for record in records} == {"dev-2"}
-    assert err.startswith("left out 1, ") and "dev-1" in err and reason in err and err.count("\n") == 1
+    assert err.startswith("skipped 1, ") and "dev-1" in err and reason in err and err.count("\n") == 1
 
 
 def test_text_as_the_model_sees_it(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -330,17 +333,17 @@ def test_people_see_the_completion_in_brackets(folder: Path, capsys: pytest.Capt
         (
             "--data_loader=cnndm --dataset_path=cnndm",
             lambda: [shutil.rmtree(f"cnndm/{site}/stories") for site in ("cnn", "dailymail")],
-            ["no example of train is left", "left out 3", "check that the data is whole"],
+            ["no usable example in train", "skipped 3", "check that the data is complete"],
         ),
         (
             "--data_loader=cnndm --dataset_path=cnndm",
             lambda: Path("cnndm/url_lists/all_train.txt").write_text(""),
-            ["no example of train is left", "it is empty"],
+            ["no usable example in train", "it is empty"],
         ),
         (
             "--data_loader=cnndm --dataset_path=cnndm",
             lambda: Path("cnndm/url_lists/all_train.txt").write_bytes(b"\xff"),
-            ["all_train.txt: not UTF-8", "fetch it again"],
+            ["all_train.txt: not UTF-8", "download it again"],
         ),
         ("--data_loader=coqa --dataset_path=no", lambda: None, ["no/coqa-train-v1.0.json", "check the path"]),
         (
@@ -351,12 +354,12 @@ def test_people_see_the_completion_in_brackets(folder: Path, capsys: pytest.Capt
         (
             "--data_loader=coqa --dataset_path=coqa",
             lambda: Path("coqa/coqa-train-v1.0.json").write_text('{"stories": []}'),
-            ["no list under data", "CoQA's own"],
+            ["no list named data", "CoQA's own"],
         ),
         (
             "--data_loader=coqa --dataset_path=coqa",
             lambda: Path("coqa/coqa-train-v1.0.json").write_text('{"data": [1, 2]}'),
-            ["no example of train is left", "story 1", "check that the data is whole"],
+            ["no usable example in train", "story 1", "check that the data is complete"],
         ),
         ("--data_loader=coqa --dataset_path=coqa --limit=0", lambda: None, ["--limit 0", "at least 1"]),
         ("--data_loader=xsum --dataset_path=coqa", lambda: None, ["--data_loader", "xsum", "cnndm"]),
@@ -370,5 +373,5 @@ def test_a_data_set_that_is_broken(
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "Traceback" not in err
     assert code == (2 if held else 0)
-    for part in held or ["left out 2, no story file"]:
+    for part in held or ["skipped 2, no readable story file"]:
         assert part in err, err

@@ -34,14 +34,14 @@ def test_a_task_in_one_file_goes_the_whole_way(folder: Path, capsys: pytest.Capt
     assert main(["show-data", *own, "--json"]) == 0
     out, err = capsys.readouterr()
     shown = [json.loads(line) for line in out.splitlines()]
-    assert len(shown) == 6 and "left out 1, no instruction and answer: data/train.jsonl:7" in err
+    assert len(shown) == 6 and "skipped 1, no instruction and answer: data/train.jsonl:7" in err
     expected = {"prompt": "Tell the colour of apple\nAnswer:", "completion": " red"}
     assert shown[0] == {"id": "data/train.jsonl:1", **expected}
     training = ["--num_epoch", "1", "--steps_per_epoch", "120", "--batch_size", "4", "--length", "64"]
     training += ["--base_lr", "0.003", "--sample_every", "60", "--output_name", "mine.h5"]
     assert main(["finetune", *own, "--model", "small", *training]) == 0
     out = capsys.readouterr().out
-    assert "left out 1, no instruction and answer" in out and "data: 6 examples" in out
+    assert "skipped 1, no instruction and answer" in out and "data: 6 examples" in out
     assert main(["evaluate", *own, "--model", "output/mine.h5", "--temperature", "0", "--length", "10"]) == 0
     assert "exact match" in capsys.readouterr().out
     scores = json.loads(Path("output/mine_instructions_test.scores.json").read_text())
@@ -56,7 +56,7 @@ def test_a_task_in_one_file_goes_the_whole_way(folder: Path, capsys: pytest.Capt
         ("no.py", ["--data_loader no.py", "unknown", "FILE.py"]),
         ("instructions", ["--data_loader instructions", "text, cnndm, coqa"]),
         ("data/train.jsonl", ["--data_loader data/train.jsonl", "unknown"]),
-        ("half.py", ["--data_loader half.py", "no STOP, NAMES, SUFFIX, example, write, score", "docs/tasks.md"]),
+        ("half.py", ["--data_loader half.py", "lacks STOP, NAMES, SUFFIX, example, write, score", "docs/tasks.md"]),
     ],
 )
 def test_a_task_that_is_none(data_loader: str, held: list[str], folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -69,8 +69,10 @@ def test_a_task_that_is_none(data_loader: str, held: list[str], folder: Path, ca
 
 
 def test_a_page_says_what_there_is() -> None:
-    from gpt_tf2.tasks import BUILT_IN, find_task
+    from gpt_tf2.tasks import cnndm, coqa
+    from gpt_tf2.tasks.lookup import OF_EXAMPLES
 
-    for name in ("SPLITS", "STOP", "NAMES", "SUFFIX", "items", "example", "write", "score"):
+    assert set(OF_EXAMPLES) == {"SPLITS", "STOP", "NAMES", "SUFFIX", "items", "example", "write", "score"}
+    for name in OF_EXAMPLES:
         assert name in PAGE
-        assert all(hasattr(find_task(task), name) for task in BUILT_IN if task != "text")
+        assert hasattr(cnndm, name) and hasattr(coqa, name)

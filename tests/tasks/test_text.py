@@ -9,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_tf2 import InputError, Tokenizer
+from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.data.prepared import prepare
-from gpt_tf2.tasks.text import cuts, read_streams
+from gpt_tf2.tasks.lookup import find_task
+from gpt_tf2.tasks.text import cut_file
 from helpers.processes import OPENAI_TINY
 
 TOKENIZER = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
 END = TOKENIZER.end_of_text
+TEXT = find_task("text")
 
 
 def ids(text: str) -> list[int]:
@@ -22,7 +25,7 @@ def ids(text: str) -> list[int]:
 
 
 def read(path: Path | str) -> list[list[int]]:
-    return [stream.tolist() for stream in read_streams(str(path), TOKENIZER)]
+    return [stream.tolist() for stream in read_streams(TEXT.running_text, str(path), TOKENIZER)]
 
 
 def test_one_file_is_its_tokens(tmp_path: Path) -> None:
@@ -65,7 +68,7 @@ def test_a_long_text_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("gpt_tf2.tasks.text.PART", 1000)
     for name, line in {"unix": "A quiet harbour.\n", "windows": "Two boats.\r\n", "no breaks": "word "}.items():
         (tmp_path / name).write_bytes(line.encode() * 400)
-        cut = [end - start for start, end in cuts(tmp_path / name)]
+        cut = [end - start for start, end in cut_file(tmp_path / name)]
         assert sum(cut) == len(line) * 400
         assert max(cut) < 1100 if line.endswith("\n") else len(cut) == 1
 
@@ -79,13 +82,11 @@ def test_a_large_text_is_prepared_to_the_same_streams(tmp_path: Path, monkeypatc
     plain = read(tmp_path)
     shown: list[int] = []
     for _ in range(2):
-        tokens = prepare(
-            "text", str(tmp_path), "train", TOKENIZER, None, lambda done, _: shown.append(done), pytest.fail
-        )
+        tokens = prepare(TEXT, str(tmp_path), "train", TOKENIZER, None, lambda done, _: shown.append(done), pytest.fail)
         assert [stream.tolist() for stream in tokens.streams()] == plain
         assert len(shown) == shown[-1] == 9 + 9 + 2 + 2  # and not again
     assert read(tmp_path) == plain  # what is kept beside it is no text of its
-    glob = prepare("text", str(tmp_path / "**" / "*.txt"), "train", TOKENIZER, None, lambda done, _: None, pytest.fail)
+    glob = prepare(TEXT, str(tmp_path / "**" / "*.txt"), "train", TOKENIZER, None, lambda done, _: None, pytest.fail)
     assert [stream.tolist() for stream in glob.streams()] == read(tmp_path / "**" / "*.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".gpt_tf2", "a.txt", "b.txt", "c.csv", "d.npz"]
 

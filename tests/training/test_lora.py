@@ -41,14 +41,14 @@ def test_generation_from_adapters_equals_generation_from_the_merged_model(workpl
 
 
 def test_the_merged_model_has_the_loss_of_the_last_validation(workplace: Path) -> None:
-    from gpt_tf2.data.batches import Pieces, split
+    from gpt_tf2.data.batches import StreamWindows, split
     from gpt_tf2.tasks.text import read_streams
     from gpt_tf2.tokenizer import Tokenizer
     from gpt_tf2.training.blockwise import BlockwiseModel
 
     path = finetune(change_settings(**LORA, batch_size=2))
     streams = read_streams("story.txt", Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe"))
-    held_out = Pieces(split(streams, 0.1)[1], 32)
+    held_out = StreamWindows(split(streams, 0.1)[1], 32)
     blockwise, batches = BlockwiseModel(load_model(path), ()), list(held_out.windows(2, 64))
     loss = sum(float(blockwise.loss(batch)) for batch in batches) / sum(batch.weights.sum() for batch in batches)
     assert loss == pytest.approx(read_hdf5(Path("output/m/state.h5"))["validation"][-1, 1], rel=1e-5)

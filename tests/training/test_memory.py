@@ -71,7 +71,7 @@ def test_sizes_are_read_as_people_write_them() -> None:
     assert parse_memory("11GB") == parse_memory("11 gb") == parse_memory("11G") == 11e9
     assert parse_memory("1.5GiB") == 1.5 * 2**30
     for wrong in ("eleven", "GB", "-3GB", "11PB", ""):
-        with pytest.raises(InputError, match="give a size such as 11GB"):
+        with pytest.raises(InputError, match="use a size such as 11GB"):
             parse_memory(wrong)
 
 
@@ -85,7 +85,7 @@ def test_plan_prints_what_fits(capsys: pytest.CaptureFixture) -> None:
 
 def test_a_run_prints_its_plan_or_refuses_before_it_writes(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     finetune(change_settings(num_epoch=1))
-    assert "--remat off --optimizer adamw: 112,560 parameters are trained" in capsys.readouterr().out
+    assert "training 112,560 parameters (--remat off --optimizer adamw), about" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"needs 0\.8 GB .*, but 0\.1 GB is available"):
         finetune(change_settings(num_epoch=1, memory="100MB", output_name="other.h5"))
     assert not Path("output/other.h5").exists()

@@ -156,7 +156,7 @@ def test_a_run_killed_five_times_ends_bit_identical(workplace: Path) -> None:
     assert kills == 5, "the run ended before it was killed"
     last = run("finetune.py", *flags, "--resume", folder=workplace)
     assert last.returncode == 0, last.stderr
-    assert "going on after step" in last.stdout
+    assert "resuming after step" in last.stdout
     assert are_identical(read_hdf5(workplace / "output" / "whole" / "state.h5"), read_hdf5(state))
     assert are_identical(read_weights(workplace / "output" / "whole.h5"), read_weights(workplace / "output" / "m.h5"))
 
@@ -171,7 +171,7 @@ def test_a_signal_saves_the_run_and_exits_cleanly(workplace: Path, number: signa
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and err == ""
-    assert "go on with --resume" in out
+    assert "continue with --resume" in out
     assert len(read_hdf5(workplace / "output" / "m" / "state.h5")["losses"]) > 0
     assert load_model(workplace / "output" / "m.h5").config == load_model(OPENAI_TINY).config
 

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from gpt_tf2.backend.numba_kernels import FAST, exponentials, f32, largest_of
+from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, exponentiate, f32, find_largest
 
 WIDTH = 128  # slots of a tile
 FOUR = 4  # queries that share each byte read where there are so many
@@ -49,7 +49,7 @@ def compile_for(precision: str) -> None:
     attend(np.zeros((1, 3, 1, 1), "float32"), np.ones(1, "int32"), np.zeros(1, "int32"), cache, scales)
 
 
-@njit(parallel=True, **FAST)
+@njit(parallel=True, **JIT_OPTIONS)
 def attend_heads(
     new: np.ndarray,
     counts: np.ndarray,
@@ -69,7 +69,7 @@ def attend_heads(
         attend_head(new[of_row, :, head], lengths[row], keys, values, of_keys, of_values, out[of_row, head])
 
 
-@njit(**FAST)
+@njit(**JIT_OPTIONS)
 def attend_head(
     new: np.ndarray,
     before: int,
@@ -110,7 +110,7 @@ def attend_head(
                 out[first + query, d] = sums[query, d]
 
 
-@njit(**FAST)
+@njit(**JIT_OPTIONS)
 def store(vector: np.ndarray, place: np.ndarray) -> np.float32:
     """Puts a vector [D] in its place in the cache: what is there has to be multiplied by."""
     factor = f32(1)
@@ -127,7 +127,7 @@ def store(vector: np.ndarray, place: np.ndarray) -> np.float32:
     return factor
 
 
-@njit(**FAST)
+@njit(**JIT_OPTIONS)
 def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     """Adds the product of left [1 or FOUR, K] and right [K, M] to out [1 or FOUR, M].
 
@@ -177,7 +177,7 @@ def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
                 out[i, m] += left[i, k] * f32(right[k, m])
 
 
-@njit(**FAST)
+@njit(**JIT_OPTIONS)
 def softmax(scores: np.ndarray, query: int, tokens: int, of_keys: np.ndarray, of_values: np.ndarray) -> None:
     """Turns a query's scores of the first tokens into weights of their values, in place; other slots get zero.
 
@@ -192,10 +192,10 @@ def softmax(scores: np.ndarray, query: int, tokens: int, of_keys: np.ndarray, of
             tile[s] *= factors[s]
         for s in range(max(0, tokens - n * WIDTH), WIDTH):
             tile[s] = f32(-np.inf)
-        top = max(top, largest_of(tile))
+        top = max(top, find_largest(tile))
     for n in range(len(scores)):
         tile = scores[n, query]
-        exponentials(tile, top)
+        exponentiate(tile, top)
         for s in range(WIDTH):
             total += tile[s]
     share = f32(1) / total

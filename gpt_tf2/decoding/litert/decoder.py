@@ -25,7 +25,7 @@ class LiteRTDecoder:
         precision: float32 or int8, of the matrices and of the cache.
     """
 
-    chunk = 128  # more are no faster, and take more memory
+    prefill_chunk = 128  # more are no faster, and take more memory
 
     def __init__(self, folder: Path, config: GPT2Config, precision: str):
         self.config, self.precision, self.name = config, precision, f"LiteRT on CPU, {precision}"

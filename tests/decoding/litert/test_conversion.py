@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_tf2 import FinetuneSettings, GenerateSettings, finetune, generate, save_model
-from gpt_tf2.checkpoints import load_model
+from gpt_tf2 import FinetuneSettings, GenerateSettings, finetune, generate, load_model, save_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
 from gpt_tf2.model import GPT2, random_tensors
@@ -79,7 +78,7 @@ def test_int8_costs_little_and_says_how_much(tmp_path: Path, monkeypatch: pytest
     starter = 'The "for" statement'
     generate(GenerateSettings(str(path), starter=starter, quantize="int8", output_length=20, seed=1))
     about = json.loads(next((path.with_suffix("") / ".gpt_tf2").glob("*-int8/about.json")).read_text())
-    exact, quantized = about["perplexity"]
+    exact, quantized = about["facts"]["perplexity"]
     print(f"perplexity {exact:.3f} in float32, {quantized:.3f} in int8")
     assert exact < 60 and quantized / exact < 1.01
 

@@ -1,0 +1,132 @@
+"""The format of a checkpoint, chosen by its path.
+
+Each format is a module with `open_checkpoint` and `write`. Files of adapters open as their base and adapters merged.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai
+from gpt_tf2.checkpoints.checkpoint import Checkpoint
+from gpt_tf2.checkpoints.companions import find_companion
+from gpt_tf2.config import GPT2Config
+from gpt_tf2.errors import InputError
+
+HDF5_SUFFIXES = (".h5", ".hdf5")
+SAFETENSORS = ".safetensors"
+FORMATS = "a TF1 checkpoint (its folder, or the prefix model.ckpt), a .h5 or a .safetensors file"
+
+
+def locate(path: str | Path) -> Path:
+    """The file of a checkpoint, or the prefix of a TF1 checkpoint.
+
+    Args:
+        path: as in `open_checkpoint`.
+
+    Raises InputError if there is no checkpoint, or if the file is of no known format.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in ("model.safetensors", "model.ckpt.index"):
+            if (path / name).is_file():
+                return path / name.removesuffix(".index")
+        raise InputError(f"{path}: neither model.ckpt.index nor model.safetensors in this folder: give {FORMATS}")
+    if openai.is_prefix(path):
+        return path
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint: download it (gpt-tf2 download SIZE), or give {FORMATS}")
+    if path.suffix not in (*HDF5_SUFFIXES, SAFETENSORS):
+        raise InputError(f"{path}: not a checkpoint: give {FORMATS}")
+    return path
+
+
+def read_config(path: Path) -> GPT2Config | None:
+    """The hyper-parameters that a located checkpoint carries, read without opening it; None if it carries none.
+
+    Raises InputError if they are damaged or malformed.
+    """
+    if openai.is_prefix(path):
+        return None
+    return hdf5.read_config(path) if path.suffix in HDF5_SUFFIXES else huggingface.read_config(path)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint without reading its tensors.
+
+    Args:
+        path: a folder with `model.safetensors` or `model.ckpt.index`, the prefix of a TF1 checkpoint, a `.h5` or a
+            `.safetensors` file.
+
+    Raises InputError if there is no checkpoint, if it is truncated, or if another program wrote it.
+
+    Example:
+        >>> open_checkpoint("models/124M").shapes["wte"]  # doctest: +SKIP
+        (50257, 768)
+    """
+    path = locate(path)
+    if openai.is_prefix(path):
+        return openai.open_checkpoint(path)
+    if path.suffix not in HDF5_SUFFIXES:
+        return huggingface.open_checkpoint(path)
+    base = adapters.read_base_path(path)
+    if base is None:
+        return hdf5.open_checkpoint(path)
+    with explain_base(path, base):
+        checkpoint = open_checkpoint(base)
+    return adapters.open_merged(path, checkpoint)
+
+
+@contextlib.contextmanager
+def explain_base(path: Path, base: str) -> Iterator[None]:
+    """Adds to an error about the model `base` that the adapters at `path` need it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path} holds adapters of {base}, which cannot be opened: {error}") from None
+
+
+def list_sources(path: Path) -> tuple[Path, ...]:
+    """The files of a located checkpoint: its weights, those of its base, and the hyper-parameters that it carries."""
+    if openai.is_prefix(path):
+        return tuple(openai.with_suffix(path, suffix) for suffix in (openai.INDEX, openai.DATA))
+    if path.suffix not in HDF5_SUFFIXES:
+        config_json = find_companion(path, "config.json")
+        return (path, config_json) if config_json else (path,)
+    base = adapters.read_base_path(path)
+    if base is None:
+        return (path,)
+    with explain_base(path, base):
+        return (path, *list_sources(locate(base)))
+
+
+def write_checkpoint(path: str | Path, config: GPT2Config, tensors: Mapping[str, Any]) -> Path:
+    """Writes a checkpoint atomically, with its hyper-parameters inside or beside it.
+
+    Args:
+        path: `NAME.h5`, `NAME.safetensors` (`FOLDER/model.safetensors` makes a folder that transformers opens), or a
+            TF1 checkpoint as prefix `NAME.ckpt` or as a folder.
+        tensors: float32 arrays by OpenAI's names, as in `tensor_shapes`.
+
+    Returns:
+        The file, or the prefix of a TF1 checkpoint.
+
+    Raises InputError if the path names no format, or if a file cannot be written.
+    """
+    path = Path(path)
+    check_format(path)
+    if path.suffix in HDF5_SUFFIXES:
+        hdf5.write(path, config, tensors)
+    elif path.suffix == SAFETENSORS:
+        huggingface.write(path, config, tensors)
+    else:
+        path = path if path.suffix else path / "model.ckpt"
+        openai.write(path, config, tensors)
+    return path
+
+
+def check_format(path: Path) -> None:
+    """Raises InputError unless a path names a format to write."""
+    if path.suffix not in (*HDF5_SUFFIXES, SAFETENSORS, ".ckpt", ""):
+        raise InputError(f"{path}: unknown format {path.suffix}: end the name in .h5, .safetensors or .ckpt")

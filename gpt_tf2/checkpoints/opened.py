@@ -1,0 +1,173 @@
+"""A model on disk, found once: its checkpoint, hyper-parameters and vocabulary. Every command starts from one."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpt_tf2.checkpoints.checkpoint import Checkpoint
+from gpt_tf2.checkpoints.companions import companion_folder, find_companion
+from gpt_tf2.checkpoints.formats import list_sources, locate, open_checkpoint, read_config, write_checkpoint
+from gpt_tf2.config import GPT2Config
+from gpt_tf2.errors import InputError
+from gpt_tf2.storage.files import write_text
+from gpt_tf2.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gpt_tf2.model import GPT2
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedModel:
+    """A model on disk with its hyper-parameters and vocabulary. Its weights are opened when first used.
+
+    path: the checkpoint's file, or the prefix of a TF1 checkpoint.
+    config: the hyper-parameters.
+    tokenizer: the vocabulary.
+    sources: the files that the weights and the hyper-parameters are read from.
+    """
+
+    path: Path
+    config: GPT2Config
+    tokenizer: Tokenizer
+    sources: tuple[Path, ...]
+
+    @functools.cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The weights, checked against the hyper-parameters. Opening a TF1 checkpoint imports TensorFlow.
+
+        Raises InputError if a file is truncated or damaged, or if it belongs to another network.
+        """
+        checkpoint = open_checkpoint(self.path)
+        checkpoint.check(self.config)
+        return checkpoint
+
+    def load(self, dropout: float = 0.0, precision: str = "float32", held: str = "float32") -> "GPT2":
+        """Builds the network with its weights, reading tensor by tensor. The arguments are those of `GPT2`."""
+        return read_model(self.checkpoint, self.config, dropout, precision, held)
+
+
+def open_model(
+    path: str | Path,
+    json_hparams: str | Path | None = None,
+    json_encoder: str | Path | None = None,
+    vocab_bpe: str | Path | None = None,
+    fallback: Path | None = None,
+) -> OpenedModel:
+    """Finds a model with its hyper-parameters and vocabulary.
+
+    Args:
+        path: as in `open_checkpoint`.
+        json_hparams: the file of the hyper-parameters. Default: those in the checkpoint, or the hparams.json beside it.
+        json_encoder, vocab_bpe: the files of the vocabulary. Default: those beside the checkpoint.
+        fallback: the folder to search for files that are not beside the checkpoint.
+
+    Raises InputError if a file is missing or malformed, or if vocabulary and model differ in size.
+
+    Example:
+        >>> open_model("models/124M").config.n_layer  # doctest: +SKIP
+        12
+    """
+    path = locate(path)
+    hparams = json_hparams or find_companion(path, "hparams.json", fallback=fallback)
+    config = choose_config(path, None if json_hparams else read_config(path), hparams)
+    tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallback)
+    sources = (*list_sources(path), *([Path(hparams)] if hparams else []))
+    return OpenedModel(path, config, tokenizer, sources)
+
+
+def load_model(
+    path: str | Path, config: GPT2Config | None = None, dropout: float = 0.0, precision: str = "float32"
+) -> "GPT2":
+    """Builds the network of a checkpoint, reading its weights tensor by tensor.
+
+    Args:
+        path: a folder with `model.safetensors` or `model.ckpt.index`, the prefix of a TF1 checkpoint, a `.h5` or a
+            `.safetensors` file.
+        config: the hyper-parameters. Default: those in the checkpoint, or the hparams.json beside it.
+        dropout: the rate in training, 0 or more and less than 1.
+        precision: float32, bfloat16 or float16, for the computation. The weights stay float32.
+
+    Returns:
+        A Keras model, from integer tokens [batch, time] to float32 logits [batch, time, n_vocab].
+
+    Raises InputError, naming the file and the tensor, if one is missing, extra, damaged or of another shape.
+
+    Example:
+        >>> model = load_model("models/124M")  # doctest: +SKIP
+        >>> model(np.array([[15496, 11, 995]])).shape  # doctest: +SKIP
+        TensorShape([1, 3, 50257])
+    """
+    path = locate(path)
+    config = config or choose_config(path, read_config(path), find_companion(path, "hparams.json"))
+    return read_model(open_checkpoint(path), config, dropout, precision)
+
+
+def read_model(
+    checkpoint: Checkpoint,
+    config: GPT2Config,
+    dropout: float = 0.0,
+    precision: str = "float32",
+    held: str = "float32",
+) -> "GPT2":
+    """Builds the network of an opened checkpoint. The arguments are those of `GPT2`."""
+    checkpoint.check(config)
+    from gpt_tf2.model import GPT2
+
+    return GPT2(config, dropout, checkpoint.read, precision=precision, held=held)
+
+
+def choose_config(path: Path, carried: GPT2Config | None, hparams: str | Path | None) -> GPT2Config:
+    """The hyper-parameters that a checkpoint carries, or else those in the file `hparams`."""
+    if carried:
+        return carried
+    if hparams is None:
+        raise InputError(f"{path}: no hparams.json beside it: give `json_hparams`")
+    return GPT2Config.from_json(hparams)
+
+
+def find_tokenizer(
+    path: Path,
+    config: GPT2Config,
+    json_encoder: str | Path | None = None,
+    vocab_bpe: str | Path | None = None,
+    fallback: Path | None = None,
+) -> Tokenizer:
+    """The vocabulary of a located checkpoint. The arguments are those of `open_model`."""
+    encoder = json_encoder or find_companion(path, "encoder.json", "vocab.json", fallback=fallback)
+    merges = vocab_bpe or find_companion(path, "vocab.bpe", "merges.txt", fallback=fallback)
+    if encoder is None or merges is None:
+        raise InputError(f"{path}: no encoder.json and vocab.bpe beside it: give `json_encoder` and `vocab_bpe`")
+    tokenizer = Tokenizer(encoder, merges)
+    if tokenizer.n_vocab != config.n_vocab:
+        open_checkpoint(path).check(config)  # the hyper-parameters may be at fault, not the vocabulary
+        sizes = f"{tokenizer.n_vocab} tokens, but the model has {config.n_vocab}"
+        raise InputError(f"{encoder}: {sizes}: give the encoder.json and vocab.bpe of {path}")
+    return tokenizer
+
+
+def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = None) -> None:
+    """Writes a network's weights as a checkpoint, atomically, with its hyper-parameters inside or beside it.
+
+    Args:
+        path: `NAME.h5`, `NAME.safetensors` (`FOLDER/model.safetensors` makes a folder that transformers opens), or a
+            TF1 checkpoint as prefix `NAME.ckpt` or as a folder.
+        tokenizer: the vocabulary, whose two files are copied beside the checkpoint.
+
+    Raises InputError if the path names no format, or if a file cannot be written.
+
+    Example:
+        >>> save_model(model, "hf/model.safetensors", tokenizer)  # doctest: +SKIP
+    """
+    written = write_checkpoint(path, model.config, model.tensors())
+    if tokenizer:
+        save_vocabulary(tokenizer, written)
+
+
+def save_vocabulary(tokenizer: Tokenizer, path: Path) -> None:
+    """Copies a tokenizer's two files beside a checkpoint."""
+    names = ("vocab.json", "merges.txt") if path.suffix == ".safetensors" else ("encoder.json", "vocab.bpe")
+    for source, name in zip(tokenizer.files, names, strict=True):
+        copy = companion_folder(path) / name
+        if source.resolve() != copy.resolve():
+            write_text(copy, source.read_text(encoding="utf-8"))

@@ -1,0 +1,111 @@
+"""Choosing a model's decoder: LiteRT on a CPU, from a conversion kept beside the checkpoint, or the Keras graph."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gpt_tf2.backend.hardware import has_gpu
+from gpt_tf2.backend.starting import start
+from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.checkpoints.opened import OpenedModel
+from gpt_tf2.data.held_out import TOKENS, read_held_out
+from gpt_tf2.data.reference_text import read_reference_text
+from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.decoding.litert.conversion import Perplexities, conversion_folder, open_conversion
+from gpt_tf2.decoding.sample_perplexity import sample_perplexity
+from gpt_tf2.errors import InputError
+
+HIGH_COST = 0.02  # of the perplexity, from which on int8 comes with a warning
+
+Say = Callable[[str], None]  # shows a line
+Show = Callable[[int, int | None], None]  # shows how much is done, and of how much
+
+
+def choose_engine(engine: str, quantize: str | None) -> str:
+    """`litert` or `graph`: the engine asked for, or for `auto` the one that suits the machine.
+
+    Raises InputError if it cannot run here, or cannot run a quantized model.
+    """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if engine == "litert" and backend == "jax":
+        raise InputError("needs TensorFlow, but KERAS_BACKEND=jax is set: unset one of them", "engine", "litert")
+    if engine == "auto":
+        engine = "graph" if backend == "jax" or has_gpu() else "litert"
+    if engine == "graph" and quantize:
+        where = "KERAS_BACKEND=jax" if backend == "jax" else "the Keras graph"
+        raise InputError(f"LiteRT only, not {where}: leave it out, or set `engine` to litert", "quantize", quantize)
+    return engine
+
+
+def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show: Show) -> Decoder:
+    """The decoder of a model, which is converted first if its engine needs that.
+
+    Args:
+        engine: of `choose_engine`.
+        precision: float32, or for LiteRT also int8.
+        say: is called with lines to show; show: with the number of blocks converted.
+
+    Raises InputError if the checkpoint is damaged, or the conversion cannot be written.
+    """
+    if engine == "graph":
+        device = start()
+        from gpt_tf2.decoding.keras_graph import GraphDecoder
+
+        return GraphDecoder(model.load(), device)
+    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
+
+    with open_conversion(
+        model,
+        precision,
+        lambda folder: convert(model, precision, folder, say, show),
+        on_wait=lambda: say(f"{model.path}: another process is converting or opening it: waiting"),
+    ) as conversion:
+        if conversion.perplexity:
+            for line in describe_int8(*conversion.perplexity):
+                say(line)
+        return LiteRTDecoder(conversion.folder, model.config, precision)
+
+
+def convert(model: OpenedModel, precision: str, folder: Path, say: Say, show: Show) -> Perplexities | None:
+    """Convert a model for LiteRT into a folder. Returns what int8 costs, or None for float32."""
+    checkpoint = model.checkpoint
+    start()
+    from gpt_tf2.decoding.litert.attention import compile_for
+    from gpt_tf2.decoding.litert.graphs import convert as write_graphs
+
+    began = time.monotonic()
+    write_graphs(checkpoint, model.config, folder, precision == "int8", show)
+    compile_for(precision)
+    perplexity = measure_int8(model, folder) if precision == "int8" else None
+    say(f"{conversion_folder(model.path, precision)}: converted in {time.monotonic() - began:.0f} s")
+    return perplexity
+
+
+def measure_int8(model: OpenedModel, folder: Path) -> Perplexities:
+    """The perplexity of a sample in float32, and in int8 by the conversion in a folder."""
+    from gpt_tf2.decoding.keras_graph import GraphDecoder
+    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
+
+    ids = read_sample(model)
+    exact = sample_perplexity(GraphDecoder(model.load()), ids)
+    return exact, sample_perplexity(LiteRTDecoder(folder, model.config, "int8"), ids)
+
+
+def read_sample(model: OpenedModel) -> np.ndarray:
+    """Tokens to measure on, [N]: those that the model's own run held out, or Python's language reference."""
+    held_out = read_held_out(companion_folder(model.path))
+    if held_out is not None:
+        return held_out
+    return np.array(model.tokenizer.encode(read_reference_text()[-8 * TOKENS :])[:TOKENS])
+
+
+def describe_int8(exact: float, quantized: float) -> list[str]:
+    """Lines on what int8 costs."""
+    change = quantized / exact - 1
+    lines = [f"int8 changes the perplexity of a sample by {change:+.2%} (float32: {exact:.4g})"]
+    if change > HIGH_COST:
+        lines.append(f"warning: more than {HIGH_COST:.0%}; leave --quantize out for the exact model")
+    return lines

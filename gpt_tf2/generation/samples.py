@@ -1,0 +1,66 @@
+"""Samples of one prompt, as tokens or as text."""
+
+import numpy as np
+
+from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.errors import InputError
+from gpt_tf2.generation.sampling import Sampler
+from gpt_tf2.generation.scheduler import Request, Scheduler
+from gpt_tf2.generation.text_stream import TextStream
+from gpt_tf2.tokenizer import Tokenizer
+
+
+def sample_tokens(
+    decoder: Decoder,
+    prompt: list[int],
+    count: int,
+    max_new_tokens: int,
+    sampler: Sampler,
+    end: int,
+    seed: int | None = None,
+    draft: bool = False,
+) -> list[list[int]]:
+    """`count` completions of one prompt, which is computed once.
+
+    Args:
+        prompt: its ids, at least one.
+        max_new_tokens: of each completion; it also ends where the context does.
+        end: the id that ends a completion.
+        seed: of the draws. Completion i is the same whatever `count` is.
+        draft: whether to use speculative decoding by prompt lookup; the tokens are the same.
+
+    Returns:
+        The new ids of each completion, without `end`.
+
+    Raises InputError if the prompt leaves no room in the context.
+
+    Example:
+        >>> sample_tokens(decoder, tokenizer.encode("The tide"), 3, 20, make_sampler(top_k=40), tokenizer.end_of_text)
+    """
+    n_ctx = decoder.config.n_ctx
+    if len(prompt) >= n_ctx:
+        raise InputError(f"the prompt has {len(prompt)} tokens, n_ctx is {n_ctx}: shorten it to at most {n_ctx - 1}")
+    completions: list[list[int]] = [[] for _ in range(count)]
+    requests = [
+        Request(prompt, max_new_tokens, sampler, generator, ids.append)
+        for ids, generator in zip(completions, spawn_generators(seed, count), strict=True)
+    ]
+    Scheduler(decoder, end, count, draft).run_all(requests)
+    return completions
+
+
+def sample_text(
+    decoder: Decoder, tokenizer: Tokenizer, prompt: list[int], max_new_tokens: int, sampler: Sampler, seed: int | None
+) -> str:
+    """One completion as text, without an incomplete last character. An empty prompt begins a new text."""
+    end = tokenizer.end_of_text
+    (ids,) = sample_tokens(decoder, prompt or [end], 1, max_new_tokens, sampler, end, seed)
+    stream = TextStream(tokenizer)
+    for id in ids:
+        stream.add(id)
+    return stream.finish()
+
+
+def spawn_generators(seed: int | None, count: int) -> list[np.random.Generator]:
+    """`count` independent random generators; the i-th is the same whatever `count` is."""
+    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(count)]

@@ -1,0 +1,54 @@
+"""Reading a task's examples, and counting the items that yield none."""
+
+from collections.abc import Iterator
+
+from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.task import Example, Task, Unusable
+
+
+class Skipped:
+    """Counts skipped items by reason, and keeps the first few names of each."""
+
+    NAMES = 3
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        names = self.names.setdefault(reason, [])
+        if len(names) < self.NAMES:
+            names.append(name)
+
+    def lines(self) -> list[str]:
+        """One line for each reason, with the first few names."""
+        return [
+            f"skipped {count:,}, {reason}: {', '.join(self.names[reason])}{', …' if count > self.NAMES else ''}"
+            for reason, count in self.counts.items()
+        ]
+
+
+def read_examples(task: Task, dataset_path: str, split: str, skipped: Skipped) -> Iterator[tuple[int, Example]]:
+    """Yields the examples of a split, each with the number of its item; counts what it skips.
+
+    Raises InputError if the data cannot be read, or holds no usable example.
+    """
+    used = 0
+    for number, item in enumerate(task.items(dataset_path, split)):
+        try:
+            example = task.example(item)
+        except Unusable as error:
+            skipped.add(error.reason, error.name)
+            continue
+        used += 1
+        yield number, example
+    if not used:
+        raise no_examples(dataset_path, split, skipped)
+
+
+def no_examples(dataset_path: str, split: str, skipped: Skipped) -> InputError:
+    """The error for a split without a usable example."""
+    reasons = "; ".join(skipped.lines()) or "it is empty"
+    message = f"no usable example in {split} ({reasons}): check that the data is complete and fits `data_loader`"
+    return InputError(message, "dataset_path", dataset_path)

@@ -1,0 +1,64 @@
+"""Finding a task by name, or in a file of the user's."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.task import RunningText, Task
+
+BUILT_IN = ("text", "cnndm", "coqa")
+OF_EXAMPLES = ("SPLITS", "STOP", "NAMES", "SUFFIX", "items", "example", "write", "score")  # a module must have
+OF_RUNNING_TEXT = ("SPLITS", "items", "example", "parts", "read_part")  # one with `parts` must have
+
+
+def find_task(loader: str) -> Task:
+    """The task of a name, or of a `FILE.py`, which is executed.
+
+    Raises InputError if there is none, or the file lacks a name that a task needs. An error in the file comes through.
+
+    Example:
+        >>> find_task("coqa").splits
+        ('train', 'dev')
+    """
+    if loader in BUILT_IN:
+        return make_task(loader, importlib.import_module(f"gpt_tf2.tasks.{loader}"))
+    path = Path(loader)
+    specification = importlib.util.spec_from_file_location(path.stem, path) if path.suffix == ".py" else None
+    if specification is None or specification.loader is None or not path.is_file():
+        names = ", ".join(BUILT_IN)
+        raise InputError(f"unknown task: use {names}, or the FILE.py of your own", "data_loader", loader)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return make_task(loader, module)
+
+
+def make_task(loader: str, module: ModuleType) -> Task:
+    """The task that a module defines."""
+    runs = hasattr(module, "parts")
+    missing = [name for name in (OF_RUNNING_TEXT if runs else OF_EXAMPLES) if not hasattr(module, name)]
+    if missing:
+        raise InputError(f"the file lacks {', '.join(missing)}: see docs/tasks.md", "data_loader", loader)
+    return Task(
+        loader=loader,
+        name=Path(loader).stem,
+        file=Path(str(module.__file__)),
+        splits=module.SPLITS,
+        stop=getattr(module, "STOP", ""),
+        loss_on=getattr(module, "LOSS_ON", "all" if runs else "completion"),
+        drafts=getattr(module, "DRAFTS", False),
+        names=getattr(module, "NAMES", None),
+        suffix=getattr(module, "SUFFIX", ".txt"),
+        items=module.items,
+        example=module.example,
+        write=getattr(module, "write", has_no_completions),
+        score=getattr(module, "score", has_no_completions),
+        running_text=RunningText(module.parts, module.read_part) if runs else None,
+    )
+
+
+def has_no_completions(*_: object) -> NoReturn:
+    """Stands for `write` and `score` of running text."""
+    raise TypeError("running text has no completions")

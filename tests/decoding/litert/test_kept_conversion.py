@@ -1,0 +1,161 @@
+"""Kept conversions: when one is reused or converted again, two processes at once, kills, read-only folders."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpt_tf2.checkpoints.opened import OpenedModel, open_model
+from gpt_tf2.decoding.litert import conversion as module
+from gpt_tf2.decoding.litert.conversion import conversion_folder, open_conversion
+from gpt_tf2.errors import InputError
+from helpers.processes import ROOT, names
+
+# Opens the decoder in a process of its own. With a file `slow`, converting takes as long as the file is there.
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from gpt_tf2.checkpoints.opened import open_model
+from gpt_tf2.decoding.engine import open_decoder
+from gpt_tf2.errors import InputError
+from gpt_tf2.storage import kept
+
+kept.PATIENCE = 0.1
+say = lambda line: print(line, flush=True)
+
+def show(done, total):
+    say("converting")
+    while Path("slow").exists():
+        time.sleep(0.01)
+
+try:
+    decoder = open_decoder(open_model("models/tiny"), "litert", "float32", say, show)
+    print("logits", decoder.extend(decoder.begin(), [[1, 2, 3]]).sum())
+except InputError as error:
+    print(error)
+print("TensorFlow", "tensorflow" in sys.modules)
+"""
+
+
+@pytest.fixture
+def model(workplace: Path) -> OpenedModel:
+    return open_model("models/tiny")
+
+
+def open_fake(model: OpenedModel, precision: str = "int8") -> tuple[module.Conversion, bool]:
+    """Open a conversion whose graphs are made up; returns it and whether it was converted."""
+    converted = []
+
+    def convert(folder: Path) -> tuple[float, float] | None:
+        converted.append(folder)
+        (folder / "head.tflite").write_bytes(bytes(1000))
+        return (10.5, 10.25) if precision == "int8" else None
+
+    with open_conversion(model, precision, convert, pytest.fail) as conversion:
+        assert (conversion.folder / "head.tflite").stat().st_size == 1000
+    return conversion, bool(converted)
+
+
+@pytest.mark.parametrize(("precision", "perplexity"), [("int8", (10.5, 10.25)), ("float32", None)])
+def test_a_conversion_is_reused_with_its_perplexities(
+    precision: str, perplexity: tuple[float, float] | None, model: OpenedModel
+) -> None:
+    first, converted = open_fake(model, precision)
+    assert converted and first.perplexity == perplexity
+    assert first.folder == conversion_folder(model.path, precision)
+    os.utime("models/tiny/model.ckpt.index")
+    assert open_fake(model, precision) == (first, False)
+    # Moved together with the checkpoint, it is still reused.
+    Path("models/tiny").rename("models/other")
+    moved, converted = open_fake(open_model("models/other"), precision)
+    assert not converted and moved.folder == Path("models/other/.gpt_tf2") / first.folder.name
+
+
+def test_a_conversion_is_converted_again_if_anything_it_depends_on_changes(
+    model: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_fake(model)
+    assert open_fake(model, "float32")[1] and not open_fake(model)[1]  # one folder for each precision
+    graph = conversion_folder(model.path, "int8") / "head.tflite"
+    graph.write_bytes(bytes(500) + b"\1" + bytes(499))
+    assert open_fake(model)[1] and not open_fake(model)[1]
+    with Path("models/tiny/model.ckpt.data-00000-of-00001").open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\1\2\3\4")
+    assert open_fake(model)[1] and not open_fake(model)[1]
+    other = dataclasses.replace(model, config=dataclasses.replace(model.config, n_head=1))
+    assert open_fake(other)[1] and open_fake(model)[1] and not open_fake(model)[1]
+    monkeypatch.setattr(module, "FORMAT", 999)
+    assert open_fake(model)[1] and not open_fake(model)[1]
+
+
+def test_a_conversion_of_an_earlier_version_is_converted_again(model: OpenedModel) -> None:
+    folder = conversion_folder(model.path, "int8")
+    folder.mkdir(parents=True)
+    (folder / "head.tflite").write_bytes(bytes(1000))
+    (folder / "about.json").write_text(
+        '{"format": 2, "stamp": "1", "content": "2", "files": {"head.tflite": [1000, 3]}, "perplexity": []}'
+    )
+    assert open_fake(model)[1] and not open_fake(model)[1]
+
+
+def test_a_checkpoint_that_changes_while_it_is_converted_is_an_error(model: OpenedModel) -> None:
+    def convert(folder: Path) -> None:
+        Path("models/tiny/hparams.json").write_text("{}")
+
+    message = f"{model.path}: changed while it was converted: start again"
+    with pytest.raises(InputError, match=message), open_conversion(model, "int8", convert, pytest.fail):
+        pass
+    assert not Path("models/tiny/.gpt_tf2").exists()
+
+
+def start() -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_two_first_runs_convert_once_even_after_a_kill(model: OpenedModel) -> None:
+    Path("slow").touch()
+    killed = start()
+    assert killed.stdout.readline() == "converting\n"
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    runs = [start() for _ in range(2)]
+    lines = [run.stdout.readline() for run in runs]
+    assert sorted(lines) == ["converting\n", f"{model.path}: another process is converting or opening it: waiting\n"]
+    Path("slow").unlink()
+    outputs = [run.communicate(timeout=120)[0].splitlines() for run in runs]
+    converting, waiting = sorted(outputs, key=len, reverse=True)
+    assert any("converted in" in line for line in converting) and converting[-1] == "TensorFlow True"
+    assert waiting == [converting[-2], "TensorFlow False"] and waiting[0].startswith("logits")
+    assert names(Path("models/tiny/.gpt_tf2")) == [".litert-model.ckpt-float32.lock", "litert-model.ckpt-float32"]
+
+
+def test_where_nothing_can_be_written_a_conversion_is_read_or_the_error_names_the_fix(model: OpenedModel) -> None:
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("no unprivileged mount namespaces here")
+    Path("program.py").write_text(PROGRAM)
+    program = f"{sys.executable} program.py"
+    shell = f"mount --bind models models; mount -o remount,ro,bind models; {program}"
+    command = ["unshare", "-rm", "sh", "-ec", shell]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
+
+    def run(command: list[str]) -> list[str]:
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return result.stdout.splitlines()
+
+    error = "models/tiny/.gpt_tf2: cannot be written (Read-only file system): free space, or set engine to graph"
+    assert run(command) == [error, "TensorFlow False"]
+    written = run([sys.executable, "program.py"])
+    assert run(command) == [written[-2], "TensorFlow False"]
