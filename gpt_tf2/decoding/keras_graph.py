@@ -9,7 +9,7 @@ from keras import ops
 
 from gpt_tf2.backend.compiling import compiled
 from gpt_tf2.decoding.decoder import State
-from gpt_tf2.model import GPT2, Rows, causal_mask
+from gpt_tf2.model import GPT2, KeysValues, causal_mask
 
 BUCKET = 64  # slots are added in multiples of it
 ALONE = 16  # tokens from which on a row is run alone, as the others would have to be filled up to as many
@@ -96,7 +96,7 @@ class GraphDecoder:
         rows, width = ops.shape(tokens)[:2]
         places = lengths[:, None] + ops.arange(width, dtype="int32")[None]  # [B, T]
         filled = (ops.arange(ops.shape(cache[0])[2])[None] < lengths[:, None])[:, None, None]
-        pairs: list[Rows] = list(zip(cache[::2], cache[1::2], strict=True))
+        pairs: list[KeysValues] = list(zip(cache[::2], cache[1::2], strict=True))
         positions = ops.minimum(places, self.config.n_ctx - 1)
         x, new = self.model.hidden(tokens, positions, causal_mask(width), pairs, filled)
         heads = self.config.n_head

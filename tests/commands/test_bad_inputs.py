@@ -149,7 +149,7 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "--freeze nothing": (f"{FINETUNE} --freeze=head", nothing, ["--freeze head", "give some of"]),
     "--freeze with adapters": (f"{FINETUNE} --freeze=wte --lora_rank=2", nothing, ["--freeze", "leave one"]),
     "--memory much": (f"{FINETUNE} --memory=much", nothing, ["--memory much", "11GB", "auto"]),
-    "--memory too little": (f"{FINETUNE} --memory=10MB", nothing, ["GB are needed", "are there", "--model"]),
+    "--memory too little": (f"{FINETUNE} --memory=10MB", nothing, ["needs", "is available", "--model"]),
     "--devices 0": (f"{FINETUNE} --devices=0", nothing, ["--devices 0", "at least 1"]),
     "--devices 2 on TensorFlow": (f"{FINETUNE} --devices=2", nothing, ["--devices 2", "KERAS_BACKEND=jax"]),
     "--warmup_steps -1": (f"{FINETUNE} --warmup_steps=-1", nothing, ["--warmup_steps -1", "0 or more"]),
