@@ -40,13 +40,13 @@ class GenerateSettings(ModelSettings):
         """Raises InputError if a value is out of range."""
         super().__post_init__()
         if self.n_samples is not None and self.n_samples < 1:
-            raise InputError(f"--n_samples {self.n_samples}: give at least 1")
+            raise InputError("give at least 1", "n_samples", self.n_samples)
         if not 0 <= self.min_length <= self.output_length:
-            raise InputError(f"--min_length {self.min_length}: give 0 to --output_length {self.output_length}")
+            raise InputError(f"give 0 to `output_length` {self.output_length}", "min_length", self.min_length)
         if self.stop == "":
-            raise InputError("--stop '': ends every text before it begins: give a text, or leave it out")
+            raise InputError("ends every sample before it begins: give a text, or leave it out", "stop", "''")
         if self.prompts is not None and self.starter:
-            raise InputError(f"--prompts {self.prompts}: given beside --starter: leave one of them out")
+            raise InputError("cannot be combined with `starter`: drop one of them", "prompts", self.prompts)
 
 
 @dataclasses.dataclass(frozen=True)
