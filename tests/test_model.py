@@ -1,5 +1,8 @@
 """The network against OpenAI's own graph and against transformers. Runs on either backend."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 from keras import ops
@@ -90,12 +93,22 @@ def test_random_weights_follow_the_paper() -> None:
     assert not np.array_equal(tensors["h0/mlp/c_fc/w"], tensors["h1/mlp/c_fc/w"])
 
 
-@pytest.fixture(scope="module")
-def pair() -> tuple:
-    """The 124M shape with the same random weights here and in transformers."""
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The same random weights here and in transformers."""
+
+    ours: GPT2
+    theirs: Any
+    tokens: np.ndarray  # [2, 48]
+
+
+@pytest.fixture(
+    scope="module", params=[GPT2Config(2000, 48, 96, 4, 2), pytest.param(SIZES["124M"], marks=pytest.mark.slow)]
+)
+def pair(request: pytest.FixtureRequest) -> Pair:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    size = SIZES["124M"]
+    size = request.param
     model = GPT2(size, seed=1)
     generator = np.random.default_rng(0)
     for name, variable in model.tensors().items():
@@ -108,38 +121,37 @@ def pair() -> tuple:
     missing = theirs.load_state_dict(state, strict=False)
     assert missing.missing_keys == ["lm_head.weight"] and not missing.unexpected_keys
     theirs.tie_weights()
-    return model, theirs, generator.integers(0, size.n_vocab, (2, 48)).astype("int32")
+    return Pair(model, theirs, generator.integers(0, size.n_vocab, (2, 48)).astype("int32"))
 
 
-def test_124m_equals_transformers_in_logits_and_every_gradient(pair: tuple) -> None:
+def test_logits_and_every_gradient_equal_those_of_transformers(pair: Pair) -> None:
     import torch
 
-    model, theirs, tokens = pair
-    ids = torch.tensor(tokens, dtype=torch.long)
-    result = theirs(ids, labels=ids)
-    assert relative(np.asarray(model(tokens)), result.logits.detach().numpy()) <= 1e-4
+    ids = torch.tensor(pair.tokens, dtype=torch.long)
+    result = pair.theirs(ids, labels=ids)
+    assert relative(np.asarray(pair.ours(pair.tokens)), result.logits.detach().numpy()) <= 1e-4
     result.loss.backward()
-    expected = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    _, found = loss_and_gradients(model, whole_rows(tokens))
-    assert len(found) == len(expected) == 148
-    for name, gradient in found.items():
+    expected = {name: parameter.grad.numpy() for name, parameter in pair.theirs.named_parameters()}
+    _, gradients = loss_and_gradients(pair.ours, whole_rows(pair.tokens))
+    assert len(gradients) == len(expected) == 4 + 12 * pair.ours.config.n_layer
+    for name, gradient in gradients.items():
         assert relative(gradient, expected[transformers_name(name)]) <= 1e-4, name
 
 
-def test_124m_ten_adam_steps_equal_torchs(pair: tuple) -> None:
+def test_ten_adam_steps_equal_torchs(pair: Pair) -> None:
     import torch
 
-    model, theirs, tokens = pair
-    ids = torch.tensor(tokens, dtype=torch.long)
-    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-4, eps=1e-8)
+    rate = 1e-4 if pair.ours.config == SIZES["124M"] else 3e-3
+    ids = torch.tensor(pair.tokens, dtype=torch.long)
+    optimizer = torch.optim.Adam(pair.theirs.parameters(), lr=rate, eps=1e-8)
     expected = []
     for _ in range(10):
         optimizer.zero_grad()
-        loss = theirs(ids, labels=ids).loss
+        loss = pair.theirs(ids, labels=ids).loss
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
-    trainer = Trainer(model, AdamW())
-    found = [trainer.step(whole_rows(tokens), 1e-4) for _ in range(10)]
+    trainer = Trainer(pair.ours, AdamW())
+    losses = [trainer.step(whole_rows(pair.tokens), rate) for _ in range(10)]
     assert expected[-1] < expected[0] - 1
-    assert found == pytest.approx(expected, rel=5e-5)
+    assert losses == pytest.approx(expected, rel=5e-5)

@@ -47,7 +47,8 @@ class Display(contextlib.AbstractContextManager):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.console.is_terminal:  # elsewhere rich prints an empty line
+            self.progress.stop()
 
     def update(self, done: int, total: int | None, description: str, line: str, last: bool = False) -> None:
         """Draws the bar with its description. Elsewhere prints the line if it is the last, or the first for a while."""

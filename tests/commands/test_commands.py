@@ -1,5 +1,6 @@
 """The commands as a person types them."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_tf2 import Tokenizer
+from gpt_tf2 import Tokenizer, load_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
 from gpt_tf2.commands.generate import GenerateSettings, unescape
+from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.generation.sampling import MinP, Nucleus, RepetitionPenalty, Sampler, Temperature, TopK
 from helpers.commands import GENERATE
 from helpers.processes import ROOT, STORY, run
@@ -18,7 +20,7 @@ from helpers.processes import ROOT, STORY, run
 DASHES = "-" * 50
 
 
-def test_the_scripts_of_2019_run_as_they_did(workplace: Path) -> None:
+def test_the_scripts_of_2019_run_with_their_flags(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     files = [
         "--json_hparams=models/tiny/hparams.json",
         "--json_encoder=models/tiny/encoder.json",
@@ -32,21 +34,23 @@ def test_the_scripts_of_2019_run_as_they_did(workplace: Path) -> None:
         folder=workplace,
     )
     assert (trained.returncode, trained.stderr) == (0, "")
+    flags = [*files, "--nucleus", "--top_p=1.0", "--temperature=1.0", "--output_length=20", "--batch_size=5"]
+    flags.append("--starter=She picked up the sword")
+    outputs = []
     for model in ("output/book.h5", "models/tiny/model.ckpt"):
-        result = run(
-            "inference.py",
-            *[f"--model_path={model}", *files, "--nucleus", "--top_p=1.0", "--temperature=1.0"],
-            *["--output_length=20", "--batch_size=5", "--starter=She picked up the sword"],
-            folder=workplace,
-        )
-        assert result.returncode == 0 and "tokens/s, LiteRT on CPU, float32" in result.stderr
-        samples = result.stdout.split(DASHES + "\n")
+        assert main(["generate", f"--model_path={model}", *flags]) == 0
+        outputs.append(capsys.readouterr())
+    script = run("inference.py", "--model_path=output/book.h5", *flags, folder=workplace)
+    assert script.returncode == 0
+    for out, err in (*outputs, (script.stdout, script.stderr)):
+        assert "tokens/s, LiteRT on CPU, float32" in err
+        samples = out.split(DASHES + "\n")
         assert len(samples) == 6 and samples[-1] == ""
         assert all(sample.startswith("She picked up the sword") for sample in samples[:-1])
         assert len(set(samples)) == 6
 
 
-def test_the_least_one_has_to_type(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_model_a_text_and_a_prompt_are_enough(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     short = ["--num_epoch", "1", "--steps_per_epoch", "2", "--length", "16"]
     assert main(["finetune", "--model", "tiny", "--data", "story.txt", *short]) == 0
     capsys.readouterr()
@@ -65,7 +69,7 @@ def test_the_least_one_has_to_type(workplace: Path, capsys: pytest.CaptureFixtur
         (r"a\b \t", r"a\b \t"),
     ],
 )
-def test_a_starter_as_typed(typed: str, meant: str) -> None:
+def test_a_typed_starter_is_unescaped(typed: str, meant: str) -> None:
     assert unescape(typed) == meant
 
 
@@ -83,28 +87,28 @@ def test_a_starter_as_typed(typed: str, meant: str) -> None:
         ({"repetition_penalty": 1.2, "top_k": 0}, (RepetitionPenalty(1.2),)),
     ],
 )
-def test_which_rules_the_flags_give(flags: dict, rules: tuple) -> None:
+def test_flags_choose_the_sampling_rules(flags: dict, rules: tuple) -> None:
     assert GenerateSettings("m.h5", **flags).sampler() == Sampler(rules)
     assert GenerateSettings("m.h5", temperature=0.0, nucleus=True).sampler() == Sampler(greedy=True)
 
 
-def test_without_a_starter_a_new_text_begins(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+def test_without_a_starter_a_new_text_is_generated(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["generate", "--model=models/tiny", "--length=8", "--seed=0"]) == 0
     out = capsys.readouterr().out
     assert "<|endoftext|>" not in out and len(out) > len(DASHES) + 1
 
 
-def test_the_demos_vocabulary_is_one_of_openais_kind(tmp_path: Path) -> None:
+def test_the_demos_vocabulary_is_read_like_openais(tmp_path: Path) -> None:
     tokenizer = demo.build_vocabulary(STORY, 400, tmp_path)
     again = Tokenizer(tmp_path / "encoder.json", tmp_path / "vocab.bpe")
     assert tokenizer.n_vocab == again.n_vocab == 400 and again.end_of_text == 399
     ids = again.encode(STORY)
     assert again.decode(ids) == STORY and len(ids) < len(STORY) / 3
-    assert again.encode("北\x00é") == again.encode("北\x00é") and again.decode(again.encode("北\x00é")) == "北\x00é"
+    assert tokenizer.encode("北\x00é") == again.encode("北\x00é") and again.decode(again.encode("北\x00é")) == "北\x00é"
 
 
 def test_the_demos_text_is_the_language_reference() -> None:
-    text = demo.reference_text()
+    text = read_reference_text()
     assert len(text) > 300_000 and demo.STARTER in text
 
 
@@ -114,24 +118,29 @@ def test_importing_the_package_does_not_import_tensorflow() -> None:
     assert result.stdout == "False\n"
 
 
-def test_the_readmes_lines_of_python(workplace: Path) -> None:
-    """Those that load, run and save; the settings are the commands' own."""
-    from gpt_tf2 import load_model, save_model
+def test_the_readmes_python_runs(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    """With the tiny model in the place of 124M, and two steps."""
+    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    shorter = {"124M": "tiny", "base_lr=1e-4": "length=32, num_epoch=1, steps_per_epoch=2"}
+    for part, replacement in shorter.items():
+        assert part in program
+        program = program.replace(part, replacement)
+    for name in ("book.txt", "held_out.txt"):
+        Path(name).write_text(STORY[:2000])
+    names: dict = {}
+    exec(program, names)
+    assert capsys.readouterr().out.count("She picked up the sword") == 1
+    assert names["logits"].shape == (1, len(names["tokenizer"].encode("Hello")), 512)
+    tokens = np.array([[1, 2]])
+    assert np.array_equal(load_model("hf")(tokens), names["model"](tokens))
 
-    model = load_model("models/tiny")
-    tokenizer = Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe")
-    logits = model(np.array([tokenizer.encode("Hello")]))
-    assert logits.shape == (1, len(tokenizer.encode("Hello")), 512)
-    save_model(model, "hf/model.safetensors", tokenizer)
-    assert np.array_equal(load_model("hf")(np.array([[1, 2]])), model(np.array([[1, 2]])))
 
-
-def test_temperature_0_is_greedy_and_told_in_help(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    texts = []
-    for _ in range(2):
-        assert main([*GENERATE.split(" "), "--temperature=0"]) == 0
-        texts.append(capsys.readouterr().out)
-    assert texts[0] == texts[1]
+def test_temperature_0_is_greedy_as_the_help_says(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    texts = set()
+    for flag in ("--temperature=0", "--temperature=0", "--top_k=1"):
+        assert main([*GENERATE.split(" "), "--output_length=20", flag]) == 0
+        texts.add(capsys.readouterr().out)
+    assert len(texts) == 1
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
-    assert "0 takes the likeliest token" in " ".join(capsys.readouterr().out.split())
+    assert "0 takes the top token" in " ".join(capsys.readouterr().out.split())

@@ -15,7 +15,7 @@ from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import make_sampler
 from gpt_tf2.generation.scheduler import Request, Scheduler
 from gpt_tf2.model import random_tensors
-from helpers.processes import OPENAI_TINY, converted
+from helpers.processes import OPENAI_TINY, convert_to_litert
 
 TOKENS = np.load(OPENAI_TINY / "expected.npz")["tokens"]
 LONG = GPT2Config(n_vocab=300, n_ctx=1024, n_embd=48, n_head=3, n_layer=2)
@@ -30,7 +30,7 @@ def make_decoder(model: GPT2, kind: str, folder: Path) -> Decoder:
     if keras.backend.backend() != "tensorflow":
         pytest.skip("LiteRT's graphs are made by TensorFlow")
     save_model(model, folder / "model.safetensors")
-    return converted(folder / "model.safetensors", folder)
+    return convert_to_litert(folder / "model.safetensors", model.config, folder)
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +86,16 @@ def test_the_graph_uses_the_models_current_weights() -> None:
 
 
 @pytest.mark.parametrize("kind", ["graph", "litert"])
-@pytest.mark.parametrize("slots", [1, 8])
-def test_prompts_of_up_to_900_tokens_are_continued_as_the_full_pass_says(kind: str, slots: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("slots", "count"),
+    [(4, 10), pytest.param(1, 50, marks=pytest.mark.slow), pytest.param(8, 50, marks=pytest.mark.slow)],
+)
+def test_prompts_of_up_to_900_tokens_are_continued_as_the_full_pass_says(
+    kind: str, slots: int, count: int, tmp_path: Path
+) -> None:
     model = GPT2(LONG, read=random_tensors(LONG, seed=1, std=0.3))
     draw = np.random.default_rng(5)
-    sizes = [1, 900, *draw.integers(2, 900, 48)]
+    sizes = [1, 900, *draw.integers(2, 900, count - 2)]
     prompts = [draw.integers(0, LONG.n_vocab, size).tolist() for size in sizes]
     completions: list[list[int]] = [[] for _ in prompts]
     requests = [
@@ -99,26 +104,26 @@ def test_prompts_of_up_to_900_tokens_are_continued_as_the_full_pass_says(kind: s
     ]
     Scheduler(make_decoder(model, kind, tmp_path), NO_END, slots).run_all(requests)
     padded = np.zeros((10, LONG.n_ctx), "int32")
-    for first in range(0, 50, 10):
+    for first in range(0, count, 10):
         for row, prompt, completion in zip(padded, prompts[first:], completions[first:], strict=False):
             row[: len(prompt) + len(completion)] = prompt + completion
         most_likely = np.asarray(model(padded)).argmax(-1)
         for i in range(first, first + 10):
             end = len(prompts[i]) - 1
             assert completions[i] == most_likely[i - first, end : end + requests[i].max_new_tokens].tolist()
-    assert len({tuple(completion) for completion in completions}) > 40
+    assert len({tuple(completion) for completion in completions}) > 0.8 * count
 
 
 @pytest.fixture(scope="module")
 def copier() -> GPT2:
     """A model that was trained to repeat its prompt."""
     model = GPT2(SHORT, read=random_tensors(SHORT, seed=0, std=0.1))
-    prompts = np.random.default_rng(0).integers(1, SHORT.n_vocab, (8_000, HALF))
+    prompts = np.random.default_rng(0).integers(1, SHORT.n_vocab, (2_400, HALF))
     sequences = np.concatenate([prompts, prompts], axis=1)
     is_repeated = np.broadcast_to(np.arange(2 * HALF - 1) >= HALF - 1, (len(sequences), 2 * HALF - 1))
-    model.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(keras.optimizers.Adam(4e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     weights = is_repeated.astype("float32")
-    model.fit(sequences[:, :-1], sequences[:, 1:], sample_weight=weights, batch_size=32, verbose=0)
+    model.fit(sequences[:, :-1], sequences[:, 1:], sample_weight=weights, batch_size=16, verbose=0)
     return model
 
 

@@ -103,8 +103,15 @@ def test_engine_batch_size_and_draft_change_no_prediction(
     assert len(set(contents)) == 1
 
 
-@pytest.mark.parametrize(("task", "name"), [(SUMMARIES, "s.txt"), (ANSWERS, "a.json")])
-@pytest.mark.parametrize("sampling", [GREEDY, DRAWN])
+@pytest.mark.parametrize(
+    ("task", "name", "sampling"),
+    [
+        (ANSWERS, "a.json", DRAWN),
+        pytest.param(ANSWERS, "a.json", GREEDY, marks=pytest.mark.slow),
+        pytest.param(SUMMARIES, "s.txt", DRAWN, marks=pytest.mark.slow),
+        pytest.param(SUMMARIES, "s.txt", GREEDY, marks=pytest.mark.slow),
+    ],
+)
 def test_an_evaluation_that_is_killed_three_times_makes_the_same_predictions(
     task: list[str], name: str, sampling: list[str], folder: Path
 ) -> None:

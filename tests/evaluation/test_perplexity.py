@@ -28,9 +28,14 @@ def test_perplexity_is_that_of_the_network_with_a_sliding_window(
     ids, n_ctx = [tokenizer.end_of_text, *tokenizer.encode(text)], 64
     assert len(ids) > 3 * n_ctx
     nats = 0.0
-    for position in range(1, len(ids)):
-        start = max(0, (position - 1 - n_ctx // 2) // (n_ctx // 2) * (n_ctx // 2)) if position > n_ctx else 0
-        logits = np.asarray(model(np.array([ids[start:position]])))[0, -1].astype("float64")
+    starts = [
+        max(0, (position - 1 - n_ctx // 2) // (n_ctx // 2) * (n_ctx // 2)) if position > n_ctx else 0
+        for position in range(1, len(ids))
+    ]
+    windows = [ids[start:position] for position, start in enumerate(starts, start=1)]
+    padded = np.array([window + [0] * (n_ctx - len(window)) for window in windows])  # no token sees the padding
+    for position, (window, rows) in enumerate(zip(windows, np.asarray(model(padded)), strict=True), start=1):
+        logits = rows[len(window) - 1].astype("float64")
         nats += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[position]]
     assert figures["tokens"] == len(ids) - 1 and figures["bytes"] == len(text.encode())
     assert figures["perplexity per token"] == pytest.approx(math.exp(nats / (len(ids) - 1)), rel=1e-4)

@@ -21,9 +21,14 @@ from gpt_tf2.generation.sampling import (
 )
 
 NO_END = -1
-DRAWS = 100_000
 LOGITS = np.log(np.array([0.05, 0.4, 0.01, 0.3, 0.04, 0.2], "float32"))
 IDS = [1, 1, 4]  # the sequence so far
+
+
+@pytest.fixture(params=[10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def draws(request: pytest.FixtureRequest) -> int:
+    """How many tokens are drawn."""
+    return request.param
 
 
 @pytest.mark.parametrize(
@@ -46,18 +51,18 @@ IDS = [1, 1, 4]  # the sequence so far
         (Sampler((MinimumLength(1, 9),)), [0.05, 0, 0.01, 0.3, 0.04, 0.2]),
     ],
 )
-def test_draws_follow_the_rule(sampler: Sampler, expected: list[float]) -> None:
+def test_draws_follow_the_rule(sampler: Sampler, expected: list[float], draws: int) -> None:
     logits = sampler.apply_rules(LOGITS, IDS)
-    draws = np.array([draw_token(logits, uniform) for uniform in np.random.default_rng(11).random(DRAWS)])
-    assert chi_square(draws, expected) < 20.6  # exceeded once in a thousand times with 5 degrees of freedom
+    tokens = np.array([draw_token(logits, uniform) for uniform in np.random.default_rng(11).random(draws)])
+    assert chi_square(tokens, expected) < 20.6  # exceeded once in a thousand times with 5 degrees of freedom
 
 
-def chi_square(draws: np.ndarray, expected: list[float] | np.ndarray) -> float:
-    counts = np.bincount(draws, minlength=len(expected))
+def chi_square(tokens: np.ndarray, expected: list[float] | np.ndarray) -> float:
+    counts = np.bincount(tokens, minlength=len(expected))
     share = np.asarray(expected) / np.sum(expected)
     assert (counts[share == 0] == 0).all()
     kept = share > 0
-    return ((counts - share * len(draws))[kept] ** 2 / (share * len(draws))[kept]).sum()
+    return ((counts - share * len(tokens))[kept] ** 2 / (share * len(tokens))[kept]).sum()
 
 
 @pytest.mark.parametrize(
@@ -72,14 +77,13 @@ def chi_square(draws: np.ndarray, expected: list[float] | np.ndarray) -> float:
         Sampler((MinimumLength(1, 3_000),)),
     ],
 )
-def test_a_draft_does_not_change_what_is_drawn(sampler: Sampler) -> None:
+def test_a_draft_does_not_change_what_is_drawn(sampler: Sampler, draws: int) -> None:
     """Draft tokens are sometimes accepted and sometimes rejected; the same tokens are drawn as without them."""
     table = np.log(np.random.default_rng(2).dirichlet(np.ones(6), size=6)).astype("float32")
     decoder = Bigrams(table)
     prompt = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0, 1, 2]
-    count = (
-        DRAWS // 10 if sampler == make_sampler(repetition_penalty=1.3) else DRAWS
-    )  # it reads the whole sequence at every token
+    # A repetition penalty reads the whole sequence at every token.
+    count = 10_000 if sampler == make_sampler(repetition_penalty=1.3) else draws
     plain, drafted = (
         sample_tokens(decoder, prompt, 1, count, sampler, NO_END, seed=7, draft=draft)[0] for draft in (False, True)
     )
@@ -88,8 +92,8 @@ def test_a_draft_does_not_change_what_is_drawn(sampler: Sampler) -> None:
     if sampler.rules and isinstance(sampler.rules[0], MinimumLength):
         return  # its distribution changes at the minimum length
     for token in set(drafted[:-1]):
-        draws = np.array([b for a, b in itertools.pairwise(drafted) if a == token])
-        assert chi_square(draws, softmax(sampler.apply_rules(table[token], range(6)))) < 20.6
+        next_tokens = np.array([b for a, b in itertools.pairwise(drafted) if a == token])
+        assert chi_square(next_tokens, softmax(sampler.apply_rules(table[token], range(6)))) < 20.6
 
 
 class Bigrams:

@@ -1,5 +1,6 @@
 """The scheduler's tokens against the plain forward pass, and what it runs in each step. Runs on either backend."""
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -12,7 +13,7 @@ from gpt_tf2.decoding.keras_graph import GraphDecoder
 from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import make_sampler
 from gpt_tf2.generation.scheduler import Request, Scheduler
-from helpers.processes import OPENAI_TINY, converted
+from helpers.processes import OPENAI_TINY, convert_to_litert
 
 EXPECTED = np.load(OPENAI_TINY / "expected.npz")
 GREEDY = EXPECTED["greedy"].tolist()
@@ -26,7 +27,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         return GraphDecoder(model)
     if keras.backend.backend() != "tensorflow":
         pytest.skip("LiteRT's graphs are made by TensorFlow")
-    return converted(OPENAI_TINY, tmp_path_factory.mktemp("litert"))
+    return convert_to_litert(OPENAI_TINY / "model.ckpt", model.config, tmp_path_factory.mktemp("litert"))
 
 
 @pytest.fixture
@@ -45,11 +46,14 @@ def continue_greedily() -> Callable[[list[int], int], list[int]]:
     """The reference: each token is the most likely one by a forward pass over the whole sequence, without a cache."""
     model = load_model(OPENAI_TINY)
 
+    @functools.cache
+    def most_likely(*ids: int) -> int:
+        return int(np.asarray(model(np.array([[*ids, *[0] * (64 - len(ids))]])))[0, len(ids) - 1].argmax())
+
     def run(prompt: list[int], count: int) -> list[int]:
         ids = list(prompt)
         for _ in range(count):
-            logits = np.asarray(model(np.array([ids + [0] * (64 - len(ids))])))[0, len(ids) - 1]
-            ids.append(int(logits.argmax()))
+            ids.append(most_likely(*ids))
         return ids[len(prompt) :]
 
     return run

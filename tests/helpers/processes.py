@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt_tf2.config import GPT2Config
+
 if TYPE_CHECKING:
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
@@ -16,15 +18,14 @@ STORY = "\n".join(
 )
 
 
-def converted(path: Path, folder: Path) -> "LiteRTDecoder":
-    """A checkpoint's decoder in LiteRT, float32, converted to a folder."""
-    from gpt_tf2.checkpoints.opened import open_model
+def convert_to_litert(path: Path, config: GPT2Config, folder: Path) -> "LiteRTDecoder":
+    """Converts a checkpoint into a folder and opens it, in float32."""
+    from gpt_tf2.checkpoints.formats import open_checkpoint
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
     from gpt_tf2.decoding.litert.graphs import convert
 
-    model = open_model(path)
-    convert(model.checkpoint, model.config, folder, False, lambda done, total: None)
-    return LiteRTDecoder(folder, model.config, "float32")
+    convert(open_checkpoint(path), config, folder, False, lambda done, total: None)
+    return LiteRTDecoder(folder, config, "float32")
 
 
 def names(folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 from gpt_tf2 import FinetuneSettings, GenerateSettings, finetune, generate, load_model, save_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
+from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.model import GPT2, random_tensors
 from helpers import made_up
 from helpers.processes import command
@@ -69,7 +70,7 @@ def test_a_damaged_or_outdated_conversion_is_replaced(workplace: Path, capsys: p
 
 def write_demo(folder: Path) -> str:
     """Writes the demo's random model; returns the demo's text."""
-    text = demo.reference_text()
+    text = read_reference_text()
     folder.mkdir(parents=True)
     tokenizer = demo.build_vocabulary(text, demo.CONFIG.n_vocab, folder)
     save_model(GPT2(demo.CONFIG, read=random_tensors(demo.CONFIG, seed=0, std=0.05)), folder / "model.ckpt", tokenizer)
