@@ -150,7 +150,7 @@ def score_text(
     blockwise = BlockwiseModel(model.load(), trained=())
     journal = begin_journal(output, counter, model, [settings.batch_size, digest(s.tobytes() for s in streams)])
     figures = measure_perplexity(
-        streams, model.tokenizer, model.config.n_ctx, settings.batch_size, network.loss, journal, counter.show
+        streams, model.tokenizer, model.config.n_ctx, settings.batch_size, blockwise.loss, journal, counter.show
     )
     journal.remove()
     return {settings.dataset_path: figures}
