@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_tf2.backend.starting import quiet
+from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import State
 from gpt_tf2.decoding.litert.attention import WIDTH, attend
@@ -76,7 +76,7 @@ def signatures(path: Path) -> list:
     """The graphs of a file in the order of their names: functions of named arrays, to such."""
     from ai_edge_litert.interpreter import Interpreter
 
-    with quiet():  # it says that it was created
+    with silence_stderr():  # it says that it was created
         interpreter = Interpreter(str(path), num_threads=threads())
         interpreter.allocate_tensors()
     return [interpreter.get_signature_runner(name) for name in sorted(interpreter.get_signature_list())]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_tf2.backend.starting import quiet
+from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config, tensor_shapes
 
@@ -93,7 +93,7 @@ def write(path: Path, graphs: dict[str, Graph], quantized: bool) -> None:
     """Writes graphs to a file of LiteRT's, each under its name."""
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory(dir=path.parent) as saved, quiet():
+    with tempfile.TemporaryDirectory(dir=path.parent) as saved, silence_stderr():
         module = tf.Module()
         module.graphs = list(graphs.values())  # or they are not saved
         tf.saved_model.save(module, saved, graphs)
