@@ -134,8 +134,8 @@ def test_loading_holds_hardly_more_than_the_weights(tmp_path: Path, name: str) -
     save_model(GPT2(config), tmp_path / name)
     program = f"""
 from pathlib import Path
-from gpt_tf2.backend.starting import start
-start()
+from gpt_tf2.backend.starting import start_backend
+start_backend()
 from gpt_tf2 import *
 from gpt_tf2.config import tensor_shapes
 import math
