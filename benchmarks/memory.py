@@ -41,7 +41,7 @@ def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
     from gpt_tf2.data.batches import whole_rows
     from gpt_tf2.model import GPT2
     from gpt_tf2.training.lora import add_adapters
-    from gpt_tf2.training.optimizers import find_optimizer
+    from gpt_tf2.training.optimizers import make_optimizer
     from gpt_tf2.training.trainer import Trainer
 
     config = SIZES[size]
@@ -51,7 +51,7 @@ def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
         add_adapters(model, trained)
     else:
         model, trained = GPT2(config, precision=precision), None
-    trainer = Trainer(model, find_optimizer("adamw" if way == "lora" else way, 0.0), trained, remat=True)
+    trainer = Trainer(model, make_optimizer("adamw" if way == "lora" else way, 0.0), trained, remat=True)
     data = whole_rows(batch())
     return precision, lambda: trainer.step(data, RATE[way])
 

@@ -12,9 +12,9 @@ from gpt_tf2.checkpoints.huggingface import transformers_name
 from gpt_tf2.config import SIZES, tensor_shapes
 from gpt_tf2.data.batches import whole_rows
 from gpt_tf2.model import causal_mask
+from gpt_tf2.training.blockwise import BlockwiseModel
 from gpt_tf2.training.optimizers import AdamW
 from gpt_tf2.training.trainer import Trainer
-from gpt_tf2.training.walk import Walk
 from helpers.gradients import loss_and_gradients
 from helpers.processes import OPENAI_TINY
 
@@ -40,7 +40,7 @@ def test_logits_are_those_of_openais_graph(tiny: GPT2) -> None:
 
 def test_loss_is_that_of_openais_graph(tiny: GPT2) -> None:
     batch = whole_rows(EXPECTED["tokens"])
-    losses = loss_and_gradients(tiny, batch)[0], float(Walk(tiny, ()).loss(batch)) / batch.weights.sum()
+    losses = loss_and_gradients(tiny, batch)[0], float(BlockwiseModel(tiny, ()).loss(batch)) / batch.weights.sum()
     assert losses == pytest.approx((float(EXPECTED["loss"]),) * 2, rel=1e-6)
 
 
@@ -64,7 +64,7 @@ def test_later_tokens_do_not_reach_earlier_ones(tiny: GPT2) -> None:
 
 
 def test_more_tokens_than_the_context_are_refused(tiny: GPT2) -> None:
-    with pytest.raises(InputError, match="65 tokens, n_ctx is 64"):
+    with pytest.raises(InputError, match="65 tokens, but n_ctx is 64"):
         tiny(np.zeros((1, 65), "int32"))
 
 

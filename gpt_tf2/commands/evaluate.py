@@ -145,12 +145,12 @@ def score_text(
     """The perplexity of a text."""
     streams = read_streams(running_text, settings.dataset_path, model.tokenizer)
     start()
-    from gpt_tf2.training.walk import Walk
+    from gpt_tf2.training.blockwise import BlockwiseModel
 
-    walk = Walk(model.load(), trained=())
+    blockwise = BlockwiseModel(model.load(), trained=())
     journal = begin_journal(output, counter, model, [settings.batch_size, digest(s.tobytes() for s in streams)])
     figures = measure_perplexity(
-        streams, model.tokenizer, model.config.n_ctx, settings.batch_size, walk.loss, journal, counter.show
+        streams, model.tokenizer, model.config.n_ctx, settings.batch_size, blockwise.loss, journal, counter.show
     )
     journal.remove()
     return {settings.dataset_path: figures}

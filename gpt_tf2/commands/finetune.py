@@ -14,6 +14,7 @@ from gpt_tf2.checkpoints import adapters
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
+from gpt_tf2.commands.flags import format_flags
 from gpt_tf2.commands.progress import Counter, TrainingDisplay
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
@@ -22,7 +23,7 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Task
-from gpt_tf2.training.memory import choose, total
+from gpt_tf2.training.memory import choose_plan, predict_total
 from gpt_tf2.training.state import History, load_state, read_run, save_state
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def open_base(settings: FinetuneSettings) -> OpenedModel:
 def is_memory_short(settings: FinetuneSettings, config: GPT2Config) -> bool:
     """Whether a CPU will need activation checkpointing; asked before the backend starts."""
     memory = settings.memory_limit() or free_memory()
-    short = memory is not None and total(config, settings.way("bfloat16")) > memory
+    short = memory is not None and predict_total(config, settings.memory_plan("bfloat16")) > memory
     return settings.remat == "on" or (settings.remat == "auto" and short)
 
 
@@ -154,14 +155,14 @@ def without_auto(settings: FinetuneSettings, config: GPT2Config, saved: dict[str
     precision = settings.precision
     if precision == "auto":
         precision = "bfloat16" if has_fast_bfloat16() else "float32"
-    asked, remat = settings.way(precision), settings.remat
+    asked, remat = settings.memory_plan(precision), settings.remat
     if remat == "auto" and saved:
         remat = saved.get("--remat", "auto")
     memory = settings.memory_limit() or device_memory()
     if memory is None:
         chosen = dataclasses.replace(asked, remat=remat == "on")
     else:
-        chosen = choose(config, asked, memory, remat, free=settings.memory is not None)
+        chosen = choose_plan(config, asked, memory, remat, flexible=settings.memory is not None)
     return dataclasses.replace(
         settings,
         precision=precision,
@@ -174,7 +175,7 @@ def without_auto(settings: FinetuneSettings, config: GPT2Config, saved: dict[str
 def build(run: Run) -> "tuple[Trainer, History]":
     """Loads the model, with adapters if they are trained, and the saved state if the run resumes."""
     from gpt_tf2.training.lora import add_adapters
-    from gpt_tf2.training.optimizers import find_optimizer
+    from gpt_tf2.training.optimizers import make_optimizer
     from gpt_tf2.training.trainer import Trainer
 
     settings = run.settings
@@ -185,12 +186,12 @@ def build(run: Run) -> "tuple[Trainer, History]":
         add_adapters(network, run.trained, settings.seed)
     trainer = Trainer(
         network,
-        find_optimizer(settings.optimizer, settings.weight_decay),
+        make_optimizer(settings.optimizer, settings.weight_decay),
         run.trained,
         settings.remat == "on",
         settings.accumulate,
         settings.clip_norm,
-        place=run.devices.place,
+        shard=run.devices.shard,
     )
     return trainer, load_state(run.state, trainer, run.identity) if run.resumes else History()
 
@@ -200,7 +201,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     from gpt_tf2.decoding.keras_graph import GraphDecoder
     from gpt_tf2.generation.samples import sample_text
     from gpt_tf2.generation.sampling import make_sampler
-    from gpt_tf2.training.loop import Plan, train
+    from gpt_tf2.training.loop import TrainingPlan, train
     from gpt_tf2.training.monitor import Monitor
 
     settings, model, data = run.settings, run.model, run.data
@@ -212,7 +213,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
         text = text.split(run.task.stop)[0] if run.task.stop else text
         return f"sample: {model.tokenizer.decode(data.prompt)[-200:]}{text}"
 
-    plan = Plan(
+    plan = TrainingPlan(
         steps,
         settings.batch_size,
         settings.seed,
@@ -221,15 +222,15 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
         settings.save_every,
     )
     training, held_out = data.make_batches(use_xla())
-    if held_out and run.devices.first:
+    if held_out and run.devices.is_main:
         write_held_out(companion_folder(run.output), held_out)
     with (
-        TrainingDisplay(steps, len(history.losses), run.devices.first) as display,
-        Monitor(steps, companion_folder(run.output) / "logs", display, run.devices.first) as monitor,
+        TrainingDisplay(steps, len(history.losses), run.devices.is_main) as display,
+        Monitor(steps, companion_folder(run.output) / "logs", display, run.devices.is_main) as monitor,
     ):
         for line in describe(run, history):
             display.say(line)
-        with eagerly() if settings.eager else contextlib.nullcontext(), run.devices.joined():
+        with eagerly() if settings.eager else contextlib.nullcontext(), run.devices.report_lost_process():
             finished = train(
                 trainer,
                 settings.schedule(),
@@ -249,11 +250,11 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
 def describe(run: Run, history: History) -> list[str]:
     """Lines on the run before its first step."""
     parameters, learning = run.count_parameters()
-    way = run.settings.way(run.settings.precision)
-    gigabytes = total(run.model.config, way) / 1e9
+    plan = run.settings.memory_plan(run.settings.precision)
+    gigabytes = predict_total(run.model.config, plan) / 1e9
     lines = [
-        f"{run.model.path}: {parameters:,} parameters, {run.settings.precision}, {run.device}{run.devices.note()}",
-        f"training {learning:,} parameters ({way.flags()}), about {gigabytes:.1f} GB",
+        f"{run.model.path}: {parameters:,} parameters, {run.settings.precision}, {run.device}{run.devices.describe()}",
+        f"training {learning:,} parameters ({format_flags(plan.settings())}), about {gigabytes:.1f} GB",
         *run.data.report,
     ]
     if run.settings.resume:
@@ -264,7 +265,7 @@ def describe(run: Run, history: History) -> list[str]:
 
 def save(run: Run, trainer: "Trainer", history: History) -> None:
     """Writes the state, the model or its adapters, and the loss curve; one process of several does."""
-    if not run.devices.first:
+    if not run.devices.is_main:
         return
     from gpt_tf2.training.curve import draw_curve  # imports matplotlib, which the first step need not wait for
 

@@ -9,12 +9,12 @@ from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
-from gpt_tf2.training.memory import SLOTS, Way, parse_memory
+from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
 
 if TYPE_CHECKING:
     from gpt_tf2.training.schedule import Schedule
 
-OPTIMIZERS = tuple(SLOTS)
+OPTIMIZERS = tuple(STATE_PER_WEIGHT)
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1}
 NATURAL: dict[str, Any] = {"kind": int, "at_least": 0, "below": 2**32}
 FRACTION: dict[str, Any] = {"kind": float, "at_least": 0, "below": 1}
@@ -135,24 +135,24 @@ class FinetuneSettings:
 
     def schedule(self) -> "Schedule":
         """The learning rate of each step."""
-        from gpt_tf2.training.schedule import cosine, step_decay, warmed_up
+        from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
 
         if self.lr_schedule == "cosine":
-            schedule = cosine(self.base_lr, self.decay_lr, self.num_epoch * self.steps_per_epoch)
+            schedule = cosine_decay(self.base_lr, self.decay_lr, self.num_epoch * self.steps_per_epoch)
         else:
             schedule = step_decay(self.base_lr, self.decay_lr, self.decay_steps())
-        return warmed_up(schedule, self.warmup_steps)
+        return with_warmup(schedule, self.warmup_steps)
 
-    def way(self, precision: str) -> Way:
+    def memory_plan(self, precision: str) -> MemoryPlan:
         """The settings that memory depends on."""
-        return Way(
+        return MemoryPlan(
             optimizer=self.optimizer,
             remat=self.remat == "on",
             lora_rank=self.lora_rank,
             precision=precision,
-            rows=-(-self.batch_size // self.accumulate),
+            sequences=-(-self.batch_size // self.accumulate),
             length=self.length,
-            gathers=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
+            collects=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
         )
 
     def output(self) -> Path:

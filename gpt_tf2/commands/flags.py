@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from gpt_tf2.errors import InputError
@@ -88,6 +88,11 @@ def check_ranges(settings: Any) -> None:
         value = getattr(settings, name)
         if value is not None and not declared.accepts(value):
             raise InputError(f"use {declared.describe_range()}", name, value)
+
+
+def format_flags(settings: Mapping[str, object]) -> str:
+    """Writes settings as flags, such as `--remat on --optimizer adamw`."""
+    return " ".join(f"--{name} {value}" for name, value in settings.items())
 
 
 class Parser(argparse.ArgumentParser):

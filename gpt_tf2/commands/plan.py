@@ -4,10 +4,10 @@ import dataclasses
 from typing import Any
 
 from gpt_tf2.commands.finetune_settings import OPTIMIZERS
-from gpt_tf2.commands.flags import check_ranges, flag
+from gpt_tf2.commands.flags import check_ranges, flag, format_flags
 from gpt_tf2.config import SIZES
 from gpt_tf2.errors import InputError
-from gpt_tf2.training.memory import LORA_RANK, Way, parse_memory, predict
+from gpt_tf2.training.memory import LORA_RANK, MemoryPlan, parse_memory, predict_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,25 +28,30 @@ class PlanSettings:
             parse_memory(self.memory)
 
 
-def plan(settings: PlanSettings) -> list[tuple[Way, dict[str, float]]]:
+def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:
     """Every way of training, with its predicted bytes by kind."""
-    same: dict[str, Any] = {"precision": settings.precision, "rows": settings.batch_size, "length": settings.length}
-    same["gathers"] = settings.precision == "float16"
-    found = [Way(optimizer, remat, **same) for optimizer in OPTIMIZERS for remat in (False, True)]
-    found += [Way("adamw", remat, LORA_RANK, **same) for remat in (False, True)]
-    return [(way, predict(SIZES[settings.model], way)) for way in found]
+    shared: dict[str, Any] = {
+        "precision": settings.precision,
+        "sequences": settings.batch_size,
+        "length": settings.length,
+        "collects": settings.precision == "float16",
+    }
+    plans = [MemoryPlan(optimizer, remat, **shared) for optimizer in OPTIMIZERS for remat in (False, True)]
+    plans += [MemoryPlan("adamw", remat, LORA_RANK, **shared) for remat in (False, True)]
+    return [(plan, predict_bytes(SIZES[settings.model], plan)) for plan in plans]
 
 
 def table(settings: PlanSettings) -> str:
-    """The ways as lines, the largest first, with what fits marked."""
+    """A table of all plans, largest first; those that fit are marked."""
     memory = parse_memory(settings.memory) if settings.memory else None
-    ways = sorted(plan(settings), key=lambda found: -sum(found[1].values()))
-    kinds = list(dict.fromkeys(kind for _, bytes_of in ways for kind in bytes_of))
-    width = max(len(way.flags()) for way, _ in ways)
+    rows = [(format_flags(candidate.settings()), sizes) for candidate, sizes in plan(settings)]
+    rows.sort(key=lambda row: -sum(row[1].values()))
+    kinds = list(dict.fromkeys(kind for _, sizes in rows for kind in sizes))
+    width = max(len(flags) for flags, _ in rows)
     lines = [" ".join([" " * width, *(f"{kind:>11}" for kind in kinds), f"{'GB in all':>11}"])]
-    for way, bytes_of in ways:
-        total = sum(bytes_of.values())
-        figures = [f"{bytes_of.get(kind, 0) / 1e9:11.2f}" for kind in kinds]
+    for flags, sizes in rows:
+        total = sum(sizes.values())
+        figures = [f"{sizes.get(kind, 0) / 1e9:11.2f}" for kind in kinds]
         mark = "" if memory is None else "  fits" if total <= memory else "  too much"
-        lines.append(" ".join([f"{way.flags():{width}}", *figures, f"{total / 1e9:11.2f}"]) + mark)
+        lines.append(" ".join([f"{flags:{width}}", *figures, f"{total / 1e9:11.2f}"]) + mark)
     return "\n".join(lines)

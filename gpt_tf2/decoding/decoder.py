@@ -1,4 +1,4 @@
-"""What every decoder does: tokens in, logits of what follows out, with the keys and values of what has been."""
+"""The interface of a decoder: new tokens in, logits of the next token out, with a cache of keys and values."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from gpt_tf2.config import GPT2Config
 
 @dataclasses.dataclass(eq=False)
 class State:
-    """Rows in the midst of decoding.
+    """The sequences that a decoder is working on.
 
-    lengths: int32 [B], how many tokens of each row are cached. Lowering one forgets the row's last tokens.
-    cache: the decoder's arrays of their keys and values.
+    lengths: int32 [B], how many positions of each sequence are cached. Lowering one forgets the sequence's last tokens.
+    cache: arrays of the keys and values at these positions, laid out as the decoder likes.
     """
 
     lengths: np.ndarray
@@ -22,28 +22,38 @@ class State:
 
 
 class Decoder(Protocol):
-    """An engine. A state belongs to the decoder that made it."""
+    """Runs a model on sequences of different lengths. A state belongs to the decoder that began it.
+
+    Example:
+        >>> state = decoder.begin()
+        >>> logits = decoder.extend(state, [[5, 6, 7]])  # [3, n_vocab]
+        >>> state = decoder.take(state, [(0, 3), (0, 2)])  # two sequences: 5 6 7 and 5 6
+        >>> logits = decoder.extend(state, [[8], [9, 10]], wanted=[1, 1])  # [2, n_vocab], after 8 and after 10
+    """
 
     config: GPT2Config
-    name: str  # for people: on what it runs
-    prefill_chunk: int  # tokens of prompts that are best run at a time along with the last tokens of other rows
+    name: str  # device and precision, to show
+    prefill_chunk: int  # how many tokens of prompts to run in one step, beside the last tokens of other sequences
 
     def begin(self) -> State:
-        """One row without a token."""
+        """A state of one sequence without tokens."""
 
-    def extend(self, state: State, rows: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> np.ndarray:
-        """Appends to each row of a state its tokens; a row may get none.
+    def extend(self, state: State, new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> np.ndarray:
+        """Appends new tokens to the sequences of a state, which is changed.
 
         Args:
-            wanted: after how many of its last tokens the logits of each row are wanted; by default, after all.
+            new: token ids for each sequence, possibly none.
+            wanted: for each sequence, after how many of its last new tokens to compute logits; by default after all.
 
         Returns:
-            Float32 logits of what follows each of these tokens, row after row, [N, n_vocab].
+            Float32 logits [N, n_vocab] of the token after each of these, sequence by sequence.
         """
 
-    def take(self, state: State, places: Sequence[tuple[int, int]]) -> State:
-        """The first tokens of rows of a state, which is not used again: forks, drops, reorders and shortens rows.
+    def take(self, state: State, prefixes: Sequence[tuple[int, int]]) -> State:
+        """A state of prefixes of a state's sequences: forks, drops, reorders and shortens them.
+
+        The old state must not be used again: its memory may be reused.
 
         Args:
-            places: which row each of the new ones begins as, and how many tokens of it.
+            prefixes: for each new sequence, the index of an old one, and how many of its first tokens to take.
         """

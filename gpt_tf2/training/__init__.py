@@ -1,1 +1,1 @@
-"""Training: batches, loss, the loop, what it saves and what it shows."""
+"""Training: batches to weights."""

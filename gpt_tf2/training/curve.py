@@ -1,4 +1,4 @@
-"""The loss curve as a picture."""
+"""The loss curve as a PNG."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from gpt_tf2.training.state import History
 
 
 def draw_curve(path: Path, history: History, title: str) -> None:
-    """Writes a PNG: every step's training loss, its running mean, and the validation loss, in nats a token."""
+    """Write a PNG: the training loss of every step, its running mean, and the validation loss, in nats per token."""
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     losses = np.asarray(history.losses)
     steps = np.arange(1, len(losses) + 1)
-    axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8, label="training, each step")
+    axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8, label="training, every step")
     window = max(1, len(losses) // 50)
     if window > 1:
         means = np.convolve(losses, np.full(window, 1 / window), mode="valid")
         axes.plot(steps[window - 1 :], means, color="tab:blue", label=f"training, mean of {window} steps")
     if history.validation:
         axes.plot(*zip(*history.validation, strict=True), color="tab:orange", marker="o", label="validation")
-    axes.set(xlabel="step", ylabel="loss, nats a token", title=title)
+    axes.set(xlabel="step", ylabel="loss, nats per token", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     with atomic_write(path) as temporary:

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: steps, validations, samples and saves."""
 
 import contextlib
 import dataclasses
@@ -17,12 +17,17 @@ from gpt_tf2.training.schedule import Schedule
 from gpt_tf2.training.state import History
 from gpt_tf2.training.trainer import Trainer
 
-VALIDATION_WINDOWS = 64  # the most that one validation takes
+VALIDATION_WINDOWS = 64  # at most, in one validation
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """How long to train, and what happens after how many steps; 0 is never."""
+class TrainingPlan:
+    """How long to train, on which batches, and what to do every so many steps (0: never).
+
+    steps: in all, those of an earlier process included.
+    batch_size: sequences per step.
+    seed: of the batches and of dropout.
+    """
 
     steps: int
     batch_size: int
@@ -37,29 +42,28 @@ def train(
     schedule: Schedule,
     data: Batches,
     validation: Batches | None,
-    plan: Plan,
+    plan: TrainingPlan,
     history: History,
     monitor: Monitor,
     save: Callable[[], None],
     sample: Callable[[], str],
 ) -> bool:
-    """Trains from the history's last step on; a step depends on the seed and its own number alone.
+    """Train from the history's last step to the end of the plan. A step depends only on the seed and its own number.
 
     Args:
-        history: is added to.
-        save: is called every `save_every` steps, at the end, and when SIGINT or SIGTERM asks to stop.
-        sample: a text to show.
+        validation: held-out data; None skips validation.
+        history: losses so far; new ones are appended.
+        save: called every `save_every` steps, at the end, and after the step during which SIGINT or SIGTERM arrived.
+        sample: returns a text to show.
 
     Returns:
-        Whether the plan was finished; False if it was stopped.
+        Whether training reached the end of the plan; False if a signal stopped it.
 
     Raises InputError if the loss or a weight is no longer finite; nothing is saved then.
     """
     with stop_on_signal() as stopped:
         if validation and not history.validation:
             validate(trainer, validation, plan, history, monitor)
-        if len(history.losses) >= plan.steps:
-            save()  # the last process may have ended between saving the state and the model
         for step in range(len(history.losses), plan.steps):
             batch = data.batch(plan.seed, step, plan.batch_size)
             rate = schedule(step)
@@ -69,23 +73,25 @@ def train(
             history.losses.append(loss)
             done = step + 1
             monitor.step(done, loss, rate, batch.size)
-            stopping = stopped.is_set()
-            if validation and (due(done, plan.validate_every) or done == plan.steps):
+            is_last, is_stopped = done == plan.steps, stopped.is_set()
+            if validation and (is_due(done, plan.validate_every) or is_last):
                 validate(trainer, validation, plan, history, monitor)
-            if due(done, plan.sample_every):
+            if is_due(done, plan.sample_every):
                 monitor.say(sample())
                 monitor.restart_clock()
-            if due(done, plan.save_every) or done == plan.steps or stopping:
+            if is_last or is_stopped:
+                break
+            if is_due(done, plan.save_every):
                 check_finite(trainer, done)
                 save()
                 monitor.restart_clock()
-            if stopping:
-                return done == plan.steps
-    return True
+        check_finite(trainer, len(history.losses))
+        save()  # even if no step was left: an earlier process may have ended between saving the state and the model
+    return len(history.losses) >= plan.steps
 
 
-def validate(trainer: Trainer, validation: Batches, plan: Plan, history: History, monitor: Monitor) -> None:
-    """Adds the mean loss over the validation windows to the history."""
+def validate(trainer: Trainer, validation: Batches, plan: TrainingPlan, history: History, monitor: Monitor) -> None:
+    """Append the mean loss on the held-out windows to the history, and show it."""
     batches = list(validation.windows(plan.batch_size, VALIDATION_WINDOWS))
     losses = [trainer.loss(batch) for batch in batches]
     loss = float(np.average(losses, weights=[batch.weights.sum() for batch in batches]))
@@ -93,23 +99,24 @@ def validate(trainer: Trainer, validation: Batches, plan: Plan, history: History
     monitor.validated(len(history.losses), loss)
 
 
-def due(done: int, every: int) -> bool:
+def is_due(done: int, every: int) -> bool:
     return bool(every) and done % every == 0
 
 
 def check_finite(trainer: Trainer, done: int) -> None:
+    """Raise InputError if a weight is not finite: the loss before an update can be finite when its result is not."""
     for name, variable in trainer.trained.items():
         if not np.isfinite(np.asarray(variable)).all():
             raise diverged(f"step {done}: {name} is not finite after the update")
 
 
-def diverged(what: str) -> InputError:
-    return InputError(f"{what}: training has diverged, the last save is kept; lower --base_lr and start again")
+def diverged(symptom: str) -> InputError:
+    return InputError(f"{symptom}: training has diverged; the last save is kept: lower `base_lr` and start again")
 
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; a second SIGINT interrupts at once."""
+    """Yield an event that SIGINT or SIGTERM sets; a second signal interrupts at once."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped

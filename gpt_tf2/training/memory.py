@@ -1,6 +1,6 @@
-"""What a training run takes in memory, predicted by kind, and which way of training fits.
+"""The memory planner: what a training run takes, predicted by kind, and the first plan that fits.
 
-The kinds are counted from the shapes; what the libraries themselves take was measured (docs/performance.md).
+Sizes are counted from the shapes; what the libraries take was measured (docs/performance.md).
 """
 
 import dataclasses
@@ -10,113 +10,135 @@ from collections.abc import Iterator
 
 from gpt_tf2.config import GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
+from gpt_tf2.training.chunks import count_chunk_logits
 
-LIBRARIES = 0.60e9  # Python, TensorFlow and Keras, imported
-TRACES = 0.20e9  # graphs, compiled code and what the small pieces waste
-POOLED = 1.12  # what pools take more than is asked of them, where memory need not be given back
-CHUNK = 1 << 25  # logits at once, half a thousand tokens of GPT-2's vocabulary; half as many with remat
-LORA_RANK = 8  # that is proposed
-WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
-SLOTS = {"adamw": 2, "adafactor": 0, "lion": 1, "muon": 1}  # numbers kept for each weight, nearly
-PREFIXES = "KMGT"
+LIBRARIES = 0.60e9  # bytes: Python, TensorFlow and Keras, imported
+TRACES = 0.20e9  # bytes: graphs, compiled code and fragmentation
+POOLED = 1.12  # allocated / used, where oneDNN keeps what it frees in pools
+LORA_RANK = 8  # the suggested one
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per number
+STATE_PER_WEIGHT = {"adamw": 2, "adafactor": 0, "lion": 1, "muon": 1}  # float32 numbers that an optimizer keeps, nearly
+UNITS = "KMGT"
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class MemoryPlan:
     """How a model is trained, as far as memory depends on it.
 
-    lora_rank: 0 where the weights themselves are trained. rows: that go through at once.
+    remat: activation checkpointing.
+    lora_rank: 0 where the weights themselves are trained.
+    sequences: that go through the network at a time.
+    length: tokens per sequence.
+    collects: whether all gradients are computed before the first update: for accumulation, clipping and float16.
     """
 
     optimizer: str = "adamw"
     remat: bool = False
     lora_rank: int = 0
     precision: str = "bfloat16"
-    rows: int = 1
+    sequences: int = 1
     length: int = 1024
-    gathers: bool = False  # all gradients before one update: accumulation, a bound of their norm, float16
+    collects: bool = False
 
-    def flags(self) -> str:
-        """The flags of `finetune` for it."""
-        lora = f" --lora_rank {self.lora_rank}" if self.lora_rank else f" --optimizer {self.optimizer}"
-        return f"--remat {'on' if self.remat else 'off'}{lora}"
+    def settings(self) -> dict[str, str]:
+        """Return the settings of `finetune` that tell this plan from others, by name."""
+        remat = {"remat": "on" if self.remat else "off"}
+        return remat | ({"lora_rank": str(self.lora_rank)} if self.lora_rank else {"optimizer": self.optimizer})
 
 
-def predict(config: GPT2Config, way: Way) -> dict[str, float]:
-    """Bytes by kind at the peak of a step, of the whole process on a CPU."""
-    width, tokens, n = WIDTH[way.precision], way.rows * way.length, config.n_embd
+def predict_bytes(config: GPT2Config, plan: MemoryPlan) -> dict[str, float]:
+    """Predict the bytes of each kind at a step's peak, for the whole process on a CPU."""
+    width, tokens, n = BYTES[plan.precision], plan.sequences * plan.length, config.n_embd
     shapes = tensor_shapes(config)
     matrices = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2)
     vectors = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 1)
-    adapters = sum(map(math.prod, adapter_shapes(config, way.lora_rank).values())) if way.lora_rank else 0
-    learning = adapters or matrices + vectors
+    adapters = sum(map(math.prod, adapter_shapes(config, plan.lora_rank).values())) if plan.lora_rank else 0
+    trained = adapters or matrices + vectors
     block, vocabulary = 12 * n * n, config.n_vocab * n
-    scores = way.rows * config.n_head * way.length**2
-    logits = min(CHUNK // (2 if way.remat else 1), tokens * config.n_vocab)
-    # Of a block on the way back: four of the scores' size, what lies between its products, weights and gradients.
-    back = width * (4 * scores + 30 * tokens * n + (1 if way.lora_rank else 2) * block)
-    # The embedding in the width computed in, logits and softmax; its gradient, and its sum with another chunk's.
-    own = 0 if way.lora_rank else vocabulary
-    head = width * ((vocabulary if own or width == 4 else 0) + 2 * logits + own)
-    updating = width * own + (4 * vocabulary if way.optimizer == "adafactor" and own else 0)
-    kept = tokens * n if way.remat else 3 * scores // 2 + 19 * tokens * n + (0 if way.lora_rank else block)
-    found = {
+    scores = plan.sequences * config.n_head * plan.length**2
+    logits = min(count_chunk_logits(plan.remat), tokens * config.n_vocab)
+    # One block's backward pass: four arrays of the scores' size, activations between products, weights and gradients.
+    backward = width * (4 * scores + 30 * tokens * n + (1 if plan.lora_rank else 2) * block)
+    # The embedding in the precision computed in, logits and softmax; its gradient, and its sum with the next chunk's.
+    embedding = 0 if plan.lora_rank else vocabulary
+    head = width * ((vocabulary if embedding or width == 4 else 0) + 2 * logits + embedding)
+    update = width * embedding + (4 * vocabulary if plan.optimizer == "adafactor" and embedding else 0)
+    kept = tokens * n if plan.remat else 3 * scores // 2 + 19 * tokens * n + (0 if plan.lora_rank else block)
+    sizes = {
         "libraries": LIBRARIES + TRACES,
-        "weights": (width if way.lora_rank else 4) * matrices + 4 * (vectors + adapters),
-        "optimizer": 4.0 * SLOTS[way.optimizer] * learning,
-        "gradients": 4.0 * learning if way.gathers else width * own,
+        "weights": (width if plan.lora_rank else 4) * matrices + 4 * (vectors + adapters),
+        "optimizer": 4.0 * STATE_PER_WEIGHT[plan.optimizer] * trained,
+        "gradients": 4.0 * trained if plan.collects else width * embedding,
         "activations": float(width * config.n_layer * kept),
-        "work": float(max(head, back, updating)),
+        "work": float(max(head, backward, update)),
     }
-    return found if way.remat else found | {"pools": (POOLED - 1) * sum(found.values())}
+    return sizes if plan.remat else sizes | {"pools": (POOLED - 1) * sum(sizes.values())}
 
 
-def total(config: GPT2Config, way: Way) -> float:
-    """The predicted peak in bytes."""
-    return sum(predict(config, way).values())
+def predict_total(config: GPT2Config, plan: MemoryPlan) -> float:
+    """Predict the peak in bytes."""
+    return sum(predict_bytes(config, plan).values())
 
 
-def ways(asked: Way, remat: str, free: bool) -> Iterator[Way]:
-    """A way and those to try after it, each smaller.
+def candidates(asked: MemoryPlan, remat: str, flexible: bool) -> Iterator[MemoryPlan]:
+    """Yield the plan asked for, then plans that take less, from the fastest to the smallest.
 
     Args:
-        remat: on, off or auto, which tries both. free: whether then Adafactor and LoRA are tried.
+        remat: on, off, or auto to try both.
+        flexible: whether Adafactor and LoRA may replace what was asked for.
     """
     for on in [remat == "on"] if remat != "auto" else [False, True]:
         yield dataclasses.replace(asked, remat=on)
-    if free and not asked.lora_rank:
+    if flexible and not asked.lora_rank:
         yield dataclasses.replace(asked, remat=True, optimizer="adafactor")
         yield dataclasses.replace(asked, remat=True, optimizer="adamw", lora_rank=LORA_RANK)
 
 
-def choose(config: GPT2Config, asked: Way, memory: float, remat: str = "auto", free: bool = False) -> Way:
-    """The first of the ways that fits into `memory` bytes.
+def choose_plan(
+    config: GPT2Config, asked: MemoryPlan, memory: float, remat: str = "auto", flexible: bool = False
+) -> MemoryPlan:
+    """Return the first of the `candidates` that fits into `memory` bytes.
 
-    Raises InputError if none does, with the setting that would.
+    Raises InputError if none does, with the settings that would.
+
+    Example:
+        >>> choose_plan(SIZES["774M"], MemoryPlan(), memory=11e9).remat
+        True
     """
-    tried = list(ways(asked, remat, free))
-    for way in tried:
-        if total(config, way) <= memory:
-            return way
-    needed = f"{total(config, tried[-1]) / 1e9:.1f} GB are needed ({tried[-1].flags()})"
-    raise InputError(f"{needed}, {memory / 1e9:.1f} GB are there: {mend(config, asked, memory)}")
+    tried = list(candidates(asked, remat, flexible))
+    for plan in tried:
+        if predict_total(config, plan) <= memory:
+            return plan
+    needed = f"{predict_total(config, tried[-1]) / 1e9:.1f} GB ({list_settings(tried[-1].settings())})"
+    fix = suggest_fix(config, asked, tried[-1], memory)
+    raise InputError(f"needs {needed}, but {memory / 1e9:.1f} GB is available: {fix}")
 
 
-def mend(config: GPT2Config, asked: Way, memory: float) -> str:
-    """What would fit."""
-    for way in ways(asked, "auto", True):
-        if total(config, way) <= memory:
-            return f"give {way.flags()}"
-    shorter = dataclasses.replace(asked, remat=True, lora_rank=asked.lora_rank or LORA_RANK, rows=1, length=128)
-    if total(config, shorter) <= memory:
-        return f"give {shorter.flags()} and a smaller --batch_size or --length"
-    return "take a smaller --model"
+def suggest_fix(config: GPT2Config, asked: MemoryPlan, tried: MemoryPlan, memory: float) -> str:
+    """Say which settings would fit, naming those that differ from what was tried last."""
+
+    def changes(plan: MemoryPlan) -> str:
+        before = tried.settings()
+        return list_settings({name: value for name, value in plan.settings().items() if before.get(name) != value})
+
+    for plan in candidates(asked, "auto", True):
+        if predict_total(config, plan) <= memory:
+            return f"try {changes(plan)}"
+    smallest = dataclasses.replace(asked, remat=True, lora_rank=asked.lora_rank or LORA_RANK, sequences=1, length=128)
+    if predict_total(config, smallest) <= memory:
+        return "try " + " and ".join(filter(None, [changes(smallest), "a smaller `batch_size` or `length`"]))
+    return "use a smaller `model`"
+
+
+def list_settings(settings: dict[str, str]) -> str:
+    """Write settings for an error: `` `remat` on, `optimizer` adamw ``."""
+    return ", ".join(f"`{name}` {value}" for name, value in settings.items())
 
 
 def parse_memory(text: str) -> float:
-    """`11GB`, `500MB` or `24GiB` in bytes. Raises InputError if it is none."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I)?)?B?", text.strip().upper())
-    if not found:
-        raise InputError(f"--memory {text}: give a size as 11GB, or auto")
-    power = PREFIXES.index(found[2]) + 1 if found[2] else 0
-    return float(found[1]) * (1024 if found[3] else 1000) ** power
+    """Return the bytes of a size such as `11GB`, `500MB` or `24GiB`. Raises InputError if it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I)?)?B?", text.strip().upper())
+    if not match:
+        raise InputError("use a size such as 11GB, or auto", "memory", text)
+    power = UNITS.index(match[2]) + 1 if match[2] else 0
+    return float(match[1]) * (1024 if match[3] else 1000) ** power

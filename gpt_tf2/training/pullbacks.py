@@ -1,4 +1,7 @@
-"""Reverse-mode differentiation a piece at a time, on either backend."""
+"""Reverse-mode differentiation, one compiled function at a time, on TensorFlow and JAX alike.
+
+A pullback takes the gradient of a function's output to the gradients of its inputs.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +11,7 @@ import keras
 from gpt_tf2.backend.compiling import kernel
 from gpt_tf2.model import Tensor
 
-Pull = Callable[[Tensor], Any]  # the gradient by a piece's output → those by its inputs
+Pullback = Callable[[Tensor], Any]  # the gradient of the output → the gradients of the inputs
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -16,39 +19,42 @@ else:
     import jax
 
 
-class Piece:
-    """A compiled function of nested arrays with its pullback.
+class DifferentiableFunction:
+    """A compiled function of nested arrays, with its pullback.
 
     Args:
-        function: (inputs, *constants) → one array. Gradients are by the inputs.
+        function: `function(inputs, *constants)`, returns one array; it is differentiated by the inputs.
 
-    `run` is the function, and `pulled(inputs, dy, *constants)` goes the way again for the gradients.
+    Attributes:
+        run: `run(inputs, *constants)`, the compiled function.
+        pull_back: `pull_back(inputs, dy, *constants)`, the inputs' gradients of the output's gradient dy. It recomputes
+            the function.
     """
 
     def __init__(self, function: Callable[..., Tensor]):
         self.run = kernel(function)
-        self.pulled = kernel(lambda inputs, dy, *constants: vjp(lambda x: function(x, *constants), inputs)[1](dy))
+        self.pull_back = kernel(lambda inputs, dy, *constants: vjp(lambda x: function(x, *constants), inputs)[1](dy))
         if keras.backend.backend() == "jax":
-            self._saving = jax.jit(lambda inputs, *constants: jax.vjp(lambda x: function(x, *constants), inputs))
-            self._pull = jax.jit(lambda pull, dy: pull(dy)[0])
+            self._jax_vjp = jax.jit(lambda inputs, *constants: jax.vjp(lambda x: function(x, *constants), inputs))
+            self._jax_pull = jax.jit(lambda pullback, dy: pullback(dy)[0])
 
-    def saving(self, inputs: Any, *constants: Any) -> tuple[Tensor, Pull]:
-        """The output, and a pullback that has kept what it needs of the way there; it can be used once."""
+    def run_and_keep(self, inputs: Any, *constants: Any) -> tuple[Tensor, Pullback]:
+        """Return the output, and a pullback that keeps the activations it needs. Call it at most once."""
         if keras.backend.backend() == "tensorflow":
             return vjp(lambda x: self.run(x, *constants), inputs)
-        y, pull = self._saving(inputs, *constants)
-        return y, lambda dy: self._pull(pull, dy)
+        y, pullback = self._jax_vjp(inputs, *constants)
+        return y, lambda dy: self._jax_pull(pullback, dy)
 
-    def recomputing(self, inputs: Any, *constants: Any) -> tuple[Tensor, Pull]:
-        """The output, and a pullback that goes the way again: it keeps the inputs alone (Chen et al. 2016)."""
-        return self.run(inputs, *constants), lambda dy: self.pulled(inputs, dy, *constants)
+    def run_and_recompute(self, inputs: Any, *constants: Any) -> tuple[Tensor, Pullback]:
+        """Return the output, and a pullback that keeps only the inputs and recomputes the rest (Chen et al. 2016)."""
+        return self.run(inputs, *constants), lambda dy: self.pull_back(inputs, dy, *constants)
 
 
-def vjp(function: Callable[[Any], Tensor], inputs: Any) -> tuple[Tensor, Pull]:
-    """The output of a function of nested arrays, and its pullback, as `jax.vjp`."""
+def vjp(function: Callable[[Any], Tensor], inputs: Any) -> tuple[Tensor, Pullback]:
+    """Return the output of a function of nested arrays, and its pullback, as `jax.vjp` does."""
     if keras.backend.backend() == "jax":
-        y, pull = jax.vjp(function, inputs)
-        return y, lambda dy: pull(dy)[0]
+        y, pullback = jax.vjp(function, inputs)
+        return y, lambda dy: pullback(dy)[0]
     with tf.GradientTape() as tape:
         tape.watch(tf.nest.flatten(inputs))
         y = function(inputs)

@@ -1,9 +1,13 @@
-"""A training run on disk: what is trained, optimizer, step and history in one file: a save is whole or not there."""
+"""A training run on disk: weights, optimizer state, step and history in one HDF5 file, complete or absent.
+
+Datasets: `model/NAME`, `optimizer/NAME/i`, `losses` [steps], `validation` [validations, 2]. Attributes, as JSON: `run`,
+what the result depends on, and `progress`, the trainer's `StepState`.
+"""
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -14,48 +18,43 @@ from gpt_tf2.errors import InputError
 if TYPE_CHECKING:
     from gpt_tf2.training.trainer import Trainer
 
-
-@dataclasses.dataclass
-class Progress:
-    """What of a trainer changes besides weights and slots.
-
-    updates: that were done. scale: of the loss, against underflow in float16. held: updates since it was last changed.
-    """
-
-    updates: int = 0
-    scale: float = 1.0
-    held: int = 0
+STEP_STATE_KEYS = {"updates": "updates", "loss_scale": "scale", "updates_at_scale": "held"}  # field → key in the file
 
 
 @dataclasses.dataclass
 class History:
-    """losses: the training loss of every step. validation: (steps done, loss) of every validation."""
+    """The losses of a run, in nats.
+
+    losses: the training loss of every step.
+    validation: the number of steps done and the loss, for every validation.
+    """
 
     losses: list[float] = dataclasses.field(default_factory=list)
     validation: list[tuple[int, float]] = dataclasses.field(default_factory=list)
 
 
-def save_state(path: Path, trainer: "Trainer", history: History, run: dict) -> None:
-    """Writes the state after `len(history.losses)` steps, atomically.
+def save_state(path: Path, trainer: "Trainer", history: History, run: dict[str, Any]) -> None:
+    """Write the state after `len(history.losses)` steps, atomically.
 
     Args:
-        run: what the run's result depends on; `load_state` refuses another one.
+        run: what the result depends on, by `--NAME` of a setting or in words; `load_state` refuses a different one.
 
     Raises InputError if the file cannot be written.
     """
     with atomic_hdf5(path) as file:
         file.attrs["run"] = json.dumps(run)
-        file.attrs["progress"] = json.dumps(dataclasses.asdict(trainer.progress))
+        state = {key: getattr(trainer.step_state, field) for field, key in STEP_STATE_KEYS.items()}
+        file.attrs["progress"] = json.dumps(state)
         for name, variable in trainer.trained.items():
             file[f"model/{name}"] = np.asarray(variable)
-            for i, slot in enumerate(trainer.slots[name]):
-                file[f"optimizer/{name}/{i}"] = np.asarray(slot)
+            for i, tensor in enumerate(trainer.optimizer_state[name]):
+                file[f"optimizer/{name}/{i}"] = np.asarray(tensor)
         file["losses"] = np.asarray(history.losses, "float64")
         file["validation"] = np.asarray(history.validation, "float64").reshape(-1, 2)
 
 
-def read_run(path: Path) -> dict:
-    """What a saved run's result depends on. Raises InputError if the file is damaged."""
+def read_run(path: Path) -> dict[str, Any]:
+    """Return what a saved run's result depends on. Raises InputError if the file is damaged."""
     try:
         with h5py.File(path, "r") as file:
             return json.loads(str(file.attrs["run"]))
@@ -63,28 +62,38 @@ def read_run(path: Path) -> dict:
         raise damaged(path, error) from None
 
 
-def damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"--resume: {path} is damaged ({error}): leave --resume out to start again")
+def load_state(path: Path, trainer: "Trainer", run: dict[str, Any]) -> History:
+    """Load a saved state into a trainer and its model, tensor by tensor, and return the history.
 
-
-def load_state(path: Path, trainer: "Trainer", run: dict) -> History:
-    """Puts a saved state into a trainer and its model, tensor by tensor.
-
-    Raises InputError if the file is damaged, or a setting that its result depends on has changed.
+    Raises InputError if the file is damaged, or if the saved run differs from `run`.
     """
     try:
         with h5py.File(path, "r") as file:
-            begun = json.loads(str(file.attrs["run"]))
-            for name, value in run.items():
-                if begun.get(name) != value:
-                    was = f"{value!r} now, {begun.get(name)!r} when the run began"
-                    raise InputError(f"--resume: {name} is {was} ({path}): give that again, or leave --resume out")
-            trainer.progress = Progress(**json.loads(str(file.attrs["progress"])))
+            saved_run = json.loads(str(file.attrs["run"]))
+            for key, value in run.items():
+                if saved_run.get(key) != value:
+                    raise differing(path, key, value, saved_run.get(key))
+            state = json.loads(str(file.attrs["progress"]))
+            for field, key in STEP_STATE_KEYS.items():
+                setattr(trainer.step_state, field, state[key])
             for name, variable in trainer.trained.items():
                 variable.assign(file[f"model/{name}"][()])
-                for i, slot in enumerate(trainer.slots[name]):
-                    slot.assign(file[f"optimizer/{name}/{i}"][()])
+                for i, tensor in enumerate(trainer.optimizer_state[name]):
+                    tensor.assign(file[f"optimizer/{name}/{i}"][()])
             validation = [(int(step), float(loss)) for step, loss in file["validation"][()]]
             return History(file["losses"][()].tolist(), validation)
     except (*READ_ERRORS, json.JSONDecodeError) as error:
         raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is damaged ({error}): leave `resume` out to start again")
+
+
+def differing(path: Path, key: str, value: object, saved: object) -> InputError:
+    """The error for a run that is not the saved one."""
+    if key.startswith("--"):
+        message = f"was {'empty' if saved == '' else saved} when the run began ({path}): use the same value"
+        return InputError(f"{message}, or leave `resume` out", key.removeprefix("--"), None if value == "" else value)
+    what = key.replace("--dataset_path", "`dataset_path`")
+    return InputError(f"{what} has changed since the run began ({path}): use the same, or leave `resume` out")

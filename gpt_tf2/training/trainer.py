@@ -1,5 +1,6 @@
 """One training step: the gradients of a batch, and the update of the weights."""
 
+import dataclasses
 import math
 from collections.abc import Collection
 
@@ -10,26 +11,53 @@ from keras import ops
 from gpt_tf2.backend.compiling import in_place, kernel
 from gpt_tf2.data.batches import Batch, parts
 from gpt_tf2.model import GPT2, Tensor
-from gpt_tf2.training.optimizers import Optimizer, Slots
-from gpt_tf2.training.state import Progress
-from gpt_tf2.training.walk import Gradients, Place, Walk, unmoved
+from gpt_tf2.training.blockwise import BlockwiseModel, Gradients, Shard, unsharded
+from gpt_tf2.training.optimizers import Optimizer, OptimizerState
 
-MOST_SCALE, SCALE_STEPS = 2.0**24, 2000  # float16's, and how many updates it must hold before it is doubled
+FIRST_LOSS_SCALE, MAX_LOSS_SCALE = 2.0**15, 2.0**24  # of float16
+UPDATES_TO_DOUBLE = 2000  # updates without overflow after which the loss scale doubles
+
+
+@dataclasses.dataclass
+class StepState:
+    """What a step changes besides weights and optimizer state.
+
+    updates: updates done.
+    loss_scale: factor of the loss that keeps float16 gradients from underflow (Micikevicius et al. 2018, section 3.2).
+    updates_at_scale: updates since the loss scale last changed.
+    """
+
+    updates: int = 0
+    loss_scale: float = 1.0
+    updates_at_scale: int = 0
 
 
 class Trainer:
-    """A model with its optimizer.
+    """A model with an optimizer: `step` trains it on one batch.
 
-    A part's weights are updated as soon as their gradients are there (Lv et al. 2023), unless something must see all
-    gradients first: accumulation, a bound of their norm, or float16, whose update is left out where they overflow.
+    The backward pass goes from the last block to the first. Each block's weights are updated as soon as its gradients
+    are known, so that only one block's gradients are alive at a time (LOMO, Lv et al. 2023). Three things need all
+    gradients before the first update, which takes more memory: accumulation, global-norm clipping, and float16, where
+    a step whose gradients overflow is skipped.
 
     Args:
-        trained: OpenAI's names of the tensors that are trained; all by default.
-        remat: see `Walk`.
-        accumulate: in how many parts a batch goes through, one after another.
-        clip_norm: the most that the norm of all gradients may be; 0 is any.
-        gather: all gradients first in any case.
-        place: see `Walk`.
+        model: the network. Its variables are updated in place.
+        optimizer: see `optimizers.py`.
+        trained: OpenAI's names of the tensors to train; all by default.
+        remat: activation checkpointing: less memory, a third more time.
+        accumulate: number of parts to split a batch into; their gradients are summed.
+        clip_norm: the global norm to clip gradients to; 0 does not clip.
+        collect: whether all gradients are computed before the first update even if nothing needs it.
+        shard: spreads a batch over devices.
+
+    Attributes:
+        trained: the trained variables by OpenAI's names.
+        optimizer_state: for each of them a tuple of variables.
+        step_state: the rest of what a step changes.
+
+    Example:
+        >>> trainer = Trainer(model, AdamW())
+        >>> loss = trainer.step(batch, rate=1e-4)
     """
 
     def __init__(
@@ -40,90 +68,104 @@ class Trainer:
         remat: bool = False,
         accumulate: int = 1,
         clip_norm: float = 0.0,
-        gather: bool = False,
-        place: Place = unmoved,
+        collect: bool = False,
+        shard: Shard = unsharded,
     ):
         self.model = model
         self.optimizer = optimizer
         self.trained = {name: variable for name, variable in model.tensors().items() if not trained or name in trained}
-        self.walk = Walk(model, self.trained, remat, place)
+        self.blockwise = BlockwiseModel(model, self.trained, remat, shard)
         self.accumulate = accumulate
         self.clip_norm = clip_norm
-        self.scales = model.compute_dtype == "float16"
-        self.gather = gather or accumulate > 1 or clip_norm > 0 or self.scales
-        self.slots = {
-            name: tuple(new_slot(shape, f"{name}/{i}") for i, shape in enumerate(optimizer.slots(variable.shape)))
+        self.scales_loss = model.compute_dtype == "float16"
+        self.collect = collect or accumulate > 1 or clip_norm > 0 or self.scales_loss
+        self.optimizer_state = {
+            name: tuple(zeros(shape, f"{name}/{i}") for i, shape in enumerate(optimizer.state_shapes(variable.shape)))
             for name, variable in self.trained.items()
         }
-        self.progress = Progress(scale=2.0**15 if self.scales else 1.0)
-        self._update = in_place(self._update_graph)
-        self._add = kernel(lambda one, other: keras.tree.map_structure(lambda a, b: wide(a) + wide(b), one, other))
-        self._times = kernel(lambda gradients, factor: keras.tree.map_structure(lambda g: wide(g) * factor, gradients))
-        self._squares = kernel(
-            lambda gradients: sum(ops.sum(ops.square(wide(g))) for g in keras.tree.flatten(gradients))
+        self.step_state = StepState(loss_scale=FIRST_LOSS_SCALE if self.scales_loss else 1.0)
+        self._update_part = in_place(self._compute_update)
+        self._add = kernel(lambda one, other: keras.tree.map_structure(lambda a, b: widen(a) + widen(b), one, other))
+        self._scale = kernel(lambda gradients, factor: keras.tree.map_structure(lambda g: widen(g) * factor, gradients))
+        self._sum_squares = kernel(
+            lambda gradients: sum(ops.sum(ops.square(widen(g))) for g in keras.tree.flatten(gradients))
         )
 
     def step(self, batch: Batch, rate: float, seed: int = 0, step: int = 0) -> float:
-        """One update → the mean loss before it, in nats. seed, step: of the dropouts."""
+        """Train on a batch once.
+
+        Args:
+            rate: the learning rate.
+            seed, step: decide what dropout drops.
+
+        Returns:
+            The mean loss before the update, in nats.
+        """
         total, losses = float(batch.weights.sum()), []
-        gathered: dict[int, tuple[str, Gradients]] = {}
+        collected: dict[int, tuple[str, Gradients]] = {}  # by the part's number
         for part in parts(batch, self.accumulate):
-            loss, back = self.walk.gradients(part, self.progress.scale / total, seed, step)
+            loss, backward = self.blockwise.gradients(part, self.step_state.loss_scale / total, seed, step)
             losses.append(loss)
-            for number, (prefix, gradients) in enumerate(back):
-                if self.gather:
-                    before = gathered.get(number)
-                    gathered[number] = (prefix, self._add(before[1], gradients) if before else gradients)
+            for number, (prefix, gradients) in enumerate(backward):
+                if self.collect:
+                    before = collected.get(number)
+                    collected[number] = (prefix, self._add(before[1], gradients) if before else gradients)
                 else:
                     self._apply(prefix, gradients, rate)
                 del gradients
-        self._finish(list(gathered.values()), rate)
+        self._finish(list(collected.values()), rate)
         return float(sum(losses)) / total
 
     def loss(self, batch: Batch) -> float:
-        """The mean loss on a batch, in nats."""
-        return float(self.walk.loss(batch)) / float(batch.weights.sum())
+        """Compute the mean loss on a batch, in nats, without dropout."""
+        return float(self.blockwise.loss(batch)) / float(batch.weights.sum())
 
-    def _finish(self, gathered: list[tuple[str, Gradients]], rate: float) -> None:
-        progress, factor = self.progress, 1 / self.progress.scale
-        if self.clip_norm or self.scales:
-            norm = factor * math.sqrt(sum(float(self._squares(gradients)) for _, gradients in gathered))
-            if self.scales and not math.isfinite(norm):
-                progress.scale, progress.held = max(progress.scale / 2, 1.0), 0
+    def _finish(self, collected: list[tuple[str, Gradients]], rate: float) -> None:
+        """Apply the collected gradients, clipped and without the loss scale, and count the update.
+
+        If float16 gradients overflowed, halve the loss scale instead.
+        """
+        state = self.step_state
+        factor = 1 / state.loss_scale
+        if self.clip_norm or self.scales_loss:
+            norm = factor * math.sqrt(sum(float(self._sum_squares(gradients)) for _, gradients in collected))
+            if self.scales_loss and not math.isfinite(norm):
+                state.loss_scale, state.updates_at_scale = max(state.loss_scale / 2, 1.0), 0
                 return
             if self.clip_norm:
                 factor *= min(1.0, self.clip_norm / (norm + 1e-6))
-        while gathered:
-            prefix, gradients = gathered.pop(0)
-            self._apply(prefix, self._times(gradients, as_float(factor)) if factor != 1 else gradients, rate)
-        progress.updates += 1
-        progress.held += 1
-        if self.scales and progress.held == SCALE_STEPS:
-            progress.scale, progress.held = min(progress.scale * 2, MOST_SCALE), 0
+        while collected:
+            prefix, gradients = collected.pop(0)
+            self._apply(prefix, self._scale(gradients, as_array(factor)) if factor != 1 else gradients, rate)
+        state.updates += 1
+        state.updates_at_scale += 1
+        if self.scales_loss and state.updates_at_scale == UPDATES_TO_DOUBLE:
+            state.loss_scale, state.updates_at_scale = min(state.loss_scale * 2, MAX_LOSS_SCALE), 0
 
     def _apply(self, prefix: str, gradients: Gradients, rate: float) -> None:
+        """Update the weights and the optimizer state of one part, in place."""
         if not gradients:
             return
-        state = {name: (self.trained[prefix + name], self.slots[prefix + name]) for name in gradients}
-        self._update(state, gradients, as_float(rate), as_float(self.progress.updates + 1))
+        part = {name: (self.trained[prefix + name], self.optimizer_state[prefix + name]) for name in gradients}
+        self._update_part(part, gradients, as_array(rate), as_array(self.step_state.updates + 1))
 
-    def _update_graph(
-        self, state: dict[str, tuple[Tensor, Slots]], gradients: Gradients, rate: Tensor, step: Tensor
-    ) -> dict[str, tuple[Tensor, Slots]]:
+    def _compute_update(
+        self, part: dict[str, tuple[Tensor, OptimizerState]], gradients: Gradients, rate: Tensor, step: Tensor
+    ) -> dict[str, tuple[Tensor, OptimizerState]]:
         return {
-            name: self.optimizer.update(weight, gradients[name], slots, rate, step)
-            for name, (weight, slots) in state.items()
+            name: self.optimizer.update(weight, gradients[name], state, rate, step)
+            for name, (weight, state) in part.items()
         }
 
 
-def new_slot(shape: tuple[int, ...], name: str) -> keras.Variable:
+def zeros(shape: tuple[int, ...], name: str) -> keras.Variable:
     return keras.Variable(ops.zeros(shape), trainable=False, name=name.replace("/", "_"))
 
 
-def wide(x: Tensor) -> Tensor:
+def widen(x: Tensor) -> Tensor:
     return ops.cast(x, "float32")
 
 
-def as_float(x: float) -> np.ndarray:
-    """A number as an array: as a plain number every value would be traced anew."""
+def as_array(x: float) -> np.ndarray:
+    """Return a number as a float32 array: a graph would be traced again for every Python number."""
     return np.asarray(x, "float32")

@@ -1,4 +1,4 @@
-"""A short run of fine-tuning, and what it leaves."""
+"""A short fine-tuning run on the tiny model of the fixture `workplace`, and readers for what it writes."""
 
 import dataclasses
 from pathlib import Path
@@ -31,21 +31,24 @@ FLAGS = [
 ]
 
 
-def weights(path: Path) -> dict[str, np.ndarray]:
+def change_settings(**values: object) -> FinetuneSettings:
+    """The settings of the short run, some of them changed."""
+    return dataclasses.replace(SETTINGS, **values)
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Every tensor of a checkpoint."""
     return {name: np.asarray(variable) for name, variable in load_model(path).tensors().items()}
 
 
-def saved(path: Path) -> dict[str, np.ndarray]:
+def read_hdf5(path: Path) -> dict[str, np.ndarray]:
     """Every array of an HDF5 file."""
-    found = {}
+    arrays = {}
     with h5py.File(path, "r") as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-    return found
+        file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return arrays
 
 
-def identical(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+def are_identical(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    """Whether names and values are equal, bit for bit."""
     return list(one) == list(other) and all(np.array_equal(one[name], other[name]) for name in one)
-
-
-def change(**values: object) -> FinetuneSettings:
-    return dataclasses.replace(SETTINGS, **values)

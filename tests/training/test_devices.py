@@ -1,4 +1,4 @@
-"""Several devices and several processes, on JAX: the losses of one, and an end where one of them ends."""
+"""Several devices and several processes on JAX: the losses of one device, and an error where a process ends."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.finetuning import saved
+from helpers.finetuning import read_hdf5
 from helpers.processes import command, run
 
 pytestmark = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "jax", reason="needs JAX")
@@ -18,23 +18,24 @@ FLAGS += ["--val_fraction=0.1", "--precision=float32", "--steps_per_epoch=20"]
 TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
-def losses(folder: Path, name: str) -> np.ndarray:
-    state = saved(folder / "output" / name / "state.h5")
+def read_losses(folder: Path, name: str) -> np.ndarray:
+    state = read_hdf5(folder / "output" / name / "state.h5")
     return np.concatenate([state["losses"], state["validation"][:, 1]])
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return listening.getsockname()[1]
 
 
-def pair(folder: Path, *flags: str) -> list:
-    """Two processes of one run."""
-    address = f"127.0.0.1:{free_port()}"
-    both = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+def start_pair(folder: Path, *flags: str) -> list:
+    """Start two processes of one run."""
+    address = f"127.0.0.1:{find_free_port()}"
+    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     return [
-        command("finetune.py", *FLAGS, *flags, folder=folder, env={**both, "JAX_PROCESS_ID": str(i)}) for i in range(2)
+        command("finetune.py", *FLAGS, *flags, folder=folder, env={**shared, "JAX_PROCESS_ID": str(i)})
+        for i in range(2)
     ]
 
 
@@ -44,18 +45,18 @@ def test_two_devices_and_two_processes_give_the_losses_of_one(workplace: Path) -
             "finetune.py", *FLAGS, *flags, "--num_epoch=1", f"--output_name={name}.h5", folder=workplace, env=env
         )
         assert result.returncode == 0, result.stderr
-    processes = pair(workplace, "--num_epoch=1", "--output_name=pair.h5")
+    processes = start_pair(workplace, "--num_epoch=1", "--output_name=pair.h5")
     (first, _), (second, _) = (process.communicate(timeout=120) for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert "step 20/20" in first and "step" not in second.replace("Gloo", "")
-    expected = losses(workplace, "one")
+    expected = read_losses(workplace, "one")
     assert len(expected) == 22
     for name in ("two", "pair"):
-        assert losses(workplace, name) == pytest.approx(expected, rel=1e-5)
+        assert read_losses(workplace, name) == pytest.approx(expected, rel=1e-5)
 
 
-def test_where_one_process_is_killed_the_other_ends_with_a_clear_line(workplace: Path) -> None:
-    processes = pair(workplace, "--num_epoch=1000", "--save_every=5", "--output_name=m.h5")
+def test_if_one_process_is_killed_the_other_ends_with_a_clear_error(workplace: Path) -> None:
+    processes = start_pair(workplace, "--num_epoch=1000", "--save_every=5", "--output_name=m.h5")
     state = workplace / "output" / "m" / "state.h5"
     while not state.exists():
         assert processes[0].poll() is None, processes[0].stderr.read()
@@ -66,11 +67,11 @@ def test_where_one_process_is_killed_the_other_ends_with_a_clear_line(workplace:
     assert (
         "finetune.py: another process of this run has ended" in err and "start all processes again with --resume" in err
     )
-    assert len(saved(state)["losses"]) % 5 == 0
+    assert len(read_hdf5(state)["losses"]) % 5 == 0
     processes[1].communicate()
 
 
-def test_more_devices_than_there_are_are_refused(workplace: Path) -> None:
+def test_more_devices_than_jax_sees_are_refused(workplace: Path) -> None:
     result = run("finetune.py", *FLAGS, "--devices=3", folder=workplace, env=TWO)
     assert result.returncode == 2
-    assert result.stderr.strip() == "finetune.py: --devices 3: JAX sees 2 (cpu): give that, or fewer"
+    assert result.stderr.strip() == "finetune.py: --devices 3: JAX sees 2 (cpu): give that many or fewer"

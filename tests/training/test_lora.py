@@ -1,4 +1,4 @@
-"""Adapters and frozen parts through the commands. Runs on either backend."""
+"""Adapters, frozen tensors and optimizers through the commands. Runs on either backend."""
 
 from pathlib import Path
 
@@ -7,20 +7,20 @@ import pytest
 
 from gpt_tf2 import GenerateSettings, InputError, finetune, generate, load_model
 from gpt_tf2.cli import main
-from helpers.finetuning import change, identical, saved, weights
+from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
 
 LORA = {"lora_rank": 4, "base_lr": 0.01, "precision": "float32"}
 
 
-def test_adapters_alone_are_saved_and_merge_into_a_plain_checkpoint(workplace: Path) -> None:
-    path = finetune(change(**LORA))
-    state = saved(Path("output/m/state.h5"))
+def test_only_adapters_are_saved_and_merge_writes_a_plain_checkpoint(workplace: Path) -> None:
+    path = finetune(change_settings(**LORA))
+    state = read_hdf5(Path("output/m/state.h5"))
     assert state["losses"][-1] < state["losses"][0] - 0.3
-    assert {name.split("/")[-1] for name in saved(path)} == {"lora_a", "lora_b"}
+    assert {name.split("/")[-1] for name in read_hdf5(path)} == {"lora_a", "lora_b"}
     assert path.stat().st_size < Path("models/tiny/model.ckpt.data-00000-of-00001").stat().st_size / 2
     assert main(["merge", str(path), "merged/model.safetensors"]) == 0
-    base, merged = weights(Path("models/tiny")), weights(Path("merged/model.safetensors"))
-    adapters = saved(path)
+    base, merged = read_weights(Path("models/tiny")), read_weights(Path("merged/model.safetensors"))
+    adapters = read_hdf5(path)
     for name, values in merged.items():
         matrix = name.removesuffix("w")
         if f"{matrix}lora_a" in adapters:
@@ -30,8 +30,8 @@ def test_adapters_alone_are_saved_and_merge_into_a_plain_checkpoint(workplace: P
             assert np.array_equal(values, base[name])
 
 
-def test_generation_takes_base_and_adapters_as_the_merged_model(workplace: Path) -> None:
-    path = finetune(change(**LORA, sample_every=5))
+def test_generation_from_adapters_equals_generation_from_the_merged_model(workplace: Path) -> None:
+    path = finetune(change_settings(**LORA, sample_every=5))
     assert main(["merge", str(path), "merged.h5"]) == 0
     texts = [
         generate(GenerateSettings(str(model), starter="The 7", output_length=20, temperature=0.0))
@@ -40,31 +40,30 @@ def test_generation_takes_base_and_adapters_as_the_merged_model(workplace: Path)
     assert texts[0] == texts[1]
 
 
-def test_the_loss_of_the_merged_model_is_that_of_the_last_validation(workplace: Path) -> None:
-    """Nothing that was trained is lost on the way into a plain checkpoint."""
+def test_the_merged_model_has_the_loss_of_the_last_validation(workplace: Path) -> None:
     from gpt_tf2.data.batches import StreamWindows, split
     from gpt_tf2.tasks.text import read_streams
     from gpt_tf2.tokenizer import Tokenizer
-    from gpt_tf2.training.walk import Walk
+    from gpt_tf2.training.blockwise import BlockwiseModel
 
-    path = finetune(change(**LORA, batch_size=2))
+    path = finetune(change_settings(**LORA, batch_size=2))
     streams = read_streams("story.txt", Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe"))
     held_out = StreamWindows(split(streams, 0.1)[1], 32)
-    walk, batches = Walk(load_model(path), ()), list(held_out.windows(2, 64))
-    loss = sum(float(walk.loss(batch)) for batch in batches) / sum(batch.weights.sum() for batch in batches)
-    assert loss == pytest.approx(saved(Path("output/m/state.h5"))["validation"][-1, 1], rel=1e-5)
+    blockwise, batches = BlockwiseModel(load_model(path), ()), list(held_out.windows(2, 64))
+    loss = sum(float(blockwise.loss(batch)) for batch in batches) / sum(batch.weights.sum() for batch in batches)
+    assert loss == pytest.approx(read_hdf5(Path("output/m/state.h5"))["validation"][-1, 1], rel=1e-5)
 
 
-def test_a_run_of_adapters_resumes_exactly(workplace: Path) -> None:
-    finetune(change(**LORA, output_name="whole.h5", num_epoch=4))
-    finetune(change(**LORA, num_epoch=2))
-    finetune(change(**LORA, num_epoch=4, resume=True))
-    assert identical(saved(Path("output/whole/state.h5")), saved(Path("output/m/state.h5")))
+def test_a_run_with_adapters_resumes_exactly(workplace: Path) -> None:
+    finetune(change_settings(**LORA, output_name="whole.h5", num_epoch=4))
+    finetune(change_settings(**LORA, num_epoch=2))
+    finetune(change_settings(**LORA, num_epoch=4, resume=True))
+    assert are_identical(read_hdf5(Path("output/whole/state.h5")), read_hdf5(Path("output/m/state.h5")))
 
 
-def test_adapters_know_their_base(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    path = finetune(change(**LORA))
-    other = finetune(change(output_name="other.ckpt", num_epoch=1))
+def test_adapters_are_refused_without_their_base_model(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    path = finetune(change_settings(**LORA))
+    other = finetune(change_settings(output_name="other.ckpt", num_epoch=1))
     for source in other.parent.glob("other.ckpt.*"):
         source.replace(Path("models/tiny") / source.name.replace("other", "model"))
     with pytest.raises(InputError, match="made for another model"):
@@ -77,19 +76,19 @@ def test_adapters_know_their_base(workplace: Path, capsys: pytest.CaptureFixture
     assert "no adapters in it" in capsys.readouterr().err
 
 
-def test_frozen_parts_stay_as_they_were(workplace: Path) -> None:
-    before, after = weights(Path("models/tiny")), weights(finetune(change(freeze="wte,h0-1,ln_2")))
-    same = {name for name in before if np.array_equal(before[name], after[name])}
-    assert same == {n for n in before if n == "wte" or n.startswith(("h0/", "h1/")) or "ln_2" in n}
+def test_frozen_tensors_do_not_change(workplace: Path) -> None:
+    before, after = read_weights(Path("models/tiny")), read_weights(finetune(change_settings(freeze="wte,h0-1,ln_2")))
+    unchanged = {name for name in before if np.array_equal(before[name], after[name])}
+    assert unchanged == {n for n in before if n == "wte" or n.startswith(("h0/", "h1/")) or "ln_2" in n}
 
 
 @pytest.mark.parametrize(
     "options", [{"optimizer": "adafactor", "base_lr": 0.05}, {"optimizer": "lion", "base_lr": 1e-4}]
 )
 def test_other_optimizers_learn_and_resume_exactly(workplace: Path, options: dict) -> None:
-    finetune(change(**options, output_name="whole.h5", num_epoch=4, remat="on", accumulate=2, clip_norm=1.0))
-    finetune(change(**options, num_epoch=2, remat="on", accumulate=2, clip_norm=1.0))
-    finetune(change(**options, num_epoch=4, remat="auto", accumulate=2, clip_norm=1.0, resume=True))
-    whole = saved(Path("output/whole/state.h5"))
-    assert identical(whole, saved(Path("output/m/state.h5")))
+    finetune(change_settings(**options, output_name="whole.h5", num_epoch=4, remat="on", accumulate=2, clip_norm=1.0))
+    finetune(change_settings(**options, num_epoch=2, remat="on", accumulate=2, clip_norm=1.0))
+    finetune(change_settings(**options, num_epoch=4, remat="auto", accumulate=2, clip_norm=1.0, resume=True))
+    whole = read_hdf5(Path("output/whole/state.h5"))
+    assert are_identical(whole, read_hdf5(Path("output/m/state.h5")))
     assert whole["validation"][-1, 1] < whole["validation"][0, 1] - 0.1

@@ -1,4 +1,4 @@
-"""What fits into a memory, told before a run starts."""
+"""The memory planner: what it predicts, what it chooses, and what it says when nothing fits."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 from gpt_tf2 import InputError, finetune
 from gpt_tf2.cli import main
 from gpt_tf2.config import SIZES
-from gpt_tf2.training.memory import Way, choose, parse_memory, predict, total
-from helpers.finetuning import change
+from gpt_tf2.training.memory import MemoryPlan, choose_plan, parse_memory, predict_bytes, predict_total
+from helpers.finetuning import change_settings
 
 # Measured by benchmarks/memory.py: GB of a step with remat, 1 × 1024 tokens, bfloat16 (docs/performance.md).
 MEASURED = {
@@ -24,40 +24,54 @@ MEASURED = {
 
 
 @pytest.mark.parametrize(("size", "kind"), MEASURED)
-def test_the_prediction_is_near_what_was_measured(size: str, kind: str) -> None:
-    way = Way("adamw", True, 8) if kind == "lora" else Way(kind, True)
-    assert total(SIZES[size], way) / 1e9 == pytest.approx(MEASURED[size, kind], rel=0.15)
+def test_predictions_are_within_15_percent_of_measurements(size: str, kind: str) -> None:
+    plan = MemoryPlan("adamw", True, 8) if kind == "lora" else MemoryPlan(kind, True)
+    assert predict_total(SIZES[size], plan) / 1e9 == pytest.approx(MEASURED[size, kind], rel=0.15)
 
 
-def test_every_kind_grows_with_what_it_depends_on() -> None:
-    small = predict(SIZES["124M"], Way())
-    assert predict(SIZES["355M"], Way())["weights"] > 2 * small["weights"]
-    assert predict(SIZES["124M"], Way(rows=2))["activations"] == 2 * small["activations"] - 12 * 2 * 12 * 768**2
-    assert predict(SIZES["124M"], Way(gathers=True))["gradients"] > small["gradients"]
-    assert predict(SIZES["124M"], Way(remat=True))["activations"] < small["activations"] / 20
+def test_each_kind_grows_with_what_it_depends_on() -> None:
+    size = SIZES["124M"]
+    small = predict_bytes(size, MemoryPlan())
+    assert predict_bytes(SIZES["355M"], MemoryPlan())["weights"] > 2 * small["weights"]
+    two = predict_bytes(size, MemoryPlan(sequences=2))
+    assert two["activations"] == 2 * small["activations"] - 12 * 2 * 12 * 768**2
+    assert predict_bytes(size, MemoryPlan(collects=True))["gradients"] > small["gradients"]
+    assert predict_bytes(size, MemoryPlan(remat=True))["activations"] < small["activations"] / 20
 
 
-def test_the_first_way_that_fits_is_chosen() -> None:
-    size, asked = SIZES["774M"], Way()
-    assert choose(size, asked, 24e9) == asked
-    assert choose(size, asked, 11e9) == Way(remat=True)
-    assert choose(size, asked, 7e9, free=True) == Way("adafactor", remat=True)
-    assert choose(size, asked, 3.5e9, free=True) == Way("adamw", True, 8)
+def test_the_first_plan_that_fits_is_chosen() -> None:
+    size, asked = SIZES["774M"], MemoryPlan()
+    assert choose_plan(size, asked, 24e9) == asked
+    assert choose_plan(size, asked, 11e9) == MemoryPlan(remat=True)
+    assert choose_plan(size, asked, 7e9, flexible=True) == MemoryPlan("adafactor", remat=True)
+    assert choose_plan(size, asked, 3.5e9, flexible=True) == MemoryPlan("adamw", True, 8)
+
+
+def test_a_run_that_does_not_fit_is_refused_with_settings_that_would() -> None:
+    size, asked = SIZES["774M"], MemoryPlan()
     with pytest.raises(
-        InputError, match=r"10\.\d GB are needed .*, 7\.0 GB are there: give --remat on --optimizer ada"
-    ):
-        choose(size, asked, 7e9)
-    with pytest.raises(InputError, match=r"there: give --remat on --optimizer adamw"):
-        choose(size, asked, 12e9, remat="off")
-    with pytest.raises(InputError, match="take a smaller --model"):
-        choose(size, asked, 1e9)
+        InputError, match=r"needs 10\.\d GB \(remat on, .*\), but 7\.0 GB is available: try optimizer adafactor$"
+    ) as error:
+        choose_plan(size, asked, 7e9)
+    assert "(--remat on, --optimizer adamw)" in error.value.on_command_line()
+    assert error.value.on_command_line().endswith(": try --optimizer adafactor")
+    with pytest.raises(InputError, match=r"available: try remat on$"):
+        choose_plan(size, asked, 12e9, remat="off")
+    with pytest.raises(InputError, match=r"available: try lora_rank 8$"):
+        choose_plan(size, asked, 3.5e9)
+    with pytest.raises(InputError, match="use a smaller model"):
+        choose_plan(size, asked, 1e9)
+    with pytest.raises(InputError, match=r"try lora_rank 8 and a smaller batch_size or length$"):
+        choose_plan(size, MemoryPlan(sequences=64), 3.5e9)
+    with pytest.raises(InputError, match=r"try a smaller batch_size or length$"):
+        choose_plan(size, MemoryPlan(sequences=64, lora_rank=8), 3.5e9)
 
 
 def test_sizes_are_read_as_people_write_them() -> None:
     assert parse_memory("11GB") == parse_memory("11 gb") == parse_memory("11G") == 11e9
     assert parse_memory("1.5GiB") == 1.5 * 2**30
     for wrong in ("eleven", "GB", "-3GB", "11PB", ""):
-        with pytest.raises(InputError, match="give a size as 11GB"):
+        with pytest.raises(InputError, match="use a size such as 11GB"):
             parse_memory(wrong)
 
 
@@ -69,9 +83,9 @@ def test_plan_prints_what_fits(capsys: pytest.CaptureFixture) -> None:
     assert "weights" in lines[0] and "optimizer" in lines[0]
 
 
-def test_a_run_says_what_it_chose_or_that_it_will_not_fit(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    finetune(change(num_epoch=1))
-    assert "--remat off --optimizer adamw: 112,560 parameters are trained" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"0\.8 GB are needed .*, 0\.1 GB are there"):
-        finetune(change(num_epoch=1, memory="100MB", output_name="other.h5"))
+def test_a_run_prints_its_plan_or_refuses_before_it_writes(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    finetune(change_settings(num_epoch=1))
+    assert "training 112,560 parameters (--remat off --optimizer adamw), about" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"needs 0\.8 GB .*, but 0\.1 GB is available"):
+        finetune(change_settings(num_epoch=1, memory="100MB", output_name="other.h5"))
     assert not Path("output/other.h5").exists()

@@ -1,4 +1,4 @@
-"""Fine-tuning: schedule, losses, saves, resuming, stopping. Runs on either backend."""
+"""Fine-tuning: schedules, losses, saves, resuming, stopping. Runs on either backend."""
 
 import random
 import signal
@@ -11,36 +11,36 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gpt_tf2 import InputError, finetune, load_model
-from gpt_tf2.training.schedule import cosine, step_decay, warmed_up
-from helpers.finetuning import FLAGS, SETTINGS, change, identical, saved, weights
+from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
+from helpers.finetuning import FLAGS, SETTINGS, are_identical, change_settings, read_hdf5, read_weights
 from helpers.processes import OPENAI_TINY, command, run
 
 
-def test_the_learning_rate_decays_at_the_start_of_each_epoch_named() -> None:
+def test_step_decay_starts_with_each_of_the_decay_epochs() -> None:
     schedule = step_decay(0.1, 0.5, [6, 10])
     rates = [schedule(step) for step in range(12)]
     assert rates == pytest.approx([0.1] * 6 + [0.05] * 4 + [0.025] * 2)
-    assert change(decay_epochs="2,10").decay_steps() == [12, 60]
+    assert change_settings(decay_epochs="2,10").decay_steps() == [12, 60]
 
 
-def test_the_learning_rate_rises_and_then_falls_along_a_cosine() -> None:
-    schedule = warmed_up(cosine(0.1, 0.2, 11), 4)
+def test_the_learning_rate_rises_during_warmup_and_then_follows_a_cosine() -> None:
+    schedule = with_warmup(cosine_decay(0.1, 0.2, 11), 4)
     assert [schedule(step) for step in range(3)] == pytest.approx([0.02, 0.0392, 0.0554], rel=0.05)
     assert schedule(5) == pytest.approx(0.06) and schedule(10) == pytest.approx(0.02)
-    assert change(lr_schedule="cosine", decay_lr=0.2, warmup_steps=3).schedule()(11) == pytest.approx(0.0002)
+    assert change_settings(lr_schedule="cosine", decay_lr=0.2, warmup_steps=3).schedule()(11) == pytest.approx(0.0002)
 
 
-def test_a_run_learns_and_leaves_model_curve_logs_and_vocabulary(
+def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     workplace: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    output = finetune(change(num_epoch=3, sample_every=5))
+    output = finetune(change_settings(num_epoch=3, sample_every=5))
     assert output == Path("output/m.h5")
-    state = saved(Path("output/m/state.h5"))
+    state = read_hdf5(Path("output/m/state.h5"))
     assert len(state["losses"]) == 18
     assert state["validation"][:, 0].tolist() == [0, 6, 12, 18]
     assert state["validation"][-1, 1] < state["validation"][0, 1] - 0.5
-    there = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5"}
-    assert {path.name for path in Path("output/m").iterdir()} == there
+    expected = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5"}
+    assert {path.name for path in Path("output/m").iterdir()} == expected
     assert Image.open("output/m.png").size == (960, 540)
     out = capsys.readouterr().out
     assert out.count("sample: ") == 3 and "tokens/s" in out and "left" in out
@@ -48,87 +48,93 @@ def test_a_run_learns_and_leaves_model_curve_logs_and_vocabulary(
     logs.Reload()
     assert set(logs.Tags()["tensors"]) == {"loss/training", "loss/validation", "learning_rate", "tokens_per_second"}
     assert len(logs.Tensors("loss/training")) == 18
-    assert all(np.array_equal(value, state[f"model/{name}"]) for name, value in weights(output).items())
+    assert all(np.array_equal(value, state[f"model/{name}"]) for name, value in read_weights(output).items())
 
 
 @pytest.mark.parametrize("name", ["m.ckpt", "folder/model.safetensors", "folder"])
-def test_every_format_is_written_and_trained_on(workplace: Path, name: str) -> None:
-    path = finetune(change(output_name=name, num_epoch=1))
-    first = weights(path)
-    again = finetune(change(output_name="again.h5", num_epoch=1, model_ckpt=str(path)))
-    assert not identical(first, weights(again))
+def test_every_format_can_be_written_and_trained_further(workplace: Path, name: str) -> None:
+    path = finetune(change_settings(output_name=name, num_epoch=1))
+    first = read_weights(path)
+    again = finetune(change_settings(output_name="again.h5", num_epoch=1, model_ckpt=str(path)))
+    assert not are_identical(first, read_weights(again))
 
 
-def test_the_same_seed_gives_the_same_weights(workplace: Path) -> None:
-    runs = [weights(finetune(change(output_name=f"{i}.h5", seed=seed))) for i, seed in enumerate((3, 3, 4))]
-    assert identical(runs[0], runs[1])
-    assert not identical(runs[0], runs[2])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(workplace: Path) -> None:
+    runs = [
+        read_weights(finetune(change_settings(output_name=f"{i}.h5", seed=seed))) for i, seed in enumerate((3, 3, 4))
+    ]
+    assert are_identical(runs[0], runs[1])
+    assert not are_identical(runs[0], runs[2])
 
 
-def test_sampling_and_saving_on_the_way_change_nothing(workplace: Path) -> None:
-    plain = weights(finetune(SETTINGS))
-    assert identical(
-        plain, weights(finetune(change(output_name="b.h5", sample_every=3, save_every=4, val_fraction=0.1)))
+def test_samples_and_saves_during_training_do_not_change_the_weights(workplace: Path) -> None:
+    plain = read_weights(finetune(SETTINGS))
+    assert are_identical(
+        plain,
+        read_weights(finetune(change_settings(output_name="b.h5", sample_every=3, save_every=4, val_fraction=0.1))),
     )
 
 
-def test_eager_gives_the_same_losses(workplace: Path) -> None:
-    finetune(change(output_name="e.h5", eager=True, dropout=0.0, precision="float32"))
-    finetune(change(output_name="g.h5", dropout=0.0, precision="float32"))
-    eager, graph = (saved(Path(f"output/{name}/state.h5"))["losses"] for name in "eg")
+def test_eager_execution_gives_the_same_losses(workplace: Path) -> None:
+    finetune(change_settings(output_name="e.h5", eager=True, dropout=0.0, precision="float32"))
+    finetune(change_settings(output_name="g.h5", dropout=0.0, precision="float32"))
+    eager, graph = (read_hdf5(Path(f"output/{name}/state.h5"))["losses"] for name in "eg")
     assert eager == pytest.approx(graph, rel=1e-5)
 
 
-def test_resuming_goes_on_as_if_nothing_had_happened(workplace: Path) -> None:
-    finetune(change(output_name="whole.h5", num_epoch=4, decay_epochs="1,3"))
-    finetune(change(num_epoch=2, decay_epochs="1,3"))
-    finetune(change(num_epoch=4, decay_epochs="1,3", resume=True))
-    assert identical(saved(Path("output/whole/state.h5")), saved(Path("output/m/state.h5")))
+def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_one(workplace: Path) -> None:
+    finetune(change_settings(output_name="whole.h5", num_epoch=4, decay_epochs="1,3"))
+    finetune(change_settings(num_epoch=2, decay_epochs="1,3"))
+    finetune(change_settings(num_epoch=4, decay_epochs="1,3", resume=True))
+    assert are_identical(read_hdf5(Path("output/whole/state.h5")), read_hdf5(Path("output/m/state.h5")))
 
 
-def test_resuming_a_finished_run_writes_a_model_that_is_missing(workplace: Path) -> None:
-    before = weights(finetune(SETTINGS))
+def test_resuming_a_finished_run_writes_its_missing_model(workplace: Path) -> None:
+    before = read_weights(finetune(SETTINGS))
     Path("output/m.h5").unlink()
-    assert identical(before, weights(finetune(change(resume=True))))
+    assert are_identical(before, read_weights(finetune(change_settings(resume=True))))
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_the_bits_learn_as_much_and_resume_exactly(workplace: Path, precision: str) -> None:
-    finetune(change(output_name="full.h5", precision="float32", num_epoch=4))
-    finetune(change(output_name="half.h5", precision=precision, num_epoch=4))
-    finetune(change(precision=precision, num_epoch=2))
-    finetune(change(precision=precision, num_epoch=4, resume=True))
-    full, half, resumed = (saved(Path(f"output/{name}/state.h5")) for name in ("full", "half", "m"))
-    assert identical(half, resumed)
+def test_half_precision_learns_as_much_and_resumes_exactly(workplace: Path, precision: str) -> None:
+    finetune(change_settings(output_name="full.h5", precision="float32", num_epoch=4))
+    finetune(change_settings(output_name="half.h5", precision=precision, num_epoch=4))
+    finetune(change_settings(precision=precision, num_epoch=2))
+    finetune(change_settings(precision=precision, num_epoch=4, resume=True))
+    full, half, resumed = (read_hdf5(Path(f"output/{name}/state.h5")) for name in ("full", "half", "m"))
+    assert are_identical(half, resumed)
     assert not np.array_equal(full["losses"], half["losses"])
     assert half["validation"][:, 1] == pytest.approx(full["validation"][:, 1], rel=0.01)
-    assert all(value.dtype == np.float32 for value in weights(Path("output/half.h5")).values())
+    assert all(value.dtype == np.float32 for value in read_weights(Path("output/half.h5")).values())
 
 
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bfloat16"), (False, "float32")])
-def test_the_device_decides_the_precision(
+def test_auto_precision_follows_the_device(
     fast: bool, precision: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr("gpt_tf2.commands.finetune.has_fast_bfloat16", lambda: fast)
-    finetune(change(num_epoch=1))
+    finetune(change_settings(num_epoch=1))
     assert f"parameters, {precision}, " in capsys.readouterr().out
 
 
-def test_resuming_refuses_another_run(workplace: Path) -> None:
+def test_resuming_with_other_settings_or_data_is_refused(workplace: Path) -> None:
     finetune(SETTINGS)
-    with pytest.raises(InputError, match="--batch_size is 3 now, 2 when the run began"):
-        finetune(change(batch_size=3, resume=True))
+    with pytest.raises(
+        InputError,
+        match=r"batch_size=3: was 2 when the run began \(output/m/state\.h5\): use the same value, or leave resume out",
+    ):
+        finetune(change_settings(batch_size=3, resume=True))
     Path("story.txt").write_text("Another story. " * 200)
-    with pytest.raises(InputError, match="the text of --dataset_path"):
-        finetune(change(resume=True))
+    with pytest.raises(InputError, match="the text of dataset_path has changed since the run began"):
+        finetune(change_settings(resume=True))
 
 
-def test_not_a_number_stops_and_keeps_the_last_save(workplace: Path) -> None:
-    finetune(change(num_epoch=1))
-    before = saved(Path("output/m/state.h5")), Path("output/m.h5").read_bytes()
-    with pytest.raises(InputError, match=r"step \d+: .* diverged.*lower --base_lr"):
-        finetune(change(base_lr=1e30))
-    assert identical(before[0], saved(Path("output/m/state.h5")))
+def test_a_diverged_run_stops_and_keeps_the_last_save(workplace: Path) -> None:
+    finetune(change_settings(num_epoch=1))
+    before = read_hdf5(Path("output/m/state.h5")), Path("output/m.h5").read_bytes()
+    with pytest.raises(InputError, match=r"step \d+: .* diverged.*lower base_lr"):
+        finetune(change_settings(base_lr=1e30))
+    assert are_identical(before[0], read_hdf5(Path("output/m/state.h5")))
     assert before[1] == Path("output/m.h5").read_bytes()
 
 
@@ -140,9 +146,9 @@ def test_a_run_killed_five_times_ends_bit_identical(workplace: Path) -> None:
     kills = 0
     for _ in range(5):
         process = command("finetune.py", *flags, "--resume", folder=workplace)
-        began = state.stat().st_mtime if state.exists() else 0
-        while process.poll() is None and (not state.exists() or state.stat().st_mtime == began):
-            time.sleep(0.01)  # until it is past its first save
+        saved_at = state.stat().st_mtime if state.exists() else 0
+        while process.poll() is None and (not state.exists() or state.stat().st_mtime == saved_at):
+            time.sleep(0.01)  # until its first save
         time.sleep(draw.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -150,13 +156,13 @@ def test_a_run_killed_five_times_ends_bit_identical(workplace: Path) -> None:
     assert kills == 5, "the run ended before it was killed"
     last = run("finetune.py", *flags, "--resume", folder=workplace)
     assert last.returncode == 0, last.stderr
-    assert "going on after step" in last.stdout
-    assert identical(saved(workplace / "output" / "whole" / "state.h5"), saved(state))
-    assert identical(weights(workplace / "output" / "whole.h5"), weights(workplace / "output" / "m.h5"))
+    assert "resuming after step" in last.stdout
+    assert are_identical(read_hdf5(workplace / "output" / "whole" / "state.h5"), read_hdf5(state))
+    assert are_identical(read_weights(workplace / "output" / "whole.h5"), read_weights(workplace / "output" / "m.h5"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_and_exits_cleanly(workplace: Path, number: signal.Signals) -> None:
+def test_a_signal_saves_the_run_and_exits_cleanly(workplace: Path, number: signal.Signals) -> None:
     process = command("finetune.py", *FLAGS, "--num_epoch=1000", folder=workplace)
     line = ""
     while "tokens/s" not in line and "step 1/" not in line:
@@ -165,15 +171,15 @@ def test_ctrl_c_saves_and_exits_cleanly(workplace: Path, number: signal.Signals)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and err == ""
-    assert "go on with --resume" in out
-    assert len(saved(workplace / "output" / "m" / "state.h5")["losses"]) > 0
+    assert "continue with --resume" in out
+    assert len(read_hdf5(workplace / "output" / "m" / "state.h5")["losses"]) > 0
     assert load_model(workplace / "output" / "m.h5").config == load_model(OPENAI_TINY).config
 
 
-def test_a_checkpoint_elsewhere_takes_the_rest_from_its_model(workplace: Path) -> None:
-    moved = workplace / "elsewhere"
-    moved.mkdir()
+def test_a_checkpoint_alone_takes_hparams_and_vocabulary_from_the_model_folder(workplace: Path) -> None:
+    elsewhere = workplace / "elsewhere"
+    elsewhere.mkdir()
     for path in (workplace / "models" / "tiny").glob("model.ckpt*"):
-        path.rename(moved / path.name)
-    output = finetune(change(model_ckpt=str(moved / "model.ckpt"), num_epoch=1, output_name=None))
+        path.rename(elsewhere / path.name)
+    output = finetune(change_settings(model_ckpt=str(elsewhere / "model.ckpt"), num_epoch=1, output_name=None))
     assert output == Path("output/story_tiny.h5") and output.is_file()

@@ -1,1 +1,1 @@
-"""Decoding with LiteRT on a CPU."""
+"""LiteRT on a CPU: conversion of a checkpoint, the decoder, and the attention over its cache."""

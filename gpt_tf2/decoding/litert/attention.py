@@ -1,7 +1,12 @@
-"""Attention over a cache on CPUs, compiled by Numba when it first runs: it reads each byte of the cache once.
+"""Attention over a cache, on CPUs, compiled by Numba on first use. It reads each byte of the cache once.
 
-LiteRT's product of two matrices packs its right one anew in each step, at a third of the memory's speed. Letters in
-shapes are those of `model.py`; N is how many tiles of WIDTH slots there are, T how many new tokens all rows have.
+LiteRT's matrix product would repack its right operand, here the cache, in every step, at a third of the memory's speed.
+
+Each head's cache is cut into tiles of TILE positions. A tile of keys is [D, TILE], transposed; a tile of values is
+[TILE, D]. So both products, queries × keys and weights × values, run along the rows of the right matrix, which
+vectorizes, and are one function.
+
+Letters in shapes: B sequences, T new tokens of all of them, H heads, D size of a head, N tiles.
 """
 
 import math
@@ -12,40 +17,39 @@ from numba import njit, prange
 
 from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, exponentiate, f32, find_largest
 
-WIDTH = 128  # slots of a tile
-FOUR = 4  # queries that share each byte read where there are so many
+TILE = 128  # positions
+GROUP = 4  # queries that are computed together, if a sequence has that many new tokens: they share each byte read
 THREADS = numba.get_num_threads()
-ALONE = 1 << 19  # bytes that one thread has read before it would have woken another
-LEVELS = f32(127)  # of int8 on either side of zero
+ONE_THREAD_BYTES = 1 << 19  # one thread reads this much of the cache before it would have woken another
+INT8_MAX = f32(127)
 
 
 def attend(
     new: np.ndarray, counts: np.ndarray, lengths: np.ndarray, cache: np.ndarray, scales: np.ndarray
 ) -> np.ndarray:
-    """Stores new tokens in a cache and attends, causally, over all of it.
+    """Stores the keys and values of new tokens in the cache, and attends causally to all that is cached.
 
     Args:
-        new: queries, keys and values of new tokens, row after row, float32 [T, 3, H, D].
-        counts: int32 [B], how many of them each row has.
-        lengths: int32 [B], how many tokens of each row are cached; there is room for the new ones.
-        cache: keys and values, int8 or float32 [B, 2, H, N, D·WIDTH]; a tile of keys is [D, WIDTH], one of values
-            [WIDTH, D].
-        scales: what they are multiplied by, float32 [B, 2, H, N, WIDTH]: a factor for each token of a head; that of a
-            key includes 1/√D.
+        new: float32 [T, 3, H, D], the new tokens' queries, keys and values, sequence by sequence.
+        counts: int32 [B], how many new tokens each sequence has.
+        lengths: int32 [B], how many positions of each sequence are cached. There must be room for the new ones.
+        cache: int8 or float32 [B, 2, H, N, D·TILE], keys and values in tiles. Changed in place.
+        scales: float32 [B, 2, H, N, TILE], for each position of a head what its cached key or value is multiplied by.
+            A key's includes the 1/√D of the attention. Changed in place.
 
     Returns:
         Float32 [T, H, D].
     """
     out = np.empty((len(new), *new.shape[2:]), "float32")
-    read = 2 * int((counts * (lengths + counts)).sum()) * out[0].size * cache.itemsize
-    numba.set_num_threads(THREADS if read > ALONE else 1)
+    bytes_read = 2 * int((counts * (lengths + counts)).sum()) * out[0].size * cache.itemsize
+    numba.set_num_threads(THREADS if bytes_read > ONE_THREAD_BYTES else 1)
     attend_heads(new, counts, np.cumsum(counts) - counts, lengths, cache, scales, out)
     return out
 
 
 def compile_for(precision: str) -> None:
-    """Compiles `attend` for a cache of int8 or float32, which takes seconds where it has not been done before."""
-    cache, scales = np.zeros((1, 2, 1, 1, WIDTH), precision), np.zeros((1, 2, 1, 1, WIDTH), "float32")
+    """Compiles `attend` for a cache of "int8" or "float32": seconds, once on a machine."""
+    cache, scales = np.zeros((1, 2, 1, 1, TILE), precision), np.zeros((1, 2, 1, 1, TILE), "float32")
     attend(np.zeros((1, 3, 1, 1), "float32"), np.ones(1, "int32"), np.zeros(1, "int32"), cache, scales)
 
 
@@ -59,85 +63,90 @@ def attend_heads(
     scales: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """As `attend`, into `out`; the new tokens of a row begin at that of `firsts`."""
-    rows, heads = len(counts), out.shape[1]
-    for i in prange(rows * heads):
-        head, row = i // rows, i % rows  # each thread gets parts of all rows, as these differ in length
-        of_row = slice(firsts[row], firsts[row] + counts[row])
-        keys, values = cache[row, 0, head], cache[row, 1, head]
-        of_keys, of_values = scales[row, 0, head], scales[row, 1, head]
-        attend_head(new[of_row, :, head], lengths[row], keys, values, of_keys, of_values, out[of_row, head])
+    """As `attend`, into `out` [T, H, D].
+
+    firsts: int [B], the index in `new` of each sequence's first token.
+    """
+    sequences, heads = len(counts), out.shape[1]
+    for i in prange(sequences * heads):
+        head, sequence = i // sequences, i % sequences  # each thread gets all sequences, as their lengths differ
+        tokens = slice(firsts[sequence], firsts[sequence] + counts[sequence])
+        keys, values = cache[sequence, 0, head], cache[sequence, 1, head]
+        key_scales, value_scales = scales[sequence, 0, head], scales[sequence, 1, head]
+        attend_head(new[tokens, :, head], lengths[sequence], keys, values, key_scales, value_scales, out[tokens, head])
 
 
 @njit(**JIT_OPTIONS)
 def attend_head(
     new: np.ndarray,
-    before: int,
+    length: int,
     keys: np.ndarray,
     values: np.ndarray,
-    of_keys: np.ndarray,
-    of_values: np.ndarray,
+    key_scales: np.ndarray,
+    value_scales: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """One head of a row with `before` cached tokens: new [T, 3, D] → out [T, D].
+    """One head of one sequence with `length` cached positions: new [T, 3, D] → out [T, D].
 
     Args:
-        keys, values: [N, D·WIDTH]. of_keys, of_values: what they are multiplied by, [N, WIDTH].
+        keys, values: [N, D·TILE].
+        key_scales, value_scales: [N, TILE].
     """
     count, _, depth = new.shape
     for t in range(count):
-        tile, place = (before + t) // WIDTH, (before + t) % WIDTH
-        key, value = keys[tile].reshape(depth, WIDTH)[:, place], values[tile].reshape(WIDTH, depth)[place]
-        of_keys[tile, place] = store(new[t, 1], key) / f32(math.sqrt(depth))
-        of_values[tile, place] = store(new[t, 2], value)
-    size = FOUR if count >= FOUR else 1
+        tile, offset = (length + t) // TILE, (length + t) % TILE
+        key, value = keys[tile].reshape(depth, TILE)[:, offset], values[tile].reshape(TILE, depth)[offset]
+        key_scales[tile, offset] = store(new[t, 1], key) / f32(math.sqrt(depth))
+        value_scales[tile, offset] = store(new[t, 2], value)
+    size = GROUP if count >= GROUP else 1
     queries = np.empty((size, depth), np.float32)
     for start in range(0, count, size):
-        first = min(start, count - size)  # the last ones may be of two groups
+        first = min(start, count - size)  # the last group may overlap the one before
         for query in range(size):
             for d in range(depth):
                 queries[query, d] = new[first + query, 0, d]
-        tiles = (before + first + size - 1) // WIDTH + 1
-        weights, sums = np.zeros((tiles, size, WIDTH), np.float32), np.zeros((size, depth), np.float32)
+        tiles = (length + first + size - 1) // TILE + 1
+        weights, sums = np.zeros((tiles, size, TILE), np.float32), np.zeros((size, depth), np.float32)
         for n in range(tiles):
-            add_products(queries, keys[n].reshape(depth, WIDTH), weights[n])
+            add_products(queries, keys[n].reshape(depth, TILE), weights[n])
         for query in range(size):
-            softmax(weights, query, before + first + query + 1, of_keys, of_values)
+            softmax(weights, query, length + first + query + 1, key_scales, value_scales)
         for n in range(tiles):
-            add_products(weights[n], values[n].reshape(WIDTH, depth), sums)
+            add_products(weights[n], values[n].reshape(TILE, depth), sums)
         for query in range(size):
             for d in range(depth):
                 out[first + query, d] = sums[query, d]
 
 
 @njit(**JIT_OPTIONS)
-def store(vector: np.ndarray, place: np.ndarray) -> np.float32:
-    """Puts a vector [D] in its place in the cache: what is there has to be multiplied by."""
-    factor = f32(1)
-    if place.itemsize == 1:
+def store(vector: np.ndarray, target: np.ndarray) -> np.float32:
+    """Writes a vector [D] to its position in the cache, rounded if that is int8, and returns its scale."""
+    scale = f32(1)
+    if target.itemsize == 1:
         largest = f32(1e-30)
         for d in range(len(vector)):
             largest = max(largest, abs(vector[d]))
-        factor = largest / LEVELS
+        scale = largest / INT8_MAX
         for d in range(len(vector)):
-            place[d] = np.rint(vector[d] / factor)
+            target[d] = np.rint(vector[d] / scale)
     else:
         for d in range(len(vector)):
-            place[d] = vector[d]
-    return factor
+            target[d] = vector[d]
+    return scale
 
 
 @njit(**JIT_OPTIONS)
 def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
-    """Adds the product of left [1 or FOUR, K] and right [K, M] to out [1 or FOUR, M].
+    """Adds the product of left [1 or GROUP, K] and right [K, M] to out [1 or GROUP, M].
 
-    What is read of `right` is used for all rows, and eight or four of its rows for each access to `out`.
+    Each element of `right` is read once for all rows of `left`. Each access to `out` adds eight rows of `right`, or
+    four in a group.
     """
     inner, columns = right.shape
     done = 0
     if len(left) == 1:
         x, y = left[0], out[0]
-        for group in range(inner // 8):  # a range with a step would not run on vectors
+        for group in range(inner // 8):  # a range with a step would not vectorize
             k = 8 * group
             x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
             r0, r1, r2, r3 = right[k], right[k + 1], right[k + 2], right[k + 3]
@@ -178,28 +187,30 @@ def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
 
 
 @njit(**JIT_OPTIONS)
-def softmax(scores: np.ndarray, query: int, tokens: int, of_keys: np.ndarray, of_values: np.ndarray) -> None:
-    """Turns a query's scores of the first tokens into weights of their values, in place; other slots get zero.
+def softmax(scores: np.ndarray, query: int, visible: int, key_scales: np.ndarray, value_scales: np.ndarray) -> None:
+    """Turns a query's scores into attention weights times the values' scales, in place.
 
     Args:
-        scores: [N, 1 or FOUR, WIDTH].
-        of_keys, of_values: what they are multiplied by, [N, WIDTH].
+        scores: [N, 1 or GROUP, TILE], products with the keys as they are cached.
+        query: which row of each tile.
+        visible: how many positions the query may attend to. Weights of later ones become zero.
+        key_scales, value_scales: [N, TILE].
     """
-    top, total = f32(-np.inf), f32(0)
+    largest, total = f32(-np.inf), f32(0)
     for n in range(len(scores)):
-        tile, factors = scores[n, query], of_keys[n]
-        for s in range(WIDTH):
-            tile[s] *= factors[s]
-        for s in range(max(0, tokens - n * WIDTH), WIDTH):
+        tile, tile_scales = scores[n, query], key_scales[n]
+        for s in range(TILE):
+            tile[s] *= tile_scales[s]
+        for s in range(max(0, visible - n * TILE), TILE):
             tile[s] = f32(-np.inf)
-        top = max(top, find_largest(tile))
+        largest = max(largest, find_largest(tile))
     for n in range(len(scores)):
         tile = scores[n, query]
-        exponentiate(tile, top)
-        for s in range(WIDTH):
+        exponentiate(tile, largest)
+        for s in range(TILE):
             total += tile[s]
-    share = f32(1) / total
+    normalizer = f32(1) / total
     for n in range(len(scores)):
-        tile, factors = scores[n, query], of_values[n]
-        for s in range(WIDTH):
-            tile[s] *= share * factors[s]
+        tile, tile_scales = scores[n, query], value_scales[n]
+        for s in range(TILE):
+            tile[s] *= normalizer * tile_scales[s]

@@ -1,4 +1,16 @@
-"""A model as LiteRT's graphs: all between one attention and the next is a stage, and a few stages are a file."""
+"""A model as LiteRT graphs: it is cut at every attention, and what lies between two cuts is a stage.
+
+    stage 0        block 0 up to its attention: layer norm; queries, keys and values
+    stage i        block i - 1 from its attention on: projection, MLP; then block i up to its attention
+    stage n_layer  the last block from its attention on
+    head           the final layer norm, and the product with the token embedding
+
+The attention itself, with its cache, is not a graph (see `attention.py`). So a stage is a function of hidden states
+[N, C], the N new tokens of all sequences, and one graph serves any number of sequences and tokens.
+
+Several stages share a file, each as a signature. The embeddings are kept as .npy files, of which a step reads the rows
+that it needs.
+"""
 
 import math
 import tempfile
@@ -12,7 +24,7 @@ from gpt_tf2.backend.starting import quiet
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config, tensor_shapes
 
-PART = 4e8  # bytes of float32 weights that are converted at a time
+MAX_FILE_BYTES = 4e8  # of float32 weights: well below the 2 GB that the formats allow, and little memory to convert
 Weights = dict[str, np.ndarray]
 Graph = Any  # a tf.function with a signature
 
@@ -20,34 +32,39 @@ Graph = Any  # a tf.function with a signature
 def convert(
     checkpoint: Checkpoint, config: GPT2Config, folder: Path, quantized: bool, show: Callable[[int, int | None], None]
 ) -> None:
-    """Writes the graphs and the embeddings of a model to a folder.
+    """Converts a model: writes its graphs and embeddings to a folder.
 
     Args:
-        quantized: matrices in int8 with a scale a column; else float32.
-        show: is called with how many blocks are done, and how many there are.
+        folder: must exist.
+        quantized: stores matrices in int8 with a scale per column; else in float32.
+        show: called with the number of blocks done, and in all.
     """
     for name in ("wte", "wpe"):
         np.save(folder / f"{name}.npy", checkpoint.read(name))
-    write(folder / "head.tflite", {"head": head(checkpoint, config)}, quantized)
-    for numbers in parts(config):
-        graphs = {f"stage{number:03}": stage(checkpoint, config, number) for number in numbers}
-        write(folder / f"stages-{numbers[0]:03}.tflite", graphs, quantized)
+    write_graphs(folder / "head.tflite", {"head": build_head(checkpoint, config)}, quantized)
+    for numbers in group_stages(config):
+        stages = {f"stage{number:03}": build_stage(checkpoint, config, number) for number in numbers}
+        write_graphs(folder / f"stages-{numbers[0]:03}.tflite", stages, quantized)
         show(min(numbers[-1] + 1, config.n_layer), config.n_layer)
 
 
-def parts(config: GPT2Config) -> Iterator[list[int]]:
-    """The numbers of the stages of each file."""
+def group_stages(config: GPT2Config) -> Iterator[list[int]]:
+    """The numbers of the stages that share a file, file by file."""
     size = 4 * sum(math.prod(shape) for name, shape in tensor_shapes(config).items() if name.startswith("h0/"))
-    count, stages = max(1, int(PART / size)), config.n_layer + 1
+    count, stages = max(1, int(MAX_FILE_BYTES / size)), config.n_layer + 1
     return (list(range(first, min(first + count, stages))) for first in range(0, stages, count))
 
 
-def stage(checkpoint: Checkpoint, config: GPT2Config, number: int) -> Graph:
-    """From the attention of block `number` - 1 to that of block `number`, where there are such blocks.
+def build_stage(checkpoint: Checkpoint, config: GPT2Config, number: int) -> Graph:
+    """The stage from the attention of block `number` - 1 to that of block `number`.
 
-    Inputs: x [N, C], which the earlier block began with, and attended [N, C], what its attention gave; without one, x
-    is the sum of the embeddings. Outputs: x [N, C], which the later block begins with, and its new [N, 3·C], queries,
-    keys and values; without one, x is the hidden states.
+    Inputs:
+        x: float32 [N, C], the input of block `number` - 1; for stage 0, the sum of the embeddings.
+        attended: float32 [N, C], what the attention of block `number` - 1 returned; not for stage 0.
+
+    Outputs:
+        x: float32 [N, C], the input of block `number`; for the last stage, the hidden states before the head.
+        new: float32 [N, 3·C], queries, keys and values of block `number`; not for the last stage.
     """
     import tensorflow as tf
 
@@ -55,7 +72,6 @@ def stage(checkpoint: Checkpoint, config: GPT2Config, number: int) -> Graph:
 
     earlier = read_block(checkpoint, config, number - 1) if number else None
     later = read_block(checkpoint, config, number) if number < config.n_layer else None
-    rows = (None, config.n_embd)
 
     def run(x: tf.Tensor, attended: tf.Tensor = None) -> dict[str, tf.Tensor]:
         if earlier:
@@ -63,19 +79,12 @@ def stage(checkpoint: Checkpoint, config: GPT2Config, number: int) -> Graph:
         return {"x": tf.identity(x)} | ({"new": before_attention(later, x)} if later else {})
 
     names = ["x", "attended"] if earlier else ["x"]
-    signature = [tf.TensorSpec(rows, tf.float32, name) for name in names]
+    signature = [tf.TensorSpec((None, config.n_embd), tf.float32, name) for name in names]
     return tf.function(run, input_signature=signature, autograph=False)
 
 
-def read_block(checkpoint: Checkpoint, config: GPT2Config, block: int) -> Weights:
-    """The tensors of a block by their names within it."""
-    prefix = f"h{block}/"
-    names = [name for name in tensor_shapes(config) if name.startswith(prefix)]
-    return {name.removeprefix(prefix): checkpoint.read(name) for name in names}
-
-
-def head(checkpoint: Checkpoint, config: GPT2Config) -> Graph:
-    """x [N, C], hidden states after the last block → logits [N, n_vocab]."""
+def build_head(checkpoint: Checkpoint, config: GPT2Config) -> Graph:
+    """The head: x, the hidden states after the last block, float32 [N, C] → logits, float32 [N, n_vocab]."""
     import tensorflow as tf
 
     from gpt_tf2.model import layer_norm
@@ -89,13 +98,20 @@ def head(checkpoint: Checkpoint, config: GPT2Config) -> Graph:
     return tf.function(run, input_signature=signature, autograph=False)
 
 
-def write(path: Path, graphs: dict[str, Graph], quantized: bool) -> None:
-    """Writes graphs to a file of LiteRT's, each under its name."""
+def read_block(checkpoint: Checkpoint, config: GPT2Config, block: int) -> Weights:
+    """The tensors of a block by their names within it, such as `attn/c_attn/w`."""
+    prefix = f"h{block}/"
+    names = [name for name in tensor_shapes(config) if name.startswith(prefix)]
+    return {name.removeprefix(prefix): checkpoint.read(name) for name in names}
+
+
+def write_graphs(path: Path, graphs: dict[str, Graph], quantized: bool) -> None:
+    """Writes graphs to a LiteRT file, each as the signature of its name."""
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(dir=path.parent) as saved, quiet():
         module = tf.Module()
-        module.graphs = list(graphs.values())  # or they are not saved
+        module.graphs = list(graphs.values())  # signatures that no attribute refers to are not saved
         tf.saved_model.save(module, saved, graphs)
         converter = tf.lite.TFLiteConverter.from_saved_model(saved, signature_keys=list(graphs))
         if quantized:

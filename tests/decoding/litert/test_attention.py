@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2.backend.numba_kernels import exponentiate, find_largest
-from gpt_tf2.decoding.litert.attention import WIDTH, attend
+from gpt_tf2.decoding.litert.attention import TILE, attend
 
 
 def define_attention(new: np.ndarray) -> np.ndarray:
@@ -21,10 +21,10 @@ def define_attention(new: np.ndarray) -> np.ndarray:
 def test_attention_follows_its_definition(precision: str, error: float, heads: int, depth: int) -> None:
     """Two sequences of different lengths get 1 to 130 tokens at a time; one forgets a token, which is overwritten."""
     draw = np.random.default_rng(depth)
-    new = draw.normal(0, 1.5, (2, 2 * WIDTH + 5, 3, heads, depth)).astype("float32")
+    new = draw.normal(0, 1.5, (2, 2 * TILE + 5, 3, heads, depth)).astype("float32")
     tiles = 3
-    cache = np.zeros((2, 2, heads, tiles, depth * WIDTH), precision)
-    scales = np.zeros((2, 2, heads, tiles, WIDTH), "float32")
+    cache = np.zeros((2, 2, heads, tiles, depth * TILE), precision)
+    scales = np.zeros((2, 2, heads, tiles, TILE), "float32")
     out = np.zeros((*new.shape[:2], heads, depth), "float32")
     lengths = np.array([0, 0], "int32")
     for counts in [(7, 1), (1, 3), (3, 4), (4, 1), (1, 130), (130, 1), (2, 5), (1, 1), (111, 113)]:
