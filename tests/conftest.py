@@ -2,12 +2,11 @@
 
 import importlib.util
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-from helpers.processes import OPENAI_TINY, ROOT, STORY
+from helpers.processes import ROOT, fill_workplace
 
 # Most tests compile the same few programs for JAX. They, and the processes they start, find them compiled here.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
@@ -28,8 +27,5 @@ def gpt2_vocabulary() -> tuple[Path, Path]:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of a test, with the model `models/tiny` and the text `story.txt`."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(
-        OPENAI_TINY, tmp_path / "models" / "tiny", ignore=shutil.ignore_patterns("expected.npz", "bpe.json")
-    )
-    (tmp_path / "story.txt").write_text(STORY)
+    fill_workplace(tmp_path)
     return tmp_path
