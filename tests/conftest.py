@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from helpers.data_sets import FIXTURES
 from helpers.processes import ROOT, fill_workplace
 
 # Most tests compile the same few programs for JAX. They, and the processes they start, find them compiled here.
@@ -28,4 +30,13 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of a test, with the model `models/tiny` and the text `story.txt`."""
     monkeypatch.chdir(tmp_path)
     fill_workplace(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of a test, with the made-up data sets `cnndm/` and `coqa/`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cnndm", "coqa"):
+        shutil.copytree(FIXTURES / name, tmp_path / name)
     return tmp_path

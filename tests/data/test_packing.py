@@ -191,9 +191,13 @@ def test_rounded_batches_have_few_shapes(tokens: Tokens) -> None:
     assert all(width % (LENGTH // 4) == 0 for (_, width), _ in shapes)
 
 
-def test_validation_examples_are_always_the_same(tokens: Tokens) -> None:
+def test_validation_examples_are_always_the_same_and_evenly_spread(tokens: Tokens) -> None:
     windows = list(pack(tokens).windows(batch_size=2, most=10))
-    assert sum(len(separate(batch)) for batch in windows) == 10
+    singles = [single.tokens[0] for batch in windows for single in separate(batch)]
+    assert len(singles) == 10
+    spread = np.arange(10) * len(tokens.shortest) // 10
+    for passage in (tokens.span(first) for first in tokens.first_spans[spread]):
+        assert any(np.array_equal(single[: len(passage)], passage) for single in singles)
     again = list(pack(tokens).windows(batch_size=2, most=10))
     assert all(np.array_equal(one.tokens, other.tokens) for one, other in zip(windows, again, strict=True))
 
@@ -204,9 +208,7 @@ def test_an_examples_spans_are_its_passage_and_then_prompts_with_their_completio
     assert len(tokens.first_spans) == len(tokens.shortest) + 1
     letters = {PASSAGE: "a", PROMPT: "p", COMPLETION: "c"}
     for first, last in itertools.pairwise(tokens.first_spans.tolist()):
-        kinds = "".join(
-            {PASSAGE: "a", PROMPT: "p", COMPLETION: "c"}[kind] for kind in tokens.kinds[first:last].tolist()
-        )
+        kinds = "".join(letters[kind] for kind in tokens.kinds[first:last].tolist())
         assert re.fullmatch("a(pc+)+", kinds)
 
 
