@@ -117,8 +117,7 @@ def test_an_evaluation_that_is_killed_three_times_makes_the_same_predictions(
     task: list[str], name: str, sampling: list[str], folder: Path
 ) -> None:
     flags = [*task, *sampling, "--batch_size=2"]
-    whole = run("evaluate.py", *flags, f"--output_file=whole_{name}", folder=folder)
-    assert (whole.returncode, whole.stderr) == (0, "")
+    assert main(["evaluate", *flags, f"--output_file=whole_{name}"]) == 0
     partial, draw, kills = folder / f"killed_{name}.partial", random.Random(name), 0
     for _ in range(3):
         process = command("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
