@@ -147,8 +147,8 @@ def test_loading_needs_little_more_memory_than_the_weights(tmp_path: Path, name:
     program = f"""
 import math
 from pathlib import Path
-from gpt_tf2.backend.starting import start
-start()
+from gpt_tf2.backend.starting import start_backend
+start_backend()
 from gpt_tf2 import *
 from gpt_tf2.config import tensor_shapes
 def memory(field):

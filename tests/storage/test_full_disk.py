@@ -41,8 +41,8 @@ def test_a_disk_that_fills_up_during_training_keeps_the_last_save(workplace: Pat
 import shutil, sys
 from pathlib import Path
 from gpt_tf2 import cli
-from gpt_tf2.backend.starting import start
-start()
+from gpt_tf2.backend.starting import start_backend
+start_backend()
 from gpt_tf2.training.trainer import Trainer
 plain = Trainer.step
 def step(trainer, batch, rate, seed, step):

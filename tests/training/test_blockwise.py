@@ -77,7 +77,7 @@ def test_xla_does_not_change_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = make_model(), make_batch()
     expected_loss, expected = reference()
     for module in ("gpt_tf2.backend.compiling", "gpt_tf2.training.loss"):
-        monkeypatch.setattr(f"{module}.use_xla", lambda: True)
+        monkeypatch.setattr(f"{module}.uses_xla", lambda: True)
     for remat in (False, True):
         loss, gradients = loss_and_gradients(model, batch, remat)
         assert loss == pytest.approx(expected_loss, rel=1e-5) and are_close(gradients, expected)
