@@ -15,7 +15,7 @@ from gpt_tf2.storage.journal import Journal
 from gpt_tf2.tasks.cnndm import story_path
 from gpt_tf2.tasks.task import Example
 from helpers import made_up
-from helpers.processes import command, run
+from helpers.processes import run_script, start_script
 
 N_CTX = 128
 
@@ -120,7 +120,7 @@ def test_an_evaluation_that_is_killed_three_times_makes_the_same_predictions(
     assert main(["evaluate", *flags, f"--output_file=whole_{name}"]) == 0
     partial, draw, kills = folder / f"killed_{name}.partial", random.Random(name), 0
     for _ in range(3):
-        process = command("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
+        process = start_script("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
         began = partial.stat().st_size if partial.exists() else 0
         while process.poll() is None and (not partial.exists() or partial.stat().st_size <= began + 80):
             time.sleep(0.002)  # until it has made a prediction
@@ -131,7 +131,7 @@ def test_an_evaluation_that_is_killed_three_times_makes_the_same_predictions(
     assert kills == 3, "the evaluation ended before it was killed"
     with partial.open("ab") as file:
         file.write(b'{"0:38": ["cut o')  # as a kill during a write leaves it
-    last = run("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
+    last = run_script("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
     assert (last.returncode, last.stderr) == (0, "") and "resuming after" in last.stdout
     assert (folder / f"killed_{name}").read_bytes() == (folder / f"whole_{name}").read_bytes()
     assert not partial.exists()
