@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.data_sets import FIXTURES
-from helpers.processes import ROOT, fill_workplace
+from helpers.workplace import ROOT, fill_workplace
 
 # Most tests compile the same few programs for JAX. They, and the processes they start, find them compiled here.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))

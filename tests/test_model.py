@@ -16,7 +16,7 @@ from gpt_tf2.training.blockwise import BlockwiseModel
 from gpt_tf2.training.optimizers import AdamW
 from gpt_tf2.training.trainer import Trainer
 from helpers.gradients import loss_and_gradients
-from helpers.processes import OPENAI_TINY
+from helpers.workplace import OPENAI_TINY
 
 EXPECTED = np.load(OPENAI_TINY / "expected.npz")
 SMALL = GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=2)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 
 from gpt_tf2 import Tokenizer
-from helpers.processes import OPENAI_TINY
+from helpers.workplace import OPENAI_TINY
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ import pytest
 
 from gpt_tf2 import InputError
 from gpt_tf2.checkpoints.download import ATTEMPTS, FILES, download_file
-from helpers.processes import names, run
+from helpers.processes import run_script
+from helpers.workplace import list_names
 
 BODY = bytes(range(256)) * 4000
 
@@ -88,14 +89,14 @@ def test_a_dropped_transfer_is_resumed_after_503s(server: Server, tmp_path: Path
     half = f"bytes={len(BODY) // 2}-"
     assert [asked for _, asked in server.asked] == [None, half, half, half]
     assert seen[-1] == (len(BODY), len(BODY))
-    assert names(tmp_path) == ["f"]
+    assert list_names(tmp_path) == ["f"]
 
 
 def test_a_corrupted_rest_leaves_no_file(server: Server, tmp_path: Path) -> None:
     server.answers = ["drop", "503", "503", "corrupt"]
     with pytest.raises(InputError, match="MD5"):
         download_file(f"{server.url}/f", tmp_path / "f", wait=0.01)
-    assert names(tmp_path) == []
+    assert list_names(tmp_path) == []
     server.answers = ["whole"]
     download_file(f"{server.url}/f", tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == BODY
@@ -106,7 +107,7 @@ def test_a_corrupted_file_is_refused(server: Server, tmp_path: Path, header: str
     server.answers, server.header = ["corrupt"], header
     with pytest.raises(InputError, match="MD5"):
         download_file(f"{server.url}/f", tmp_path / "f")
-    assert names(tmp_path) == []
+    assert list_names(tmp_path) == []
 
 
 def test_a_later_run_resumes_the_partial_file(server: Server, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_download_gives_up_after_some_attempts_and_keeps_the_partial_file(serv
     with pytest.raises(InputError, match=r"503.*try again later"):
         download_file(f"{server.url}/f", tmp_path / "f", wait=0.001)
     assert len(server.asked) == 1 + ATTEMPTS - 1
-    assert names(tmp_path) == ["f.part"]
+    assert list_names(tmp_path) == ["f.part"]
 
 
 def test_a_refused_request_is_not_repeated(server: Server, tmp_path: Path) -> None:
@@ -150,10 +151,10 @@ def test_a_server_that_does_not_listen_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_command_fetches_seven_files_once(server: Server, tmp_path: Path) -> None:
-    first = run("download_model.py", "124M", folder=tmp_path, env={"GPT_TF2_BASE_URL": f"{server.url}/models"})
+    first = run_script("download_model.py", "124M", folder=tmp_path, env={"GPT_TF2_BASE_URL": f"{server.url}/models"})
     assert first.returncode == 0, first.stderr
-    assert names(tmp_path / "models" / "124M") == sorted(FILES)
+    assert list_names(tmp_path / "models" / "124M") == sorted(FILES)
     assert [path for path, _ in server.asked] == [f"/models/124M/{name}" for name in FILES]
-    again = run("download_model.py", "124M", f"--base_url={server.url}/models", folder=tmp_path)
+    again = run_script("download_model.py", "124M", f"--base_url={server.url}/models", folder=tmp_path)
     assert again.returncode == 0
     assert len(server.asked) == 7

@@ -15,7 +15,7 @@ import pytest
 from gpt_tf2 import GPT2, GPT2Config, InputError, Tokenizer, load_model, save_model
 from gpt_tf2.checkpoints.formats import open_checkpoint
 from gpt_tf2.config import tensor_shapes
-from helpers.processes import OPENAI_TINY, ROOT, names
+from helpers.workplace import OPENAI_TINY, ROOT, list_names
 
 SMALL = GPT2Config(n_vocab=512, n_ctx=32, n_embd=24, n_head=3, n_layer=2)
 TOKENS = np.arange(32, dtype="int32")[None]
@@ -73,7 +73,7 @@ def test_transformers_and_we_open_each_others_folders(tmp_path: Path) -> None:
     model = load_model(OPENAI_TINY)
     tokenizer = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
     save_model(model, tmp_path / "ours" / "model.safetensors", tokenizer)
-    assert names(tmp_path / "ours") == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+    assert list_names(tmp_path / "ours") == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
     expected = theirs(torch.tensor(TOKENS, dtype=torch.long)).logits.detach().numpy()
@@ -102,7 +102,7 @@ def test_half_precision_without_a_prefix_and_with_masks_is_read_as_on_the_hub(tm
 
 def test_an_h5_file_carries_its_hyper_parameters(tmp_path: Path) -> None:
     save_model(GPT2(SMALL), tmp_path / "m.h5")
-    assert names(tmp_path) == ["m.h5"]
+    assert list_names(tmp_path) == ["m.h5"]
     assert open_checkpoint(tmp_path / "m.h5").config == SMALL
 
 
@@ -123,12 +123,12 @@ def limited_file_size(size: int) -> Iterator[None]:
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, name: str) -> None:
     model = GPT2(SMALL, seed=1)
     save_model(model, tmp_path / name)
-    before = names(tmp_path)
+    before = list_names(tmp_path)
     with limited_file_size(20_000), pytest.raises(InputError, match="cannot be written") as caught:
         save_model(GPT2(SMALL, seed=9), tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name))
     assert equal(load_model(tmp_path / name), model)
-    assert names(tmp_path) == before
+    assert list_names(tmp_path) == before
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from gpt_tf2.commands.generate import GenerateSettings, unescape
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.generation.sampling import MinP, Nucleus, RepetitionPenalty, Sampler, Temperature, TopK
 from helpers.commands import GENERATE
-from helpers.processes import ROOT, STORY, run
+from helpers.processes import run_script
+from helpers.workplace import ROOT, STORY
 
 DASHES = "-" * 50
 
@@ -26,7 +27,7 @@ def test_the_scripts_of_2019_run_with_their_flags(workplace: Path, capsys: pytes
         "--json_encoder=models/tiny/encoder.json",
         "--vocab_bpe=models/tiny/vocab.bpe",
     ]
-    trained = run(
+    trained = run_script(
         "finetune.py",
         *["--model=tiny", "--model_ckpt=models/tiny/model.ckpt", *files, "--output_name=book.h5"],
         *["--dataset_path=story.txt", "--data_loader=text", "--base_lr=0.0001", "--num_epoch=1"],
@@ -40,7 +41,7 @@ def test_the_scripts_of_2019_run_with_their_flags(workplace: Path, capsys: pytes
     for model in ("output/book.h5", "models/tiny/model.ckpt"):
         assert main(["generate", f"--model_path={model}", *flags]) == 0
         outputs.append(capsys.readouterr())
-    script = run("inference.py", "--model_path=output/book.h5", *flags, folder=workplace)
+    script = run_script("inference.py", "--model_path=output/book.h5", *flags, folder=workplace)
     assert script.returncode == 0
     for out, err in (*outputs, (script.stdout, script.stderr)):
         assert "tokens/s, LiteRT on CPU, float32" in err

@@ -19,8 +19,8 @@ from gpt_tf2.data.prepared import ARRAYS, Tokens, data_sources, prepare
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tokenizer import Tokenizer
-from helpers import made_up as madeup
-from helpers.processes import ROOT
+from helpers import made_up
+from helpers.workplace import ROOT
 
 STORIES = 700  # enough for several processes
 PREPARE = """
@@ -38,8 +38,8 @@ print("ready", flush=True)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    madeup.write_stories(folder / "stories", train=STORIES)
-    madeup.write_vocabulary(folder)
+    made_up.write_stories(folder / "stories", train=STORIES)
+    made_up.write_vocabulary(folder)
     return folder
 
 

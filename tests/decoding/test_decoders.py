@@ -15,7 +15,8 @@ from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import make_sampler
 from gpt_tf2.generation.scheduler import Request, Scheduler
 from gpt_tf2.model import random_tensors
-from helpers.processes import OPENAI_TINY, convert_to_litert
+from helpers.litert import convert_to_litert
+from helpers.workplace import OPENAI_TINY
 
 TOKENS = np.load(OPENAI_TINY / "expected.npz")["tokens"]
 LONG = GPT2Config(n_vocab=300, n_ctx=1024, n_embd=48, n_head=3, n_layer=2)

@@ -8,7 +8,7 @@ import pytest
 from gpt_tf2 import load_model
 from gpt_tf2.decoding.keras_graph import GraphDecoder
 from gpt_tf2.decoding.sample_perplexity import measure_perplexity
-from helpers.processes import OPENAI_TINY
+from helpers.workplace import OPENAI_TINY
 
 
 def test_a_samples_perplexity_is_that_of_the_network_in_windows_of_its_context() -> None:

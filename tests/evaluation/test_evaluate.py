@@ -15,7 +15,7 @@ from gpt_tf2.storage.journal import Journal
 from gpt_tf2.tasks.cnndm import story_path
 from gpt_tf2.tasks.task import Example
 from helpers import made_up
-from helpers.processes import command, run
+from helpers.processes import run_script, start_script
 
 N_CTX = 128
 
@@ -37,10 +37,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     model="small",
                     output_name=f"{loader}.h5",
                     num_epoch=1,
-                    steps_per_epoch=400,
+                    steps_per_epoch=160,
                     batch_size=16,
                     length=N_CTX,
-                    base_lr=0.003,
+                    base_lr=0.005,
+                    lr_schedule="cosine",
                     sample_every=0,
                 )
             )
@@ -116,11 +117,10 @@ def test_an_evaluation_that_is_killed_three_times_makes_the_same_predictions(
     task: list[str], name: str, sampling: list[str], folder: Path
 ) -> None:
     flags = [*task, *sampling, "--batch_size=2"]
-    whole = run("evaluate.py", *flags, f"--output_file=whole_{name}", folder=folder)
-    assert (whole.returncode, whole.stderr) == (0, "")
+    assert main(["evaluate", *flags, f"--output_file=whole_{name}"]) == 0
     partial, draw, kills = folder / f"killed_{name}.partial", random.Random(name), 0
     for _ in range(3):
-        process = command("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
+        process = start_script("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
         began = partial.stat().st_size if partial.exists() else 0
         while process.poll() is None and (not partial.exists() or partial.stat().st_size <= began + 80):
             time.sleep(0.002)  # until it has made a prediction
@@ -131,7 +131,7 @@ def test_an_evaluation_that_is_killed_three_times_makes_the_same_predictions(
     assert kills == 3, "the evaluation ended before it was killed"
     with partial.open("ab") as file:
         file.write(b'{"0:38": ["cut o')  # as a kill during a write leaves it
-    last = run("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
+    last = run_script("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
     assert (last.returncode, last.stderr) == (0, "") and "resuming after" in last.stdout
     assert (folder / f"killed_{name}").read_bytes() == (folder / f"whole_{name}").read_bytes()
     assert not partial.exists()
@@ -231,7 +231,7 @@ def test_an_article_longer_than_the_context_is_shortened(folder: Path, capsys: p
         (["--data_loader=coqa"], ["--dataset_path", "required"]),
         (["--dataset_path=stories", "--limit=3"], ["--limit 3", "leave it out"]),
         (["--dataset_path=stories", "--quantize=int8"], ["--quantize int8", "leave it out"]),
-        (["--dataset_path=no.txt"], ["no.txt", "no such file"]),
+        (["--dataset_path=no.txt"], ["--dataset_path no.txt", "no such file"]),
         (
             ["--data_loader=cnndm", "--dataset_path=stories", "--references=short.tagged", "--output_length=2"],
             ["short.tagged: 1 lines", "one line for each story"],

@@ -13,7 +13,7 @@ from gpt_tf2.cli import main
 from gpt_tf2.data.batches import Batch
 from gpt_tf2.evaluation.perplexity import measure_perplexity
 from gpt_tf2.storage.journal import Journal
-from helpers.processes import OPENAI_TINY
+from helpers.workplace import OPENAI_TINY
 
 
 def test_perplexity_is_that_of_the_network_with_a_sliding_window(

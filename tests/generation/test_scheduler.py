@@ -13,7 +13,8 @@ from gpt_tf2.decoding.keras_graph import GraphDecoder
 from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import make_sampler
 from gpt_tf2.generation.scheduler import Request, Scheduler
-from helpers.processes import OPENAI_TINY, convert_to_litert
+from helpers.litert import convert_to_litert
+from helpers.workplace import OPENAI_TINY
 
 EXPECTED = np.load(OPENAI_TINY / "expected.npz")
 GREEDY = EXPECTED["greedy"].tolist()

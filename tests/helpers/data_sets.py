@@ -7,7 +7,7 @@ import pytest
 
 from gpt_tf2.cli import main
 from gpt_tf2.tasks.cnndm import story_path
-from helpers.processes import ROOT
+from helpers.workplace import ROOT
 
 FIXTURES = ROOT / "tests" / "fixtures"
 URLS = (FIXTURES / "cnndm" / "url_lists" / "all_train.txt").read_text().split()

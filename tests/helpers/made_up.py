@@ -1,4 +1,4 @@
-"""Made-up data sets that a small model can learn, a vocabulary for them, and the model."""
+"""Made-up data sets, learnable in seconds, with a vocabulary and a random model for them."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ WEATHER = ["Rain fell", "Snow lay", "Fog hung", "The sun stood", "Dust blew", "A
 TALK = ["Nobody was surprised", "Many came to look", "Few had heard of it", "It was talked about for weeks"]
 
 
-def story(draw: random.Random) -> tuple[str, str]:
-    """An article whose news come after its first three sentences, and the highlight that tells them."""
+def make_story(draw: random.Random) -> tuple[str, str]:
+    """An article with its news after the first three sentences, and a highlight with the news."""
     person, deed, thing = draw.choice(PEOPLE), draw.choice(DEEDS), draw.choice(THINGS)
     filler = [f"{draw.choice(WEATHER)} over the {draw.choice(PLACES)}." for _ in range(draw.randint(4, 7))]
     filler.insert(draw.randint(3, len(filler)), f"Then the {person} {deed} the {thing}. {draw.choice(TALK)}.")
@@ -27,7 +27,7 @@ def story(draw: random.Random) -> tuple[str, str]:
 
 
 def write_stories(folder: Path, **counts: int) -> None:
-    """The layout of `url_lists/` and `cnn/stories/`, with so many stories a split."""
+    """Writes `url_lists/` and `cnn/stories/`. counts: the stories of each split."""
     (folder / "url_lists").mkdir(parents=True, exist_ok=True)
     (folder / "cnn" / "stories").mkdir(parents=True, exist_ok=True)
     for split, count in counts.items():
@@ -35,13 +35,13 @@ def write_stories(folder: Path, **counts: int) -> None:
         urls = [f"http://www.cnn.com/made-up/{split}/{number}" for number in range(count)]
         (folder / "url_lists" / f"all_{split}.txt").write_text("\n".join(urls) + "\n")
         for url in urls:
-            article, highlight = story(draw)
+            article, highlight = make_story(draw)
             name = hashlib.sha1(url.encode()).hexdigest()
             (folder / "cnn" / "stories" / f"{name}.story").write_text(f"{article}\n\n@highlight\n\n{highlight}")
 
 
-def conversation(draw: random.Random, name: str) -> dict:
-    """A story of CoQA's form with four questions in any order."""
+def make_conversation(draw: random.Random, name: str) -> dict:
+    """A story in CoQA's format, with four questions in random order."""
     colour, animal = draw.choice(["red", "blue", "green", "black", "white"]), draw.choice(["cat", "dog", "goat", "owl"])
     place, food = draw.choice(PLACES), draw.choice(["bread", "apples", "fish", "cheese", "grass"])
     asked = [
@@ -62,20 +62,20 @@ def conversation(draw: random.Random, name: str) -> dict:
 
 
 def write_conversations(folder: Path, **counts: int) -> None:
-    """CoQA's JSON files, with so many stories a split."""
+    """Writes CoQA's JSON files. counts: the stories of each split."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in counts.items():
         draw = random.Random(split)
-        data = [conversation(draw, f"{split}-{number}") for number in range(count)]
+        data = [make_conversation(draw, f"{split}-{number}") for number in range(count)]
         (folder / f"coqa-{split}-v1.0.json").write_text(json.dumps({"data": data}))
 
 
 def write_vocabulary(folder: Path) -> Tokenizer:
-    """512 tokens of the data sets' words."""
+    """Learns a vocabulary of 512 tokens from both data sets and writes it."""
     draw = random.Random(0)
-    text = "".join("\n".join(story(draw)) + "\nTL;DR:\n" for _ in range(200))
+    text = "".join("\n".join(make_story(draw)) + "\nTL;DR:\n" for _ in range(200))
     for number in range(200):
-        made = conversation(draw, str(number))
+        made = make_conversation(draw, str(number))
         text += made["story"]
         for question, answer in zip(made["questions"], made["answers"], strict=True):
             text += f"\n Q: {question['input_text']}\n A: {answer['input_text']}"
@@ -83,7 +83,7 @@ def write_vocabulary(folder: Path) -> Tokenizer:
 
 
 def write_model(folder: Path, n_ctx: int) -> None:
-    """A small random model with that vocabulary, in a folder."""
+    """Writes a small random model with that vocabulary."""
     from gpt_tf2.model import GPT2, random_tensors
 
     config = GPT2Config(n_vocab=512, n_ctx=n_ctx, n_embd=64, n_head=4, n_layer=2)

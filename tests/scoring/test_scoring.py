@@ -17,7 +17,7 @@ from gpt_tf2.cli import main
 from gpt_tf2.scoring.coqa import normalize, score_turn
 from gpt_tf2.scoring.porter import read_exceptions
 from gpt_tf2.scoring.rouge import NAMES, read_tagged, score_corpus, score_pair
-from helpers.processes import ROOT
+from helpers.workplace import ROOT
 
 COQA = ROOT / "tests" / "fixtures" / "coqa"  # two made-up stories, and the official evaluator's figures of predictions
 Text = list[str]

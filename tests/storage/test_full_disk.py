@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.commands import FINETUNE
-from helpers.processes import ROOT
+from helpers.workplace import ROOT
 
 
 def run_on_small_disk(folder: Path, size: str, command: str) -> subprocess.CompletedProcess:

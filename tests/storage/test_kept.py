@@ -16,7 +16,7 @@ import pytest
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage import kept as module
 from gpt_tf2.storage.kept import Kept, Sources, open_or_build
-from helpers.processes import ROOT, names
+from helpers.workplace import ROOT, list_names
 
 CHANGED = InputError("changed: start again")
 FIX = "set `elsewhere`"
@@ -99,8 +99,8 @@ def test_a_folder_is_built_once() -> None:
     for _ in range(2):
         again, built = open_kept()
         assert not built and again == first
-    assert names(Path("home")) == [".kept.lock", "kept"]
-    assert names(Path("home/kept")) == ["about.json", "first", "second"]
+    assert list_names(Path("home")) == [".kept.lock", "kept"]
+    assert list_names(Path("home/kept")) == ["about.json", "first", "second"]
 
 
 def replace_a_source() -> None:
@@ -199,7 +199,7 @@ def test_a_damaged_folder_is_built_again(damage: Callable[[Path], object]) -> No
     damage(first.folder)
     assert open_kept() == (first, True)
     assert open_kept() == (first, False)
-    assert names(first.folder) == ["about.json", "first", "second"]
+    assert list_names(first.folder) == ["about.json", "first", "second"]
 
 
 def test_an_open_file_outlives_its_folder() -> None:
@@ -222,7 +222,7 @@ def test_a_build_that_fails_leaves_nothing() -> None:
     first, _ = open_kept()
     with pytest.raises(InputError, match="bad data"):
         open_kept(fail, key="other")
-    assert names(Path("home")) == [".kept.lock", "kept"]
+    assert list_names(Path("home")) == [".kept.lock", "kept"]
     assert open_kept() == (first, False)
 
 
@@ -322,7 +322,7 @@ def test_of_several_processes_one_builds_and_the_others_wait() -> None:
         Path("slow").unlink()
         outputs = [process.communicate(timeout=60) for process in processes]
     assert outputs == [("ONE\n", "")] * 3
-    assert names(Path("home")) == [".kept.lock", "kept"]
+    assert list_names(Path("home")) == [".kept.lock", "kept"]
 
 
 def test_a_waiting_process_takes_over_from_a_killed_one() -> None:
@@ -330,12 +330,12 @@ def test_a_waiting_process_takes_over_from_a_killed_one() -> None:
     with started(2) as processes:
         first_lines = [process.stdout.readline().strip() for process in processes]
         builder, waiter = (processes[first_lines.index(line)] for line in ("building", "waiting"))
-        assert names(Path("home")) == [".kept.lock", ".kept.tmp"]
+        assert list_names(Path("home")) == [".kept.lock", ".kept.tmp"]
         builder.send_signal(signal.SIGKILL)
         assert waiter.stdout.readline() == "building\n"
         Path("slow").unlink()
         assert waiter.communicate(timeout=60) == ("ONE\n", "")
-    assert names(Path("home")) == [".kept.lock", "kept"]
+    assert list_names(Path("home")) == [".kept.lock", "kept"]
 
 
 def test_a_killed_build_is_not_in_the_way() -> None:
@@ -343,9 +343,9 @@ def test_a_killed_build_is_not_in_the_way() -> None:
     for _ in range(2):
         with started(1) as (process,):
             assert process.stdout.readline() == "building\n"
-    assert names(Path("home")) == [".kept.lock", ".kept.tmp"]
+    assert list_names(Path("home")) == [".kept.lock", ".kept.tmp"]
     assert open_kept()[1]
-    assert names(Path("home")) == [".kept.lock", "kept"]
+    assert list_names(Path("home")) == [".kept.lock", "kept"]
 
 
 def test_a_waiting_process_goes_on_where_a_failed_build_left_nothing() -> None:

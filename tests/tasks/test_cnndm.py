@@ -13,7 +13,7 @@ import pytest
 from gpt_tf2.cli import main
 from gpt_tf2.tasks.cnndm import clean, items, story_path
 from helpers.data_sets import FIXTURES, URLS, show_data, story
-from helpers.processes import OPENAI_TINY
+from helpers.workplace import OPENAI_TINY
 
 
 def test_articles_and_highlights_equal_the_expected_ones(data_sets: Path, capsys: pytest.CaptureFixture) -> None:

@@ -10,7 +10,7 @@ from gpt_tf2.cli import main
 from gpt_tf2.tasks import cnndm, coqa
 from gpt_tf2.tasks.lookup import OF_EXAMPLES
 from helpers import made_up
-from helpers.processes import ROOT
+from helpers.workplace import ROOT
 
 PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
 COLOURS = {"apple": "red", "leaf": "green", "sky": "blue", "snow": "white", "coal": "black", "sun": "yellow"}

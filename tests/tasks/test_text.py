@@ -13,7 +13,7 @@ from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.data.prepared import prepare
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.text import cut_file
-from helpers.processes import OPENAI_TINY
+from helpers.workplace import OPENAI_TINY
 
 TOKENIZER = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
 END = TOKENIZER.end_of_text

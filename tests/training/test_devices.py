@@ -11,7 +11,8 @@ import pytest
 
 from gpt_tf2.cli import main
 from helpers.finetuning import read_hdf5
-from helpers.processes import command, fill_workplace, run
+from helpers.processes import run_script, start_script
+from helpers.workplace import fill_workplace
 
 pytestmark = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "jax", reason="needs JAX")
 FLAGS = ["--dataset_path=story.txt", "--model=tiny", "--length=32", "--batch_size=3", "--sample_every=0"]
@@ -35,7 +36,7 @@ def start_pair(folder: Path, *flags: str) -> list:
     address = f"127.0.0.1:{find_free_port()}"
     shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     return [
-        command("finetune.py", *FLAGS, *flags, folder=folder, env={**shared, "JAX_PROCESS_ID": str(i)})
+        start_script("finetune.py", *FLAGS, *flags, folder=folder, env={**shared, "JAX_PROCESS_ID": str(i)})
         for i in range(2)
     ]
 
@@ -55,7 +56,7 @@ def expected_losses(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 
 def test_two_devices_give_the_losses_of_one(workplace: Path, expected_losses: np.ndarray) -> None:
     flags = [*FLAGS, "--devices=2", "--num_epoch=1", "--output_name=two.h5"]
-    result = run("finetune.py", *flags, folder=workplace, env=TWO)
+    result = run_script("finetune.py", *flags, folder=workplace, env=TWO)
     assert result.returncode == 0, result.stderr
     assert read_losses(workplace, "two") == pytest.approx(expected_losses, rel=1e-5)
 
@@ -86,6 +87,6 @@ def test_if_one_process_is_killed_the_other_ends_with_a_clear_error(workplace: P
 
 
 def test_more_devices_than_jax_sees_are_refused(workplace: Path) -> None:
-    result = run("finetune.py", *FLAGS, "--devices=3", folder=workplace, env=TWO)
+    result = run_script("finetune.py", *FLAGS, "--devices=3", folder=workplace, env=TWO)
     assert result.returncode == 2
     assert result.stderr.strip() == "finetune.py: --devices 3: JAX sees 2 (cpu): give that many or fewer"

@@ -13,7 +13,7 @@ from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.training.blockwise import BlockwiseModel
 from helpers.finetuning import SETTINGS, are_identical, change_settings, read_hdf5, read_weights
-from helpers.processes import fill_workplace
+from helpers.workplace import fill_workplace
 
 LORA = {"lora_rank": 4, "base_lr": 0.01, "precision": "float32"}
 

@@ -15,7 +15,8 @@ from gpt_tf2 import InputError, finetune, load_model
 from gpt_tf2.cli import main
 from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
 from helpers.finetuning import FLAGS, SETTINGS, are_identical, change_settings, read_hdf5, read_weights
-from helpers.processes import OPENAI_TINY, command, fill_workplace, run
+from helpers.processes import run_script, start_script
+from helpers.workplace import OPENAI_TINY, fill_workplace
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,7 @@ def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) ->
     state, draw = workplace / "output" / "m" / "state.h5", random.Random(7)
     kills = 0
     for _ in range(times):
-        process = command("finetune.py", *flags, "--resume", folder=workplace)
+        process = start_script("finetune.py", *flags, "--resume", folder=workplace)
         saved_at = state.stat().st_mtime if state.exists() else 0
         while process.poll() is None and (not state.exists() or state.stat().st_mtime == saved_at):
             time.sleep(0.01)  # until its first save
@@ -170,7 +171,7 @@ def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) ->
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
     assert kills == times, "the run ended before it was killed"
-    last = run("finetune.py", *flags, "--resume", folder=workplace)
+    last = run_script("finetune.py", *flags, "--resume", folder=workplace)
     assert last.returncode == 0, last.stderr
     assert "resuming after step" in last.stdout
     assert are_identical(read_hdf5(workplace / "output" / "whole" / "state.h5"), read_hdf5(state))
@@ -179,7 +180,7 @@ def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) ->
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_the_run_and_exits_cleanly(workplace: Path, number: signal.Signals) -> None:
-    process = command("finetune.py", *FLAGS, "--num_epoch=1000", folder=workplace)
+    process = start_script("finetune.py", *FLAGS, "--num_epoch=1000", folder=workplace)
     line = ""
     while "tokens/s" not in line and "step 1/" not in line:
         line = process.stdout.readline()

@@ -19,9 +19,8 @@ from gpt_tf2.commands import demo
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.model import GPT2, random_tensors
 from helpers import made_up
-from helpers.processes import command
+from helpers.processes import start_script
 
-pytestmark = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="TensorFlow converts for LiteRT")
 GREEDY = ["generate", "--model=models/tiny", "--temperature=0", "--length=20", "--prompt=The tide"]
 LINE = "-" * 50
 
@@ -81,7 +80,7 @@ def write_small(folder: Path) -> str:
     """Writes a smaller random model; returns a text that it learns in fewer steps."""
     made_up.write_model(folder, n_ctx=128)
     draw = random.Random(0)
-    return "\n\n".join("\n".join(made_up.story(draw)) for _ in range(1000))
+    return "\n\n".join("\n".join(made_up.make_story(draw)) for _ in range(1000))
 
 
 @pytest.mark.parametrize(
@@ -136,11 +135,11 @@ def test_a_sample_ends_before_the_stop_text_but_not_below_the_minimum_length(wor
 def test_prompts_come_from_standard_input(workplace: Path) -> None:
     generate(GenerateSettings("models/tiny", output_length=1))  # converts the model
     flags = ["inference.py", "--model_path=models/tiny", "--prompts=-", "--output_length=4", "--temperature=0"]
-    process = command(*flags, folder=workplace, stdin=subprocess.PIPE)
+    process = start_script(*flags, folder=workplace, stdin=subprocess.PIPE)
     out, _ = process.communicate("The tide\nThe moon\n", timeout=300)
     assert process.returncode == 0 and out.count(LINE) == 2
     assert [sample[:8] for sample in out.split(f"\n{LINE}\n")] == ["The tide", "The moon", ""]
-    process = command(*flags, folder=workplace, stdin=subprocess.PIPE, text=False)
+    process = start_script(*flags, folder=workplace, stdin=subprocess.PIPE, text=False)
     _, err = process.communicate(b"caf\xe9\n", timeout=300)
     assert process.returncode == 2 and b"not UTF-8 text at byte 3" in err and err.count(b"\n") == 1
 
@@ -153,12 +152,12 @@ def test_ctrl_c_and_a_closed_pipe_end_a_stream_cleanly(tmp_path: Path, monkeypat
     flags += ["--min_length=5900", "--output_length=5900"]
     # A shell starts background jobs with SIGINT ignored.
     heeds_sigint = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    process = command(*flags, folder=tmp_path, bufsize=0, text=False, **heeds_sigint)
+    process = start_script(*flags, folder=tmp_path, bufsize=0, text=False, **heeds_sigint)
     assert process.stdout.read(12)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err == b"inference.py: interrupted\n"
-    process = command(*flags, folder=tmp_path, bufsize=0, text=False)
+    process = start_script(*flags, folder=tmp_path, bufsize=0, text=False)
     assert process.stdout.read(12)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait(timeout=60) == 0

@@ -14,7 +14,7 @@ from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.decoding.litert import conversion as module
 from gpt_tf2.decoding.litert.conversion import conversion_folder, open_conversion
 from gpt_tf2.errors import InputError
-from helpers.processes import ROOT, names
+from helpers.workplace import ROOT, list_names
 
 # Opens the decoder in a process of its own. With a file `slow`, converting takes as long as the file is there.
 PROGRAM = """
@@ -139,7 +139,7 @@ def test_two_first_runs_convert_once_even_after_a_kill(model: OpenedModel) -> No
     converting, waiting = sorted(outputs, key=len, reverse=True)
     assert any("converted in" in line for line in converting) and converting[-1] == "TensorFlow True"
     assert waiting == [converting[-2], "TensorFlow False"] and waiting[0].startswith("logits")
-    assert names(Path("models/tiny/.gpt_tf2")) == [".litert-model.ckpt-float32.lock", "litert-model.ckpt-float32"]
+    assert list_names(Path("models/tiny/.gpt_tf2")) == [".litert-model.ckpt-float32.lock", "litert-model.ckpt-float32"]
 
 
 def test_where_nothing_can_be_written_a_conversion_is_read_or_the_error_names_the_fix(model: OpenedModel) -> None:
