@@ -176,7 +176,7 @@ def build(run: Run) -> "tuple[Trainer, History]":
     """Loads the model, with adapters if they are trained, and the saved state if the run resumes."""
     from gpt_tf2.training.lora import add_adapters
     from gpt_tf2.training.optimizers import make_optimizer
-    from gpt_tf2.training.trainer import Trainer
+    from gpt_tf2.training.trainer import make_trainer
 
     settings = run.settings
     # Weights that are neither trained nor saved can be held in the precision of the computation.
@@ -184,7 +184,7 @@ def build(run: Run) -> "tuple[Trainer, History]":
     network = run.model.load(settings.dropout, settings.precision, held)
     if settings.lora_rank:
         add_adapters(network, run.trained, settings.seed)
-    trainer = Trainer(
+    trainer = make_trainer(
         network,
         make_optimizer(settings.optimizer, settings.weight_decay),
         run.trained,

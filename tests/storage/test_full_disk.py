@@ -42,7 +42,7 @@ import shutil, sys
 from pathlib import Path
 from gpt_tf2 import backend, cli
 backend.start()
-from gpt_tf2.training.trainer import Trainer
+from gpt_tf2.training.trainer import make_trainer
 plain = Trainer.step
 def step(trainer, batch, rate, seed, step):
     if step == 3:

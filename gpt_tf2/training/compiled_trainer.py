@@ -1,0 +1,260 @@
+"""One training step as one compiled graph, on JAX: gradients, accumulation, clipping and update.
+
+Weights and optimizer state are donated: XLA updates a tensor in its own memory as soon as its gradient is known, so the
+gradients of all blocks need not be alive together. The parts are those of `model.py`, which `blockwise.py` runs one at
+a time on TensorFlow. Both compute the same numbers.
+"""
+
+import functools
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+from jax import lax
+from keras import ops
+
+from gpt_tf2.data.batches import Batch, parts
+from gpt_tf2.model import (
+    GPT2,
+    SameShape,
+    Tensor,
+    after_attention,
+    attend,
+    attention_bias,
+    before_attention,
+    embed,
+    identity,
+    merge_heads,
+    split_heads,
+)
+from gpt_tf2.training import custom_gradients
+from gpt_tf2.training.blockwise import (
+    DRAWS_PER_BLOCK,
+    DRAWS_PER_STEP,
+    Shard,
+    cast_matrices,
+    normalize_picks,
+    segment_mask,
+    unsharded,
+)
+from gpt_tf2.training.blockwise_trainer import zeros
+from gpt_tf2.training.chunks import count_chunk_logits
+from gpt_tf2.training.compiled_loss import cross_entropy
+from gpt_tf2.training.optimizers import Optimizer, OptimizerState
+from gpt_tf2.training.step_state import StepState
+
+Arrays = dict[str, Tensor]  # by OpenAI's names
+
+
+class CompiledTrainer:
+    """A `Trainer` whose step is one graph of XLA's. `step` returns while the device is still computing.
+
+    For the arguments see `make_trainer`.
+    """
+
+    steps_ahead = 3
+
+    def __init__(
+        self,
+        model: GPT2,
+        optimizer: Optimizer,
+        trained: Collection[str] | None = None,
+        remat: bool = False,
+        accumulate: int = 1,
+        clip_norm: float = 0.0,
+        shard: Shard = unsharded,
+    ):
+        self.model = model
+        self.optimizer = optimizer
+        self.remat = remat
+        self.accumulate = accumulate
+        self.clip_norm = clip_norm
+        self.shard = shard
+        variables = {f"h{i}/{n}": v for i, block in enumerate(model.blocks) for n, v in block.items()} | model.ends
+        self.trained = {name: v for name, v in model.tensors().items() if not trained or name in trained}
+        self.frozen = {name: v for name, v in variables.items() if name not in self.trained}
+        self.scales_loss = model.compute_dtype == "float16"
+        self.optimizer_state = {
+            name: tuple(zeros(shape, f"{name}/{i}") for i, shape in enumerate(optimizer.state_shapes(variable.shape)))
+            for name, variable in self.trained.items()
+        }
+        self.step_state = StepState.first(self.scales_loss)
+        self.chunk = max(1, count_chunk_logits(remat) // model.config.n_vocab)  # predicted tokens at once
+        self._step = jax.jit(self._compute_step, donate_argnums=(0, 1), static_argnames=("packed",))
+        self._loss = jax.jit(self._compute_loss, static_argnames=("packed",))
+
+    def step(self, batch: Batch, rate: float, seed: int = 0, step: int = 0) -> Tensor:
+        """Train on a batch once.
+
+        Args:
+            rate: the learning rate.
+            seed, step: decide what dropout drops.
+
+        Returns:
+            The mean loss before the update, in nats: a float32 scalar on the device, which may still be computing it.
+        """
+        count = len(self.model.blocks)
+        first_draws = step * DRAWS_PER_STEP + DRAWS_PER_BLOCK * np.arange(count + 1)
+        draws = np.stack([np.full(count + 1, seed), first_draws], axis=1).astype("uint32")  # [blocks + 1, 2]
+        state = self.step_state
+        new, loss, is_finite = self._step(
+            {name: variable.value for name, variable in self.trained.items()},
+            {name: tuple(slot.value for slot in slots) for name, slots in self.optimizer_state.items()},
+            {name: variable.value for name, variable in self.frozen.items()},
+            self._split(batch),
+            draws,
+            np.float32(batch.weights.sum()),
+            np.float32(rate),
+            np.float32(state.updates + 1),
+            np.float32(state.loss_scale),
+            packed=is_packed(batch),
+        )
+        for name, (weight, slots) in new.items():
+            self.trained[name].assign(weight)
+            for variable, value in zip(self.optimizer_state[name], slots, strict=True):
+                variable.assign(value)
+        if self.scales_loss and not bool(is_finite):
+            state.skip_update()
+        else:
+            state.count_update(self.scales_loss)
+        return loss
+
+    def loss(self, batch: Batch) -> float:
+        """Compute the mean loss on a batch, in nats, without dropout."""
+        weights = {name: variable.value for name, variable in (self.trained | self.frozen).items()}
+        total = self._loss(weights, vars(self.shard(batch)), packed=is_packed(batch))
+        return float(total) / float(batch.weights.sum())
+
+    def _split(self, batch: Batch) -> tuple[Arrays, ...]:
+        """The micro-batches of a batch, equal in shape, on the devices."""
+        micro = parts(batch, self.accumulate)
+        rows, picks = max(len(part.tokens) for part in micro), max(len(part.picks) for part in micro)
+        return tuple(vars(self.shard(pad(part, rows, picks))) for part in micro)
+
+    def _compute_step(
+        self,
+        weights: Arrays,
+        optimizer_state: dict[str, OptimizerState],
+        frozen: Arrays,
+        micro: tuple[Arrays, ...],
+        draws: Tensor,
+        total: Tensor,
+        rate: Tensor,
+        update: Tensor,
+        loss_scale: Tensor,
+        packed: bool,
+    ) -> tuple[dict[str, tuple[Tensor, OptimizerState]], Tensor, Tensor]:
+        """The new weights and optimizer state, the mean loss, and whether the gradients are finite."""
+
+        def scaled_loss(weights: Arrays, batch: Arrays) -> Tensor:
+            return self._run(weights | frozen, batch, loss_scale / total, draws, packed)
+
+        if len(micro) == 1:
+            loss, gradients = jax.value_and_grad(scaled_loss)(weights, micro[0])
+        else:
+            start = jnp.float32(0), jax.tree.map(lambda w: jnp.zeros(w.shape, "float32"), weights)
+            stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *micro)
+
+            def add(sums: Any, batch: Arrays) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, sums, jax.value_and_grad(scaled_loss)(weights, batch)), None
+
+            (loss, gradients), _ = lax.scan(add, start, stacked)
+        factor, is_finite = 1 / loss_scale, jnp.bool_(True)
+        if self.clip_norm or self.scales_loss:
+            norm = factor * jnp.sqrt(sum(jnp.sum(jnp.square(g.astype("float32"))) for g in gradients.values()))
+            is_finite = jnp.isfinite(norm)
+            if self.clip_norm:
+                factor = factor * jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
+        new = {
+            name: self.optimizer.update(weights[name], gradient * factor, optimizer_state[name], rate, update)
+            for name, gradient in gradients.items()
+        }
+        if self.scales_loss:  # a step whose gradients overflow changes nothing
+            old = {name: (weights[name], optimizer_state[name]) for name in new}
+            new = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, old)
+        return new, loss / loss_scale, is_finite
+
+    def _compute_loss(self, weights: Arrays, batch: Arrays, packed: bool) -> Tensor:
+        return self._run(weights, batch, jnp.float32(1), None, packed)
+
+    def _run(self, weights: Arrays, batch: Arrays, scale: Tensor, draws: Tensor | None, packed: bool) -> Tensor:
+        """The sum of a micro-batch's weighted losses times `scale`. No draws: no dropout."""
+        model, dtype = self.model, self.model.compute_dtype
+        if not model.dropout:
+            draws = None
+        x = embed(weights, batch["tokens"], batch["positions"], dtype)  # [B, T, C]
+        if draws is not None:
+            x = with_draws(model, draws[-1], lambda: model.drop(x))
+        uses_flash = draws is None and can_use_flash(dtype)
+        segments = batch["segments"]
+        bias = None if uses_flash and not packed else attention_bias(segment_mask(segments), dtype)  # [B, 1, T, T]
+        block: Callable[..., Tensor] = jax.jit(functools.partial(run_block, model, uses_flash))  # traced once for all
+        block = jax.checkpoint(block) if self.remat else block
+        for i in range(len(model.blocks)):
+            prefix = f"h{i}/"
+            part = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+            x = block(part, x, bias, None if draws is None else draws[i])
+        norm = {name: weights[name] for name in ("ln_f/g", "ln_f/b")}
+        z = normalize_picks((norm, x), batch["picks"])  # [K, C]
+        wte = ops.cast(weights["wte"], dtype)
+        return cross_entropy(z, wte, batch["targets"], batch["weights"], scale, self.chunk, "wte" in self.trained)
+
+
+def run_block(model: GPT2, uses_flash: bool, weights: Arrays, x: Tensor, bias: Tensor | None, draws: Any) -> Tensor:
+    """One transformer block, [B, T, C] → [B, T, C], from the parts of `model.py`."""
+    weights, n_head = cast_matrices(weights, model.compute_dtype), model.config.n_head
+
+    def run(drop: SameShape) -> Tensor:
+        qkv = before_attention(weights, x)  # [B, T, 3·C]
+        if uses_flash:
+            attended = attend_by_flash(qkv, n_head, bias)
+        else:
+            query, keys, values = (split_heads(part, n_head) for part in ops.split(qkv, 3, axis=-1))
+            attended = merge_heads(attend(query, keys, values, bias, drop=drop))
+        return after_attention(weights, x, attended, drop, custom_gradients.gelu)
+
+    return run(identity) if draws is None else with_draws(model, draws, lambda: run(model.drop))
+
+
+def attend_by_flash(qkv: Tensor, n_head: int, bias: Tensor | None) -> Tensor:
+    """cuDNN's flash attention: queries, keys and values [B, T, 3·C] → [B, T, C], causal.
+
+    Args:
+        bias: of `attention_bias`; None where a sequence holds one text, which needs less memory traffic.
+    """
+    batch, time, width = qkv.shape
+    shape = (batch, time, n_head, width // 3 // n_head)
+    query, keys, values = (part.reshape(shape) for part in jnp.split(qkv, 3, axis=-1))  # [B, T, H, D]
+    attended = jax.nn.dot_product_attention(query, keys, values, bias, is_causal=bias is None, implementation="cudnn")
+    return attended.reshape(batch, time, width // 3)
+
+
+def can_use_flash(dtype: str) -> bool:
+    """Whether cuDNN's flash attention runs here: on a GPU, in half precision."""
+    return jax.default_backend() == "gpu" and dtype in ("bfloat16", "float16")
+
+
+def with_draws(model: GPT2, draws: Tensor, function: Callable[[], Tensor]) -> Tensor:
+    """Call a function with its dropout starting at a state of the random generator, uint32 [2]."""
+    with keras.StatelessScope(state_mapping=[(model.dropout_seed.state, draws)]):
+        return function()
+
+
+def is_packed(batch: Batch) -> bool:
+    """Whether a sequence of the batch holds more than one segment, or padding."""
+    return bool((batch.segments != 1).any())
+
+
+def pad(batch: Batch, rows: int, picks: int) -> Batch:
+    """A batch with empty sequences and picks of weight 0 added, so that it has `rows` and `picks` of them."""
+    more_rows, more_picks = rows - len(batch.tokens), picks - len(batch.picks)
+    if not more_rows and not more_picks:
+        return batch
+    of_rows = {
+        name: np.pad(getattr(batch, name), ((0, more_rows), (0, 0))) for name in ("tokens", "positions", "segments")
+    }
+    of_picks = {name: np.pad(getattr(batch, name), (0, more_picks)) for name in ("picks", "targets", "weights")}
+    return Batch(**of_rows, **of_picks)
