@@ -1,12 +1,13 @@
 """Prompt lookup on the device: draft tokens out of the sequence itself (Saxena 2023)."""
 
 import jax.numpy as jnp
-from jax import Array
+
+from gpt_tf2.model import Tensor
 
 MAX_MATCH, MIN_MATCH = 4, 2  # length of the n-grams that are looked up, in tokens
 
 
-def propose(ids: Array, lengths: Array, count: int) -> tuple[Array, Array]:
+def propose(ids: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The tokens that followed the last occurrence of each sequence's last tokens, of the longest n-gram that recurs.
 
     Args:

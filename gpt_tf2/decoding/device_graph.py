@@ -11,16 +11,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array, lax
+from jax import lax
 
 from gpt_tf2.decoding.device_draft import propose
 from gpt_tf2.decoding.device_rules import Rules, Settings, draw_tokens, leave_out
-from gpt_tf2.model import GPT2, after_attention, before_attention, embed, layer_norm
+from gpt_tf2.model import GPT2, Tensor, after_attention, before_attention, embed, layer_norm
 
 MAX_STEPS = 64  # most steps in one call
 
-Cache = list[tuple[Array, Array]]  # each block's keys and values, [B, H, S, D]
+Cache = list[tuple[Tensor, Tensor]]  # each block's keys and values, [B, H, S, D]
 Weights = dict[str, Any]  # `ends`, and `blocks`, a list: the model's tensors by their names
 
 
@@ -39,14 +38,14 @@ class Slots(NamedTuple):
     """
 
     cache: Cache
-    lengths: Array
-    logits: Array
-    left: Array
-    counts: Array
-    seeds: Array
+    lengths: Tensor
+    logits: Tensor
+    left: Tensor
+    counts: Tensor
+    seeds: Tensor
     settings: Settings
-    ids: Array | None
-    used: Array | None
+    ids: Tensor | None
+    used: Tensor | None
 
 
 class Admission(NamedTuple):
@@ -57,10 +56,10 @@ class Admission(NamedTuple):
     left, seeds, settings: as in `Slots`.
     """
 
-    slots: np.ndarray
-    prompts: np.ndarray
-    left: np.ndarray
-    seeds: np.ndarray
+    slots: Tensor
+    prompts: Tensor
+    left: Tensor
+    seeds: Tensor
     settings: Settings
 
 
@@ -70,15 +69,18 @@ def read_weights(model: GPT2) -> Weights:
         "ends": {name: variable.value for name, variable in model.ends.items()},
         "blocks": [{name: variable.value for name, variable in block.items()} for block in model.blocks],
     }
-    leaves, structure = jax.tree.flatten(weights)
-    others = [x for x in leaves if x.ndim == 2 and x.dtype != model.compute_dtype]
+
+    def is_other(x: Tensor) -> bool:
+        return x.ndim == 2 and x.dtype != model.compute_dtype
+
+    others = [x for x in jax.tree.leaves(weights) if is_other(x)]
     cast = iter(cast_all(others, model.compute_dtype) if others else [])
-    return structure.unflatten([next(cast) if x.ndim == 2 and x.dtype != model.compute_dtype else x for x in leaves])
+    return jax.tree.map(lambda x: next(cast) if is_other(x) else x, weights)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def cast_all(arrays: list[Array], dtype: str) -> list[Array]:
-    return [x.astype(dtype) for x in arrays]
+def cast_all(tensors: list[Tensor], dtype: str) -> list[Tensor]:
+    return [x.astype(dtype) for x in tensors]
 
 
 @functools.partial(jax.jit, static_argnames=("slots", "positions", "n_head", "drafts", "penalizes"))
@@ -103,14 +105,15 @@ def begin(weights: Weights, slots: int, positions: int, n_head: int, drafts: boo
 def extend_room(state: Slots, positions: int, penalizes: bool) -> Slots:
     """The slots with a larger cache, and with room for the ids that occur."""
     missing = positions - state.cache[0][0].shape[2]
-    cache = [tuple(jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0))) for x in pair) for pair in state.cache]
+    sides = ((0, 0), (0, 0), (0, missing), (0, 0))
+    cache = [(jnp.pad(keys, sides), jnp.pad(values, sides)) for keys, values in state.cache]
     ids = None if state.ids is None else jnp.pad(state.ids, ((0, 0), (0, missing)))
     used = jnp.zeros(state.logits.shape, bool) if penalizes and state.used is None else state.used
     return state._replace(cache=cache, ids=ids, used=used)
 
 
 @functools.partial(jax.jit, donate_argnums=1, static_argnames="n_head")
-def admit(weights: Weights, state: Slots, ids: Array, lengths: Array, admission: Admission, n_head: int) -> Slots:
+def admit(weights: Weights, state: Slots, ids: Tensor, lengths: Tensor, admission: Admission, n_head: int) -> Slots:
     """Compute prompts, and put sequences that begin with them into slots.
 
     Args:
@@ -123,36 +126,32 @@ def admit(weights: Weights, state: Slots, ids: Array, lengths: Array, admission:
     x, computed = run_tokens(weights, blank, ids, jnp.broadcast_to(jnp.arange(width), ids.shape), n_head)
     logits = project(weights, x[jnp.arange(rows), lengths - 1])  # [R, V]
 
-    def put(old: Array, new: Array) -> Array:
+    def put(old: Tensor, new: Tensor) -> Tensor:
         return old.at[admission.slots].set(new, mode="drop")
 
-    def put_prompts(old: Array, new: Array) -> Array:
+    def put_prompts(old: Tensor, new: Tensor) -> Tensor:
         return put(old, new[admission.prompts])
 
-    used = state.used
+    def put_positions(old: Tensor, new: Tensor) -> Tensor:
+        """As `put_prompts` for keys or values."""
+        return old.at[admission.slots, :, :width].set(new[admission.prompts], mode="drop")
+
+    prompt_ids, used = state.ids, state.used
+    if prompt_ids is not None:
+        prompt_ids = prompt_ids.at[admission.slots, :width].set(ids[admission.prompts], mode="drop")
     if used is not None:
-        is_prompt = jnp.arange(width) < lengths[:, None]
-        occurring = jnp.where(is_prompt, ids, used.shape[1])
-        used = put_prompts(
-            used, jnp.zeros((rows, used.shape[1]), bool).at[jnp.arange(rows)[:, None], occurring].set(True, mode="drop")
-        )
+        known = jnp.where(jnp.arange(width) < lengths[:, None], ids, used.shape[1])  # without the padding
+        occurs = jnp.zeros((rows, used.shape[1]), bool).at[jnp.arange(rows)[:, None], known].set(True, mode="drop")
+        used = put_prompts(used, occurs)
     return Slots(
-        cache=[
-            tuple(
-                old.at[admission.slots, :, :width].set(new[admission.prompts], mode="drop")
-                for old, new in zip(pair, new_pair, strict=True)
-            )
-            for pair, new_pair in zip(state.cache, computed, strict=True)
-        ],
+        cache=jax.tree.map(put_positions, state.cache, computed),
         lengths=put_prompts(state.lengths, lengths),
         logits=put_prompts(state.logits, logits),
         left=put(state.left, admission.left),
         counts=put(state.counts, jnp.zeros_like(admission.left)),
         seeds=put(state.seeds, admission.seeds),
         settings=jax.tree.map(put, state.settings, admission.settings),
-        ids=None
-        if state.ids is None
-        else state.ids.at[admission.slots, :width].set(ids[admission.prompts], mode="drop"),
+        ids=prompt_ids,
         used=used,
     )
 
@@ -161,13 +160,13 @@ def admit(weights: Weights, state: Slots, ids: Array, lengths: Array, admission:
 def run_steps(
     weights: Weights,
     state: Slots,
-    keep: Array,
-    steps: Array,
-    end: Array,
+    keep: Tensor,
+    steps: Tensor,
+    end: Tensor,
     n_head: int,
     rules: Rules,
     draft_tokens: int,
-) -> tuple[Slots, tuple[Array, Array, Array]]:
+) -> tuple[Slots, tuple[Tensor, Tensor, Tensor]]:
     """Generate in all slots, for a number of steps or until each is free.
 
     A step adds one token to a sequence, or also the draft tokens after it that equal what is drawn. Each token is drawn
@@ -186,21 +185,21 @@ def run_steps(
     slots, room = len(state.left), MAX_STEPS * (1 + draft_tokens)
     every, ahead = jnp.arange(slots)[:, None], jnp.arange(1 + draft_tokens)[None]
 
-    def draw(logits: Array, state: Slots, used: Array | None) -> Array:
+    def draw(logits: Tensor, state: Slots, used: Tensor | None) -> Tensor:
         return draw_tokens(logits, state.settings, rules, state.seeds, state.counts, state.lengths, used, end)
 
-    def step(carry: tuple[Array, Slots, Array, Array]) -> tuple[Array, Slots, Array, Array]:
+    def step(carry: tuple[Tensor, Slots, Tensor, Tensor]) -> tuple[Tensor, Slots, Tensor, Tensor]:
         number, state, out, written = carry
         positions = state.cache[0][0].shape[2]
 
-        def after(start: Array, count: Array, limit: int) -> Array:
+        def after(start: Tensor, count: Tensor, limit: int) -> Tensor:
             """Where the tokens of this step go: `count` of them from `start`, the others past the end."""
             return jnp.where(ahead < count[:, None], start[:, None] + ahead, limit + ahead)
 
         token = draw(state.logits, state, state.used)  # [B]
         runs = (state.left > 0) & (token != end)
         tokens, drafted = token[:, None], jnp.zeros(slots, "int32")
-        if draft_tokens:
+        if state.ids is not None:
             known = state.ids.at[every[:, 0], jnp.where(runs, state.lengths, positions)].set(token, mode="drop")
             draft, drafted = propose(known, state.lengths + 1, draft_tokens)
             drafted = jnp.where(runs, jnp.minimum(drafted, state.left - 1), 0)
@@ -239,7 +238,7 @@ def run_steps(
     return state, (out, written, state.left)
 
 
-def count_accepted(draw: Any, logits: Array, state: Slots, tokens: Array, drafted: Array, end: Array) -> Array:
+def count_accepted(draw: Any, logits: Tensor, state: Slots, tokens: Tensor, drafted: Tensor, end: Tensor) -> Tensor:
     """How many draft tokens equal what is drawn, up to the first that does not.
 
     Args:
@@ -259,7 +258,7 @@ def count_accepted(draw: Any, logits: Array, state: Slots, tokens: Array, drafte
     return accepted
 
 
-def run_tokens(weights: Weights, cache: Cache, ids: Array, positions: Array, n_head: int) -> tuple[Array, Cache]:
+def run_tokens(weights: Weights, cache: Cache, ids: Tensor, positions: Tensor, n_head: int) -> tuple[Tensor, Cache]:
     """Run tokens [B, T] at positions [B, T] of their sequences → hidden states [B, T, C], and the cache with them.
 
     A token attends to every cached position up to its own. Tokens at positions past the cache's end are not cached.
@@ -280,7 +279,7 @@ def run_tokens(weights: Weights, cache: Cache, ids: Array, positions: Array, n_h
     return layer_norm(x, ends, "ln_f"), updated
 
 
-def attend(query: Array, keys: Array, values: Array, visible: Array) -> Array:
+def attend(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
     """Attention of queries [B, T, H, D] over cached positions, with float32 scores → [B, T, H, D].
 
     keys, values: [B, H, S, D]. visible: bool [B, T, S].
@@ -290,6 +289,6 @@ def attend(query: Array, keys: Array, values: Array, visible: Array) -> Array:
     return jnp.einsum("bhts,bhsd->bthd", weights.astype(values.dtype), values)
 
 
-def project(weights: Weights, x: Array) -> Array:
+def project(weights: Weights, x: Tensor) -> Tensor:
     """Float32 logits [..., V] of hidden states [..., C]."""
     return jnp.einsum("...c,vc->...v", x, weights["ends"]["wte"], preferred_element_type="float32")

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import lax
+
+from gpt_tf2.model import Tensor
 
 BITS = 4  # of a threshold that one pass over the logits decides; 2**BITS - 1 candidates are compared in a pass
 
@@ -21,13 +23,13 @@ class Settings(NamedTuple):
     fewest: rule out the end of the text below this number of tokens, the prompt included.
     """
 
-    greedy: Array
-    penalty: Array
-    temperature: Array
-    top_k: Array
-    top_p: Array
-    min_p: Array
-    fewest: Array
+    greedy: Tensor
+    penalty: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    fewest: Tensor
 
 
 class Rules(NamedTuple):
@@ -38,7 +40,7 @@ class Rules(NamedTuple):
     top_k: bool = False
     nucleus: bool = False
 
-    def __or__(self, other: "Rules") -> "Rules":  # type: ignore[override]
+    def __or__(self, other: "Rules") -> "Rules":
         """The rules of either."""
         return Rules(*(a or b for a, b in zip(self, other, strict=True)))
 
@@ -51,15 +53,15 @@ def leave_out(count: int) -> Settings:
 
 
 def draw_tokens(
-    logits: Array,
+    logits: Tensor,
     settings: Settings,
     rules: Rules,
-    seeds: Array,
-    counts: Array,
-    lengths: Array,
-    used: Array | None,
-    end: Array,
-) -> Array:
+    seeds: Tensor,
+    counts: Tensor,
+    lengths: Tensor,
+    used: Tensor | None,
+    end: Tensor,
+) -> Tensor:
     """The next token of each sequence, int32 [N].
 
     A draw depends on the sequence's seed and its number of new tokens alone, not on the other sequences.
@@ -69,7 +71,7 @@ def draw_tokens(
         rules: what the settings of all sequences need, or more.
         seeds, counts: uint32 and int32 [N]: of the draws, and how many tokens are drawn already.
         lengths: int32 [N], tokens of each sequence so far.
-        used: bool [N, V], the tokens that occur in each sequence; only for `rules.penalizes`.
+        used: bool [N, V], the tokens that occur in each sequence; None leaves the repetition penalty out.
         end: the end-of-text id.
     """
     logits = apply_rules(logits, settings, rules, lengths, used, end)
@@ -82,8 +84,8 @@ def draw_tokens(
 
 
 def apply_rules(
-    logits: Array, settings: Settings, rules: Rules, lengths: Array, used: Array | None, end: Array
-) -> Array:
+    logits: Tensor, settings: Settings, rules: Rules, lengths: Tensor, used: Tensor | None, end: Tensor
+) -> Tensor:
     """Logits [N, V] as the rules leave them, in the order of `make_sampler`. The arguments are those of `draw_tokens`.
 
     Unlike the rules of `generation/sampling.py`, top-k and the nucleus keep all tokens whose logit equals that of the
@@ -91,7 +93,7 @@ def apply_rules(
     """
     is_early_end = (jnp.arange(logits.shape[-1]) == end) & (lengths < settings.fewest)[:, None]
     logits = jnp.where(is_early_end, -jnp.inf, logits)
-    if rules.penalizes:
+    if used is not None:
         penalty = settings.penalty[:, None]
         logits = jnp.where(used, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
     if not rules.draws:
@@ -108,7 +110,7 @@ def apply_rules(
     return jnp.where(logits >= lowest[:, None], logits, -jnp.inf)
 
 
-def keep_top(logits: Array, weights: Array, enough: Array) -> Array:
+def keep_top(logits: Tensor, weights: Tensor, enough: Tensor) -> Tensor:
     """Logits [N, V] of the fewest most likely tokens whose weights [N, V] sum to `enough` [N]; -inf elsewhere.
 
     Finds the lowest logit kept bit by bit, from the top: 32 / BITS passes, exact, without a sort. Keeps all tokens
@@ -124,7 +126,7 @@ def keep_top(logits: Array, weights: Array, enough: Array) -> Array:
     return jnp.where(keys >= edge[:, None], logits, -jnp.inf)
 
 
-def order(x: Array) -> Array:
+def order(x: Tensor) -> Tensor:
     """Unsigned integers in the order of float32 numbers."""
     bits = lax.bitcast_convert_type(x, jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))

@@ -116,7 +116,7 @@ class DeviceScheduler(BaseScheduler):
                 return
 
     def _start_call(self, weights: Any) -> tuple[Any, list[RunningRequest | None]]:
-        """Start the next steps of the device. Returns its results, which may not be there yet, and what was in slots."""
+        """Start the next steps of the device. Returns the results to come, and the requests in the slots."""
         youngest = min(running.generated for running in self._running if running)
         steps = max(FIRST_STEPS, min(2 * youngest, STEPS_WHILE_WAITING if self._waiting else MAX_STEPS))
         for running in self._running:
