@@ -16,6 +16,17 @@ def has_gpu() -> bool:
     return use_xla()
 
 
+def runs_on_gpu() -> bool:
+    """Whether the backend, which is started, computes on a GPU."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.local_devices()[0].platform == "gpu"
+    return use_xla()
+
+
 def has_fast_bfloat16() -> bool:
     """Whether the device has instructions for bfloat16: an Ampere GPU or newer, a TPU, or a CPU of AVX512-BF16 or AMX.
 

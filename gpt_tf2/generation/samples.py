@@ -5,7 +5,8 @@ import numpy as np
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.sampling import Sampler
-from gpt_tf2.generation.scheduler import Request, Scheduler
+from gpt_tf2.generation.scheduler import Request
+from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream
 from gpt_tf2.tokenizer import Tokenizer
 
@@ -45,7 +46,7 @@ def sample_tokens(
         Request(prompt, max_new_tokens, sampler, generator, ids.append)
         for ids, generator in zip(completions, spawn_generators(seed, count), strict=True)
     ]
-    Scheduler(decoder, end, count, draft).run_all(requests)
+    make_scheduler(decoder, sampler, end, count, draft).run_all(requests)
     return completions
 
 
