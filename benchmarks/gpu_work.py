@@ -204,19 +204,22 @@ def generate_ours(work: Generation) -> Measure:
     """The decoder and scheduler of `generate`."""
     from gpt_tf2.commands.generate import GenerateSettings
     from gpt_tf2.commands.model_settings import find_model, load_decoder
-    from gpt_tf2.generation.scheduler import Request, Scheduler
+    from gpt_tf2.generation.scheduler import Request
+    from gpt_tf2.generation.scheduling import make_scheduler
 
     wait_for(Path("models", work.model, "model.safetensors"))
-    settings = GenerateSettings(f"models/{work.model}", output_length=work.new, top_p=NUCLEUS, batch_size=work.rows)
-    decoder = load_decoder(settings, *find_model(settings))
+    settings = GenerateSettings(
+        f"models/{work.model}", output_length=work.new, top_p=NUCLEUS, batch_size=work.rows, precision="bfloat16"
+    )
+    decoder, sampler = load_decoder(settings, *find_model(settings)), settings.sampler()
 
     def generate(seed: int) -> int:
         completions: list[list[int]] = [[] for _ in range(work.rows)]
         requests = [
-            Request(ids, work.new, settings.sampler(), np.random.default_rng([seed, i]), completion.append)
+            Request(ids, work.new, sampler, np.random.default_rng([seed, i]), completion.append)
             for i, (ids, completion) in enumerate(zip(random_prompts(work), completions, strict=True))
         ]
-        Scheduler(decoder, end=-1, slots=work.rows).run_all(requests)
+        make_scheduler(decoder, sampler, end=-1, slots=work.rows).run_all(requests)
         return sum(map(len, completions))
 
     return time_generation(work, generate, jax_peak)
