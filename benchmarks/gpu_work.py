@@ -150,7 +150,6 @@ def train_transformers(work: Training) -> Measure:
 
 def train_keras_hub(work: Training) -> Measure:
     import keras
-    import keras_hub
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = keras_hub_model(work.model)

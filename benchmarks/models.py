@@ -28,7 +28,9 @@ class RepeatedTensors(dict[str, np.ndarray]):
         self.shapes, self.values = tensor_shapes(config), values
 
     def __missing__(self, name: str) -> np.ndarray:
-        return np.ones(self.shapes[name], "float32") if name.endswith("/g") else np.resize(self.values, self.shapes[name])
+        return (
+            np.ones(self.shapes[name], "float32") if name.endswith("/g") else np.resize(self.values, self.shapes[name])
+        )
 
 
 def write_text(path: Path) -> None:

@@ -1,19 +1,17 @@
 """What the machine has: a GPU, instructions for bfloat16."""
 
-import os
-from pathlib import Path
-
+from gpt_tf2.backend.choice import has_driver
 from gpt_tf2.backend.compiling import use_xla
 from gpt_tf2.backend.starting import start
 from gpt_tf2.storage.files import read_or_empty
 
 
 def has_gpu() -> bool:
-    """Whether TensorFlow runs on a GPU; it is imported only where there is a driver for one."""
-    if not Path("/dev/nvidiactl").exists() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    """Whether the backend runs on a GPU; it is imported only where there is a driver for one."""
+    if not has_driver():
         return False
     start()
-    return use_xla()
+    return runs_on_gpu()
 
 
 def runs_on_gpu() -> bool:

@@ -1,10 +1,14 @@
 """Starting Keras with its backend, quietly, and joining the processes of one run."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+from gpt_tf2.backend.choice import find_backend, has_driver, has_jax_for_gpu, is_installed, requested_backend
 from gpt_tf2.backend.memory import give_memory_back
 from gpt_tf2.errors import InputError
 
@@ -48,42 +52,123 @@ def without(module: str) -> Iterator[None]:
 def start(lean: bool = False) -> str:
     """Imports Keras with its backend and says on what it runs, as `TensorFlow on CPU`.
 
+    The backend is the one of `find_backend`. If JAX turns out not to see the GPU for which it was chosen, TensorFlow
+    runs. A GPU that nothing uses is reported on stderr, once.
+
     Args:
         lean: whether memory matters more than a third of the speed, on TensorFlow's CPU; only the first start decides.
 
     Raises InputError if KERAS_BACKEND names another backend than tensorflow or jax, or one that is not installed.
     """
-    wanted = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if wanted not in ("tensorflow", "jax"):
-        raise InputError(f"KERAS_BACKEND={wanted}: unknown here: set it to tensorflow or jax")
-    os.environ["KERAS_BACKEND"] = wanted
-    # TensorFlow takes oneDNN's products by itself only on a CPU of AVX-512; they are the faster on others, too.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    requested, backend = requested_backend(), find_backend()
     if lean:
         give_memory_back()
     try:
-        if wanted == "jax":
-            with quiet():
-                import jax
-                import keras
-
-                join_processes()
-                return f"JAX on {jax.local_devices()[0].device_kind}"
-        with quiet(), without("jax"):
-            import keras
-            import tensorflow as tf
-
-            # It warns of graphs that are traced anew for another shape, as batches of examples need.
-            tf.get_logger().setLevel("ERROR")
-            gpus = tf.config.list_physical_devices("GPU")
-            with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
-                for gpu in gpus:
-                    tf.config.experimental.set_memory_growth(gpu, True)
-            details = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+        if backend == "jax" and not requested and is_installed("tensorflow"):
+            backend = "jax" if import_jax().default_backend() == "gpu" else "tensorflow"
+        os.environ["KERAS_BACKEND"] = backend
+        device, is_gpu = start_jax() if backend == "jax" else start_tensorflow()
     except ImportError as error:
-        raise InputError(f"KERAS_BACKEND={wanted}: cannot be imported ({error}): install it") from None
-    assert keras.backend.backend() == wanted
-    return f"TensorFlow on {details[0] if details else 'CPU'}"
+        raise InputError(f"KERAS_BACKEND={backend}: cannot be imported ({error}): install it") from None
+    import keras
+
+    if keras.backend.backend() != backend:
+        raise InputError(f"KERAS_BACKEND={backend}: Keras already runs on {keras.backend.backend()}: set it earlier")
+    unasked = requested == "tensorflow" and has_jax_for_gpu()  # JAX could use it
+    if not is_gpu and has_driver() and not unasked:
+        report_once("nothing installed can use this machine's NVIDIA GPU: pip install 'gpt-tf2[gpu]'; the CPU runs")
+    return device
+
+
+def start_jax() -> tuple[str, bool]:
+    """Imports Keras on JAX. Returns the device, and whether it is a GPU."""
+    device = import_jax().local_devices()[0]
+    with quiet():
+        import keras  # noqa: F401
+    return f"JAX on {device.device_kind}", device.platform == "gpu"
+
+
+def import_jax() -> Any:
+    """Imports JAX, with memory taken as it is needed and compilations kept for later processes, and joins the run."""
+    # By default JAX takes three quarters of a GPU's memory at once, and never more.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    with quiet():
+        import jax
+
+        keep_compilations()
+        join_processes()
+        jax.local_devices()  # here, where what its parts in C++ write is dropped
+    return jax
+
+
+def keep_compilations() -> None:
+    """Lets JAX keep what it compiles in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another."""
+    import jax
+
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir:
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "gpt-tf2" / "jax"
+    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0)  # also what compiles in less than a second
+    config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def start_tensorflow() -> tuple[str, bool]:
+    """Imports Keras on TensorFlow. Returns the device, and whether it is a GPU."""
+    # TensorFlow takes oneDNN's products by itself only on a CPU of AVX-512; they are the faster on others, too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    with quiet(), without("jax"):
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        # It warns of graphs that are traced anew for another shape, as batches of examples need.
+        tf.get_logger().setLevel("ERROR")
+        gpus = tf.config.list_physical_devices("GPU")
+        with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
+            for gpu in gpus:
+                tf.config.experimental.set_memory_growth(gpu, True)
+        details = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    return f"TensorFlow on {details[0] if details else 'CPU'}", bool(details)
+
+
+def import_tensorflow_for_files() -> Any:
+    """Imports TensorFlow to read or write its files. Beside JAX it gets no GPU, whose memory it would take.
+
+    Raises InputError if it is not installed.
+    """
+    try:
+        with quiet(), without("jax"):
+            import tensorflow as tf
+    except ImportError as error:
+        raise InputError(f"checkpoints of TensorFlow 1 need it ({error}): pip install tensorflow") from None
+    if find_backend() != "tensorflow":
+        with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
+            tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
+def compute_exactly() -> None:
+    """Makes products of float32 exact to float32 from now on: both backends round to TF32 on a GPU by default.
+
+    Products of bfloat16 stay as fast. JAX_DEFAULT_MATMUL_PRECISION overrides on JAX.
+    """
+    if find_backend() == "jax":
+        import jax
+
+        config: Any = jax.config
+        if config.jax_default_matmul_precision is None:
+            config.update("jax_default_matmul_precision", "highest")
+        return
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@functools.cache
+def report_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def join_processes() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt_tf2.backend.choice import find_backend, requested_backend
 from gpt_tf2.backend.hardware import has_fast_bfloat16, has_gpu, runs_on_gpu
 from gpt_tf2.backend.starting import start
 from gpt_tf2.checkpoints.companions import companion_folder
@@ -29,13 +30,14 @@ def choose_engine(engine: str, quantize: str | None, precision: str = "auto") ->
 
     Raises InputError if it cannot run here, or cannot compute in the precision asked for.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if engine == "litert" and backend == "jax":
-        raise InputError("needs TensorFlow, but KERAS_BACKEND=jax is set: unset one of them", "engine", "litert")
+    if engine == "litert":
+        if requested_backend() == "jax":
+            raise InputError("needs TensorFlow, but KERAS_BACKEND=jax is set: unset one of them", "engine", "litert")
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # converts the model, also where JAX has a GPU
     if engine == "auto":
-        engine = "graph" if backend == "jax" or has_gpu() else "litert"
+        engine = "graph" if has_gpu() or find_backend() == "jax" else "litert"
     if engine == "graph" and quantize:
-        where = "KERAS_BACKEND=jax" if backend == "jax" else "the Keras graph"
+        where = "KERAS_BACKEND=jax" if requested_backend() == "jax" else "the Keras graph"
         raise InputError(f"LiteRT only, not {where}: leave it out, or set `engine` to litert", "quantize", quantize)
     if quantize and precision != "auto":
         raise InputError(f"contradicts `quantize` {quantize}: leave one out", "precision", precision)
