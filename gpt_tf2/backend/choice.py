@@ -66,4 +66,6 @@ def is_distribution(name: str) -> bool:
 
 def is_installed(module: str) -> bool:
     """Whether a module can be imported, without importing it."""
-    return module in sys.modules or importlib.util.find_spec(module) is not None
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None
