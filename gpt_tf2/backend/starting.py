@@ -92,7 +92,8 @@ def import_jax() -> Any:
     """Imports JAX, with memory taken as it is needed and compilations kept for later processes, and joins the run."""
     # By default JAX takes three quarters of a GPU's memory at once, and never more.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # the former name, which JAX refuses beside the new one
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.92")
     with quiet():
         import jax
 
