@@ -29,7 +29,7 @@ def cross_entropy(
         targets: ids [K].
         weights: float32 [K].
         scale: factor of the loss. It is applied before the gradients are cast to the dtype of z.
-        chunk: predicted tokens to compute at once.
+        chunk: predicted tokens to compute at once, at most.
         trains_embedding: whether the gradient of wte is computed; else it is 0.
     """
     return compute(z, wte, targets, weights, scale, chunk, differentiates=False, trains_embedding=False)[0] * scale
@@ -64,7 +64,8 @@ def compute(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted sum of cross-entropies, and its gradients times `scale`, or zeros where they are not asked for."""
     n_vocab, count = wte.shape[0], z.shape[0]
-    chunk = min(chunk, count)
+    chunks = -(-count // chunk)
+    chunk = -(-count // chunks)  # even sizes, so that hardly any is filled up
     padded = jnp.pad(wte, ((0, -n_vocab % LANES), (0, 0)))  # [P, C]
     ids = jnp.arange(padded.shape[0])
 

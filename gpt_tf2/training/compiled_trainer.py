@@ -27,6 +27,7 @@ from gpt_tf2.model import (
     before_attention,
     embed,
     identity,
+    layer_norm,
     merge_heads,
     split_heads,
 )
@@ -36,6 +37,7 @@ from gpt_tf2.training.blockwise import (
     DRAWS_PER_STEP,
     Shard,
     cast_matrices,
+    flatten,
     normalize_picks,
     segment_mask,
     unsharded,
@@ -45,6 +47,9 @@ from gpt_tf2.training.chunks import count_chunk_logits
 from gpt_tf2.training.compiled_loss import cross_entropy
 from gpt_tf2.training.optimizers import Optimizer, OptimizerState
 from gpt_tf2.training.step_state import StepState
+
+DENSE = 0.8  # share of a batch's tokens that are predicted from which on predicting all of them is faster
+GPU_LOGITS = 1 << 28  # logits alive at once on a GPU, about 5,300 tokens of GPT-2's vocabulary; with remat an eighth
 
 Arrays = dict[str, Tensor]  # by OpenAI's names
 
@@ -67,24 +72,58 @@ class CompiledTrainer:
         clip_norm: float = 0.0,
         shard: Shard = unsharded,
     ):
-        self.model = model
         self.optimizer = optimizer
         self.remat = remat
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.shard = shard
-        variables = {f"h{i}/{n}": v for i, block in enumerate(model.blocks) for n, v in block.items()} | model.ends
-        self.trained = {name: v for name, v in model.tensors().items() if not trained or name in trained}
-        self.frozen = {name: v for name, v in variables.items() if name not in self.trained}
         self.scales_loss = model.compute_dtype == "float16"
-        self.optimizer_state = {
-            name: tuple(zeros(shape, f"{name}/{i}") for i, shape in enumerate(optimizer.state_shapes(variable.shape)))
-            for name, variable in self.trained.items()
-        }
         self.step_state = StepState.first(self.scales_loss)
-        self.chunk = max(1, count_chunk_logits(remat) // model.config.n_vocab)  # predicted tokens at once
-        self._step = jax.jit(self._compute_step, donate_argnums=(0, 1), static_argnames=("packed",))
-        self._loss = jax.jit(self._compute_loss, static_argnames=("packed",))
+        self._model = model
+        names = [name for name in model.tensors() if not trained or name in trained]
+        self._trained = {name: model.tensors()[name] for name in names}
+        of_blocks = {f"h{i}/{name}": v for i, block in enumerate(model.blocks) for name, v in block.items()}
+        self._frozen = {name: v for name, v in (of_blocks | model.ends).items() if name not in self._trained}
+        self._optimizer_state = {
+            name: tuple(zeros(shape, f"{name}/{i}") for i, shape in enumerate(optimizer.state_shapes(variable.shape)))
+            for name, variable in self._trained.items()
+        }
+        self._arrays: dict[str, tuple[Tensor, OptimizerState]] | None = None  # newer than the variables
+        self._step = jax.jit(self._compute_step, donate_argnums=0, static_argnames="packed")
+        self._loss = jax.jit(self._compute_loss, static_argnames="packed")
+
+    @property
+    def model(self) -> GPT2:
+        """The network, its variables up to date."""
+        self._write_back()
+        return self._model
+
+    @property
+    def trained(self) -> dict[str, keras.Variable]:
+        """The trained variables by OpenAI's names, up to date."""
+        self._write_back()
+        return self._trained
+
+    @property
+    def optimizer_state(self) -> dict[str, tuple[keras.Variable, ...]]:
+        """For each trained variable a tuple of variables, up to date."""
+        self._write_back()
+        return self._optimizer_state
+
+    def _write_back(self) -> None:
+        """Assign the arrays of the last step to the variables. That takes milliseconds, so a step does not do it."""
+        for name, (weight, state) in (self._arrays or {}).items():
+            self._trained[name].assign(weight)
+            for variable, array in zip(self._optimizer_state[name], state, strict=True):
+                variable.assign(array)
+        self._arrays = None
+
+    def _read_arrays(self) -> dict[str, tuple[Tensor, OptimizerState]]:
+        """The arrays of the last step, or those of the variables, which may have been loaded since."""
+        return self._arrays or {
+            name: (variable.value, tuple(tensor.value for tensor in self._optimizer_state[name]))
+            for name, variable in self._trained.items()
+        }
 
     def step(self, batch: Batch, rate: float, seed: int = 0, step: int = 0) -> Tensor:
         """Train on a batch once.
@@ -96,14 +135,12 @@ class CompiledTrainer:
         Returns:
             The mean loss before the update, in nats: a float32 scalar on the device, which may still be computing it.
         """
-        count = len(self.model.blocks)
+        count, state = len(self._model.blocks), self.step_state
         first_draws = step * DRAWS_PER_STEP + DRAWS_PER_BLOCK * np.arange(count + 1)
         draws = np.stack([np.full(count + 1, seed), first_draws], axis=1).astype("uint32")  # [blocks + 1, 2]
-        state = self.step_state
-        new, loss, is_finite = self._step(
-            {name: variable.value for name, variable in self.trained.items()},
-            {name: tuple(slot.value for slot in slots) for name, slots in self.optimizer_state.items()},
-            {name: variable.value for name, variable in self.frozen.items()},
+        self._arrays, loss, is_finite = self._step(
+            self._read_arrays(),
+            {name: variable.value for name, variable in self._frozen.items()},
             self._split(batch),
             draws,
             np.float32(batch.weights.sum()),
@@ -112,10 +149,6 @@ class CompiledTrainer:
             np.float32(state.loss_scale),
             packed=is_packed(batch),
         )
-        for name, (weight, slots) in new.items():
-            self.trained[name].assign(weight)
-            for variable, value in zip(self.optimizer_state[name], slots, strict=True):
-                variable.assign(value)
         if self.scales_loss and not bool(is_finite):
             state.skip_update()
         else:
@@ -124,20 +157,23 @@ class CompiledTrainer:
 
     def loss(self, batch: Batch) -> float:
         """Compute the mean loss on a batch, in nats, without dropout."""
-        weights = {name: variable.value for name, variable in (self.trained | self.frozen).items()}
-        total = self._loss(weights, vars(self.shard(batch)), packed=is_packed(batch))
+        weights = {name: weight for name, (weight, _) in self._read_arrays().items()}
+        frozen = {name: variable.value for name, variable in self._frozen.items()}
+        total = self._loss(weights | frozen, vars(self.shard(batch)), packed=is_packed(batch))
         return float(total) / float(batch.weights.sum())
 
     def _split(self, batch: Batch) -> tuple[Arrays, ...]:
         """The micro-batches of a batch, equal in shape, on the devices."""
         micro = parts(batch, self.accumulate)
         rows, picks = max(len(part.tokens) for part in micro), max(len(part.picks) for part in micro)
-        return tuple(vars(self.shard(pad(part, rows, picks))) for part in micro)
+        padded = [pad(part, rows, picks) for part in micro]
+        if self.shard is unsharded and picks > DENSE * micro[0].tokens.size:
+            return tuple(predict_everywhere(part) for part in padded)
+        return tuple(vars(self.shard(part)) for part in padded)
 
     def _compute_step(
         self,
-        weights: Arrays,
-        optimizer_state: dict[str, OptimizerState],
+        arrays: dict[str, tuple[Tensor, OptimizerState]],
         frozen: Arrays,
         micro: tuple[Arrays, ...],
         draws: Tensor,
@@ -148,6 +184,7 @@ class CompiledTrainer:
         packed: bool,
     ) -> tuple[dict[str, tuple[Tensor, OptimizerState]], Tensor, Tensor]:
         """The new weights and optimizer state, the mean loss, and whether the gradients are finite."""
+        weights = {name: weight for name, (weight, _) in arrays.items()}
 
         def scaled_loss(weights: Arrays, batch: Arrays) -> Tensor:
             return self._run(weights | frozen, batch, loss_scale / total, draws, packed)
@@ -169,12 +206,11 @@ class CompiledTrainer:
             if self.clip_norm:
                 factor = factor * jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
         new = {
-            name: self.optimizer.update(weights[name], gradient * factor, optimizer_state[name], rate, update)
+            name: self.optimizer.update(weights[name], gradient * factor, arrays[name][1], rate, update)
             for name, gradient in gradients.items()
         }
         if self.scales_loss:  # a step whose gradients overflow changes nothing
-            old = {name: (weights[name], optimizer_state[name]) for name in new}
-            new = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, old)
+            new = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, arrays)
         return new, loss / loss_scale, is_finite
 
     def _compute_loss(self, weights: Arrays, batch: Arrays, packed: bool) -> Tensor:
@@ -182,7 +218,7 @@ class CompiledTrainer:
 
     def _run(self, weights: Arrays, batch: Arrays, scale: Tensor, draws: Tensor | None, packed: bool) -> Tensor:
         """The sum of a micro-batch's weighted losses times `scale`. No draws: no dropout."""
-        model, dtype = self.model, self.model.compute_dtype
+        model, dtype = self._model, self._model.compute_dtype
         if not model.dropout:
             draws = None
         x = embed(weights, batch["tokens"], batch["positions"], dtype)  # [B, T, C]
@@ -197,10 +233,13 @@ class CompiledTrainer:
             prefix = f"h{i}/"
             part = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
             x = block(part, x, bias, None if draws is None else draws[i])
-        norm = {name: weights[name] for name in ("ln_f/g", "ln_f/b")}
-        z = normalize_picks((norm, x), batch["picks"])  # [K, C]
+        if batch["picks"] is None:
+            z = flatten(layer_norm(x, weights, "ln_f"))  # [B·T, C]
+        else:
+            z = normalize_picks((weights, x), batch["picks"])  # [K, C]
         wte = ops.cast(weights["wte"], dtype)
-        return cross_entropy(z, wte, batch["targets"], batch["weights"], scale, self.chunk, "wte" in self.trained)
+        chunk = max(1, count_logits(self.remat) // len(wte))  # predicted tokens
+        return cross_entropy(z, wte, batch["targets"], batch["weights"], scale, chunk, "wte" in self._trained)
 
 
 def run_block(model: GPT2, uses_flash: bool, weights: Arrays, x: Tensor, bias: Tensor | None, draws: Any) -> Tensor:
@@ -241,6 +280,21 @@ def with_draws(model: GPT2, draws: Tensor, function: Callable[[], Tensor]) -> Te
     """Call a function with its dropout starting at a state of the random generator, uint32 [2]."""
     with keras.StatelessScope(state_mapping=[(model.dropout_seed.state, draws)]):
         return function()
+
+
+def count_logits(remat: bool) -> int:
+    """How many logits are alive at once."""
+    if jax.default_backend() == "gpu":
+        return GPU_LOGITS // 8 if remat else GPU_LOGITS
+    return count_chunk_logits(remat)
+
+
+def predict_everywhere(batch: Batch) -> dict[str, Any]:
+    """A batch whose every token has a target, of weight 0 where none is learned, so that no token need be picked."""
+    targets, weights = np.zeros(batch.tokens.size, "int32"), np.zeros(batch.tokens.size, "float32")
+    learned = batch.weights > 0  # others only fill up
+    targets[batch.picks[learned]], weights[batch.picks[learned]] = batch.targets[learned], batch.weights[learned]
+    return {**vars(batch), "picks": None, "targets": targets, "weights": weights}
 
 
 def is_packed(batch: Batch) -> bool:

@@ -22,11 +22,17 @@ class Trainer(Protocol):
     steps_ahead: how many steps may run while the loss of an earlier one has not been read.
     """
 
-    model: GPT2
-    trained: dict[str, keras.Variable]
-    optimizer_state: dict[str, tuple[keras.Variable, ...]]
     step_state: StepState
     steps_ahead: int
+
+    @property
+    def model(self) -> GPT2: ...
+
+    @property
+    def trained(self) -> dict[str, keras.Variable]: ...
+
+    @property
+    def optimizer_state(self) -> dict[str, tuple[keras.Variable, ...]]: ...
 
     def step(self, batch: Batch, rate: float, seed: int = 0, step: int = 0) -> Any:
         """Train on a batch once.
