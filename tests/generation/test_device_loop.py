@@ -200,7 +200,7 @@ def test_samples_of_one_prompt_compute_it_once(
     admit = device_loop.admit
     monkeypatch.setattr(device_loop, "admit", lambda *a, **kw: computed.append(a[2].shape) or admit(*a, **kw))
     samples = complete(model, [prompts[8]] * 5, 20, 5, make_sampler(1.5))
-    assert computed == [(1, 128)] or computed == [(1, 32)]
+    assert len(computed) == 1 and computed[0][0] == 1
     assert len({tuple(sample) for sample in samples}) == 5
     assert samples == [complete(model, [prompts[8]] * (i + 1), 20, 1, make_sampler(1.5))[i] for i in range(5)]
 
