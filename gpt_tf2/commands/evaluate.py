@@ -147,7 +147,7 @@ def score_text(
     start()
     from gpt_tf2.training.blockwise import BlockwiseModel
 
-    # A perplexity is exact unless bfloat16 is asked for by name: its third digit would change.
+    # A perplexity is exact, also on a GPU, unless bfloat16 is asked for by name.
     precision = "float32" if settings.precision == "auto" else settings.precision
     blockwise = BlockwiseModel(model.load(precision=precision, held=precision), trained=())
     work = [settings.batch_size, digest(s.tobytes() for s in streams)]

@@ -10,6 +10,8 @@ MAX_MATCH, MIN_MATCH = 4, 2  # length of the n-grams that are looked up, in toke
 def propose(ids: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The tokens that followed the last occurrence of each sequence's last tokens, of the longest n-gram that recurs.
 
+    These are the tokens of `PromptLookup`, and more where the sequence repeats itself in a cycle shorter than `count`.
+
     Args:
         ids: int32 [B, S], the sequences.
         lengths: int32 [B], how many tokens each has.
@@ -30,6 +32,6 @@ def propose(ids: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
     usable = (matched >= MIN_MATCH) & (ends < lengths[:, None])
     score = jnp.where(usable, matched * size + ends, -1)
     start = score.argmax(axis=-1)  # [B]
-    proposed = jnp.where(score.max(axis=-1) >= 0, jnp.minimum(count, lengths - start), 0)
-    positions = jnp.minimum(start[:, None] + jnp.arange(count), size - 1)
-    return ids[sequences, positions], proposed
+    known = jnp.maximum(lengths - start, 1)[:, None]  # tokens from there on; a shorter cycle is gone through again
+    positions = start[:, None] + jnp.arange(count) % known
+    return ids[sequences, positions], jnp.where(score.max(axis=-1) >= 0, count, 0)

@@ -185,9 +185,6 @@ def run_steps(
     slots, room = len(state.left), MAX_STEPS * (1 + draft_tokens)
     every, ahead = jnp.arange(slots)[:, None], jnp.arange(1 + draft_tokens)[None]
 
-    def draw(logits: Tensor, state: Slots, used: Tensor | None) -> Tensor:
-        return draw_tokens(logits, state.settings, rules, state.seeds, state.counts, state.lengths, used, end)
-
     def step(carry: tuple[Tensor, Slots, Tensor, Tensor]) -> tuple[Tensor, Slots, Tensor, Tensor]:
         number, state, out, written = carry
         positions = state.cache[0][0].shape[2]
@@ -196,7 +193,9 @@ def run_steps(
             """Where the tokens of this step go: `count` of them from `start`, the others past the end."""
             return jnp.where(ahead < count[:, None], start[:, None] + ahead, limit + ahead)
 
-        token = draw(state.logits, state, state.used)  # [B]
+        token = draw_tokens(
+            state.logits, state.settings, rules, state.seeds, state.counts, state.lengths, state.used, end
+        )
         runs = (state.left > 0) & (token != end)
         tokens, drafted = token[:, None], jnp.zeros(slots, "int32")
         if state.ids is not None:
@@ -206,11 +205,11 @@ def run_steps(
             tokens = jnp.concatenate([tokens, draft], axis=1)
         where = after(state.lengths, jnp.where(runs, 1 + drafted, 0), positions)
         x, cache = run_tokens(weights, state.cache, tokens, where, n_head)
-        logits = project(weights, x)  # [B, 1 + draft_tokens, V]
-        accepted = jnp.zeros(slots, "int32")
+        all_logits = project(weights, x)  # [B, 1 + draft_tokens, V]
+        added, logits = jnp.where(runs, 1, 0), all_logits[:, 0]
         if draft_tokens:
-            accepted = count_accepted(draw, logits, state, tokens, drafted, end)
-        added = jnp.where(runs, 1 + accepted, 0)
+            accepted = count_accepted(all_logits, state, rules, tokens, drafted, end)
+            added, logits = jnp.where(runs, 1 + accepted, 0), all_logits[every[:, 0], accepted]
         ids, used = state.ids, state.used
         if ids is not None:
             ids = ids.at[every, after(state.lengths, added, positions)].set(tokens, mode="drop")
@@ -220,7 +219,7 @@ def run_steps(
         state = state._replace(
             cache=cache,
             lengths=state.lengths + added,
-            logits=logits[every[:, 0], accepted],
+            logits=logits,
             left=jnp.where(runs, state.left - added, 0),
             counts=state.counts + added,
             ids=ids,
@@ -238,24 +237,39 @@ def run_steps(
     return state, (out, written, state.left)
 
 
-def count_accepted(draw: Any, logits: Tensor, state: Slots, tokens: Tensor, drafted: Tensor, end: Tensor) -> Tensor:
-    """How many draft tokens equal what is drawn, up to the first that does not.
+def count_accepted(logits: Tensor, state: Slots, rules: Rules, tokens: Tensor, drafted: Tensor, end: Tensor) -> Tensor:
+    """How many draft tokens equal what is drawn, up to the first that does not, [B].
 
     Args:
-        draw: draws a token for each sequence from logits [B, V], a state and the ids that occur.
-        logits: [B, 1 + K, V], of the tokens after each of this step.
-        tokens: [B, 1 + K], of this step: a drawn one and K draft tokens. drafted: [B], how many of those are proposed.
+        logits: [B, 1 + K, V], of the token after each of this step's.
+        state: before this step.
+        tokens: [B, 1 + K], of this step: one that was drawn, and K draft tokens.
+        drafted: [B], how many of the draft tokens are proposed.
     """
-    every, used = jnp.arange(len(tokens)), state.used
-    accepted, agrees = jnp.zeros_like(drafted), jnp.ones(len(tokens), bool)
-    for number in range(1, tokens.shape[1]):
-        if used is not None:
-            used = used.at[every, tokens[:, number - 1]].set(True)
-        later = state._replace(lengths=state.lengths + number, counts=state.counts + number)
-        drawn = draw(logits[:, number - 1], later, used)
-        agrees &= (drawn == tokens[:, number]) & (drawn != end) & (number <= drafted)
-        accepted += agrees
-    return accepted
+    slots, count = tokens.shape[0], tokens.shape[1] - 1
+    later = jnp.arange(1, 1 + count)
+    used = None if state.used is None else add_in_turn(state.used, tokens[:, :count])
+    drawn = draw_tokens(
+        logits[:, :count].reshape(slots * count, -1),
+        jax.tree.map(lambda x: jnp.repeat(x, count), state.settings),
+        rules,
+        jnp.repeat(state.seeds, count),
+        (state.counts[:, None] + later).ravel(),
+        (state.lengths[:, None] + later).ravel(),
+        used,
+        end,
+    ).reshape(slots, count)
+    agrees = (drawn == tokens[:, 1:]) & (drawn != end) & (later <= drafted[:, None])
+    return jnp.cumprod(agrees, axis=1).sum(axis=1)
+
+
+def add_in_turn(used: Tensor, tokens: Tensor) -> Tensor:
+    """The ids that occur in each sequence, bool [B, V], after each of its new tokens [B, K] → [B · K, V]."""
+    every, masks = jnp.arange(len(tokens)), []
+    for number in range(tokens.shape[1]):
+        used = used.at[every, tokens[:, number]].set(True)
+        masks.append(used)
+    return jnp.stack(masks, axis=1).reshape(-1, used.shape[1])
 
 
 def run_tokens(weights: Weights, cache: Cache, ids: Tensor, positions: Tensor, n_head: int) -> tuple[Tensor, Cache]:
