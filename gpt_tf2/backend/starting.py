@@ -139,12 +139,16 @@ def import_tensorflow_for_files() -> Any:
 
     Raises InputError if it is not installed.
     """
+    # TensorFlow imports Keras, so the backend is settled first.
+    if find_backend() == "jax":
+        start()
+    backend = os.environ["KERAS_BACKEND"] = find_backend()
     try:
-        with quiet(), without("jax"):
+        with quiet(), contextlib.nullcontext() if backend == "jax" else without("jax"):
             import tensorflow as tf
     except ImportError as error:
         raise InputError(f"checkpoints of TensorFlow 1 need it ({error}): pip install tensorflow") from None
-    if find_backend() != "tensorflow":
+    if backend == "jax":
         with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
             tf.config.set_visible_devices([], "GPU")
     return tf
