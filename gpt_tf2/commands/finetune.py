@@ -209,6 +209,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     decoder = GraphDecoder(trainer.model, run.device)
 
     def sample() -> str:
+        decoder.model = trainer.model  # with its current weights, which a compiled step may still hold elsewhere
         text = sample_text(decoder, model.tokenizer, data.prompt, 100, make_sampler(top_k=40), settings.seed)
         text = text.split(run.task.stop)[0] if run.task.stop else text
         return f"sample: {model.tokenizer.decode(data.prompt)[-200:]}{text}"
