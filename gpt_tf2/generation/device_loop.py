@@ -1,0 +1,255 @@
+"""Complete many prompts with a loop on the device, on JAX: the host sees tokens, never logits.
+
+Between two calls of the device the host hands out the new tokens, and free slots to the requests that wait.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gpt_tf2.decoding.device_graph import (
+    MAX_STEPS,
+    Admission,
+    Slots,
+    admit,
+    begin,
+    extend_room,
+    read_weights,
+    run_steps,
+)
+from gpt_tf2.decoding.device_rules import Rules, Settings, leave_out
+from gpt_tf2.generation.sampling import (
+    MinimumLength,
+    MinP,
+    Nucleus,
+    RepetitionPenalty,
+    Sampler,
+    Temperature,
+    TopK,
+)
+from gpt_tf2.generation.scheduler import DRAFT_TOKENS, BaseScheduler, Request
+from gpt_tf2.model import GPT2
+
+# Every shape is compiled once, which takes seconds: few shapes, and some padding.
+CAPACITIES = (256, 512)  # positions that a cache has room for; the last step is n_ctx
+WIDTHS = (32, 128, 512)  # tokens that prompts are padded to; the last step is the cache's capacity
+GROUPS = (64, 16, 4, 1)  # prompts that are computed together
+PREFILL_TOKENS = 16_384  # most tokens of a group, for the memory of its attention scores
+FIRST_STEPS = 4  # in the first call after a request begins: the first tokens are shown soon
+STEPS_WHILE_WAITING = 8  # most steps of a call while requests wait for a slot
+
+RULE_ORDER = (MinimumLength, RepetitionPenalty, Temperature, TopK, Nucleus, MinP)
+
+
+@dataclasses.dataclass(eq=False)
+class RunningRequest:
+    """A request in a slot. generated: how many tokens it has at most, those of a call in progress included."""
+
+    request: Request
+    generated: int = 0
+    running: bool = True
+
+
+class DeviceScheduler(BaseScheduler):
+    """Completes requests like `Scheduler`, by a loop on the device that runs many steps per call.
+
+    Which tokens a request gets depends on the request alone, up to rounding. They are not those that `Scheduler` draws
+    with the same generator: the device draws by a 32-bit seed, which is all that is taken from `request.generator`.
+
+    Args:
+        model: the network. Each run uses its current weights.
+        end: the id that ends a completion.
+        slots: how many requests run at a time.
+        draft: whether to propose draft tokens and verify several per step: speculative decoding by prompt lookup.
+
+    Example:
+        >>> scheduler = DeviceScheduler(model, tokenizer.end_of_text, slots=64)
+        >>> requests = [Request(prompt, 100, sampler, generator, ids.append) for prompt, ids in zip(prompts, texts)]
+        >>> scheduler.run_all(requests)
+    """
+
+    def __init__(self, model: GPT2, end: int, slots: int, draft: bool = False):
+        super().__init__()
+        self.model, self.end, self.slots = model, end, slots
+        self._draft_tokens = DRAFT_TOKENS if draft else 0
+        self._rules = Rules()  # that any request so far needs
+        self._state: Slots | None = None
+        self._running: list[RunningRequest | None] = [None] * slots
+        self._callers_stop = False  # whether an `on_token` has ended a completion
+
+    def submit(self, request: Request) -> None:
+        """Adds a request. Raises ValueError if its sampler has rules that the device does not; see `runs_on_device`."""
+        if not runs_on_device(request.sampler, self.end):
+            raise ValueError(f"{request.sampler} cannot run on the device")
+        super().submit(request)
+
+    def run(self) -> Iterator[Request]:
+        weights = read_weights(self.model)
+        self._running = [None] * self.slots
+        ahead: tuple[Any, list[RunningRequest | None]] | None = None
+        while True:
+            self._fill_slots(weights)
+            if not any(self._running):
+                return
+            result, sequences = ahead or self._start_call(weights)
+            tokens, counts, left = jax.device_get(result)
+            ends = any(x and x.running and left[slot] == 0 for slot, x in enumerate(sequences))
+            # The device goes on while the host hands out tokens, unless a slot is likely to get another request first.
+            ahead = None if ends or self._callers_stop else self._start_call(weights)
+            for slot, running in enumerate(sequences):
+                if running is None or not running.running:
+                    continue
+                self._hand_out(running, tokens[slot, : counts[slot]].tolist())
+                if left[slot] == 0 or not running.running:
+                    running.running = False
+                    self._running[slot] = None
+                    yield running.request
+
+    def _hand_out(self, running: RunningRequest, tokens: list[int]) -> None:
+        """Pass new tokens to a request's caller, until it wants no more."""
+        for id in tokens:
+            if running.request.on_token(id) is False:
+                running.running, self._callers_stop = False, True
+                return
+
+    def _start_call(self, weights: Any) -> tuple[Any, list[RunningRequest | None]]:
+        """Start the next steps of the device. Returns the results to come, and the requests in the slots."""
+        youngest = min(running.generated for running in self._running if running)
+        steps = max(FIRST_STEPS, min(2 * youngest, STEPS_WHILE_WAITING if self._waiting else MAX_STEPS))
+        for running in self._running:
+            if running:
+                running.generated += steps
+        keep = np.array([running is not None for running in self._running])
+        self._state, result = run_steps(
+            weights,
+            self._state,
+            keep,
+            np.int32(steps),
+            np.int32(self.end),
+            n_head=self.model.config.n_head,
+            rules=self._rules,
+            draft_tokens=self._draft_tokens,
+        )
+        return result, list(self._running)
+
+    def _fill_slots(self, weights: Any) -> None:
+        """Start waiting requests in free slots. Equal prompts, and prompts of similar length, are computed together."""
+        free = [slot for slot, running in enumerate(self._running) if running is None][: len(self._waiting)]
+        if not free:
+            return
+        entering = {slot: self._waiting.popleft() for slot in free}
+        for slot, request in entering.items():
+            self._running[slot] = RunningRequest(request)
+        capacity = self._make_room(weights)
+        by_width: dict[int, dict[tuple[int, ...], list[int]]] = {}  # width → prompt → slots
+        for slot, request in entering.items():
+            width = round_up(len(request.prompt), WIDTHS, capacity)
+            by_width.setdefault(width, {}).setdefault(tuple(request.prompt), []).append(slot)
+        for width, prompts in by_width.items():
+            for group in split(list(prompts), PREFILL_TOKENS // width):
+                numbers = {slot: number for number, prompt in enumerate(group) for slot in prompts[prompt]}
+                self._admit(weights, group, width, numbers, entering)
+
+    def _make_room(self, weights: Any) -> int:
+        """Make the state fit all requests in slots and all that wait. Returns the positions that it has room for."""
+        requests = [*(running.request for running in self._running if running), *self._waiting]
+        n_ctx = self.model.config.n_ctx
+        positions = max(min(len(request.prompt) + request.max_new_tokens, n_ctx) for request in requests)
+        capacity = round_up(positions, CAPACITIES, n_ctx)
+        for request in requests:
+            self._rules |= rules_of(request.sampler)
+        penalizes = self._rules.penalizes
+        if self._state is None:
+            draft = bool(self._draft_tokens)
+            self._state = begin(weights, self.slots, capacity, self.model.config.n_head, draft, penalizes)
+        present = self._state.cache[0][0].shape[2]
+        if capacity > present or penalizes > (self._state.used is not None):
+            self._state = extend_room(self._state, max(capacity, present), penalizes)
+        return max(capacity, present)
+
+    def _admit(
+        self,
+        weights: Any,
+        prompts: Sequence[tuple[int, ...]],
+        width: int,
+        numbers: dict[int, int],
+        entering: dict[int, Request],
+    ) -> None:
+        """Put requests into slots.
+
+        Args:
+            prompts: distinct ones, padded to `width` tokens.
+            numbers: for each slot, the number of its prompt.
+        """
+        ids = np.zeros((len(prompts), width), "int32")
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        size = 1
+        while size < len(numbers):
+            size *= 4
+        size = min(size, self.slots)  # a few sizes only; what they have too much goes nowhere
+        settings = leave_out(size)
+        targets = np.full(size, self.slots, "int32")
+        sources, left, seeds = (np.zeros(size, kind) for kind in ("int32", "int32", "uint32"))
+        for i, (slot, number) in enumerate(numbers.items()):
+            request = entering[slot]
+            targets[i], sources[i] = slot, number
+            left[i] = min(request.max_new_tokens, self.model.config.n_ctx - len(request.prompt))
+            write_settings(request.sampler, settings, i)
+            if not request.sampler.greedy:
+                seeds[i] = request.generator.integers(2**32, dtype="uint32")
+        lengths = np.array([len(prompt) for prompt in prompts], "int32")
+        admission = Admission(targets, sources, left, seeds, settings)
+        self._state = admit(weights, self._state, ids, lengths, admission, n_head=self.model.config.n_head)
+
+
+def runs_on_device(sampler: Sampler, end: int) -> bool:
+    """Whether the device has a sampler's rules, and in this order: those of `make_sampler`, after a minimum length.
+
+    end: the id that ends a completion, for the device the same as in a minimum length.
+    """
+    if any(isinstance(rule, MinimumLength) and rule.end != end for rule in sampler.rules):
+        return False
+    kinds = [type(rule) for rule in sampler.rules]
+    return kinds == [kind for kind in RULE_ORDER if kind in kinds]
+
+
+def rules_of(sampler: Sampler) -> Rules:
+    """The rules that must be compiled for a sampler."""
+    kinds = {type(rule) for rule in sampler.rules}
+    draws = not sampler.greedy
+    return Rules(draws, RepetitionPenalty in kinds, draws and TopK in kinds, draws and Nucleus in kinds)
+
+
+def write_settings(sampler: Sampler, settings: Settings, number: int) -> None:
+    """Write a sampler's rules into the arrays of settings, at the number of its sequence."""
+    settings.greedy[number] = sampler.greedy
+    for rule in sampler.rules:
+        if isinstance(rule, MinimumLength):
+            settings.fewest[number] = rule.tokens
+        elif isinstance(rule, RepetitionPenalty):
+            settings.penalty[number] = rule.penalty
+        elif isinstance(rule, Temperature):
+            settings.temperature[number] = rule.temperature
+        elif isinstance(rule, TopK):
+            settings.top_k[number] = rule.k
+        elif isinstance(rule, Nucleus):
+            settings.top_p[number] = rule.p
+        elif isinstance(rule, MinP):
+            settings.min_p[number] = rule.p
+
+
+def round_up(count: int, sizes: Sequence[int], largest: int) -> int:
+    """The first of the sizes that is `count` or more, `largest` if none is."""
+    return next((size for size in sizes if count <= size < largest), largest)
+
+
+def split(items: list[Any], most: int) -> Iterator[list[Any]]:
+    """Yields items in groups of a few sizes, each the largest one not above `most`; at least one item."""
+    while items:
+        size = next(size for size in GROUPS if size <= max(1, min(most, len(items))))
+        yield items[:size]
+        items = items[size:]
