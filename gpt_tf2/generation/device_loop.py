@@ -46,7 +46,12 @@ RULE_ORDER = (MinimumLength, RepetitionPenalty, Temperature, TopK, Nucleus, MinP
 
 @dataclasses.dataclass(eq=False)
 class RunningRequest:
-    """A request in a slot. generated: how many tokens it has at most, those of a call in progress included."""
+    """A request in a slot.
+
+    generated: how many tokens it has, or will have after the calls in progress, unless it ends before; draft tokens
+        are not counted.
+    running: False once it is finished.
+    """
 
     request: Request
     generated: int = 0
@@ -94,7 +99,7 @@ class DeviceScheduler(BaseScheduler):
     def run(self) -> Iterator[Request]:
         weights = read_weights(self.model)
         values = [variable.value for variable in self.model.variables]
-        if any(a is not b for a, b in zip(values, self._values or values, strict=True)):
+        if list(map(id, values)) != list(map(id, self._values)):
             self._cached = [[] for _ in range(self.slots)]  # keys and values of other weights
         self._values, self._running = values, [None] * self.slots
         ahead: tuple[Any, list[RunningRequest | None]] | None = None
