@@ -12,8 +12,7 @@ demo: .venv/demo
 # Minutes: everything on TensorFlow; the network, training and generation on JAX as well.
 test: .venv/test
 	$(PYTEST) -m "not slow"
-	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/test_model.py tests/training tests/data/test_packing.py \
-		tests/generation tests/decoding/test_decoders.py
+	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/test_model.py tests/training tests/decoding tests/generation
 
 # Everything on both, the 124M shapes and the long tests included.
 test-all: .venv/test

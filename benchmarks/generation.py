@@ -107,10 +107,10 @@ def prepare(folder: Path, systems: list[str]) -> None:
         for precision in PRECISIONS["llama.cpp"]:
             write_llama_cpp(folder, precision, CONFIG, tensors)
     if "gpt-tf2" in systems:
-        from gpt_tf2.backend.starting import start
+        from gpt_tf2.backend.starting import start_backend
         from gpt_tf2.decoding.litert.graphs import convert
 
-        start()
+        start_backend()
         for precision in PRECISIONS["gpt-tf2"]:
             (folder / precision).mkdir()
             quantized = precision == "int8"

@@ -33,9 +33,9 @@ def batch() -> np.ndarray:
 def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
     """The precision, and a function that takes a training step and returns the loss."""
     from gpt_tf2.backend.hardware import has_fast_bfloat16
-    from gpt_tf2.backend.starting import start
+    from gpt_tf2.backend.starting import start_backend
 
-    start(lean=True)
+    start_backend(lean=True)
     precision = "bfloat16" if has_fast_bfloat16() else "float32"
     from gpt_tf2.config import SIZES, adapter_shapes
     from gpt_tf2.data.batches import whole_rows

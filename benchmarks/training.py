@@ -43,9 +43,9 @@ def rows(work: str) -> tuple[int, int]:
 
 def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
     """Yields for each step its number of tokens or examples, and the function that takes it."""
-    from gpt_tf2.backend.starting import start
+    from gpt_tf2.backend.starting import start_backend
 
-    start()
+    start_backend()
     from gpt_tf2.config import SIZES
     from gpt_tf2.data.batches import whole_rows
     from gpt_tf2.data.encoding import COMPLETION, PASSAGE, PROMPT
@@ -132,14 +132,14 @@ def run_keras_hub(precision: str, work: str) -> Iterator[tuple[int, Callable[[],
     import keras
     import keras_hub
 
-    from gpt_tf2.backend.compiling import use_xla
+    from gpt_tf2.backend.compiling import uses_xla
 
     keras.config.set_dtype_policy(precision if precision == "float32" else f"mixed_{precision}")
     sizes = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "intermediate_dim": 3072}
     backbone = keras_hub.models.GPT2Backbone(VOCABULARY, **sizes, dropout=0.0, max_sequence_length=LENGTH)
     model = keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=None)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight")
-    model.compile(optimizer=keras.optimizers.Adam(1e-4), loss=loss, jit_compile=use_xla())
+    model.compile(optimizer=keras.optimizers.Adam(1e-4), loss=loss, jit_compile=uses_xla())
 
     def step(ids: np.ndarray, there: np.ndarray, learned: np.ndarray) -> float:
         inputs = {"token_ids": ids.astype("int32"), "padding_mask": there.astype(bool)}

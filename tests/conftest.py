@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.processes import OPENAI_TINY, ROOT, STORY
+from helpers.data_sets import FIXTURES
+from helpers.processes import ROOT, fill_workplace
 
 # Most tests compile the same few programs for JAX. They, and the processes they start, find them compiled here.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
@@ -28,8 +29,14 @@ def gpt2_vocabulary() -> tuple[Path, Path]:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of a test, with the model `models/tiny` and the text `story.txt`."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(
-        OPENAI_TINY, tmp_path / "models" / "tiny", ignore=shutil.ignore_patterns("expected.npz", "bpe.json")
-    )
-    (tmp_path / "story.txt").write_text(STORY)
+    fill_workplace(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of a test, with the made-up data sets `cnndm/` and `coqa/`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cnndm", "coqa"):
+        shutil.copytree(FIXTURES / name, tmp_path / name)
     return tmp_path

@@ -1,4 +1,4 @@
-"""The network against OpenAI's own graph and against transformers. Runs on either backend."""
+"""The network against OpenAI's graph and against transformers. Runs on either backend."""
 
 import dataclasses
 from typing import Any
@@ -27,34 +27,34 @@ def tiny() -> GPT2:
     return load_model(OPENAI_TINY)
 
 
-def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The largest difference as a share of the largest value."""
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def test_logits_are_those_of_openais_graph(tiny: GPT2) -> None:
+def test_logits_equal_those_of_openais_graph(tiny: GPT2) -> None:
     logits = np.asarray(tiny(EXPECTED["tokens"]))
     assert logits.dtype == np.float32
-    assert relative(logits, EXPECTED["logits"]) <= 1e-5
+    assert relative_difference(logits, EXPECTED["logits"]) <= 1e-5
 
 
-def test_loss_is_that_of_openais_graph(tiny: GPT2) -> None:
+def test_the_loss_equals_that_of_openais_graph(tiny: GPT2) -> None:
     batch = whole_rows(EXPECTED["tokens"])
     losses = loss_and_gradients(tiny, batch)[0], float(BlockwiseModel(tiny, ()).loss(batch)) / batch.weights.sum()
     assert losses == pytest.approx((float(EXPECTED["loss"]),) * 2, rel=1e-6)
 
 
-def test_a_cache_changes_nothing(tiny: GPT2) -> None:
+def test_a_cache_does_not_change_hidden_states_or_keys_and_values(tiny: GPT2) -> None:
     tokens = EXPECTED["tokens"]
-    full, rows = tiny.hidden(tokens, ops.arange(64)[None], causal_mask(64))
-    _, early = tiny.hidden(tokens[:, :40], ops.arange(40)[None], causal_mask(40))
-    filled = ops.ones((1, 1, 24, 40), "bool")
-    late, new = tiny.hidden(tokens[:, 40:], ops.arange(40, 64)[None], causal_mask(24), early, filled)
-    assert relative(np.asarray(late), np.asarray(full)[:, 40:]) <= 1e-5
-    assert relative(np.asarray(new[-1][1]), np.asarray(rows[-1][1])[:, :, 40:]) <= 1e-5
+    expected, all_keys_values = tiny.hidden(tokens, ops.arange(64)[None], causal_mask(64))
+    _, cache = tiny.hidden(tokens[:, :40], ops.arange(40)[None], causal_mask(40))
+    cache_mask = ops.ones((1, 1, 24, 40), "bool")
+    x, keys_values = tiny.hidden(tokens[:, 40:], ops.arange(40, 64)[None], causal_mask(24), cache, cache_mask)
+    assert relative_difference(np.asarray(x), np.asarray(expected)[:, 40:]) <= 1e-5
+    assert relative_difference(np.asarray(keys_values[-1][1]), np.asarray(all_keys_values[-1][1])[:, :, 40:]) <= 1e-5
 
 
-def test_later_tokens_do_not_reach_earlier_ones(tiny: GPT2) -> None:
+def test_a_token_does_not_affect_earlier_logits(tiny: GPT2) -> None:
     tokens = EXPECTED["tokens"][:1].copy()
     before = np.asarray(tiny(tokens))
     tokens[0, 30] = (tokens[0, 30] + 1) % 512
@@ -68,19 +68,19 @@ def test_more_tokens_than_the_context_are_refused(tiny: GPT2) -> None:
         tiny(np.zeros((1, 65), "int32"))
 
 
-def test_dropout_acts_in_training_alone_and_follows_its_seed() -> None:
+def test_dropout_acts_only_in_training_and_follows_its_seed() -> None:
     model = GPT2(SMALL, dropout=0.3)
     tokens = np.arange(32)[None]
-    still = np.asarray(model(tokens))
-    assert np.array_equal(still, np.asarray(GPT2(SMALL)(tokens)))
+    without = np.asarray(model(tokens))
+    assert np.array_equal(without, np.asarray(GPT2(SMALL)(tokens)))
 
-    def dropped(seed: int) -> np.ndarray:
+    def drop(seed: int) -> np.ndarray:
         model.dropout_seed.state.assign(np.array([seed, 0], "uint32"))
         return np.asarray(model(tokens, training=True))
 
-    assert not np.array_equal(dropped(1), still)
-    assert np.array_equal(dropped(1), dropped(1))
-    assert not np.array_equal(dropped(1), dropped(2))
+    assert not np.array_equal(drop(1), without)
+    assert np.array_equal(drop(1), drop(1))
+    assert not np.array_equal(drop(1), drop(2))
 
 
 def test_random_weights_follow_the_paper() -> None:
@@ -112,7 +112,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     model = GPT2(size, seed=1)
     generator = np.random.default_rng(0)
     for name, variable in model.tensors().items():
-        if name.endswith(("/b", "/g")):  # so that no bias is 0 and no gain 1
+        if name.endswith(("/b", "/g")):  # no bias of 0, no gain of 1
             variable.assign(np.asarray(variable) + 0.1 * generator.standard_normal(variable.shape).astype("float32"))
     names = {"vocab_size": size.n_vocab, "n_positions": size.n_ctx, "n_embd": size.n_embd, "n_head": size.n_head}
     config = transformers.GPT2Config(**names, n_layer=size.n_layer, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
@@ -129,13 +129,13 @@ def test_logits_and_every_gradient_equal_those_of_transformers(pair: Pair) -> No
 
     ids = torch.tensor(pair.tokens, dtype=torch.long)
     result = pair.theirs(ids, labels=ids)
-    assert relative(np.asarray(pair.ours(pair.tokens)), result.logits.detach().numpy()) <= 1e-4
+    assert relative_difference(np.asarray(pair.ours(pair.tokens)), result.logits.detach().numpy()) <= 1e-4
     result.loss.backward()
     expected = {name: parameter.grad.numpy() for name, parameter in pair.theirs.named_parameters()}
     _, gradients = loss_and_gradients(pair.ours, whole_rows(pair.tokens))
     assert len(gradients) == len(expected) == 4 + 12 * pair.ours.config.n_layer
     for name, gradient in gradients.items():
-        assert relative(gradient, expected[transformers_name(name)]) <= 1e-4, name
+        assert relative_difference(gradient, expected[transformers_name(name)]) <= 1e-4, name
 
 
 def test_ten_adam_steps_equal_torchs(pair: Pair) -> None:

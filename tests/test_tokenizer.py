@@ -45,7 +45,7 @@ def mixed_text() -> str:
     return "\n".join([*pydoc_data.topics.topics.values(), *noise])
 
 
-def test_ids_are_those_of_openais_encoder() -> None:
+def test_the_ids_are_those_of_openais_encoder() -> None:
     tokenizer = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
     cases = json.loads((OPENAI_TINY / "bpe.json").read_text())
     assert len(cases) > 5
@@ -53,7 +53,7 @@ def test_ids_are_those_of_openais_encoder() -> None:
         assert tokenizer.encode(case["text"]) == case["ids"], case["text"]
 
 
-def test_a_megabyte_equals_tiktokens_gpt2(
+def test_a_megabyte_has_the_ids_of_tiktokens_gpt2(
     gpt2: Tokenizer, gpt2_vocabulary: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
@@ -69,41 +69,41 @@ def test_a_megabyte_equals_tiktokens_gpt2(
     assert gpt2.decode(ids) == text
 
 
-def test_a_megabyte_equals_tokenizers(gpt2: Tokenizer, gpt2_vocabulary: tuple[Path, Path]) -> None:
+def test_a_megabyte_has_the_ids_of_tokenizers(gpt2: Tokenizer, gpt2_vocabulary: tuple[Path, Path]) -> None:
     oracle = ByteLevelBPETokenizer(*map(str, gpt2_vocabulary))
     text = mixed_text()
     assert gpt2.encode(text) == oracle.encode(text).ids
 
 
 @given(st.text(max_size=300))
-def test_any_text_comes_back(gpt2: Tokenizer, text: str) -> None:
+def test_every_text_survives_encoding_and_decoding(gpt2: Tokenizer, text: str) -> None:
     assert gpt2.decode(gpt2.encode(text)) == text
 
 
 @pytest.mark.parametrize("text", [" " * 1_200_000 + "x", "\n" * 150_000 + " y", " " * 200_000, "a" * 300_000])
-def test_long_runs(gpt2: Tokenizer, text: str) -> None:
+def test_long_runs_survive_encoding_and_decoding(gpt2: Tokenizer, text: str) -> None:
     assert gpt2.decode(gpt2.encode(text)) == text
 
 
-def test_a_cut_long_space_has_the_ids_of_the_whole(gpt2: Tokenizer) -> None:
+def test_white_space_that_is_encoded_in_parts_has_the_ids_of_the_whole(gpt2: Tokenizer) -> None:
     text = "a" + " " * 150_000 + "b\x1c" + "\n" * 150_000 + "\x1dc" + " " * 150_000
     assert gpt2.encode(text) == gpt2._encoding.encode_ordinary(text)
 
 
-def test_a_batch_equals_one_by_one(gpt2: Tokenizer) -> None:
+def test_a_batch_has_the_ids_of_its_texts(gpt2: Tokenizer) -> None:
     texts = [f"{i} boats, {'tide ' * i}" for i in range(50)]
     expected = [gpt2.encode(text) for text in texts]
     assert gpt2.encode_batch(texts) == gpt2.encode_batch(texts, num_threads=1) == expected
 
 
-def test_end_of_text_is_letters_unless_allowed(gpt2: Tokenizer) -> None:
+def test_end_of_text_is_plain_text_unless_special_tokens_are_allowed(gpt2: Tokenizer) -> None:
     assert gpt2.end_of_text == 50256
     assert 50256 not in gpt2.encode("a<|endoftext|>b")
     assert gpt2.encode("a<|endoftext|>b", allow_special=True) == [64, 50256, 65]
     assert gpt2.decode([64, 50256, 65]) == "a<|endoftext|>b"
 
 
-def test_half_a_character_decodes_to_a_replacement(gpt2: Tokenizer) -> None:
+def test_half_a_character_decodes_to_the_replacement_character(gpt2: Tokenizer) -> None:
     ids = gpt2.encode("北")
     assert len(ids) > 1
     assert gpt2.decode(ids[:1]) == "\ufffd"

@@ -1,1 +1,1 @@
-"""What differs between TensorFlow and JAX, and between machines."""
+"""The machine: starting TensorFlow or JAX, compiling for either, hardware, memory, processes."""

@@ -1,4 +1,4 @@
-"""Compiling pure functions: XLA, TensorFlow's graphs with oneDNN, or JAX."""
+"""Compiling pure functions, with XLA or as TensorFlow graphs with oneDNN."""
 
 import contextlib
 import functools
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import keras
 
 
-def use_xla() -> bool:
-    """JAX is XLA; TensorFlow gains by it on a GPU and loses on a CPU, where oneDNN is faster."""
+def uses_xla() -> bool:
+    """Whether kernels are compiled by XLA: always on JAX, on TensorFlow with a GPU. On a CPU oneDNN is faster."""
     import keras
 
     if keras.backend.backend() == "jax":
@@ -20,21 +20,24 @@ def use_xla() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def compiled(model: "keras.Model", function: Callable[..., Any], donated: int | None = None) -> Callable[..., Any]:
-    """`function(*arrays)`, which may use the model's weights but not change them, traced once a shape.
+def compile_with_model(
+    model: "keras.Model", function: Callable[..., Any], donated: int | None = None
+) -> Callable[..., Any]:
+    """Compile `function(*arrays)`, which may read the model's weights but not change them. It is traced per shape.
 
-    On JAX the weights are arguments of the graph: what a traced function closes over would be copied into it.
-
-    donated: the number of an argument whose memory may be used for the result, where the backend can.
+    Args:
+        donated: number of an argument whose memory the result may reuse, where the backend can; the caller must not
+            use that argument again.
     """
     import keras
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, reduce_retracing=True, jit_compile=use_xla())
+        return tf.function(function, reduce_retracing=True, jit_compile=uses_xla())
     import jax
 
+    # JAX would copy weights into the graph if the function closed over them; so they are arguments.
     @functools.partial(jax.jit, donate_argnums=() if donated is None else donated + 1)
     def stateless(weights: list[Any], *arrays: Any) -> Any:
         with keras.StatelessScope(state_mapping=list(zip(model.variables, weights, strict=True))):
@@ -43,11 +46,11 @@ def compiled(model: "keras.Model", function: Callable[..., Any], donated: int | 
     return lambda *arrays: stateless([variable.value for variable in model.variables], *arrays)
 
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A pure function of nested arrays, compiled.
+def compile_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a pure function of nested arrays.
 
-    XLA compiles it once a shape. Without XLA TensorFlow traces it once for all numbers of rows and tokens: which graph
-    computes a step, and so its last bits, must not depend on the shapes that this process has seen before.
+    XLA compiles it per shape. Without XLA, TensorFlow traces it once for all numbers of sequences and tokens: the graph
+    that computes a step, and so its last bits, must not depend on the shapes that this process has seen before.
     """
     import keras
 
@@ -57,7 +60,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.jit(function)
     import tensorflow as tf
 
-    if use_xla():
+    if uses_xla():
         return tf.function(function, reduce_retracing=True, jit_compile=True)
     traced, graphs = tf.function(lambda *arrays: function(*arrays)), {}
 
@@ -65,45 +68,50 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         if tf.config.functions_run_eagerly():
             return function(*arrays)
         leaves = keras.tree.flatten_with_path(arrays)
-        key = tuple((path, None if x is None else (lasting_sizes(path, x), x.dtype)) for path, x in leaves)
+        key = tuple((path, None if x is None else (relax_shape(path, x), x.dtype)) for path, x in leaves)
         if key not in graphs:
-            specs = [found and tf.TensorSpec(*found) for _, found in key]
+            specs = [spec and tf.TensorSpec(*spec) for _, spec in key]
             graphs[key] = traced.get_concrete_function(*keras.tree.pack_sequence_as(arrays, specs))
         return graphs[key](*arrays)
 
     return run
 
 
-def lasting_sizes(path: tuple[Any, ...], array: Any) -> tuple[int | None, ...]:
-    """The sizes of an array, with None for numbers of rows and tokens.
+def relax_shape(path: tuple[Any, ...], array: Any) -> tuple[int | None, ...]:
+    """Return an array's shape, with None for the sizes that depend on the batch.
 
-    Weights, which come by name, have no such; of other arrays only the channels last, of floats [B, T, C] or [K, C].
+    Weights come by name, so their path ends in a string, and they keep their shape. Of other arrays only the channels
+    stay: the last size of floats [B, T, C] or [K, C].
     """
-    sizes = tuple(array.shape)
+    shape = tuple(array.shape)
     if isinstance(path[-1], str):
-        return sizes
-    changing = len(sizes) - (len(sizes) in (2, 3) and "float" in str(array.dtype))
-    return (None,) * changing + sizes[changing:]
+        return shape
+    relaxed = len(shape) - (len(shape) in (2, 3) and "float" in str(array.dtype))
+    return (None,) * relaxed + shape[relaxed:]
 
 
-def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A pure elementwise function that is part of a kernel, in one pass over memory.
+def fuse(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a pure elementwise function within a kernel into one pass over memory.
 
-    XLA does that, also on a CPU: there oneDNN is the faster in products, and XLA in all between them.
+    Decorator. Within kernels that oneDNN runs, XLA compiles it: oneDNN is faster in matrix products, XLA between them.
     """
     import keras
 
-    if keras.backend.backend() == "jax" or use_xla():
+    if keras.backend.backend() == "jax" or uses_xla():
         return function
     import tensorflow as tf
 
     return tf.function(function, reduce_retracing=True, jit_compile=True)
 
 
-def in_place(function: Callable[..., Any]) -> Callable[..., None]:
-    """`function(state, *arrays) → state` as a function that changes a nest of variables, in their own memory.
+def compile_in_place(function: Callable[..., Any]) -> Callable[..., None]:
+    """Compile `function(state, *arrays) → state` into an update of nested variables, in their own memory.
 
-    It is compiled by XLA on every device, and once for all variables of the same shapes.
+    XLA compiles it on every device, once for all variables of the same shapes.
+
+    Example:
+        >>> halve = compile_in_place(lambda state: state / 2)
+        >>> halve(variable)
     """
     import keras
 
@@ -129,8 +137,8 @@ def in_place(function: Callable[..., Any]) -> Callable[..., None]:
     return replace
 
 
-def value_of(variable: "keras.Variable") -> Any:
-    """A variable's array, without a copy: let go of it before the variable is changed, or a copy is made then."""
+def read_value(variable: "keras.Variable") -> Any:
+    """Return a variable's array without copying it. Drop it before the variable changes, or it is copied then."""
     import keras
 
     if keras.backend.backend() == "jax":
@@ -140,10 +148,10 @@ def value_of(variable: "keras.Variable") -> Any:
     return tf.convert_to_tensor(variable.value)
 
 
-def row_adder() -> Callable[[Any, Any, Any], Any]:
-    """`add(array, rows, values)`: an array [N, …] with values [K, …] added to its rows [K], in its own memory.
+def make_row_adder() -> Callable[[Any, Any, Any], Any]:
+    """Return `add(array, rows, values)`: adds values [K, …] to the rows [K] of an array [N, …], in its own memory.
 
-    The array itself is lost.
+    The array must not be used afterwards.
     """
     import keras
 
@@ -157,8 +165,8 @@ def row_adder() -> Callable[[Any, Any, Any], Any]:
 
 
 @contextlib.contextmanager
-def eagerly() -> Iterator[None]:
-    """Runs what is compiled step by step instead, for debugging."""
+def run_eagerly() -> Iterator[None]:
+    """Run compiled functions operation by operation within the context, for debugging."""
     import keras
 
     if keras.backend.backend() == "jax":

@@ -11,18 +11,22 @@ import joblib
 Result = TypeVar("Result")
 
 
-def in_processes(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
-    """`function(*arguments)` of each, in their order, by as many processes as there are cores.
+def map_in_processes(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+    """Yield `function(*arguments)` for each tuple of arguments, in order, computed by one process per core.
 
-    Arguments are taken, and results held, a few ahead of what is asked for.
+    Only a few arguments and results are held ahead of the one asked for.
+
+    Example:
+        >>> list(map_in_processes(pow, [(2, 3), (2, 4)]))
+        [8, 16]
     """
-    options = {"initializer": end_with, "initargs": (os.getpid(),)}
+    options = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
     processes = joblib.Parallel(-1, batch_size=1, return_as="generator", max_nbytes=None, **options)
-    yield from processes(joblib.delayed(function)(*given) for given in arguments)
+    yield from processes(joblib.delayed(function)(*values) for values in arguments)
 
 
-def end_with(parent: int) -> None:
-    """Lets this process end when its parent is gone: one that is killed tells nobody."""
+def end_with_parent(parent: int) -> None:
+    """End this process once its parent is gone: a parent that is killed cannot end its children."""
 
     def watch() -> None:
         while os.getppid() == parent:

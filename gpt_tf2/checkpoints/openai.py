@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_tf2.backend.starting import quiet
+from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.config import GPT2Config
@@ -32,7 +32,7 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
 
     Raises InputError if one of the two files is missing, truncated or damaged.
     """
-    with quiet():
+    with silence_stderr():
         import tensorflow as tf
 
     # TensorFlow turns some of its errors into Python's own, for example when the data ends too early.
@@ -72,7 +72,7 @@ def write(prefix: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
 
     Raises InputError if a file cannot be written.
     """
-    with quiet():
+    with silence_stderr():
         import tensorflow as tf
 
     names = sorted(f"model/{name}" for name in tensors)  # the order of TensorFlow 1's saver

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as BytePairTrainer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from gpt_tf2.backend.starting import start
+from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.opened import save_model
 from gpt_tf2.commands.finetune import finetune
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
@@ -38,7 +38,7 @@ def run_demo() -> Path:
     about = f"Python's language reference, {len(text):,} characters"
     print(f"Building a vocabulary of {CONFIG.n_vocab} tokens from {about} …")
     tokenizer = build_vocabulary(text, CONFIG.n_vocab, FOLDER)
-    start()
+    start_backend()
     from gpt_tf2.model import GPT2, random_tensors
 
     model = GPT2(CONFIG, read=random_tensors(CONFIG, seed=0, std=0.05))

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from gpt_tf2.backend.starting import start
+from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
@@ -144,7 +144,7 @@ def score_text(
 ) -> dict[str, dict[str, float]]:
     """The perplexity of a text."""
     streams = read_streams(running_text, settings.dataset_path, model.tokenizer)
-    start()
+    start_backend()
     from gpt_tf2.training.blockwise import BlockwiseModel
 
     # A perplexity is exact, also on a GPU, unless bfloat16 is asked for by name.

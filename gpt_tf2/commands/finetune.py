@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_tf2.backend.compiling import eagerly, use_xla
+from gpt_tf2.backend.compiling import run_eagerly, uses_xla
 from gpt_tf2.backend.hardware import has_fast_bfloat16
-from gpt_tf2.backend.memory import device_memory, free_memory
-from gpt_tf2.backend.starting import start
+from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
+from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints import adapters
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
@@ -99,7 +99,7 @@ def resolve(settings: FinetuneSettings) -> Run:
         data = open_training_data(source, settings.length, settings.val_fraction, completion_only, counter)
     state = companion_folder(output) / "state.h5"
     saved = read_run(state) if settings.resume and state.is_file() else None
-    device = start(lean=is_memory_short(settings, model.config))
+    device = start_backend(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 
     settings = without_auto(settings, model.config, saved)
@@ -139,7 +139,7 @@ def open_base(settings: FinetuneSettings) -> OpenedModel:
 
 def is_memory_short(settings: FinetuneSettings, config: GPT2Config) -> bool:
     """Whether a CPU will need activation checkpointing; asked before the backend starts."""
-    memory = settings.memory_limit() or free_memory()
+    memory = settings.memory_limit() or measure_free_memory()
     short = memory is not None and predict_total(config, settings.memory_plan("bfloat16")) > memory
     return settings.remat == "on" or (settings.remat == "auto" and short)
 
@@ -158,7 +158,7 @@ def without_auto(settings: FinetuneSettings, config: GPT2Config, saved: dict[str
     asked, remat = settings.memory_plan(precision), settings.remat
     if remat == "auto" and saved:
         remat = saved.get("--remat", "auto")
-    memory = settings.memory_limit() or device_memory()
+    memory = settings.memory_limit() or measure_device_memory()
     if memory is None:
         chosen = dataclasses.replace(asked, remat=remat == "on")
     else:
@@ -221,7 +221,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
         settings.sample_every,
         settings.save_every,
     )
-    training, held_out = data.make_batches(use_xla())
+    training, held_out = data.make_batches(uses_xla())
     if held_out and run.devices.is_main:
         write_held_out(companion_folder(run.output), held_out)
     with (
@@ -230,7 +230,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     ):
         for line in describe(run, history):
             display.say(line)
-        with eagerly() if settings.eager else contextlib.nullcontext(), run.devices.report_lost_process():
+        with run_eagerly() if settings.eager else contextlib.nullcontext(), run.devices.report_lost_process():
             finished = train(
                 trainer,
                 settings.schedule(),

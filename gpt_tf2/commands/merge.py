@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from gpt_tf2.backend.starting import start
+from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.adapters import read_base_path
 from gpt_tf2.checkpoints.formats import check_format
 from gpt_tf2.checkpoints.opened import open_model, save_model
@@ -29,6 +29,6 @@ def merge(settings: MergeSettings) -> Path:
     if path.is_file() and read_base_path(path) is None:
         raise InputError(f"{path}: holds no adapters: give a file written by finetune with `lora_rank`")
     model = open_model(path)
-    start()
+    start_backend()
     save_model(model.load(), output, model.tokenizer)
     return output

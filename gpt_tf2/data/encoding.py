@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt_tf2.backend.processes import in_processes
+from gpt_tf2.backend.processes import map_in_processes
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Example, Part, Piece, RunningText, Task, Unusable
@@ -78,7 +78,7 @@ def encode_items(
     if total is not None and total < 4 * CHUNK:  # starting processes would take longer
         yield from (encode_chunk(job, chunk) for chunk in chunks)
         return
-    yield from in_processes(encode_chunk, ((job, chunk) for chunk in chunks))
+    yield from map_in_processes(encode_chunk, ((job, chunk) for chunk in chunks))
 
 
 def split_into_chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt_tf2.backend.hardware import has_fast_bfloat16, has_gpu, runs_on_gpu
-from gpt_tf2.backend.starting import start
+from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.data.held_out import TOKENS, read_held_out
@@ -55,7 +55,7 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
     Raises InputError if the checkpoint is damaged, or the conversion cannot be written.
     """
     if engine == "graph":
-        device = start()
+        device = start_backend()
         from gpt_tf2.decoding.keras_graph import GraphDecoder
 
         if precision == "auto":
@@ -80,7 +80,7 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
 def convert(model: OpenedModel, precision: str, folder: Path, say: Say, show: Show) -> Perplexities | None:
     """Convert a model for LiteRT into a folder. Returns what int8 costs, or None for float32."""
     checkpoint = model.checkpoint
-    start()
+    start_backend()
     from gpt_tf2.decoding.litert.attention import compile_for
     from gpt_tf2.decoding.litert.graphs import convert as write_graphs
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend.compiling import compiled
+from gpt_tf2.backend.compiling import compile_with_model
 from gpt_tf2.decoding.decoder import State
 from gpt_tf2.model import GPT2, KeysValues, causal_mask
 
@@ -33,8 +33,8 @@ class GraphDecoder:
         self.model, self.config, self.precision = model, model.config, model.compute_dtype
         self.name = f"{device}, {self.precision}"
         self.loops_on_device = keras.backend.backend() == "jax"
-        self._run_first = compiled(model, self._first_graph)
-        self._run_more = compiled(model, self._more_graph, donated=0)
+        self._run_first = compile_with_model(model, self._first_graph)
+        self._run_more = compile_with_model(model, self._more_graph, donated=0)
 
     def begin(self) -> State:
         shape = (1, self.config.n_head, 0, self.config.n_embd // self.config.n_head)

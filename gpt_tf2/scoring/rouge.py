@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_tf2.backend.processes import in_processes
+from gpt_tf2.backend.processes import map_in_processes
 from gpt_tf2.scoring.porter import stem
 from gpt_tf2.storage.files import read_utf8
 
@@ -61,7 +61,7 @@ def score_corpus(predictions: Sequence[Sequence[str]], references: Sequence[Sequ
         scores = score_pairs(pairs)
     else:
         chunks = ((pairs[start : start + CHUNK],) for start in range(0, len(pairs), CHUNK))
-        scores = [score for chunk in in_processes(score_pairs, chunks) for score in chunk]
+        scores = [score for chunk in map_in_processes(score_pairs, chunks) for score in chunk]
     return dict(zip(NAMES, bootstrap(np.array(scores)), strict=True))
 
 

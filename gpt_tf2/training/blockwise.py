@@ -14,8 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend.compiling import kernel, row_adder, value_of
-from gpt_tf2.backend.memory import trim
+from gpt_tf2.backend.compiling import compile_kernel, make_row_adder, read_value
+from gpt_tf2.backend.memory import trim_heap
 from gpt_tf2.data.batches import Batch
 from gpt_tf2.model import GPT2, Tensor, attend, attention_bias, causal_mask, embed, layer_norm, transformer_block
 from gpt_tf2.training import custom_gradients
@@ -56,18 +56,20 @@ class BlockwiseModel:
         self.first_trained = self._find_first_trained()
         self.head = ChunkedLoss("wte" in self.trained, count_chunk_logits(remat))
         dtype = model.compute_dtype
-        self._bias = kernel(lambda segments: attention_bias(segment_mask(segments), dtype))
-        self._cast_matrices = kernel(lambda weights: cast_matrices(weights, dtype)) if dtype != "float32" else dict
-        self._embed = kernel(lambda weights, tokens, positions: embed(weights, tokens, positions, dtype))
+        self._bias = compile_kernel(lambda segments: attention_bias(segment_mask(segments), dtype))
+        self._cast_matrices = (
+            dict if dtype == "float32" else compile_kernel(lambda weights: cast_matrices(weights, dtype))
+        )
+        self._embed = compile_kernel(lambda weights, tokens, positions: embed(weights, tokens, positions, dtype))
         self._dropout = DifferentiableFunction(lambda x, draws: self._with_draws(draws, lambda: model.drop(x)))
         self._short_block, self._long_block = (
             DifferentiableFunction(functools.partial(self._run_block, attention=attention))
             for attention in (custom_gradients.attend, custom_gradients.attend_in_halves)
         )
         self._last_norm = DifferentiableFunction(normalize_picks)
-        self._sum_by_token = kernel(sum_by_token)
-        self._add_rows = row_adder()
-        self._sum_by_position = kernel(lambda dx, positions: sum_by_position(dx, positions, model.config.n_ctx))
+        self._sum_by_token = compile_kernel(sum_by_token)
+        self._add_rows = make_row_adder()
+        self._sum_by_position = compile_kernel(lambda dx, positions: sum_by_position(dx, positions, model.config.n_ctx))
 
     def loss(self, batch: Batch) -> Tensor:
         """Compute the sum of a batch's weighted losses, in nats, without dropout."""
@@ -95,7 +97,7 @@ class BlockwiseModel:
         tokens, batch = batch.tokens, self.shard(batch)
         x, pullbacks = self._forward(batch, seed, step)
         if self.remat:
-            trim()
+            trim_heap()
         z, pull_norm = self._last_norm.run_and_keep((self._read_ends(("ln_f/g", "ln_f/b")), x), batch.picks)  # [K, C]
         loss, dz, dense, rows = self.head.gradients(self._read_wte(), z, batch.targets, batch.weights, scale)
         return loss, self._backward(batch, tokens, [*pullbacks, pull_norm], dz, dense, rows)
@@ -175,12 +177,12 @@ class BlockwiseModel:
 
     def _block_inputs(self, i: int, x: Tensor) -> tuple[tuple[dict[str, Tensor], Tensor], dict[str, Tensor]]:
         """Return what block i is differentiated by, its trained weights and x; and its frozen weights."""
-        weights = {name: value_of(variable) for name, variable in self.model.blocks[i].items()}
+        weights = {name: read_value(variable) for name, variable in self.model.blocks[i].items()}
         trained = {name: weights.pop(name) for name in list(weights) if f"h{i}/{name}" in self.trained}
         return (self._cast_matrices(trained), x), weights
 
     def _read_ends(self, names: Collection[str]) -> dict[str, Tensor]:
-        return {name: value_of(self.model.ends[name]) for name in names}
+        return {name: read_value(self.model.ends[name]) for name in names}
 
     def _read_wte(self) -> Tensor:
         return self._cast_matrices(self._read_ends(["wte"]))["wte"]

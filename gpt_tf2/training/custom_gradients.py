@@ -9,7 +9,7 @@ from typing import Any
 
 from keras import ops
 
-from gpt_tf2.backend.compiling import fused
+from gpt_tf2.backend.compiling import fuse
 from gpt_tf2.model import Tensor
 
 GELU_SCALE = math.sqrt(2 / math.pi)
@@ -21,13 +21,13 @@ def gelu(x: Tensor) -> tuple[Tensor, Any]:
     return compute_gelu(x), lambda dy: differentiate_gelu(x, dy)
 
 
-@fused
+@fuse
 def compute_gelu(x: Tensor) -> Tensor:
     wide = ops.cast(x, "float32")
     return ops.cast(0.5 * wide * (1 + ops.tanh(GELU_SCALE * (wide + 0.044715 * wide**3))), x.dtype)
 
 
-@fused
+@fuse
 def differentiate_gelu(x: Tensor, dy: Tensor) -> Tensor:
     wide = ops.cast(x, "float32")
     tanh = ops.tanh(GELU_SCALE * (wide + 0.044715 * wide**3))
@@ -70,7 +70,7 @@ def attend_in_halves(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) 
     return ops.concatenate([attend(*early), attend(query[:, :, half:], keys, values, bias[:, :, half:])], axis=2)
 
 
-@fused
+@fuse
 def differentiate_softmax(weights: Tensor, dy: Tensor, mean: Tensor, scale: float) -> Tensor:
     wide = ops.cast(weights, "float32") * (ops.cast(dy, "float32") - mean) * scale
     return ops.cast(wide, weights.dtype)

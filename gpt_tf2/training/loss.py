@@ -8,7 +8,7 @@ import functools
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend.compiling import kernel, use_xla
+from gpt_tf2.backend.compiling import compile_kernel, uses_xla
 from gpt_tf2.model import Tensor
 from gpt_tf2.training.chunks import split_into_chunks
 
@@ -23,8 +23,8 @@ class ChunkedLoss:
 
     def __init__(self, trains_embedding: bool, chunk: int):
         self.chunk = chunk
-        self._loss = kernel(chunk_loss)
-        self._gradients = kernel(functools.partial(chunk_gradients, trains_embedding=trains_embedding))
+        self._loss = compile_kernel(chunk_loss)
+        self._gradients = compile_kernel(functools.partial(chunk_gradients, trains_embedding=trains_embedding))
 
     def loss(self, wte: Tensor, z: Tensor, targets: np.ndarray, weights: np.ndarray) -> Tensor:
         """Compute the weighted sum of cross-entropies, in nats.
@@ -85,7 +85,7 @@ def chunk_gradients(
     logits = ops.matmul(z, ops.transpose(wte))  # [K, V]
     half = ops.dtype(z) == "float16"  # in which small probabilities would be 0
     lift = 1024.0 if half else 1.0
-    wide = "float32" if half or use_xla() else ops.dtype(z)
+    wide = "float32" if half or uses_xla() else ops.dtype(z)
     softmax = ops.softmax(ops.cast(logits, wide))  # [K, V]
     target_probabilities = ops.maximum(ops.cast(pick(softmax, targets), "float32"), 1e-38)  # [K]
     loss = -ops.sum(weights * ops.log(target_probabilities))

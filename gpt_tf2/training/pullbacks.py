@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from gpt_tf2.backend.compiling import kernel
+from gpt_tf2.backend.compiling import compile_kernel
 from gpt_tf2.model import Tensor
 
 Pullback = Callable[[Tensor], Any]  # the gradient of the output → the gradients of the inputs
@@ -32,8 +32,11 @@ class DifferentiableFunction:
     """
 
     def __init__(self, function: Callable[..., Tensor]):
-        self.run = kernel(function)
-        self.pull_back = kernel(lambda inputs, dy, *constants: vjp(lambda x: function(x, *constants), inputs)[1](dy))
+        def pull_back(inputs: Any, dy: Tensor, *constants: Any) -> Any:
+            return vjp(lambda x: function(x, *constants), inputs)[1](dy)
+
+        self.run = compile_kernel(function)
+        self.pull_back = compile_kernel(pull_back)
         if keras.backend.backend() == "jax":
             self._jax_vjp = jax.jit(lambda inputs, *constants: jax.vjp(lambda x: function(x, *constants), inputs))
             self._jax_pull = jax.jit(lambda pullback, dy: pullback(dy)[0])

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend.compiling import in_place, kernel
+from gpt_tf2.backend.compiling import compile_in_place, compile_kernel
 from gpt_tf2.data.batches import Batch, parts
 from gpt_tf2.model import GPT2, Tensor
 from gpt_tf2.training.blockwise import BlockwiseModel, Gradients, Shard, unsharded
@@ -84,12 +84,10 @@ class Trainer:
             for name, variable in self.trained.items()
         }
         self.step_state = StepState(loss_scale=FIRST_LOSS_SCALE if self.scales_loss else 1.0)
-        self._update_part = in_place(self._compute_update)
-        self._add = kernel(lambda one, other: keras.tree.map_structure(lambda a, b: widen(a) + widen(b), one, other))
-        self._scale = kernel(lambda gradients, factor: keras.tree.map_structure(lambda g: widen(g) * factor, gradients))
-        self._sum_squares = kernel(
-            lambda gradients: sum(ops.sum(ops.square(widen(g))) for g in keras.tree.flatten(gradients))
-        )
+        self._update_part = compile_in_place(self._compute_update)
+        self._add = compile_kernel(add)
+        self._scale = compile_kernel(scale)
+        self._sum_squares = compile_kernel(sum_squares)
 
     def step(self, batch: Batch, rate: float, seed: int = 0, step: int = 0) -> float:
         """Train on a batch once.
@@ -160,6 +158,18 @@ class Trainer:
 
 def zeros(shape: tuple[int, ...], name: str) -> keras.Variable:
     return keras.Variable(ops.zeros(shape), trainable=False, name=name.replace("/", "_"))
+
+
+def add(one: Gradients, other: Gradients) -> Gradients:
+    return keras.tree.map_structure(lambda a, b: widen(a) + widen(b), one, other)
+
+
+def scale(gradients: Gradients, factor: Tensor) -> Gradients:
+    return keras.tree.map_structure(lambda g: widen(g) * factor, gradients)
+
+
+def sum_squares(gradients: Gradients) -> Tensor:
+    return sum(ops.sum(ops.square(widen(g))) for g in keras.tree.flatten(gradients))
 
 
 def widen(x: Tensor) -> Tensor:

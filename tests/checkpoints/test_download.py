@@ -1,4 +1,4 @@
-"""Downloads from a real server on loopback that fails as servers do."""
+"""Downloads from a real server on this machine, which fails as servers do."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ BODY = bytes(range(256)) * 4000
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers each request with the next of `answers`, the last for good; notes what was asked."""
+    """Answers each request with the next of `answers`, then always with the last; records requests in `asked`."""
 
     answers: list[str]
     header = "x-goog-hash"
@@ -69,7 +69,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.connection.close()
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Prints nothing."""
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def server() -> Iterator[Server]:
         running.shutdown()
 
 
-def test_a_broken_transfer_is_resumed_after_503s(server: Server, tmp_path: Path) -> None:
+def test_a_dropped_transfer_is_resumed_after_503s(server: Server, tmp_path: Path) -> None:
     server.answers = ["drop", "503", "503", "whole"]
     seen: list[tuple[int, int | None]] = []
     download_file(f"{server.url}/f", tmp_path / "f", lambda *step: seen.append(step), wait=0.01)
@@ -91,7 +91,7 @@ def test_a_broken_transfer_is_resumed_after_503s(server: Server, tmp_path: Path)
     assert names(tmp_path) == ["f"]
 
 
-def test_drop_503_503_then_corrupt_leaves_nothing_under_the_name(server: Server, tmp_path: Path) -> None:
+def test_a_corrupted_rest_leaves_no_file(server: Server, tmp_path: Path) -> None:
     server.answers = ["drop", "503", "503", "corrupt"]
     with pytest.raises(InputError, match="MD5"):
         download_file(f"{server.url}/f", tmp_path / "f", wait=0.01)
@@ -109,27 +109,27 @@ def test_a_corrupted_file_is_refused(server: Server, tmp_path: Path, header: str
     assert names(tmp_path) == []
 
 
-def test_a_later_run_goes_on_with_the_part(server: Server, tmp_path: Path) -> None:
+def test_a_later_run_resumes_the_partial_file(server: Server, tmp_path: Path) -> None:
     (tmp_path / "f.part").write_bytes(BODY[:1000])
     download_file(f"{server.url}/f", tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == BODY
     assert server.asked == [("/f", "bytes=1000-")]
 
 
-def test_a_server_without_ranges_sends_all_again(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_the_whole_file_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "f.part").write_bytes(b"x" * 1000)
     server.answers = ["no ranges"]
     download_file(f"{server.url}/f", tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == BODY
 
 
-def test_a_part_that_is_whole_or_too_long_is_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_a_partial_file_that_is_too_long_is_fetched_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "f.part").write_bytes(BODY + b"x")
     download_file(f"{server.url}/f", tmp_path / "f", wait=0.01)
     assert (tmp_path / "f").read_bytes() == BODY
 
 
-def test_it_gives_up_in_the_end_and_keeps_the_part(server: Server, tmp_path: Path) -> None:
+def test_a_download_gives_up_after_some_attempts_and_keeps_the_partial_file(server: Server, tmp_path: Path) -> None:
     server.answers = ["drop", "503"]
     with pytest.raises(InputError, match=r"503.*try again later"):
         download_file(f"{server.url}/f", tmp_path / "f", wait=0.001)
@@ -137,14 +137,14 @@ def test_it_gives_up_in_the_end_and_keeps_the_part(server: Server, tmp_path: Pat
     assert names(tmp_path) == ["f.part"]
 
 
-def test_a_refusal_is_not_repeated(server: Server, tmp_path: Path) -> None:
+def test_a_refused_request_is_not_repeated(server: Server, tmp_path: Path) -> None:
     server.answers = ["404"]
     with pytest.raises(InputError, match="404"):
         download_file(f"{server.url}/f", tmp_path / "f")
     assert len(server.asked) == 1
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
+def test_a_server_that_does_not_listen_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="check the network"):
         download_file("http://127.0.0.1:9/f", tmp_path / "f", wait=0.001)
 

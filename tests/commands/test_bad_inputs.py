@@ -408,7 +408,8 @@ def test_an_unknown_backend_is_an_error(
 ) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     assert main(GENERATE.split(" ")) == 2
-    assert "KERAS_BACKEND=torch" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "KERAS_BACKEND=torch" in err and err.count("\n") == 1
 
 
 def list_checked_flags() -> list[tuple[type, str, Flag]]:

@@ -17,7 +17,7 @@ SETTINGS = FinetuneSettings(
     length=32,
     batch_size=2,
     dropout=0.1,
-    val_fraction=0.1,
+    val_fraction=0.03,
     sample_every=0,
 )
 FLAGS = [

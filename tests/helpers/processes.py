@@ -1,6 +1,7 @@
 """Real parts for the tests: a checkpoint of OpenAI's graph, scripts as processes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,12 @@ def convert_to_litert(path: Path, config: GPT2Config, folder: Path) -> "LiteRTDe
 
     convert(open_checkpoint(path), config, folder, False, lambda done, total: None)
     return LiteRTDecoder(folder, config, "float32")
+
+
+def fill_workplace(folder: Path) -> None:
+    """Writes what a run needs into a folder: the model `models/tiny` and the text `story.txt`."""
+    shutil.copytree(OPENAI_TINY, folder / "models" / "tiny", ignore=shutil.ignore_patterns("expected.npz", "bpe.json"))
+    (folder / "story.txt").write_text(STORY)
 
 
 def names(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""A disk that is too small, or fills up on the way: a real one, and the last save is whole."""
+"""Fine-tuning on a small file system: an error before training, or while it runs, and the last save stays whole."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from helpers.commands import FINETUNE
 from helpers.processes import ROOT
 
 
-def on_small_disk(folder: Path, size: str, command: str) -> subprocess.CompletedProcess:
+def run_on_small_disk(folder: Path, size: str, command: str) -> subprocess.CompletedProcess:
     """Runs a shell command with a file system of `size` mounted on `output`, in a namespace of its own."""
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no unprivileged mount namespaces here")
@@ -28,20 +28,21 @@ def on_small_disk(folder: Path, size: str, command: str) -> subprocess.Completed
     )
 
 
-def test_a_disk_too_small_is_told_before_training(workplace: Path) -> None:
+def test_a_disk_that_is_too_small_is_an_error_before_training(workplace: Path) -> None:
     command = f"{sys.executable} {ROOT / 'finetune.py'} {FINETUNE.removeprefix('finetune ')}; echo $? $(ls -A output)"
-    result = on_small_disk(workplace, "200k", command)
+    result = run_on_small_disk(workplace, "200k", command)
     assert result.stdout.split()[-2:] == ["2", "story_tiny"], result.stdout
     assert result.stderr.count("\n") == 1 and "GB free" in result.stderr and "free space" in result.stderr
 
 
-def test_a_disk_that_fills_up_on_the_way_keeps_the_last_save(workplace: Path) -> None:
-    """The room for one run is there, but another program takes it after the first save."""
+def test_a_disk_that_fills_up_during_training_keeps_the_last_save(workplace: Path) -> None:
+    """There is space for the run, but another program takes it after the first save."""
     program = f"""
 import shutil, sys
 from pathlib import Path
-from gpt_tf2 import backend, cli
-backend.start()
+from gpt_tf2 import cli
+from gpt_tf2.backend.starting import start_backend
+start_backend()
 from gpt_tf2.training.trainer import Trainer
 plain = Trainer.step
 def step(trainer, batch, rate, seed, step):
@@ -58,6 +59,6 @@ with h5py.File("output/m/state.h5") as file:
     print(code, len(file["losses"]), sorted(p.name for p in Path("output").rglob("*") if p.name.endswith(".tmp")))
 """
     (workplace / "program.py").write_text(program)
-    result = on_small_disk(workplace, "6m", f"{sys.executable} program.py")
+    result = run_on_small_disk(workplace, "6m", f"{sys.executable} program.py")
     assert result.stdout.splitlines()[-1] == "2 3 []", result.stderr
     assert result.stderr.count("\n") == 1 and "output/m/state.h5: cannot be written (No space left" in result.stderr

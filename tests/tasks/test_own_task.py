@@ -1,4 +1,4 @@
-"""The example of docs/tasks.md, taken out of the page and run through every command."""
+"""A task of the user's own: the example in docs/tasks.md, run through every command."""
 
 import json
 import re
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from gpt_tf2.cli import main
-from helpers import made_up as madeup
+from gpt_tf2.tasks import cnndm, coqa
+from gpt_tf2.tasks.lookup import OF_EXAMPLES
+from helpers import made_up
 from helpers.processes import ROOT
 
 PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
@@ -26,10 +28,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_task_in_one_file_goes_the_whole_way(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_task_in_one_file_works_in_every_command(folder: Path, capsys: pytest.CaptureFixture) -> None:
     with Path("data/train.jsonl").open("a") as file:
         file.write('{"instruction": "No answer"}\n')
-    madeup.write_model(Path("models/small"), 64)
+    made_up.write_model(Path("models/small"), 64)
     own = ["--data_loader", "instructions.py", "--dataset_path", "data"]
     assert main(["show-data", *own, "--json"]) == 0
     out, err = capsys.readouterr()
@@ -37,8 +39,8 @@ def test_a_task_in_one_file_goes_the_whole_way(folder: Path, capsys: pytest.Capt
     assert len(shown) == 6 and "skipped 1, no instruction and answer: data/train.jsonl:7" in err
     expected = {"prompt": "Tell the colour of apple\nAnswer:", "completion": " red"}
     assert shown[0] == {"id": "data/train.jsonl:1", **expected}
-    training = ["--num_epoch", "1", "--steps_per_epoch", "120", "--batch_size", "4", "--length", "64"]
-    training += ["--base_lr", "0.003", "--sample_every", "60", "--output_name", "mine.h5"]
+    training = ["--num_epoch", "1", "--steps_per_epoch", "100", "--batch_size", "4", "--length", "64"]
+    training += ["--base_lr", "0.003", "--sample_every", "50", "--output_name", "mine.h5"]
     assert main(["finetune", *own, "--model", "small", *training]) == 0
     out = capsys.readouterr().out
     assert "skipped 1, no instruction and answer" in out and "data: 6 examples" in out
@@ -51,7 +53,7 @@ def test_a_task_in_one_file_goes_the_whole_way(folder: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("data_loader", "held"),
+    ("data_loader", "words"),
     [
         ("no.py", ["--data_loader no.py", "unknown", "FILE.py"]),
         ("instructions", ["--data_loader instructions", "text, cnndm, coqa"]),
@@ -59,19 +61,18 @@ def test_a_task_in_one_file_goes_the_whole_way(folder: Path, capsys: pytest.Capt
         ("half.py", ["--data_loader half.py", "lacks STOP, NAMES, SUFFIX, example, write, score", "docs/tasks.md"]),
     ],
 )
-def test_a_task_that_is_none(data_loader: str, held: list[str], folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_file_that_is_not_a_task_ends_in_one_line(
+    data_loader: str, words: list[str], folder: Path, capsys: pytest.CaptureFixture
+) -> None:
     Path("half.py").write_text("SPLITS = ('train',)\ndef items(dataset_path, split): return []\n")
     for command in ("show-data", "finetune", "evaluate"):
         assert main([command, "--data_loader", data_loader, "--dataset_path", "data"]) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1
-        assert all(part in err for part in held), err
+        assert all(word in err for word in words), err
 
 
-def test_a_page_says_what_there_is() -> None:
-    from gpt_tf2.tasks import cnndm, coqa
-    from gpt_tf2.tasks.lookup import OF_EXAMPLES
-
+def test_the_page_describes_every_name_of_a_task() -> None:
     assert set(OF_EXAMPLES) == {"SPLITS", "STOP", "NAMES", "SUFFIX", "items", "example", "write", "score"}
     for name in OF_EXAMPLES:
         assert name in PAGE

@@ -1,4 +1,4 @@
-"""Reading text: files, folders, globs, arrays and columns, and where one ends."""
+"""The task `text`: files, folders, globs, arrays and columns, and where streams end."""
 
 import tempfile
 from pathlib import Path
@@ -28,12 +28,12 @@ def read(path: Path | str) -> list[list[int]]:
     return [stream.tolist() for stream in read_streams(TEXT.running_text, str(path), TOKENIZER)]
 
 
-def test_one_file_is_its_tokens(tmp_path: Path) -> None:
+def test_a_file_is_read_as_utf_8_with_line_feeds(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_bytes(b"Quiet harbour.\r\nTwo boats.\n" + b"\xff\xfe" + "é".encode())
     assert read(tmp_path / "a.md") == [ids("Quiet harbour.\nTwo boats.\né")]
 
 
-def test_a_folder_is_walked_and_joined_with_the_token(tmp_path: Path) -> None:
+def test_the_files_of_a_folder_are_joined_by_end_of_text(tmp_path: Path) -> None:
     (tmp_path / "b" / "c").mkdir(parents=True)
     (tmp_path / "a.txt").write_text("One.")
     (tmp_path / "b" / "c" / "x").write_text("Two.<|endoftext|>")
@@ -45,7 +45,7 @@ def test_a_folder_is_walked_and_joined_with_the_token(tmp_path: Path) -> None:
     assert read(tmp_path / "**" / "*.txt") == [[*ids("One."), END, *ids("Three.")]]
 
 
-def test_rows_of_a_csv_end_with_the_token(tmp_path: Path) -> None:
+def test_the_rows_of_a_csv_end_with_end_of_text(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('text,other\n"A tale,\nin two lines",1\n\nAnother,2\n')
     line_break = ids("\n")
     first, second = ids("<|startoftext|>A tale,\nin two lines"), ids("<|startoftext|>Another")
@@ -54,26 +54,35 @@ def test_rows_of_a_csv_end_with_the_token(tmp_path: Path) -> None:
 
 @given(st.text(st.sampled_from("ab1 \n\r\t'.é\u3000北\x1c\xa0"), min_size=20, max_size=120))
 @settings(max_examples=300, deadline=None)
-def test_parts_are_encoded_as_the_whole(text: str) -> None:
+def test_parts_have_the_tokens_of_the_whole(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpt_tf2.tasks.text.PART", 16)
         patch.setattr("gpt_tf2.tasks.text.WINDOW", 40)
         path = Path(folder) / "a.txt"
         path.write_bytes(text.encode() + b"\xff\nend")
-        found = read(path)
-    assert found == [ids((text + "\nend").replace("\r\n", "\n").replace("\r", "\n"))]
+        streams = read(path)
+    assert streams == [ids((text + "\nend").replace("\r\n", "\n").replace("\r", "\n"))]
 
 
-def test_a_long_text_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_text_is_cut_before_line_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt_tf2.tasks.text.PART", 1000)
-    for name, line in {"unix": "A quiet harbour.\n", "windows": "Two boats.\r\n", "no breaks": "word "}.items():
-        (tmp_path / name).write_bytes(line.encode() * 400)
-        cut = [end - start for start, end in cut_file(tmp_path / name)]
-        assert sum(cut) == len(line) * 400
-        assert max(cut) < 1100 if line.endswith("\n") else len(cut) == 1
+    for name, words, line_break in [
+        ("unix", "A quiet harbour.", b"\n"),
+        ("windows", "Two boats.", b"\r\n"),
+        ("none", "word ", b""),
+    ]:
+        content = (words.encode() + line_break) * 400
+        (tmp_path / name).write_bytes(content)
+        ranges = list(cut_file(tmp_path / name))
+        assert [start for start, _ in ranges] == [0, *(end for _, end in ranges[:-1])] and ranges[-1][1] == len(content)
+        if line_break:
+            assert all(end - start < 1100 for start, end in ranges)
+            assert all(content[start:].startswith(line_break) for start, _ in ranges[1:])
+        else:
+            assert len(ranges) == 1
 
 
-def test_a_large_text_is_prepared_to_the_same_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepared_streams_equal_those_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt_tf2.tasks.text.PART", 1000)
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("A quiet harbour. Two boats.\n" * 300)
@@ -85,14 +94,14 @@ def test_a_large_text_is_prepared_to_the_same_streams(tmp_path: Path, monkeypatc
         tokens = prepare(TEXT, str(tmp_path), "train", TOKENIZER, None, lambda done, _: shown.append(done), pytest.fail)
         assert [stream.tolist() for stream in tokens.streams()] == plain
         assert len(shown) == shown[-1] == 9 + 9 + 2 + 2  # and not again
-    assert read(tmp_path) == plain  # what is kept beside it is no text of its
+    assert read(tmp_path) == plain  # the prepared tokens beside the text are not part of it
     glob = prepare(TEXT, str(tmp_path / "**" / "*.txt"), "train", TOKENIZER, None, lambda done, _: None, pytest.fail)
     assert [stream.tolist() for stream in glob.streams()] == read(tmp_path / "**" / "*.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".gpt_tf2", "a.txt", "b.txt", "c.csv", "d.npz"]
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut", np.arange(5).tobytes()])
-def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_npz_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(InputError, match=r"not an .npz of arrays"):
         read(tmp_path / "a.npz")
@@ -105,7 +114,7 @@ def test_an_npy_called_npz_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.npz")
 
 
-def test_a_text_before_a_csv_ends_first(tmp_path: Path) -> None:
+def test_a_text_before_a_csv_ends_with_end_of_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One.")
     (tmp_path / "b.csv").write_text("text\nRow\n")
     (tmp_path / "c.txt").write_text("Two.")
@@ -113,7 +122,7 @@ def test_a_text_before_a_csv_ends_first(tmp_path: Path) -> None:
     assert read(tmp_path) == [[*ids("One."), END, *row, *ids("Two.")]]
 
 
-def test_arrays_are_streams_of_their_own(tmp_path: Path) -> None:
+def test_each_array_is_its_own_stream(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", one=np.arange(5, dtype="uint16"), two=np.arange(7))
     (tmp_path / "a.txt").write_text("One.")
     assert read(tmp_path) == [ids("One."), list(range(5)), list(range(7))]
@@ -129,7 +138,7 @@ def test_arrays_are_streams_of_their_own(tmp_path: Path) -> None:
         (np.array([{}], dtype=object), "not an .npz of arrays"),
     ],
 )
-def test_arrays_that_are_no_tokens_are_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
+def test_arrays_that_are_not_tokens_are_refused(tmp_path: Path, array: np.ndarray, message: str) -> None:
     np.savez(tmp_path / "bad.npz", ids=array)
     with pytest.raises(InputError, match=message):
         read(tmp_path / "bad.npz")

@@ -4,6 +4,7 @@ Runs on either backend.
 """
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -40,6 +41,19 @@ def make_model(**options: object) -> GPT2:
     return model
 
 
+@functools.cache
+def reference() -> tuple[float, dict[str, np.ndarray]]:
+    """The loss and the gradients of `make_model` on `make_batch`, the plain way."""
+    return loss_and_gradients(make_model(), make_batch())
+
+
+@functools.cache
+def plain_losses() -> list[float]:
+    """The losses of five plain steps."""
+    trainer = Trainer(make_model(), AdamW())
+    return [trainer.step(make_batch(), 1e-3) for _ in range(5)]
+
+
 def are_close(gradients: dict, expected: dict) -> bool:
     assert gradients.keys() == expected.keys()
     return all(np.abs(gradients[name] - g).max() <= 1e-5 * np.abs(g).max() for name, g in expected.items())
@@ -49,7 +63,7 @@ def are_close(gradients: dict, expected: dict) -> bool:
 @pytest.mark.parametrize("chunk", [300 * 1000, 300 * 13])
 def test_checkpointing_and_chunks_do_not_change_gradients(remat: bool, chunk: int) -> None:
     model, batch = make_model(), make_batch()
-    expected_loss, expected = loss_and_gradients(model, batch)
+    expected_loss, expected = reference()
     blockwise = BlockwiseModel(model, model.tensors(), remat)
     blockwise.head.chunk = chunk
     loss, gradients = compute_gradients(blockwise, batch)
@@ -61,9 +75,9 @@ def test_checkpointing_and_chunks_do_not_change_gradients(remat: bool, chunk: in
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX is XLA")
 def test_xla_does_not_change_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = make_model(), make_batch()
-    expected_loss, expected = loss_and_gradients(model, batch)
+    expected_loss, expected = reference()
     for module in ("gpt_tf2.backend.compiling", "gpt_tf2.training.loss"):
-        monkeypatch.setattr(f"{module}.use_xla", lambda: True)
+        monkeypatch.setattr(f"{module}.uses_xla", lambda: True)
     for remat in (False, True):
         loss, gradients = loss_and_gradients(model, batch, remat)
         assert loss == pytest.approx(expected_loss, rel=1e-5) and are_close(gradients, expected)
@@ -113,14 +127,13 @@ def test_updating_block_by_block_gives_the_weights_of_updating_after_all_gradien
 @pytest.mark.parametrize("options", [{"accumulate": 2}, {"accumulate": 3}, {"clip_norm": 1e9}])
 def test_accumulation_gives_the_gradients_of_the_whole_batch(options: dict) -> None:
     gradients = collect_gradients(Trainer(make_model(), AdamW(), **options))
-    assert are_close(gradients, loss_and_gradients(make_model(), make_batch())[1])
-    plain, other = (Trainer(make_model(), AdamW(), **chosen) for chosen in ({}, options))
-    losses = [[trainer.step(make_batch(), 1e-3) for _ in range(5)] for trainer in (plain, other)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert are_close(gradients, reference()[1])
+    trainer = Trainer(make_model(), AdamW(), **options)
+    assert [trainer.step(make_batch(), 1e-3) for _ in range(5)] == pytest.approx(plain_losses(), rel=1e-5)
 
 
 def test_clipping_scales_all_gradients_to_the_global_norm() -> None:
-    _, expected = loss_and_gradients(make_model(), make_batch())
+    _, expected = reference()
     norm = np.sqrt(sum(np.square(g).sum() for g in expected.values()))
     assert norm > 0.01
     gradients = collect_gradients(Trainer(make_model(), AdamW(), clip_norm=0.01))
@@ -141,7 +154,7 @@ def test_the_parts_of_a_batch_hold_its_sequences_and_targets() -> None:
 )
 def test_only_trained_tensors_have_gradients(trained: list[str]) -> None:
     model, batch = make_model(), make_batch()
-    _, everything = loss_and_gradients(model, batch)
+    _, everything = reference()
     _, gradients = compute_gradients(BlockwiseModel(model, trained), batch)
     assert are_close(gradients, {name: everything[name] for name in trained})
 
@@ -161,7 +174,7 @@ def test_new_adapters_change_nothing_and_only_they_are_trained() -> None:
 
 def test_an_adapters_gradients_follow_from_its_matrixs_gradient() -> None:
     model, batch = make_model(), make_batch()
-    _, of_matrices = loss_and_gradients(model, batch)
+    _, of_matrices = reference()
     add_adapters(model, adapter_shapes(CONFIG, 4))
     _, gradients = compute_gradients(BlockwiseModel(model, adapter_shapes(CONFIG, 4)), batch)
     for name, gradient in gradients.items():

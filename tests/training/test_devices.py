@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpt_tf2.cli import main
 from helpers.finetuning import read_hdf5
-from helpers.processes import command, run
+from helpers.processes import command, fill_workplace, run
 
 pytestmark = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "jax", reason="needs JAX")
 FLAGS = ["--dataset_path=story.txt", "--model=tiny", "--length=32", "--batch_size=3", "--sample_every=0"]
@@ -39,20 +40,33 @@ def start_pair(folder: Path, *flags: str) -> list:
     ]
 
 
-def test_two_devices_and_two_processes_give_the_losses_of_one(workplace: Path) -> None:
-    for name, flags, env in (("one", [], {}), ("two", ["--devices=2"], TWO)):
-        result = run(
-            "finetune.py", *FLAGS, *flags, "--num_epoch=1", f"--output_name={name}.h5", folder=workplace, env=env
-        )
-        assert result.returncode == 0, result.stderr
+@pytest.fixture(scope="module")
+def expected_losses(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The losses on one device."""
+    folder = tmp_path_factory.mktemp("one")
+    fill_workplace(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["finetune", *FLAGS, "--num_epoch=1", "--output_name=one.h5"]) == 0
+    losses = read_losses(folder, "one")
+    assert len(losses) == 22
+    return losses
+
+
+def test_two_devices_give_the_losses_of_one(workplace: Path, expected_losses: np.ndarray) -> None:
+    flags = [*FLAGS, "--devices=2", "--num_epoch=1", "--output_name=two.h5"]
+    result = run("finetune.py", *flags, folder=workplace, env=TWO)
+    assert result.returncode == 0, result.stderr
+    assert read_losses(workplace, "two") == pytest.approx(expected_losses, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(workplace: Path, expected_losses: np.ndarray) -> None:
     processes = start_pair(workplace, "--num_epoch=1", "--output_name=pair.h5")
     (first, _), (second, _) = (process.communicate(timeout=120) for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert "step 20/20" in first and "step" not in second.replace("Gloo", "")
-    expected = read_losses(workplace, "one")
-    assert len(expected) == 22
-    for name in ("two", "pair"):
-        assert read_losses(workplace, name) == pytest.approx(expected, rel=1e-5)
+    assert read_losses(workplace, "pair") == pytest.approx(expected_losses, rel=1e-5)
 
 
 def test_if_one_process_is_killed_the_other_ends_with_a_clear_error(workplace: Path) -> None:

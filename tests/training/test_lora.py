@@ -1,26 +1,49 @@
 """Adapters, frozen tensors and optimizers through the commands. Runs on either backend."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpt_tf2 import GenerateSettings, InputError, finetune, generate, load_model
+from gpt_tf2 import GenerateSettings, InputError, Tokenizer, finetune, generate, load_model
 from gpt_tf2.cli import main
-from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
+from gpt_tf2.data.batches import StreamWindows, split
+from gpt_tf2.data.encoding import read_streams
+from gpt_tf2.tasks.lookup import find_task
+from gpt_tf2.training.blockwise import BlockwiseModel
+from helpers.finetuning import SETTINGS, are_identical, change_settings, read_hdf5, read_weights
+from helpers.processes import fill_workplace
 
 LORA = {"lora_rank": 4, "base_lr": 0.01, "precision": "float32"}
 
 
-def test_only_adapters_are_saved_and_merge_writes_a_plain_checkpoint(workplace: Path) -> None:
-    path = finetune(change_settings(**LORA))
+@pytest.fixture(scope="module")
+def adapters_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the short run has trained adapters."""
+    folder = tmp_path_factory.mktemp("adapters")
+    fill_workplace(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        finetune(change_settings(**LORA))
+    return folder
+
+
+@pytest.fixture
+def trained(workplace: Path, adapters_run: Path) -> Path:
+    """The adapters that the short run has written into the current folder."""
+    shutil.copytree(adapters_run / "output", workplace / "output")
+    return Path("output/m.h5")
+
+
+def test_only_adapters_are_saved_and_merge_writes_a_plain_checkpoint(trained: Path) -> None:
     state = read_hdf5(Path("output/m/state.h5"))
     assert state["losses"][-1] < state["losses"][0] - 0.3
-    assert {name.split("/")[-1] for name in read_hdf5(path)} == {"lora_a", "lora_b"}
-    assert path.stat().st_size < Path("models/tiny/model.ckpt.data-00000-of-00001").stat().st_size / 2
-    assert main(["merge", str(path), "merged/model.safetensors"]) == 0
+    assert {name.split("/")[-1] for name in read_hdf5(trained)} == {"lora_a", "lora_b"}
+    assert trained.stat().st_size < Path("models/tiny/model.ckpt.data-00000-of-00001").stat().st_size / 2
+    assert main(["merge", str(trained), "merged/model.safetensors"]) == 0
     base, merged = read_weights(Path("models/tiny")), read_weights(Path("merged/model.safetensors"))
-    adapters = read_hdf5(path)
+    adapters = read_hdf5(trained)
     for name, values in merged.items():
         matrix = name.removesuffix("w")
         if f"{matrix}lora_a" in adapters:
@@ -40,40 +63,34 @@ def test_generation_from_adapters_equals_generation_from_the_merged_model(workpl
     assert texts[0] == texts[1]
 
 
-def test_the_merged_model_has_the_loss_of_the_last_validation(workplace: Path) -> None:
-    from gpt_tf2.data.batches import StreamWindows, split
-    from gpt_tf2.tasks.text import read_streams
-    from gpt_tf2.tokenizer import Tokenizer
-    from gpt_tf2.training.blockwise import BlockwiseModel
-
-    path = finetune(change_settings(**LORA, batch_size=2))
-    streams = read_streams("story.txt", Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe"))
-    held_out = StreamWindows(split(streams, 0.1)[1], 32)
-    blockwise, batches = BlockwiseModel(load_model(path), ()), list(held_out.windows(2, 64))
+def test_the_merged_model_has_the_loss_of_the_last_validation(trained: Path) -> None:
+    tokenizer = Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe")
+    streams = read_streams(find_task("text").running_text, "story.txt", tokenizer)
+    held_out = StreamWindows(split(streams, SETTINGS.val_fraction)[1], SETTINGS.length)
+    blockwise, batches = BlockwiseModel(load_model(trained), ()), list(held_out.windows(2, 64))
     loss = sum(float(blockwise.loss(batch)) for batch in batches) / sum(batch.weights.sum() for batch in batches)
     assert loss == pytest.approx(read_hdf5(Path("output/m/state.h5"))["validation"][-1, 1], rel=1e-5)
 
 
 def test_a_run_with_adapters_resumes_exactly(workplace: Path) -> None:
-    finetune(change_settings(**LORA, output_name="whole.h5", num_epoch=4))
-    finetune(change_settings(**LORA, num_epoch=2))
-    finetune(change_settings(**LORA, num_epoch=4, resume=True))
+    finetune(change_settings(**LORA, output_name="whole.h5"))
+    finetune(change_settings(**LORA, num_epoch=1))
+    finetune(change_settings(**LORA, resume=True))
     assert are_identical(read_hdf5(Path("output/whole/state.h5")), read_hdf5(Path("output/m/state.h5")))
 
 
-def test_adapters_are_refused_without_their_base_model(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    path = finetune(change_settings(**LORA))
-    other = finetune(change_settings(output_name="other.ckpt", num_epoch=1))
+def test_adapters_are_refused_without_their_base_model(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    other = finetune(change_settings(output_name="other.ckpt", num_epoch=1, steps_per_epoch=1))
     for source in other.parent.glob("other.ckpt.*"):
         source.replace(Path("models/tiny") / source.name.replace("other", "model"))
     with pytest.raises(InputError, match="made for another model"):
-        load_model(path)
+        load_model(trained)
     for part in Path("models/tiny").glob("model.ckpt*"):
         part.unlink()
     with pytest.raises(InputError, match=r"holds adapters of models/tiny/model\.ckpt, which cannot be opened"):
-        load_model(path)
+        load_model(trained)
     assert main(["merge", "story.txt", "x.h5"]) == 2
-    assert "no adapters in it" in capsys.readouterr().err
+    assert "holds no adapters" in capsys.readouterr().err
 
 
 def test_frozen_tensors_do_not_change(workplace: Path) -> None:
@@ -86,9 +103,10 @@ def test_frozen_tensors_do_not_change(workplace: Path) -> None:
     "options", [{"optimizer": "adafactor", "base_lr": 0.05}, {"optimizer": "lion", "base_lr": 1e-4}]
 )
 def test_other_optimizers_learn_and_resume_exactly(workplace: Path, options: dict) -> None:
-    finetune(change_settings(**options, output_name="whole.h5", num_epoch=4, remat="on", accumulate=2, clip_norm=1.0))
-    finetune(change_settings(**options, num_epoch=2, remat="on", accumulate=2, clip_norm=1.0))
-    finetune(change_settings(**options, num_epoch=4, remat="auto", accumulate=2, clip_norm=1.0, resume=True))
+    options |= {"accumulate": 2, "clip_norm": 1.0}
+    finetune(change_settings(**options, output_name="whole.h5", remat="on"))
+    finetune(change_settings(**options, num_epoch=1, remat="on"))
+    finetune(change_settings(**options, remat="auto", resume=True))
     whole = read_hdf5(Path("output/whole/state.h5"))
     assert are_identical(whole, read_hdf5(Path("output/m/state.h5")))
     assert whole["validation"][-1, 1] < whole["validation"][0, 1] - 0.1

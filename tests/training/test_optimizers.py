@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from gpt_tf2.backend.compiling import in_place
+from gpt_tf2.backend.compiling import compile_in_place
 from gpt_tf2.training.optimizers import SLICE, Adafactor, AdamW, Lion, Muon, Optimizer
 
 SHAPES = [(30, 20), (12,)]
@@ -28,7 +28,9 @@ def train(optimizer: Optimizer, shape: tuple[int, ...], dtype: str = "float32", 
     """What some steps add to a weight. dtype: of the gradients."""
     weight = keras.Variable(make_weight(shape))
     state = tuple(keras.Variable(np.zeros(size, "float32")) for size in optimizer.state_shapes(shape))
-    step = in_place(lambda part, gradient, rate, number: optimizer.update(part[0], gradient, part[1], rate, number))
+    step = compile_in_place(
+        lambda part, gradient, rate, number: optimizer.update(part[0], gradient, part[1], rate, number)
+    )
     for number, gradient in enumerate(make_gradients(shape), start=1):
         numbers = np.asarray(rate, "float32"), np.asarray(number, "float32")
         step((weight, state), keras.ops.cast(gradient, dtype), *numbers)

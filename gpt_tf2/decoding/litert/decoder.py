@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_tf2.backend.starting import quiet
+from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import State
 from gpt_tf2.decoding.litert.attention import TILE, attend
@@ -80,7 +80,7 @@ def load_signatures(path: Path) -> list:
     """The file's signatures, sorted by name, each a function from named arrays to named arrays."""
     from ai_edge_litert.interpreter import Interpreter
 
-    with quiet():  # it reports on stderr that it was created
+    with silence_stderr():  # it reports on stderr that it was created
         interpreter = Interpreter(str(path), num_threads=count_cores())
         interpreter.allocate_tensors()
     return [interpreter.get_signature_runner(name) for name in sorted(interpreter.get_signature_list())]

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_tf2.backend.starting import quiet
+from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config, tensor_shapes
 
@@ -109,7 +109,7 @@ def write_graphs(path: Path, graphs: dict[str, Graph], quantized: bool) -> None:
     """Writes graphs to a LiteRT file, each as the signature of its name."""
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory(dir=path.parent) as saved, quiet():
+    with tempfile.TemporaryDirectory(dir=path.parent) as saved, silence_stderr():
         module = tf.Module()
         module.graphs = list(graphs.values())  # signatures that no attribute refers to are not saved
         tf.saved_model.save(module, saved, graphs)

@@ -1,0 +1,213 @@
+"""The task `cnndm`: stories in both layouts, how they are cleaned, and what is skipped and reported."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from gpt_tf2.cli import main
+from gpt_tf2.tasks.cnndm import clean, items, story_path
+from helpers.data_sets import FIXTURES, URLS, show_data, story
+from helpers.processes import OPENAI_TINY
+
+
+def test_articles_and_highlights_equal_the_expected_ones(data_sets: Path, capsys: pytest.CaptureFixture) -> None:
+    records, err = show_data(capsys, "cnndm")
+    expected = json.loads((FIXTURES / "cnndm" / "expected.json").read_text())
+    assert [{"url": r["id"], "article": r["article"], "highlights": r["highlights"]} for r in records] == expected
+    for record in records:
+        assert record["prompt"] == record["article"] + "\nTL;DR:\n"
+        assert record["completion"] in record["highlights"]
+    assert err == ""
+
+
+def test_every_highlight_is_drawn_by_some_seed_and_the_same_one_by_the_same_seed(
+    data_sets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    runs = [show_data(capsys, "cnndm", f"--seed={seed}")[0] for seed in (1, 1, *range(2, 20))]
+    assert runs[0] == runs[1]
+    for records in zip(*runs, strict=True):
+        assert {record["completion"] for record in records} == set(records[0]["highlights"])
+    assert max(len(record["highlights"]) for record in runs[0]) > 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("By\nA. Writer\nText.", "Text."),
+        ("By\nA. Writer\nand Other\nText.", "Text."),
+        ("Text and more.", "Text and more."),
+        ("ROME (CNN) -- One (CNN) -- Two", " Two"),
+        ("Rome (CNN)Text (CNN) stays", "Text (CNN) stays"),
+        ("x" * 100 + "(CNN)", "x" * 100 + "(CNN)"),
+        ("UPDATED:\n\n11:40 GMT, 4 March 2013\n\nText", "\n\nText"),
+        ("UPDATED: 1:40, 2012 x\nOld\nUPDATED: 11:40 EST, 4 March 2013\nText", "\nText"),
+        ("It’s ‘so’ “here”", "It's 'so' \"here\""),
+        ("cafÃ©", "café"),
+        ("a\n\n\n\nb\n\nc", "a\n\nb\n\nc"),
+    ],
+)
+def test_an_article_is_cleaned(raw: str, cleaned: str) -> None:
+    assert clean(raw) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("url", "site"),
+    [
+        ("http://www.dailymail.co.uk/a", "dailymail"),
+        ("http://www.mailonsunday.ie/a", "dailymail"),
+        ("http://lib.store.yahoo.net/a", "dailymail"),
+        ("http://www.cnn.com/a", "cnn"),
+        ("http://web.archive.org/web/2015id_/http://www.dailymail.co.uk/a", "dailymail"),
+        ("http://edition.cnn.com/a", "cnn"),
+    ],
+)
+def test_a_storys_site_follows_from_its_url(url: str, site: str) -> None:
+    assert story_path(url).parts[:2] == (site, "stories")
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (lambda: story(0).unlink(), "no readable story file"),
+        (lambda: (story(0).unlink(), story(0).mkdir()), "no readable story file"),
+        (lambda: story(0).write_bytes(b"caf\xe9\n\n@highlight\n\nx"), "not UTF-8"),
+        (lambda: story(0).write_text("Only an article."), "no highlight"),
+        (lambda: story(0).write_text("An article.\n\n@highlight\n\n\n"), "no highlight"),
+        (lambda: story(0).write_text("@highlight\n\nOnly a highlight"), "no article"),
+        (lambda: story(0).write_text(""), "no highlight"),
+    ],
+)
+def test_an_unusable_story_is_skipped_and_reported(
+    act: Callable[[], object], reason: str, data_sets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    act()
+    records, err = show_data(capsys, "cnndm")
+    assert [record["id"] for record in records] == URLS[1:]
+    assert err.startswith("skipped 1, ") and reason in err and URLS[0] in err and err.count("\n") == 1
+
+
+def write_parquet(path: str, **columns: object) -> None:
+    """Writes the made-up stories as a Parquet file, one highlight per line.
+
+    columns: replace columns, or remove them if None.
+    """
+    records = json.loads((FIXTURES / "cnndm" / "expected.json").read_text())
+    table = {
+        "article": [record["article"] for record in records],
+        "highlights": ["\n".join(highlight.strip() for highlight in record["highlights"]) for record in records],
+        "id": [record["url"] for record in records],
+    } | columns
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    table = {name: values for name, values in table.items() if values is not None}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+
+
+@pytest.mark.parametrize(
+    "path", ["train-00000-of-00001.parquet", "plain_text/train/0000.parquet", "3.0.0/train-00000.parquet"]
+)
+def test_parquet_files_give_the_same_articles_and_highlights(
+    path: str, data_sets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.rmtree("cnndm")
+    write_parquet(f"cnndm/{path}")
+    write_parquet(f"cnndm/{path.replace('train', 'validation')}", id=["a", "b", "c"])
+    records, err = show_data(capsys, "cnndm")
+    expected = json.loads((FIXTURES / "cnndm" / "expected.json").read_text())
+    articles = [{"url": r["id"], "article": r["article"], "highlights": r["highlights"]} for r in records]
+    assert articles == expected and err == ""
+    assert [record["id"] for record in show_data(capsys, "cnndm", "--split=val")[0]] == ["a", "b", "c"]
+
+
+def test_one_parquet_file_without_ids_is_enough(data_sets: Path, capsys: pytest.CaptureFixture) -> None:
+    write_parquet("some.parquet", id=None, highlights=[["One", "Two"], ["Three"], None])
+    assert main(["show-data", "--data_loader=cnndm", "--dataset_path=some.parquet", "--json"]) == 0
+    out, err = capsys.readouterr()
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [(record["id"], record["highlights"]) for record in records] == [
+        ("some.parquet:1", ["\n\nOne\n\n", "\n\nTwo"]),
+        ("some.parquet:2", ["\n\nThree"]),
+    ]
+    assert "skipped 1, article or highlights are not text: some.parquet:3" in err
+
+
+def test_parquet_rows_are_counted_before_they_are_read(data_sets: Path) -> None:
+    write_parquet("p/train-0.parquet")
+    write_parquet("p/train-1.parquet")
+    rows = items("p", "train")
+    assert len(rows) == 6 == len(list(rows))
+
+
+def truncate(path: str, share: float) -> None:
+    os.truncate(path, int(Path(path).stat().st_size * share))
+
+
+def damage(path: str) -> None:
+    """Overwrites data before the footer."""
+    content = bytearray(Path(path).read_bytes())
+    content[4:200] = bytes(196)
+    Path(path).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (
+            lambda: write_parquet("p/train.parquet", highlights=None),
+            ["train.parquet: no column highlights", "article, id"],
+        ),
+        (lambda: write_parquet("p/train.parquet", article=None, highlights=None), ["no column article, highlights"]),
+        (
+            lambda: (write_parquet("p/train.parquet"), truncate("p/train.parquet", 0.5)),
+            ["train.parquet: not a readable Parquet", "again"],
+        ),
+        (
+            lambda: (write_parquet("p/train.parquet"), truncate("p/train.parquet", 0)),
+            ["train.parquet: not a readable Parquet", "again"],
+        ),
+        (
+            lambda: (write_parquet("p/train.parquet"), damage("p/train.parquet")),
+            ["train.parquet: damaged after row 0", "again"],
+        ),
+        (
+            lambda: write_parquet("p/train.parquet", article=[], highlights=[], id=[]),
+            ["no usable example in train", "empty"],
+        ),
+        (
+            lambda: write_parquet("p/train.parquet", article=[1, 2, 3]),
+            ["no usable example in train", "skipped 3", "not text"],
+        ),
+        (
+            lambda: write_parquet("p/train.parquet", article=["", " ", "\n"]),
+            ["no usable example in train", "skipped 3, no article"],
+        ),
+        (lambda: write_parquet("p/test.parquet"), ["p/url_lists/all_train.txt", "Parquet files such as train.parquet"]),
+        (lambda: Path("p").write_text("a file"), ["p/url_lists/all_train.txt", "give the folder"]),
+        (lambda: Path("p").symlink_to("p"), ["p/url_lists/all_train.txt", "give the folder"]),
+    ],
+)
+def test_a_broken_parquet_file_ends_in_one_line(
+    act: Callable[[], object], words: list[str], data_sets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    act()
+    for command in ("show-data", "finetune --model=tiny", "evaluate --split=train --model=models/tiny"):
+        if not command.startswith("show"):
+            shutil.copytree(OPENAI_TINY, "models/tiny", dirs_exist_ok=True)
+        code = main([*command.split(" "), "--data_loader=cnndm", "--dataset_path=p", *fit(command)])
+        err = capsys.readouterr().err
+        assert code == 2 and err.count("\n") == 1 and "Traceback" not in err, err
+        for word in words:
+            assert word in err, (command, err)
+    assert not list(Path().rglob("*.partial")) and not Path("output/p_tiny").exists()
+
+
+def fit(command: str) -> list[str]:
+    """Flags that make the run fit the tiny model."""
+    if command.startswith("finetune"):
+        return ["--length=64"]
+    return ["--output_length=10"] if command.startswith("evaluate") else []
