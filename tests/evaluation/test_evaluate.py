@@ -132,7 +132,7 @@ def test_an_evaluation_that_is_killed_three_times_makes_the_same_predictions(
     with partial.open("ab") as file:
         file.write(b'{"0:38": ["cut o')  # as a kill during a write leaves it
     last = run("evaluate.py", *flags, f"--output_file=killed_{name}", folder=folder)
-    assert (last.returncode, last.stderr) == (0, "") and "going on after" in last.stdout
+    assert (last.returncode, last.stderr) == (0, "") and "resuming after" in last.stdout
     assert (folder / f"killed_{name}").read_bytes() == (folder / f"whole_{name}").read_bytes()
     assert not partial.exists()
 
@@ -231,10 +231,10 @@ def test_an_article_longer_than_the_context_is_shortened(folder: Path, capsys: p
         (["--data_loader=coqa"], ["--dataset_path", "required"]),
         (["--dataset_path=stories", "--limit=3"], ["--limit 3", "leave it out"]),
         (["--dataset_path=stories", "--quantize=int8"], ["--quantize int8", "leave it out"]),
-        (["--dataset_path=no.txt"], ["no.txt", "no file there"]),
+        (["--dataset_path=no.txt"], ["no.txt", "no such file"]),
         (
             ["--data_loader=cnndm", "--dataset_path=stories", "--references=short.tagged", "--output_length=2"],
-            ["short.tagged: 1 lines", "a line for each story"],
+            ["short.tagged: 1 lines", "one line for each story"],
         ),
     ],
 )
