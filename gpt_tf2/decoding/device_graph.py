@@ -113,18 +113,33 @@ def extend_room(state: Slots, positions: int, penalizes: bool) -> Slots:
 
 
 @functools.partial(jax.jit, donate_argnums=1, static_argnames="n_head")
-def admit(weights: Weights, state: Slots, ids: Tensor, lengths: Tensor, admission: Admission, n_head: int) -> Slots:
+def admit(
+    weights: Weights,
+    state: Slots,
+    prompts: Tensor,
+    lengths: Tensor,
+    prefixes: tuple[Tensor, Tensor, Tensor] | None,
+    admission: Admission,
+    n_head: int,
+) -> Slots:
     """Compute prompts, and put sequences that begin with them into slots.
 
     Args:
-        ids: int32 [R, T], the prompts, padded.
+        prompts: int32 [R, T], their ids, padded.
         lengths: int32 [R], tokens of each, at least 1.
+        prefixes: what not to compute, or None: for each prompt the slot that shares a prefix with it, int32 [R], how
+            many tokens of it to copy, int32 [R], fewer than the prompt has, and the ids after these, int32 [R, T'].
     """
-    rows, width = ids.shape
-    shape = (rows, n_head, width, weights["ends"]["wte"].shape[1] // n_head)
-    blank = [(jnp.zeros(shape, x.dtype), jnp.zeros(shape, x.dtype)) for x, _ in state.cache]
-    x, computed = run_tokens(weights, blank, ids, jnp.broadcast_to(jnp.arange(width), ids.shape), n_head)
-    logits = project(weights, x[jnp.arange(rows), lengths - 1])  # [R, V]
+    rows = len(prompts)
+    if prefixes is None:
+        ids, copied = prompts, jnp.zeros_like(lengths)
+        shape = (rows, n_head, prompts.shape[1], weights["ends"]["wte"].shape[1] // n_head)
+        cache = [(jnp.zeros(shape, x.dtype), jnp.zeros(shape, x.dtype)) for x, _ in state.cache]
+    else:
+        sources, copied, ids = prefixes
+        cache = jax.tree.map(lambda x: x[sources], state.cache)
+    x, computed = run_tokens(weights, cache, ids, copied[:, None] + jnp.arange(ids.shape[1]), n_head)
+    logits = project(weights, x[jnp.arange(rows), lengths - copied - 1])  # [R, V]
 
     def put(old: Tensor, new: Tensor) -> Tensor:
         return old.at[admission.slots].set(new, mode="drop")
@@ -134,13 +149,13 @@ def admit(weights: Weights, state: Slots, ids: Tensor, lengths: Tensor, admissio
 
     def put_positions(old: Tensor, new: Tensor) -> Tensor:
         """As `put_prompts` for keys or values."""
-        return old.at[admission.slots, :, :width].set(new[admission.prompts], mode="drop")
+        return old.at[admission.slots, :, : new.shape[2]].set(new[admission.prompts], mode="drop")
 
-    prompt_ids, used = state.ids, state.used
-    if prompt_ids is not None:
-        prompt_ids = prompt_ids.at[admission.slots, :width].set(ids[admission.prompts], mode="drop")
+    all_ids, used, width = state.ids, state.used, prompts.shape[1]
+    if all_ids is not None:
+        all_ids = all_ids.at[admission.slots, :width].set(prompts[admission.prompts], mode="drop")
     if used is not None:
-        known = jnp.where(jnp.arange(width) < lengths[:, None], ids, used.shape[1])  # without the padding
+        known = jnp.where(jnp.arange(width) < lengths[:, None], prompts, used.shape[1])  # without the padding
         occurs = jnp.zeros((rows, used.shape[1]), bool).at[jnp.arange(rows)[:, None], known].set(True, mode="drop")
         used = put_prompts(used, occurs)
     return Slots(
@@ -151,7 +166,7 @@ def admit(weights: Weights, state: Slots, ids: Tensor, lengths: Tensor, admissio
         counts=put(state.counts, jnp.zeros_like(admission.left)),
         seeds=put(state.seeds, admission.seeds),
         settings=jax.tree.map(put, state.settings, admission.settings),
-        ids=prompt_ids,
+        ids=all_ids,
         used=used,
     )
 

@@ -30,7 +30,7 @@ from gpt_tf2.generation.sampling import (
     Temperature,
     TopK,
 )
-from gpt_tf2.generation.scheduler import DRAFT_TOKENS, BaseScheduler, Request
+from gpt_tf2.generation.scheduler import DRAFT_TOKENS, BaseScheduler, Request, count_shared
 from gpt_tf2.model import GPT2
 
 # Every shape is compiled once, which takes seconds: few shapes, and some padding.
@@ -46,7 +46,12 @@ RULE_ORDER = (MinimumLength, RepetitionPenalty, Temperature, TopK, Nucleus, MinP
 
 @dataclasses.dataclass(eq=False)
 class RunningRequest:
-    """A request in a slot. generated: how many tokens it has at most, those of a call in progress included."""
+    """A request in a slot.
+
+    generated: how many tokens it has, or will have after the calls in progress, unless it ends before; draft tokens
+        are not counted.
+    running: False once it is finished.
+    """
 
     request: Request
     generated: int = 0
@@ -78,17 +83,25 @@ class DeviceScheduler(BaseScheduler):
         self._rules = Rules()  # that any request so far needs
         self._state: Slots | None = None
         self._running: list[RunningRequest | None] = [None] * slots
+        self._positions = 0  # that the longest of them needs
+        self._cached: list[list[int]] = [[] for _ in range(slots)]  # ids whose keys and values a slot has
+        self._values: list[Any] = []  # the weights that computed them
         self._callers_stop = False  # whether an `on_token` has ended a completion
 
     def submit(self, request: Request) -> None:
         """Adds a request. Raises ValueError if its sampler has rules that the device does not; see `runs_on_device`."""
         if not runs_on_device(request.sampler, self.end):
             raise ValueError(f"{request.sampler} cannot run on the device")
+        self._rules |= rules_of(request.sampler)
+        self._positions = max(self._positions, len(request.prompt) + request.max_new_tokens)
         super().submit(request)
 
     def run(self) -> Iterator[Request]:
         weights = read_weights(self.model)
-        self._running = [None] * self.slots
+        values = [variable.value for variable in self.model.variables]
+        if list(map(id, values)) != list(map(id, self._values)):
+            self._cached = [[] for _ in range(self.slots)]  # keys and values of other weights
+        self._values, self._running = values, [None] * self.slots
         ahead: tuple[Any, list[RunningRequest | None]] | None = None
         while True:
             self._fill_slots(weights)
@@ -102,7 +115,9 @@ class DeviceScheduler(BaseScheduler):
             for slot, running in enumerate(sequences):
                 if running is None or not running.running:
                     continue
-                self._hand_out(running, tokens[slot, : counts[slot]].tolist())
+                new = tokens[slot, : counts[slot]].tolist()
+                self._cached[slot] += new
+                self._hand_out(running, new)
                 if left[slot] == 0 or not running.running:
                     running.running = False
                     self._running[slot] = None
@@ -137,44 +152,53 @@ class DeviceScheduler(BaseScheduler):
 
     def _fill_slots(self, weights: Any) -> None:
         """Start waiting requests in free slots. Equal prompts, and prompts of similar length, are computed together."""
-        free = [slot for slot, running in enumerate(self._running) if running is None][: len(self._waiting)]
-        if not free:
-            return
-        entering = {slot: self._waiting.popleft() for slot in free}
-        for slot, request in entering.items():
+        free = [slot for slot, running in enumerate(self._running) if running is None]
+        entering: dict[int, Request] = {}
+        while free and self._waiting:
+            request = self._waiting.popleft()
+            slot = max(free, key=lambda slot: count_shared(request.prompt, self._cached[slot]))
+            free.remove(slot)
+            entering[slot] = request
             self._running[slot] = RunningRequest(request)
+        if not entering:
+            return
         capacity = self._make_room(weights)
-        by_width: dict[int, dict[tuple[int, ...], list[int]]] = {}  # width → prompt → slots
+        shapes: dict[tuple[int, int], dict[tuple[int, ...], list[int]]] = {}  # widths → prompt → slots
+        prefixes: dict[tuple[int, ...], tuple[int, int]] = {}  # prompt → slot to copy from, and how many tokens
+        others = [slot for slot in range(self.slots) if slot not in entering]  # these and its own keep what they have
         for slot, request in entering.items():
-            width = round_up(len(request.prompt), WIDTHS, capacity)
-            by_width.setdefault(width, {}).setdefault(tuple(request.prompt), []).append(slot)
-        for width, prompts in by_width.items():
+            prompt = tuple(request.prompt)
+            if prompt not in prefixes:
+                shared, source = max((count_shared(prompt[:-1], self._cached[i]), i) for i in [*others, slot])
+                prefixes[prompt] = source, shared
+            width = round_up(len(prompt), WIDTHS, capacity)
+            rest = round_up(len(prompt) - prefixes[prompt][1], WIDTHS, capacity)
+            shapes.setdefault((width, rest), {}).setdefault(prompt, []).append(slot)
+        for (width, rest), prompts in shapes.items():
             for group in split(list(prompts), PREFILL_TOKENS // width):
+                copied = [prefixes[prompt] for prompt in group] if rest < width else None
                 numbers = {slot: number for number, prompt in enumerate(group) for slot in prompts[prompt]}
-                self._admit(weights, group, width, numbers, entering)
+                self._admit(weights, group, width, rest, copied, numbers, entering)
+        for slot, request in entering.items():
+            self._cached[slot] = list(request.prompt)
 
     def _make_room(self, weights: Any) -> int:
-        """Make the state fit all requests in slots and all that wait. Returns the positions that it has room for."""
-        requests = [*(running.request for running in self._running if running), *self._waiting]
-        n_ctx = self.model.config.n_ctx
-        positions = max(min(len(request.prompt) + request.max_new_tokens, n_ctx) for request in requests)
-        capacity = round_up(positions, CAPACITIES, n_ctx)
-        for request in requests:
-            self._rules |= rules_of(request.sampler)
-        penalizes = self._rules.penalizes
+        """Make the state fit all requests so far. Returns the positions that it has room for."""
+        n_head, penalizes = self.model.config.n_head, self._rules.penalizes
+        capacity = round_up(self._positions, CAPACITIES, self.model.config.n_ctx)
         if self._state is None:
-            draft = bool(self._draft_tokens)
-            self._state = begin(weights, self.slots, capacity, self.model.config.n_head, draft, penalizes)
-        present = self._state.cache[0][0].shape[2]
-        if capacity > present or penalizes > (self._state.used is not None):
-            self._state = extend_room(self._state, max(capacity, present), penalizes)
-        return max(capacity, present)
+            self._state = begin(weights, self.slots, capacity, n_head, bool(self._draft_tokens), penalizes)
+        elif capacity > self._state.cache[0][0].shape[2] or penalizes > (self._state.used is not None):
+            self._state = extend_room(self._state, capacity, penalizes)
+        return capacity
 
     def _admit(
         self,
         weights: Any,
         prompts: Sequence[tuple[int, ...]],
         width: int,
+        rest: int,
+        copied: list[tuple[int, int]] | None,
         numbers: dict[int, int],
         entering: dict[int, Request],
     ) -> None:
@@ -182,28 +206,32 @@ class DeviceScheduler(BaseScheduler):
 
         Args:
             prompts: distinct ones, padded to `width` tokens.
+            copied: for each prompt, the slot that has a prefix of it, and how many tokens to copy; what follows is
+                padded to `rest` tokens. None: compute the prompts whole.
             numbers: for each slot, the number of its prompt.
         """
-        ids = np.zeros((len(prompts), width), "int32")
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = prompt
+        prefixes = None
+        if copied:
+            sources, counts = np.array(copied, "int32").T
+            prefixes = sources, counts, pad([p[count:] for p, count in zip(prompts, counts, strict=True)], rest)
         size = 1
         while size < len(numbers):
             size *= 4
         size = min(size, self.slots)  # a few sizes only; what they have too much goes nowhere
         settings = leave_out(size)
         targets = np.full(size, self.slots, "int32")
-        sources, left, seeds = (np.zeros(size, kind) for kind in ("int32", "int32", "uint32"))
+        rows, left, seeds = (np.zeros(size, kind) for kind in ("int32", "int32", "uint32"))
         for i, (slot, number) in enumerate(numbers.items()):
             request = entering[slot]
-            targets[i], sources[i] = slot, number
+            targets[i], rows[i] = slot, number
             left[i] = min(request.max_new_tokens, self.model.config.n_ctx - len(request.prompt))
             write_settings(request.sampler, settings, i)
             if not request.sampler.greedy:
                 seeds[i] = request.generator.integers(2**32, dtype="uint32")
         lengths = np.array([len(prompt) for prompt in prompts], "int32")
-        admission = Admission(targets, sources, left, seeds, settings)
-        self._state = admit(weights, self._state, ids, lengths, admission, n_head=self.model.config.n_head)
+        admission = Admission(targets, rows, left, seeds, settings)
+        n_head = self.model.config.n_head
+        self._state = admit(weights, self._state, pad(prompts, width), lengths, prefixes, admission, n_head=n_head)
 
 
 def runs_on_device(sampler: Sampler, end: int) -> bool:
@@ -245,6 +273,14 @@ def write_settings(sampler: Sampler, settings: Settings, number: int) -> None:
 def round_up(count: int, sizes: Sequence[int], largest: int) -> int:
     """The first of the sizes that is `count` or more, `largest` if none is."""
     return next((size for size in sizes if count <= size < largest), largest)
+
+
+def pad(sequences: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    """Ids [R, width] of sequences, with zeros after them."""
+    ids = np.zeros((len(sequences), width), "int32")
+    for row, sequence in zip(ids, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return ids
 
 
 def split(items: list[Any], most: int) -> Iterator[list[Any]]:

@@ -6,7 +6,7 @@ prompts. A token is computed once: a new sequence copies the keys and values of 
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -254,6 +254,6 @@ class Scheduler(BaseScheduler):
             sequence.cached += 1
 
 
-def count_shared(a: list[int], b: list[int]) -> int:
+def count_shared(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the shared prefix of two sequences, in tokens."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -205,6 +205,45 @@ def test_samples_of_one_prompt_compute_it_once(
     assert samples == [complete(model, [prompts[8]] * (i + 1), 20, 1, make_sampler(1.5))[i] for i in range(5)]
 
 
+def test_the_next_turn_of_a_conversation_computes_only_what_is_new(
+    model: GPT2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[tuple[int, ...]] = []
+    admit = device_loop.admit
+    monkeypatch.setattr(
+        device_loop,
+        "admit",
+        lambda *a, **kw: computed.append((a[2] if a[4] is None else a[4][2]).shape) or admit(*a, **kw),
+    )
+    draw = np.random.default_rng(2)
+    passages = [draw.integers(0, CONFIG.n_vocab, size).tolist() for size in (150, 180)]
+    turns: list[list[tuple[list[int], list[int]]]] = [[], []]  # prompts and completions
+    scheduler = DeviceScheduler(model, NO_END, 2, draft=True)
+
+    def ask(number: int) -> None:
+        earlier = turns[number][-1] if turns[number] else (passages[number], [])
+        turns[number].append(([*earlier[0], *earlier[1], 7, len(turns[number])], []))
+        prompt, completion = turns[number][-1]
+        sampler = make_sampler(0, repetition_penalty=1.5)
+        stop = 3 + number  # the caller ends it; the device may have computed more
+        on_token = lambda id: completion.append(id) or len(completion) < stop  # noqa: E731
+        scheduler.submit(Request(prompt, 20, sampler, np.random.default_rng(0), on_token, tag=number))
+
+    ask(0)
+    ask(1)
+    for request in scheduler.run():
+        if len(turns[request.tag]) < 4:
+            ask(request.tag)
+    for prompt, completion in itertools.chain(*turns):
+        alone: list[int] = []
+        sampler = make_sampler(0, repetition_penalty=1.5)
+        DeviceScheduler(model, NO_END, 1).run_all(
+            [Request(prompt, len(completion), sampler, np.random.default_rng(0), alone.append)]
+        )
+        assert completion == alone and len(completion) >= 3
+    assert computed[:8] == [(1, 256)] * 2 + [(1, 32)] * 6  # the others are those alone
+
+
 def test_a_caller_ends_a_completion_and_its_slot_goes_to_the_next(
     model: GPT2, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
