@@ -176,7 +176,6 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "--memory much": (f"{FINETUNE} --memory=much", nothing, ["--memory much", "11GB", "auto"]),
     "--memory too little": (f"{FINETUNE} --memory=10MB", nothing, ["needs", "is available", "--model"]),
     "--devices 0": (f"{FINETUNE} --devices=0", nothing, ["--devices 0", "at least 1"]),
-    "--devices 2 on TensorFlow": (f"{FINETUNE} --devices=2", nothing, ["--devices 2", "KERAS_BACKEND=jax"]),
     "--warmup_steps -1": (f"{FINETUNE} --warmup_steps=-1", nothing, ["--warmup_steps -1", "0 or more"]),
     "a plan for 0 sequences": ("plan --model 124M --batch_size 0", nothing, ["--batch_size 0", "at least 1"]),
     "merging a missing file": ("merge no.h5 out.h5", nothing, ["no.h5", "no such checkpoint", "give"]),
@@ -410,6 +409,14 @@ def test_an_unknown_backend_is_an_error(
     assert main(GENERATE.split(" ")) == 2
     err = capfd.readouterr().err
     assert "KERAS_BACKEND=torch" in err and err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="JAX may have them")
+def test_several_devices_on_tensorflow_are_an_error(workplace: Path, capfd: pytest.CaptureFixture) -> None:
+    assert main(f"{FINETUNE} --devices=2".split(" ")) == 2
+    err = capfd.readouterr().err
+    assert "--devices 2" in err and "KERAS_BACKEND=jax" in err and err.count("\n") == 1
+    assert not Path("output").exists()
 
 
 def list_checked_flags() -> list[tuple[type, str, Flag]]:
