@@ -12,7 +12,7 @@ from jax import lax
 
 from gpt_tf2.model import Tensor
 
-BITS = 4  # of a threshold that one pass over the logits decides; 2**BITS - 1 candidates are compared in a pass
+FEW, BITS_OF_FEW, BITS_OF_MANY = 8, 4, 2  # measured (docs/performance.md): few sequences pay for passes, many for work
 
 
 class Settings(NamedTuple):
@@ -113,13 +113,14 @@ def apply_rules(
 def keep_top(logits: Tensor, weights: Tensor, enough: Tensor) -> Tensor:
     """Logits [N, V] of the fewest most likely tokens whose weights [N, V] sum to `enough` [N]; -inf elsewhere.
 
-    Finds the lowest logit kept bit by bit, from the top: 32 / BITS passes, exact, without a sort. Keeps all tokens
-    where even their sum is not enough.
+    Finds the lowest logit kept bit by bit, from the top, exactly and without a sort. A pass over the logits decides
+    some bits, for which it compares all their values. Keeps all tokens where even their sum is not enough.
     """
+    bits = BITS_OF_FEW if len(logits) <= FEW else BITS_OF_MANY
     keys = order(logits)
     edge = jnp.zeros(len(logits), "uint32")
-    for shift in map(jnp.uint32, range(32 - BITS, -1, -BITS)):
-        candidates = edge[:, None] | (jnp.arange(1, 2**BITS, dtype="uint32") << shift)  # [N, 2**BITS - 1]
+    for shift in map(jnp.uint32, range(32 - bits, -1, -bits)):
+        candidates = edge[:, None] | (jnp.arange(1, 2**bits, dtype="uint32") << shift)  # [N, 2**bits - 1]
         above = keys[:, None] >= candidates[..., None]  # never in memory: part of the sum
         sums = jnp.where(above, weights[:, None], 0).sum(axis=-1)
         edge |= (sums >= enough[:, None]).sum(axis=-1).astype("uint32") << shift
