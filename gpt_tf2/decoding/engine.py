@@ -117,5 +117,5 @@ def describe_int8(exact: float, quantized: float) -> list[str]:
     change = quantized / exact - 1
     lines = [f"int8 changes the perplexity of a sample by {change:+.2%} (float32: {exact:.4g})"]
     if change > HIGH_COST:
-        lines.append(f"warning: more than {HIGH_COST:.0%}; leave --quantize out for the exact model")
+        lines.append(f"warning: more than {HIGH_COST:.0%}; leave int8 out for the exact model")
     return lines

@@ -10,7 +10,7 @@ import pytest
 from gpt_tf2.backend.choice import choose_backend, has_driver, has_jax_for_gpu, requested_backend
 from gpt_tf2.decoding.engine import choose_engine
 from gpt_tf2.errors import InputError
-from helpers.processes import ROOT
+from helpers.workplace import ROOT
 
 START = """
 import os

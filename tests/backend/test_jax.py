@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers.processes import OPENAI_TINY, ROOT
+from helpers.workplace import OPENAI_TINY, ROOT
 
 LISTEN = """
 import jax.monitoring, json, os, sys

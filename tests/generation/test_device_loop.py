@@ -25,7 +25,7 @@ from gpt_tf2.generation.sampling import (
 from gpt_tf2.generation.scheduler import Request, Scheduler
 from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.model import random_tensors
-from helpers.processes import run
+from helpers.processes import run_script
 
 if keras.backend.backend() != "jax":
     pytest.skip("the loop on the device runs on JAX", allow_module_level=True)
@@ -454,9 +454,9 @@ def test_a_second_process_compiles_nothing(workplace: Path) -> None:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     typed = ["inference.py", "--model_path=models/tiny", "--starter=The tide", "--output_length=20", "--seed=3"]
-    first = run(*typed, folder=workplace, env=environment)
+    first = run_script(*typed, folder=workplace, env=environment)
     compiled = {path.name for path in cache.iterdir() if path.name.endswith("-cache")}
-    second = run(*typed, folder=workplace, env=environment)
+    second = run_script(*typed, folder=workplace, env=environment)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert first.stdout == second.stdout
     assert any("run_steps" in name for name in compiled), sorted(compiled)

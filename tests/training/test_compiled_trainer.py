@@ -12,7 +12,7 @@ from gpt_tf2.training.blockwise_trainer import BlockwiseTrainer
 from gpt_tf2.training.lora import add_adapters
 from gpt_tf2.training.optimizers import make_optimizer
 from gpt_tf2.training.trainer import Trainer
-from helpers.processes import OPENAI_TINY
+from helpers.workplace import OPENAI_TINY
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="the compiled step runs on JAX")
 
