@@ -290,7 +290,9 @@ def compare_logits(work: Logits) -> Measure:
 
     path = Path("models", work.model, "model.safetensors")
     if not path.is_file():
-        raise ModuleNotFoundError("no openai_tiny.safetensors: write it with --prepare", name="openai_tiny")
+        raise ModuleNotFoundError(
+            "no models/tiny/model.safetensors: write it with gpu.py --prepare", name="openai_tiny"
+        )
     expected = np.load(ROOT / "tests" / "fixtures" / "openai_tiny" / "expected.npz")
     logits = np.asarray(load_model(path)(expected["tokens"]))
     difference = float(np.abs(logits - expected["logits"]).max() / np.abs(expected["logits"]).max())

@@ -53,7 +53,7 @@ def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
         model, trained = GPT2(config, precision=precision), None
     trainer = make_trainer(model, make_optimizer("adamw" if way == "lora" else way, 0.0), trained, remat=True)
     data = whole_rows(batch())
-    return precision, lambda: trainer.step(data, RATE[way])
+    return precision, lambda: float(trainer.step(data, RATE[way]))
 
 
 def transformers(size: str, way: str) -> tuple[str, Callable[[], float]]:

@@ -82,7 +82,7 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
         batch, length = rows(work)
         data = whole_rows(np.random.default_rng(0).integers(0, VOCABULARY, (batch, length)))
         for _ in range(WARM_UP + STEPS):
-            yield batch * length, lambda: trainer.step(data, 1e-4)
+            yield batch * length, lambda: float(trainer.step(data, 1e-4))
         return
     batch = int(work.removeprefix("stories"))
     packed = packed_stories(200, LENGTH, multiple=32)
@@ -90,7 +90,7 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
     while examples < STORIES + STORIES_WARM_UP:
         made = packed.batch(0, step, batch)
         count = int((made.targets == VOCABULARY - 1).sum())
-        yield count, lambda made=made: trainer.step(made, 1e-4)
+        yield count, lambda made=made: float(trainer.step(made, 1e-4))
         examples, step = examples + count, step + 1
 
 

@@ -31,7 +31,16 @@ def finetune(arguments: Sequence[str], prog: str) -> None:
 def plan(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.plan import PlanSettings, table
 
-    print(table(parse(PlanSettings, arguments, prog, "Print the memory that each way of fine-tuning takes, in GB.")))
+    print(
+        table(
+            parse(
+                PlanSettings,
+                arguments,
+                prog,
+                "Predict the memory of fine-tuning with each optimizer, --remat and LoRA, in GB.",
+            )
+        )
+    )
 
 
 def merge(arguments: Sequence[str], prog: str) -> None:
@@ -82,7 +91,9 @@ def score(arguments: Sequence[str], prog: str) -> None:
 def show_data(arguments: Sequence[str], prog: str) -> None:
     from gpt_tf2.commands.show_data import ShowDataSettings, show_data
 
-    show_data(parse(ShowDataSettings, arguments, prog, "Print what a model is shown of a data set."))
+    show_data(
+        parse(ShowDataSettings, arguments, prog, "Print a data set's prompts and completions as a model sees them.")
+    )
 
 
 COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {

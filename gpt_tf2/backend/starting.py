@@ -50,7 +50,7 @@ def hide_module(name: str) -> Iterator[None]:
 
 
 def start_backend(lean: bool = False) -> str:
-    """Imports Keras with its backend and says on what it runs, as `TensorFlow on CPU`.
+    """Import Keras with its backend and return what it runs on, such as `TensorFlow on CPU`.
 
     The backend is the one of `find_backend`. If JAX turns out not to see the GPU for which it was chosen, TensorFlow
     runs. A GPU that nothing uses is reported on stderr, once.
@@ -76,7 +76,7 @@ def start_backend(lean: bool = False) -> str:
         raise InputError(f"KERAS_BACKEND={backend}: Keras already runs on {keras.backend.backend()}: set it earlier")
     unasked = requested == "tensorflow" and has_jax_for_gpu()  # JAX could use it
     if not is_gpu and has_driver() and not unasked:
-        report_once("nothing installed can use this machine's NVIDIA GPU: pip install 'gpt-tf2[gpu]'; the CPU runs")
+        report_once("nothing installed can use this machine's NVIDIA GPU: pip install '.[gpu]'; running on the CPU")
     return device
 
 

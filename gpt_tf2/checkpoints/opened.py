@@ -124,7 +124,7 @@ def choose_config(path: Path, carried: GPT2Config | None, hparams: str | Path | 
     if carried:
         return carried
     if hparams is None:
-        raise InputError(f"{path}: no hparams.json beside it: give `json_hparams`")
+        raise InputError(f"{path}: no hparams.json beside it: copy it there, or give `json_hparams`")
     return GPT2Config.from_json(hparams)
 
 
@@ -139,7 +139,9 @@ def find_tokenizer(
     encoder = json_encoder or find_companion(path, "encoder.json", "vocab.json", fallback=fallback)
     merges = vocab_bpe or find_companion(path, "vocab.bpe", "merges.txt", fallback=fallback)
     if encoder is None or merges is None:
-        raise InputError(f"{path}: no encoder.json and vocab.bpe beside it: give `json_encoder` and `vocab_bpe`")
+        raise InputError(
+            f"{path}: no encoder.json and vocab.bpe beside it: copy them there, or give `json_encoder` and `vocab_bpe`"
+        )
     tokenizer = Tokenizer(encoder, merges)
     if tokenizer.n_vocab != config.n_vocab:
         open_checkpoint(path).check(config)  # the hyper-parameters may be at fault, not the vocabulary

@@ -51,7 +51,7 @@ class FinetuneSettings:
     base_lr: float = flag(0.001, "peak learning rate", shared=True, **POSITIVE)
     lr_schedule: str = flag(
         "step",
-        "step decays the learning rate at --decay_epochs, cosine over the whole run",
+        "learning-rate schedule: step (decays at --decay_epochs) or cosine (over the whole run)",
         choices=("step", "cosine"),
         shared=True,
     )
@@ -63,13 +63,13 @@ class FinetuneSettings:
     )
     decay_epochs: str = flag("1000,10000", "epochs, from 0, at whose start the learning rate decays", shared=True)
     warmup_steps: int = flag(0, "steps of linear learning-rate warm-up", shared=True, **NATURAL)
-    optimizer: str = flag("adamw", "adafactor needs the least memory", choices=OPTIMIZERS, shared=True)
+    optimizer: str = flag("adamw", "optimizer; adafactor needs the least memory", choices=OPTIMIZERS, shared=True)
     weight_decay: float = flag(0.0, "decoupled weight decay, applied to matrices only", shared=True, **NOT_NEGATIVE)
     clip_norm: float = flag(0.0, "clip gradients to this global norm (0: no clipping)", shared=True, **NOT_NEGATIVE)
     accumulate: int = flag(1, "micro-batches per step: less memory, same result, somewhat slower", shared=True, **COUNT)
     remat: str = flag(
         "auto",
-        "activation checkpointing: far less memory, a third more time (auto: where memory is short)",
+        "activation checkpointing: far less memory, about a third slower (auto: where memory is short)",
         choices=("auto", "on", "off"),
         shared=True,
     )

@@ -36,7 +36,7 @@ class GenerateSettings(ModelSettings):
     n_samples: int | None = flag(None, "samples of each starter (--batch_size)", **COUNT)
     include_prompt: str = flag("yes", "print the starter in front of each sample", choices=("yes", "no"))
     stop: str | None = flag(None, r"text that ends a sample; \n in it is a line break")
-    min_length: int = flag(0, "fewest tokens to generate", kind=int)
+    min_length: int = flag(0, "minimum number of new tokens", kind=int)
     output_file: str | None = flag(None, "write the samples to this file instead of printing them")
     json: bool = flag(False, "print one JSON object per sample, for programs", kind=bool)
 
@@ -45,7 +45,7 @@ class GenerateSettings(ModelSettings):
         if not 0 <= self.min_length <= self.output_length:
             raise InputError(f"use 0 to {self.output_length}, the `output_length`", "min_length", self.min_length)
         if self.stop == "":
-            raise InputError("would end every text before it begins: give a text, or leave it out", "stop", "''")
+            raise InputError("would end every sample before it begins: give a text, or leave it out", "stop", "''")
         if self.prompts is not None and self.starter:
             raise InputError("cannot be combined with `starter`: drop one", "prompts", self.prompts)
 

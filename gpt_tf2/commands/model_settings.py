@@ -22,8 +22,8 @@ class ModelSettings:
     json_hparams: str | None = flag(None, "its hyper-parameters (from the model or its folder)")
     json_encoder: str | None = flag(None, "its token table (encoder.json beside the model)")
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the model)")
-    output_length: int = flag(100, "most tokens to generate", short="length", **COUNT)
-    temperature: float = flag(1.0, "lower is safer, higher is wilder; 0 takes the top token", kind=float, at_least=0)
+    output_length: int = flag(100, "maximum number of new tokens", short="length", **COUNT)
+    temperature: float = flag(1.0, "sampling temperature (0 takes the likeliest token)", kind=float, at_least=0)
     top_k: int | None = flag(
         None, "sample from the K most likely tokens, 0: from all (2, or 0 with a nucleus)", kind=int, at_least=0
     )
@@ -34,8 +34,8 @@ class ModelSettings:
     min_p: float = flag(
         0.0, "keep tokens with at least this fraction of the top token's probability", kind=float, at_least=0, below=1
     )
-    repetition_penalty: float = flag(1.0, "above 1 makes tokens of the text less likely", kind=float, above=0)
-    batch_size: int = flag(1, "sequences at a time", **COUNT)
+    repetition_penalty: float = flag(1.0, "above 1, makes tokens that occurred less likely", kind=float, above=0)
+    batch_size: int = flag(1, "sequences generated in parallel", **COUNT)
     seed: int | None = flag(None, "seed of the samples, to reproduce them", kind=int, at_least=0)
     engine: str = flag("auto", "litert or the Keras graph (auto: litert on a CPU)", choices=("auto", "litert", "graph"))
     precision: str = flag(
@@ -43,7 +43,7 @@ class ModelSettings:
         "precision of the Keras graph (auto: bfloat16 on a GPU, float32 on a CPU)",
         choices=("auto", "float32", "bfloat16"),
     )
-    quantize: str | None = flag(None, "less than half of the memory, and three times as fast", choices=("int8",))
+    quantize: str | None = flag(None, "int8 weights on a CPU: half the memory, three times as fast", choices=("int8",))
     draft: str = flag(
         "auto",
         "speculative decoding by prompt lookup: faster where text is copied, same output",

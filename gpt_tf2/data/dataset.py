@@ -118,11 +118,13 @@ def open_examples(
         raise InputError(message, "dataset_path", source.path)
     cut = len(fitting) - round(len(fitting) * val_fraction)
     if not 0 < cut < len(fitting) + (not val_fraction):
-        message = f"trains on {cut} of {len(fitting)} examples: leave at least one on either side"
+        message = (
+            f"leaves {cut} of {len(fitting)} examples for training: keep at least one for training and one held out"
+        )
         raise InputError(message, "val_fraction", val_fraction)
     report = [*tokens.skipped, f"{source.path}: {count:,} examples, {len(tokens.tokens):,} tokens"]
     if too_long:
-        report.append(f"skipped {too_long:,}, longer than {length} tokens")
+        report.append(f"skipped {too_long:,} examples longer than {length} tokens")
 
     def make_batches(xla: bool) -> tuple[Batches, Batches | None]:
         # XLA compiles all of a step for each shape; without it, on a CPU, only the GELU is compiled so.

@@ -32,13 +32,17 @@ def choose_engine(engine: str, quantize: str | None, precision: str = "auto") ->
     """
     if engine == "litert":
         if requested_backend() == "jax":
-            raise InputError("needs TensorFlow, but KERAS_BACKEND=jax is set: unset one of them", "engine", "litert")
+            raise InputError(
+                "needs TensorFlow, but KERAS_BACKEND=jax is set: unset it, or leave `engine` out", "engine", "litert"
+            )
         os.environ["KERAS_BACKEND"] = "tensorflow"  # converts the model, also where JAX has a GPU
     if engine == "auto":
         engine = "graph" if has_gpu() or find_backend() == "jax" else "litert"
     if engine == "graph" and quantize:
-        where = "KERAS_BACKEND=jax" if requested_backend() == "jax" else "the Keras graph"
-        raise InputError(f"LiteRT only, not {where}: leave it out, or set `engine` to litert", "quantize", quantize)
+        if requested_backend() == "jax":
+            message = "needs LiteRT, but KERAS_BACKEND=jax is set: unset it, or leave `quantize` out"
+            raise InputError(message, "quantize", quantize)
+        raise InputError("needs LiteRT: leave it out, or set `engine` to litert", "quantize", quantize)
     if quantize and precision != "auto":
         raise InputError(f"contradicts `quantize` {quantize}: leave one out", "precision", precision)
     if engine == "litert" and precision == "bfloat16":
@@ -117,5 +121,5 @@ def describe_int8(exact: float, quantized: float) -> list[str]:
     change = quantized / exact - 1
     lines = [f"int8 changes the perplexity of a sample by {change:+.2%} (float32: {exact:.4g})"]
     if change > HIGH_COST:
-        lines.append(f"warning: more than {HIGH_COST:.0%}; leave int8 out for the exact model")
+        lines.append(f"warning: more than {HIGH_COST:.0%}; run without int8 for the exact model")
     return lines

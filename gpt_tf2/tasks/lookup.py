@@ -1,7 +1,7 @@
 """Finding a task by name, or in a file of the user's."""
 
+import functools
 import importlib
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -26,13 +26,19 @@ def find_task(loader: str) -> Task:
     if loader in BUILT_IN:
         return make_task(loader, importlib.import_module(f"gpt_tf2.tasks.{loader}"))
     path = Path(loader)
-    specification = importlib.util.spec_from_file_location(path.stem, path) if path.suffix == ".py" else None
-    if specification is None or specification.loader is None or not path.is_file():
+    if path.suffix != ".py" or not path.is_file():
         names = ", ".join(BUILT_IN)
         raise InputError(f"unknown task: use {names}, or the FILE.py of your own", "data_loader", loader)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return make_task(loader, module)
+    return make_task(loader, execute_file(path.resolve(), path.read_bytes()))
+
+
+@functools.cache
+def execute_file(path: Path, content: bytes) -> ModuleType:
+    """Execute a Python file, once per process and content."""
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    exec(compile(content, str(path), "exec"), module.__dict__)
+    return module
 
 
 def make_task(loader: str, module: ModuleType) -> Task:

@@ -27,7 +27,6 @@ from gpt_tf2.model import (
     before_attention,
     embed,
     identity,
-    layer_norm,
     merge_heads,
     split_heads,
 )
@@ -37,7 +36,6 @@ from gpt_tf2.training.blockwise import (
     DRAWS_PER_STEP,
     Shard,
     cast_matrices,
-    flatten,
     normalize_picks,
     segment_mask,
     unsharded,
@@ -48,7 +46,6 @@ from gpt_tf2.training.compiled_loss import cross_entropy
 from gpt_tf2.training.optimizers import Optimizer, OptimizerState
 from gpt_tf2.training.step_state import StepState
 
-DENSE = 0.8  # share of a batch's tokens that are predicted from which on predicting all of them is faster
 GPU_LOGITS = 1 << 28  # logits alive at once on a GPU, about 5,300 tokens of GPT-2's vocabulary; with remat an eighth
 
 Arrays = dict[str, Tensor]  # by OpenAI's names
@@ -167,8 +164,6 @@ class CompiledTrainer:
         micro = parts(batch, self.accumulate)
         rows, picks = max(len(part.tokens) for part in micro), max(len(part.picks) for part in micro)
         padded = [pad(part, rows, picks) for part in micro]
-        if self.shard is unsharded and picks > DENSE * micro[0].tokens.size:
-            return tuple(predict_everywhere(part) for part in padded)
         return tuple(vars(self.shard(part)) for part in padded)
 
     def _compute_step(
@@ -233,10 +228,7 @@ class CompiledTrainer:
             prefix = f"h{i}/"
             part = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
             x = block(part, x, bias, None if draws is None else draws[i])
-        if batch["picks"] is None:
-            z = flatten(layer_norm(x, weights, "ln_f"))  # [B·T, C]
-        else:
-            z = normalize_picks((weights, x), batch["picks"])  # [K, C]
+        z = normalize_picks(({name: weights[name] for name in ("ln_f/g", "ln_f/b")}, x), batch["picks"])  # [K, C]
         wte = ops.cast(weights["wte"], dtype)
         chunk = max(1, count_logits(self.remat) // len(wte))  # predicted tokens
         return cross_entropy(z, wte, batch["targets"], batch["weights"], scale, chunk, "wte" in self._trained)
@@ -287,14 +279,6 @@ def count_logits(remat: bool) -> int:
     if jax.default_backend() == "gpu":
         return GPU_LOGITS // 8 if remat else GPU_LOGITS
     return count_chunk_logits(remat)
-
-
-def predict_everywhere(batch: Batch) -> dict[str, Any]:
-    """A batch whose every token has a target, of weight 0 where none is learned, so that no token need be picked."""
-    targets, weights = np.zeros(batch.tokens.size, "int32"), np.zeros(batch.tokens.size, "float32")
-    learned = batch.weights > 0  # others only fill up
-    targets[batch.picks[learned]], weights[batch.picks[learned]] = batch.targets[learned], batch.weights[learned]
-    return {**vars(batch), "picks": None, "targets": targets, "weights": weights}
 
 
 def is_packed(batch: Batch) -> bool:

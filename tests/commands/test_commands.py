@@ -146,4 +146,4 @@ def test_temperature_0_is_greedy_as_the_help_says(workplace: Path, capsys: pytes
     assert len(texts) == 1
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
-    assert "0 takes the top token" in " ".join(capsys.readouterr().out.split())
+    assert "0 takes the likeliest token" in " ".join(capsys.readouterr().out.split())

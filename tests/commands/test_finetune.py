@@ -17,7 +17,7 @@ from helpers.data_sets import story
             "cnndm",
             lambda: story(0).write_text("word " * 300 + "\n\n@highlight\n\nx"),
             256,
-            ["skipped 1, longer than 256 tokens"],
+            ["skipped 1 examples longer than 256 tokens"],
         ),
         (
             "cnndm",
