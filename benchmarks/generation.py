@@ -38,7 +38,7 @@ from peers import (
     write_ctranslate2,
     write_llama_cpp,
 )
-from processes import Row, peaks, rows_of, run_alone, vocabulary, write_rows
+from processes import Row, first_and_last_character, peaks, rows_of, run_alone, vocabulary, write_rows
 
 from gpt_tf2.checkpoints import huggingface
 from gpt_tf2.checkpoints.formats import open_checkpoint
@@ -153,15 +153,7 @@ def command(system: str, precision: str, folder: Path) -> dict[str, float]:
         typed = [sys.executable, str(ROOT / "inference.py"), f"--model_path={folder / 'hf'}", "--output_length=20"]
         typed += [f"--starter={STARTER}", "--nucleus", "--top_p=0.8"] + ["--quantize=int8"] * (precision == "int8")
         subprocess.run(typed, check=True, capture_output=True)  # the first run converts
-    began = time.monotonic()
-    with subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        process.stdout.read(len(STARTER) + 1)
-        first = time.monotonic() - began
-        process.stdout.read()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(typed)} failed ({process.returncode})")
-    return {"seconds to the first token": first, "seconds": time.monotonic() - began}
+    return first_and_last_character(typed, STARTER)
 
 
 def steps(precision: str, folder: Path) -> dict[str, float]:

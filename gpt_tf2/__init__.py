@@ -60,4 +60,6 @@ MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in MODULES:
         raise AttributeError(f"module gpt_tf2 has no attribute {name}")
+    if name == "GPT2":  # a class of Keras; all other names start its backend when they need it
+        importlib.import_module("gpt_tf2.backend.starting").start_backend()
     return getattr(importlib.import_module(f"gpt_tf2.{MODULES[name]}"), name)

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gpt_tf2.backend.starting import compute_exactly
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 
@@ -188,6 +189,8 @@ class GPT2(keras.Model):
         held: str = "float32",
     ):
         super().__init__(name="gpt2", dtype=precision if precision == "float32" else f"mixed_{precision}")
+        if precision == "float32":
+            compute_exactly()
         self.config = config
         self.dropout = dropout
         self.dropout_seed = keras.random.SeedGenerator(0)

@@ -14,7 +14,7 @@ from gpt_tf2.data.batches import whole_rows
 from gpt_tf2.model import causal_mask
 from gpt_tf2.training.blockwise import BlockwiseModel
 from gpt_tf2.training.optimizers import AdamW
-from gpt_tf2.training.trainer import Trainer
+from gpt_tf2.training.trainer import make_trainer
 from helpers.gradients import loss_and_gradients
 from helpers.workplace import OPENAI_TINY
 
@@ -151,7 +151,7 @@ def test_ten_adam_steps_equal_torchs(pair: Pair) -> None:
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
-    trainer = Trainer(pair.ours, AdamW())
+    trainer = make_trainer(pair.ours, AdamW())
     losses = [trainer.step(whole_rows(pair.tokens), rate) for _ in range(10)]
     assert expected[-1] < expected[0] - 1
     assert losses == pytest.approx(expected, rel=5e-5)

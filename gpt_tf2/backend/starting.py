@@ -1,15 +1,19 @@
-"""Starting Keras with its backend, without its messages, and joining the processes of one run."""
+"""Starting Keras with its backend, quietly, and joining the processes of one run."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+from gpt_tf2.backend.choice import find_backend, has_driver, has_jax_for_gpu, is_installed, requested_backend
 from gpt_tf2.backend.memory import return_freed_memory
 from gpt_tf2.errors import InputError
 
 PROCESS_VARIABLES = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-HEARTBEAT_TIMEOUT = 20  # seconds without a heartbeat after which another process of the run counts as lost
+LOST_AFTER = 20  # seconds without a sign of life of another process of the run
 
 
 @contextlib.contextmanager
@@ -46,51 +50,136 @@ def hide_module(name: str) -> Iterator[None]:
 
 
 def start_backend(lean: bool = False) -> str:
-    """Import Keras with its backend and return what it runs on, such as `TensorFlow on CPU`.
+    """Imports Keras with its backend and says on what it runs, as `TensorFlow on CPU`.
+
+    The backend is the one of `find_backend`. If JAX turns out not to see the GPU for which it was chosen, TensorFlow
+    runs. A GPU that nothing uses is reported on stderr, once.
 
     Args:
-        lean: whether saving memory is worth a third of the speed, for TensorFlow on a CPU. Only the first call decides.
+        lean: whether memory matters more than a third of the speed, on TensorFlow's CPU; only the first start decides.
 
     Raises InputError if KERAS_BACKEND names another backend than tensorflow or jax, or one that is not installed.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend not in ("tensorflow", "jax"):
-        raise InputError(f"KERAS_BACKEND={backend}: not supported: set it to tensorflow or jax")
-    os.environ["KERAS_BACKEND"] = backend
-    # By default TensorFlow uses oneDNN's matrix products only on a CPU with AVX-512; they are faster on others, too.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    requested, backend = requested_backend(), find_backend()
     if lean:
         return_freed_memory()
     try:
-        if backend == "jax":
-            with silence_stderr():
-                import jax
-                import keras
-
-                join_processes()
-                return f"JAX on {jax.local_devices()[0].device_kind}"
-        with silence_stderr(), hide_module("jax"):
-            import keras
-            import tensorflow as tf
-
-            # It warns of graphs that are traced again for another shape, which batches of examples need.
-            tf.get_logger().setLevel("ERROR")
-            gpus = tf.config.list_physical_devices("GPU")
-            with contextlib.suppress(RuntimeError):  # TensorFlow was started before, with its caller's choice
-                for gpu in gpus:
-                    tf.config.experimental.set_memory_growth(gpu, True)
-            details = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+        if backend == "jax" and not requested and is_installed("tensorflow"):
+            backend = "jax" if import_jax().default_backend() == "gpu" else "tensorflow"
+        os.environ["KERAS_BACKEND"] = backend
+        device, is_gpu = start_jax() if backend == "jax" else start_tensorflow()
     except ImportError as error:
         raise InputError(f"KERAS_BACKEND={backend}: cannot be imported ({error}): install it") from None
-    assert keras.backend.backend() == backend
-    return f"TensorFlow on {details[0] if details else 'CPU'}"
+    import keras
+
+    if keras.backend.backend() != backend:
+        raise InputError(f"KERAS_BACKEND={backend}: Keras already runs on {keras.backend.backend()}: set it earlier")
+    unasked = requested == "tensorflow" and has_jax_for_gpu()  # JAX could use it
+    if not is_gpu and has_driver() and not unasked:
+        report_once("nothing installed can use this machine's NVIDIA GPU: pip install 'gpt-tf2[gpu]'; the CPU runs")
+    return device
+
+
+def start_jax() -> tuple[str, bool]:
+    """Imports Keras on JAX. Returns the device, and whether it is a GPU."""
+    device = import_jax().local_devices()[0]
+    with silence_stderr():
+        import keras  # noqa: F401
+    return f"JAX on {device.device_kind}", device.platform == "gpu"
+
+
+def import_jax() -> Any:
+    """Imports JAX, with memory taken as it is needed and compilations kept for later processes, and joins the run."""
+    # By default JAX takes three quarters of a GPU's memory at once, and never more.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # the former name, which JAX refuses beside the new one
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.92")
+    with silence_stderr():
+        import jax
+
+        keep_compilations()
+        join_processes()
+        jax.local_devices()  # here, where what its parts in C++ write is dropped
+    return jax
+
+
+def keep_compilations() -> None:
+    """Lets JAX keep what it compiles in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another."""
+    import jax
+
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir:
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "gpt-tf2" / "jax"
+    config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0)  # also what compiles in less than a second
+    config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def start_tensorflow() -> tuple[str, bool]:
+    """Imports Keras on TensorFlow. Returns the device, and whether it is a GPU."""
+    # TensorFlow takes oneDNN's products by itself only on a CPU of AVX-512; they are the faster on others, too.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    with silence_stderr(), hide_module("jax"):
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        # It warns of graphs that are traced anew for another shape, as batches of examples need.
+        tf.get_logger().setLevel("ERROR")
+        gpus = tf.config.list_physical_devices("GPU")
+        with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
+            for gpu in gpus:
+                tf.config.experimental.set_memory_growth(gpu, True)
+        details = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    return f"TensorFlow on {details[0] if details else 'CPU'}", bool(details)
+
+
+def import_tensorflow_for_files() -> Any:
+    """Imports TensorFlow to read or write its files. Beside JAX it gets no GPU, whose memory it would take.
+
+    Raises InputError if it is not installed.
+    """
+    # TensorFlow imports Keras, so the backend is settled first.
+    if find_backend() == "jax":
+        start_backend()
+    backend = os.environ["KERAS_BACKEND"] = find_backend()
+    try:
+        with silence_stderr(), contextlib.nullcontext() if backend == "jax" else hide_module("jax"):
+            import tensorflow as tf
+    except ImportError as error:
+        raise InputError(f"checkpoints of TensorFlow 1 need it ({error}): pip install tensorflow") from None
+    if backend == "jax":
+        with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
+            tf.config.set_visible_devices([], "GPU")
+    return tf
+
+
+def compute_exactly() -> None:
+    """Makes products of float32 exact to float32 from now on: both backends round to TF32 on a GPU by default.
+
+    Products of bfloat16 stay as fast. JAX_DEFAULT_MATMUL_PRECISION overrides on JAX.
+    """
+    if find_backend() == "jax":
+        import jax
+
+        config: Any = jax.config
+        if config.jax_default_matmul_precision is None:
+            config.update("jax_default_matmul_precision", "highest")
+        return
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@functools.cache
+def report_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def join_processes() -> None:
-    """Join the processes of one run if JAX_COORDINATOR_ADDRESS is set.
+    """Joins the processes of one run, if JAX's variables name them: JAX_COORDINATOR_ADDRESS and the two others.
 
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID say how many there are and which this is; under a cluster's scheduler JAX finds
-    both by itself. Raises InputError if joining fails.
+    Where a cluster's scheduler started them, JAX finds the two others by itself. Raises InputError if it cannot.
     """
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     if not address:
@@ -102,6 +191,6 @@ def join_processes() -> None:
     try:
         count, number = (int(os.environ[name]) if name in os.environ else None for name in PROCESS_VARIABLES)
         jax.config.update("jax_enable_recoverability", True)
-        jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
+        jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=LOST_AFTER)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"JAX_COORDINATOR_ADDRESS={address}: {error}: set {' and '.join(PROCESS_VARIABLES)}") from None

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_tf2.backend.starting import silence_stderr
+from gpt_tf2.backend.starting import import_tensorflow_for_files
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.config import GPT2Config
@@ -32,9 +32,7 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
 
     Raises InputError if one of the two files is missing, truncated or damaged.
     """
-    with silence_stderr():
-        import tensorflow as tf
-
+    tf = import_tensorflow_for_files()
     # TensorFlow turns some of its errors into Python's own, for example when the data ends too early.
     read_errors = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
     index, data = (with_suffix(prefix, suffix) for suffix in (INDEX, DATA))
@@ -72,12 +70,10 @@ def write(prefix: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
 
     Raises InputError if a file cannot be written.
     """
-    with silence_stderr():
-        import tensorflow as tf
-
+    tf = import_tensorflow_for_files()
     names = sorted(f"model/{name}" for name in tensors)  # the order of TensorFlow 1's saver
     index, data = (with_suffix(prefix, suffix) for suffix in (INDEX, DATA))
-    with atomic_write(index) as temporary_index, atomic_write(data) as temporary_data:
+    with atomic_write(index) as temporary_index, atomic_write(data) as temporary_data, tf.device("CPU"):
         temporary = prefix.with_name(f".{prefix.name}.part")
         values = [tf.convert_to_tensor(tensors[name.removeprefix("model/")]) for name in names]
         values = [value[None] if name.endswith("/w") else value for name, value in zip(names, values, strict=True)]

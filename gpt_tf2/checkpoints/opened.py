@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder, find_companion
 from gpt_tf2.checkpoints.formats import list_sources, locate, open_checkpoint, read_config, write_checkpoint
@@ -112,6 +113,7 @@ def read_model(
 ) -> "GPT2":
     """Builds the network of an opened checkpoint. The arguments are those of `GPT2`."""
     checkpoint.check(config)
+    start_backend()
     from gpt_tf2.model import GPT2
 
     return GPT2(config, dropout, checkpoint.read, precision=precision, held=held)

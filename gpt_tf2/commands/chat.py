@@ -9,7 +9,8 @@ from gpt_tf2.commands.model_settings import ModelSettings, check_room, find_mode
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.prompts import build_prompt
 from gpt_tf2.generation.samples import spawn_generators
-from gpt_tf2.generation.scheduler import Request, Scheduler
+from gpt_tf2.generation.scheduler import Request
+from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream
 from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks import coqa
@@ -58,8 +59,9 @@ def answer_questions(settings: ChatSettings, passage: str, questions: Iterable[s
     check_room(settings, model)
     tokenizer, room = model.tokenizer, model.config.n_ctx - settings.output_length
     decoder = load_decoder(settings, model, engine)
-    # One scheduler for all questions, so that the passage is computed once.
-    scheduler = Scheduler(decoder, tokenizer.end_of_text, slots=1, draft=settings.drafts(True))
+    sampler = settings.sampler()
+    # One scheduler for all questions: where it keeps what is cached, the passage is computed once.
+    scheduler = make_scheduler(decoder, sampler, tokenizer.end_of_text, slots=1, draft=settings.drafts(True))
     (generator,) = spawn_generators(settings.seed, 1)
     passage_ids = tokenizer.encode(passage)
     turns: list[Turn] = []
@@ -68,7 +70,7 @@ def answer_questions(settings: ChatSettings, passage: str, questions: Iterable[s
         turns.append(Turn(coqa.format_question(question), ("",)))
         prompt, _ = build_prompt(passage_ids, Example("", passage, tuple(turns)), answers, room, tokenizer)
         stream = TextStream(tokenizer, [coqa.STOP])
-        request = Request(prompt, settings.output_length, settings.sampler(), generator, stream.add)
+        request = Request(prompt, settings.output_length, sampler, generator, stream.add)
         scheduler.run_all([request])
         answers.append(stream.finish())
         yield f"{answers[-1].strip()}\n"

@@ -127,7 +127,7 @@ def score_task(
         gold_history=settings.gold_answers,
         draft=settings.drafts(task.drafts),
     )
-    work = [protocol, engine, settings.precision, digest(example for _, example in examples)]
+    work = [protocol, engine, decoder.precision, digest(example for _, example in examples)]
     journal = begin_journal(output, counter, model, work)
     predictions, shortened = predict(decoder, model.tokenizer, examples, protocol, journal, counter.show)
     if shortened:
@@ -147,8 +147,13 @@ def score_text(
     start_backend()
     from gpt_tf2.training.blockwise import BlockwiseModel
 
-    blockwise = BlockwiseModel(model.load(), trained=())
-    journal = begin_journal(output, counter, model, [settings.batch_size, digest(s.tobytes() for s in streams)])
+    # A perplexity is exact, also on a GPU, unless bfloat16 is asked for by name.
+    precision = "float32" if settings.precision == "auto" else settings.precision
+    blockwise = BlockwiseModel(model.load(precision=precision, held=precision), trained=())
+    work = [settings.batch_size, digest(s.tobytes() for s in streams)]
+    if precision != "float32":
+        work.append(precision)
+    journal = begin_journal(output, counter, model, work)
     figures = measure_perplexity(
         streams, model.tokenizer, model.config.n_ctx, settings.batch_size, blockwise.loss, journal, counter.show
     )

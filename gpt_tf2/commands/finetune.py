@@ -176,7 +176,7 @@ def build(run: Run) -> "tuple[Trainer, History]":
     """Loads the model, with adapters if they are trained, and the saved state if the run resumes."""
     from gpt_tf2.training.lora import add_adapters
     from gpt_tf2.training.optimizers import make_optimizer
-    from gpt_tf2.training.trainer import Trainer
+    from gpt_tf2.training.trainer import make_trainer
 
     settings = run.settings
     # Weights that are neither trained nor saved can be held in the precision of the computation.
@@ -184,7 +184,7 @@ def build(run: Run) -> "tuple[Trainer, History]":
     network = run.model.load(settings.dropout, settings.precision, held)
     if settings.lora_rank:
         add_adapters(network, run.trained, settings.seed)
-    trainer = Trainer(
+    trainer = make_trainer(
         network,
         make_optimizer(settings.optimizer, settings.weight_decay),
         run.trained,
@@ -209,6 +209,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     decoder = GraphDecoder(trainer.model, run.device)
 
     def sample() -> str:
+        decoder.model = trainer.model  # with its current weights, which a compiled step may still hold elsewhere
         text = sample_text(decoder, model.tokenizer, data.prompt, 100, make_sampler(top_k=40), settings.seed)
         text = text.split(run.task.stop)[0] if run.task.stop else text
         return f"sample: {model.tokenizer.decode(data.prompt)[-200:]}{text}"

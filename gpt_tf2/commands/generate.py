@@ -14,7 +14,8 @@ from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.samples import spawn_generators
 from gpt_tf2.generation.sampling import MinimumLength
-from gpt_tf2.generation.scheduler import Request, Scheduler
+from gpt_tf2.generation.scheduler import Request
+from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream, discard
 from gpt_tf2.storage.files import read_utf8, write_text
 
@@ -133,18 +134,19 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
     stops = [unescape(settings.stop)] if settings.stop else []
     count = settings.n_samples or settings.batch_size
     began = time.monotonic()
-    scheduler = Scheduler(decoder, tokenizer.end_of_text, settings.batch_size, settings.drafts(False))
+    sampler, end, draft = settings.sampler(), tokenizer.end_of_text, settings.drafts(False)
+    scheduler = make_scheduler(decoder, sampler, end, settings.batch_size, draft)
     for number, generator in enumerate(spawn_generators(settings.seed, count * len(prompts))):
         if settings.include_prompt == "yes":
             show(starters[number // count])
-        prompt = prompts[number // count] or [tokenizer.end_of_text]
-        sampler = settings.sampler()
-        if settings.min_length:
-            minimum = MinimumLength(tokenizer.end_of_text, len(prompt) + settings.min_length)
-            sampler = dataclasses.replace(sampler, rules=(*sampler.rules, minimum))
+        prompt = prompts[number // count] or [end]
+        rules = sampler.rules
+        if settings.min_length:  # first, so that a nucleus never holds the end alone
+            rules = (MinimumLength(end, len(prompt) + settings.min_length), *rules)
         room = min(settings.output_length, config.n_ctx - len(prompt))
         stream = TextStream(tokenizer, stops, show)
-        scheduler.submit(Request(prompt, room, sampler, generator, stream.add, tag=(number, stream)))
+        ruled = dataclasses.replace(sampler, rules=rules)
+        scheduler.submit(Request(prompt, room, ruled, generator, stream.add, tag=(number, stream)))
     samples: dict[int, Sample] = {}
     for request in scheduler.run():
         number, stream = request.tag

@@ -38,6 +38,11 @@ class ModelSettings:
     batch_size: int = flag(1, "sequences at a time", **COUNT)
     seed: int | None = flag(None, "seed of the samples, to reproduce them", kind=int, at_least=0)
     engine: str = flag("auto", "litert or the Keras graph (auto: litert on a CPU)", choices=("auto", "litert", "graph"))
+    precision: str = flag(
+        "auto",
+        "precision of the Keras graph (auto: bfloat16 on a GPU, float32 on a CPU)",
+        choices=("auto", "float32", "bfloat16"),
+    )
     quantize: str | None = flag(None, "less than half of the memory, and three times as fast", choices=("int8",))
     draft: str = flag(
         "auto",
@@ -47,11 +52,6 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-
-    @property
-    def precision(self) -> str:
-        """Of LiteRT's engine."""
-        return self.quantize or "float32"
 
     def drafts(self, by_default: bool) -> bool:
         """Whether to use draft tokens."""
@@ -69,14 +69,14 @@ def find_model(settings: ModelSettings) -> tuple[OpenedModel, str]:
 
     Raises InputError if there is no such model, or the engine cannot run here.
     """
-    engine = choose_engine(settings.engine, settings.quantize)
+    engine = choose_engine(settings.engine, settings.quantize, settings.precision)
     return open_model(settings.model_path, settings.json_hparams, settings.json_encoder, settings.vocab_bpe), engine
 
 
 def load_decoder(settings: ModelSettings, model: OpenedModel, engine: str, say: Say = print_to_stderr) -> Decoder:
     """Loads the model, converting it first if its engine needs that, with progress on stderr."""
     with Counter("converting for LiteRT, once", "blocks", stderr=True) as counter:
-        return open_decoder(model, engine, settings.precision, say, counter.show)
+        return open_decoder(model, engine, settings.quantize or settings.precision, say, counter.show)
 
 
 def check_room(settings: ModelSettings, model: OpenedModel) -> None:

@@ -1,4 +1,4 @@
-"""A sample of the tokens that a run held out, kept with the model: `--quantize` measures its cost on them."""
+"""A sample of the tokens that a run held out, kept with the model: what int8 costs is measured on them."""
 
 import itertools
 from pathlib import Path

@@ -33,6 +33,8 @@ class Decoder(Protocol):
 
     config: GPT2Config
     name: str  # device and precision, to show
+    precision: str  # of the matrices: float32, bfloat16 or int8
+    loops_on_device: bool  # whether its model can run many steps in one call of the device
     prefill_chunk: int  # how many tokens of prompts to run in one step, beside the last tokens of other sequences
 
     def begin(self) -> State:

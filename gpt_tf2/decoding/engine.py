@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_tf2.backend.hardware import has_gpu
+from gpt_tf2.backend.choice import find_backend, requested_backend
+from gpt_tf2.backend.hardware import has_fast_bfloat16, has_gpu, runs_on_gpu
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel
@@ -24,19 +25,24 @@ Say = Callable[[str], None]  # shows a line
 Show = Callable[[int, int | None], None]  # shows how much is done, and of how much
 
 
-def choose_engine(engine: str, quantize: str | None) -> str:
+def choose_engine(engine: str, quantize: str | None, precision: str = "auto") -> str:
     """`litert` or `graph`: the engine asked for, or for `auto` the one that suits the machine.
 
-    Raises InputError if it cannot run here, or cannot run a quantized model.
+    Raises InputError if it cannot run here, or cannot compute in the precision asked for.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if engine == "litert" and backend == "jax":
-        raise InputError("needs TensorFlow, but KERAS_BACKEND=jax is set: unset one of them", "engine", "litert")
+    if engine == "litert":
+        if requested_backend() == "jax":
+            raise InputError("needs TensorFlow, but KERAS_BACKEND=jax is set: unset one of them", "engine", "litert")
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # converts the model, also where JAX has a GPU
     if engine == "auto":
-        engine = "graph" if backend == "jax" or has_gpu() else "litert"
+        engine = "graph" if has_gpu() or find_backend() == "jax" else "litert"
     if engine == "graph" and quantize:
-        where = "KERAS_BACKEND=jax" if backend == "jax" else "the Keras graph"
+        where = "KERAS_BACKEND=jax" if requested_backend() == "jax" else "the Keras graph"
         raise InputError(f"LiteRT only, not {where}: leave it out, or set `engine` to litert", "quantize", quantize)
+    if quantize and precision != "auto":
+        raise InputError(f"contradicts `quantize` {quantize}: leave one out", "precision", precision)
+    if engine == "litert" and precision == "bfloat16":
+        raise InputError("LiteRT has none: leave it out, or set `engine` to graph", "precision", precision)
     return engine
 
 
@@ -45,7 +51,7 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
 
     Args:
         engine: of `choose_engine`.
-        precision: float32, or for LiteRT also int8.
+        precision: float32; also bfloat16 for the graph, int8 for LiteRT; auto: bfloat16 on a GPU, else float32.
         say: is called with lines to show; show: with the number of blocks converted.
 
     Raises InputError if the checkpoint is damaged, or the conversion cannot be written.
@@ -54,7 +60,11 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
         device = start_backend()
         from gpt_tf2.decoding.keras_graph import GraphDecoder
 
-        return GraphDecoder(model.load(), device)
+        if precision == "auto":
+            precision = "bfloat16" if runs_on_gpu() and has_fast_bfloat16() else "float32"
+        return GraphDecoder(model.load(precision=precision, held=precision), device)
+    if precision == "auto":
+        precision = "float32"
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
     with open_conversion(
@@ -107,5 +117,5 @@ def describe_int8(exact: float, quantized: float) -> list[str]:
     change = quantized / exact - 1
     lines = [f"int8 changes the perplexity of a sample by {change:+.2%} (float32: {exact:.4g})"]
     if change > HIGH_COST:
-        lines.append(f"warning: more than {HIGH_COST:.0%}; leave --quantize out for the exact model")
+        lines.append(f"warning: more than {HIGH_COST:.0%}; leave int8 out for the exact model")
     return lines

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -29,7 +30,9 @@ class GraphDecoder:
     prefill_chunk = sys.maxsize  # a prompt runs whole, alone
 
     def __init__(self, model: GPT2, device: str = ""):
-        self.model, self.config, self.name = model, model.config, f"{device}, {model.compute_dtype}"
+        self.model, self.config, self.precision = model, model.config, model.compute_dtype
+        self.name = f"{device}, {self.precision}"
+        self.loops_on_device = keras.backend.backend() == "jax"
         self._run_first = compile_with_model(model, self._first_graph)
         self._run_more = compile_with_model(model, self._more_graph, donated=0)
 

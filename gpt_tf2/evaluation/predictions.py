@@ -9,7 +9,8 @@ import numpy as np
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.generation.prompts import build_prompt
 from gpt_tf2.generation.sampling import Sampler
-from gpt_tf2.generation.scheduler import Request, Scheduler
+from gpt_tf2.generation.scheduler import Request
+from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream
 from gpt_tf2.storage.journal import Journal
 from gpt_tf2.tasks.task import Example, Prediction
@@ -111,7 +112,7 @@ def predict(
     # Sequences of similar length waste the least memory and padding.
     by_length = sorted(conversations, key=lambda conversation: len(conversation.passage))
     waiting = iter([conversation for conversation in by_length if not conversation.is_complete])
-    scheduler = Scheduler(decoder, tokenizer.end_of_text, protocol.slots, protocol.draft)
+    scheduler = make_scheduler(decoder, protocol.sampler, tokenizer.end_of_text, protocol.slots, protocol.draft)
     n_ctx = decoder.config.n_ctx
     for conversation in itertools.islice(waiting, protocol.slots):
         scheduler.submit(conversation.request_next(protocol, tokenizer, n_ctx))

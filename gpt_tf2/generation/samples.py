@@ -1,11 +1,14 @@
-"""Samples of one prompt, as tokens or as text."""
+"""Completions of many prompts, and samples of one, as tokens or as text."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.sampling import Sampler
-from gpt_tf2.generation.scheduler import Request, Scheduler
+from gpt_tf2.generation.scheduler import Request
+from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream
 from gpt_tf2.tokenizer import Tokenizer
 
@@ -40,12 +43,35 @@ def sample_tokens(
     n_ctx = decoder.config.n_ctx
     if len(prompt) >= n_ctx:
         raise InputError(f"the prompt has {len(prompt)} tokens, n_ctx is {n_ctx}: shorten it to at most {n_ctx - 1}")
-    completions: list[list[int]] = [[] for _ in range(count)]
-    requests = [
+    return complete(decoder, [prompt] * count, max_new_tokens, sampler, end, count, seed, draft)
+
+
+def complete(
+    decoder: Decoder,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    sampler: Sampler,
+    end: int,
+    slots: int,
+    seed: int | None = None,
+    draft: bool = False,
+) -> list[list[int]]:
+    """A completion of each prompt, `slots` at a time.
+
+    Args:
+        prompts: the ids of each, at least one and fewer than n_ctx.
+        slots: how many run at a time. The tokens do not depend on it.
+
+    The other arguments and the result are those of `sample_tokens`.
+
+    Example:
+        >>> complete(GraphDecoder(model), prompts, 200, make_sampler(top_p=0.8), end=-1, slots=64)
+    """
+    completions: list[list[int]] = [[] for _ in prompts]
+    make_scheduler(decoder, sampler, end, slots, draft).run_all(
         Request(prompt, max_new_tokens, sampler, generator, ids.append)
-        for ids, generator in zip(completions, spawn_generators(seed, count), strict=True)
-    ]
-    Scheduler(decoder, end, count, draft).run_all(requests)
+        for prompt, ids, generator in zip(prompts, completions, spawn_generators(seed, len(prompts)), strict=True)
+    )
     return completions
 
 

@@ -6,7 +6,7 @@ prompts. A token is computed once: a new sequence copies the keys and values of 
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,33 @@ class Request:
     generator: np.random.Generator
     on_token: Callable[[int], bool | None]
     tag: Any = None
+
+
+class BaseScheduler:
+    """Completes requests: the interface of every scheduler."""
+
+    def __init__(self) -> None:
+        self._waiting: collections.deque[Request] = collections.deque()
+
+    def submit(self, request: Request) -> None:
+        """Adds a request. It starts during `run`, after those submitted before it."""
+        self._waiting.append(request)
+
+    def run_all(self, requests: Iterable[Request]) -> None:
+        """Completes requests whose `on_token` is all that the caller needs."""
+        for request in requests:
+            self.submit(request)
+        for _ in self.run():
+            pass
+
+    def run(self) -> Iterator[Request]:
+        """Yields each submitted request when it is finished, until there are none left.
+
+        The caller may submit more while it iterates. The slot of the yielded request goes to the first one that waits.
+
+        Iterate to the end: the requests that are in slots when the iteration is abandoned are lost.
+        """
+        raise NotImplementedError
 
 
 class ActiveSequence:
@@ -86,7 +113,7 @@ class ActiveSequence:
         return shared >= alternative + MIN_GAIN or shared >= len(self.request.prompt) > alternative
 
 
-class Scheduler:
+class Scheduler(BaseScheduler):
     """Completes requests, several at a time.
 
     Which tokens a request gets depends on the request alone, up to rounding in the decoder: not on the slots, the
@@ -109,29 +136,15 @@ class Scheduler:
     """
 
     def __init__(self, decoder: Decoder, end: int, slots: int, draft: bool = False):
+        super().__init__()
         self.decoder, self.end, self.slots, self.draft = decoder, end, slots, draft
-        self._waiting: collections.deque[Request] = collections.deque()
         self._state = decoder.begin()
         self._in_state: list[ActiveSequence] = []  # the sequences of the state, finished ones included
 
-    def submit(self, request: Request) -> None:
-        """Adds a request. It starts during `run`, after those submitted before it."""
-        self._waiting.append(request)
-
-    def run_all(self, requests: Iterable[Request]) -> None:
-        """Completes requests whose `on_token` is all that the caller needs."""
-        for request in requests:
-            self.submit(request)
-        for _ in self.run():
-            pass
-
     def run(self) -> Iterator[Request]:
-        """Yields each submitted request when it is finished, until there are none left.
+        """Yields each submitted request when it is finished; see `BaseScheduler.run`.
 
-        The caller may submit more while it iterates. The slot of the yielded request goes to the first one that waits.
-        So if nothing waits, a conversation's next turn gets the slot that has its passage.
-
-        Iterate to the end: the requests that are in slots when the iteration is abandoned are lost.
+        If nothing waits, a conversation's next turn gets the slot that has its passage.
         """
         sequences: list[ActiveSequence] = []
         self._fill_slots(sequences)
@@ -241,6 +254,6 @@ class Scheduler:
             sequence.cached += 1
 
 
-def count_shared(a: list[int], b: list[int]) -> int:
+def count_shared(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the shared prefix of two sequences, in tokens."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

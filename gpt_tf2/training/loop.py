@@ -5,12 +5,15 @@ import dataclasses
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
+from typing import Any
 
 import numpy as np
 
-from gpt_tf2.data.batches import Batches
+from gpt_tf2.data.batches import Batch, Batches
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.monitor import Monitor
 from gpt_tf2.training.schedule import Schedule
@@ -18,6 +21,7 @@ from gpt_tf2.training.state import History
 from gpt_tf2.training.trainer import Trainer
 
 VALIDATION_WINDOWS = 64  # at most, in one validation
+BATCHES_AHEAD = 2  # prepared while a step runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,33 +65,62 @@ def train(
 
     Raises InputError if the loss or a weight is no longer finite; nothing is saved then.
     """
-    with stop_on_signal() as stopped:
+    running: deque[tuple[Any, float, int]] = deque()  # steps whose loss is not read: loss, learning rate, tokens
+
+    def read_losses(left: int = 0) -> None:
+        """Read the losses of the running steps but for the last `left`, waiting until the device has them."""
+        while len(running) > left:
+            loss, rate, tokens = running.popleft()
+            record(float(loss), rate, tokens, history, monitor)
+
+    steps = range(len(history.losses), plan.steps)
+    with stop_on_signal() as stopped, contextlib.closing(prepare_ahead(data, plan, steps)) as batches:
         if validation and not history.validation:
             validate(trainer, validation, plan, history, monitor)
-        for step in range(len(history.losses), plan.steps):
-            batch = data.batch(plan.seed, step, plan.batch_size)
-            rate = schedule(step)
-            loss = trainer.step(batch, rate, plan.seed, step)
-            if not math.isfinite(loss):
-                raise diverged(f"step {step + 1}: the loss is {loss}")
-            history.losses.append(loss)
-            done = step + 1
-            monitor.step(done, loss, rate, batch.size)
+        for step, batch in zip(steps, batches, strict=True):
+            rate, done = schedule(step), step + 1
+            running.append((trainer.step(batch, rate, plan.seed, step), rate, batch.size))
+            read_losses(trainer.steps_ahead)
             is_last, is_stopped = done == plan.steps, stopped.is_set()
-            if validation and (is_due(done, plan.validate_every) or is_last):
+            validates = validation and (is_due(done, plan.validate_every) or is_last)
+            samples, saves = is_due(done, plan.sample_every), is_due(done, plan.save_every)
+            if is_last or is_stopped or validates or samples or saves:
+                read_losses()
+            if validation and validates:
                 validate(trainer, validation, plan, history, monitor)
-            if is_due(done, plan.sample_every):
+            if samples:
                 monitor.say(sample())
                 monitor.restart_clock()
             if is_last or is_stopped:
                 break
-            if is_due(done, plan.save_every):
+            if saves:
                 check_finite(trainer, done)
                 save()
                 monitor.restart_clock()
         check_finite(trainer, len(history.losses))
         save()  # even if no step was left: an earlier process may have ended between saving the state and the model
     return len(history.losses) >= plan.steps
+
+
+def record(loss: float, rate: float, tokens: int, history: History, monitor: Monitor) -> None:
+    """Append a step's loss to the history, and show it. Raises InputError if it is not finite."""
+    done = len(history.losses) + 1
+    if not math.isfinite(loss):
+        raise diverged(f"step {done}: the loss is {loss}")
+    history.losses.append(loss)
+    monitor.step(done, loss, rate, tokens)
+
+
+def prepare_ahead(data: Batches, plan: TrainingPlan, steps: Iterable[int]) -> Generator[Batch, None, None]:
+    """Yield the batches of steps; a thread prepares the next ones while a step runs."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: deque[Future[Batch]] = deque()
+        for step in steps:
+            waiting.append(thread.submit(data.batch, plan.seed, step, plan.batch_size))
+            if len(waiting) > BATCHES_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def validate(trainer: Trainer, validation: Batches, plan: TrainingPlan, history: History, monitor: Monitor) -> None:

@@ -331,6 +331,16 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     ),
     "an unknown engine": (f"{GENERATE} --engine=gpu", nothing, ["--engine", "gpu", "litert"]),
     "an unknown quantization": (f"{GENERATE} --quantize=int4", nothing, ["--quantize", "int4", "int8"]),
+    "bfloat16 in LiteRT": (
+        f"{GENERATE} --engine=litert --precision=bfloat16",
+        nothing,
+        ["--precision bfloat16", "--engine", "graph"],
+    ),
+    "two precisions": (
+        f"{GENERATE} --precision=float32 --quantize=int8",
+        nothing,
+        ["--precision float32", "--quantize int8", "leave one out"],
+    ),
     "int8 in the Keras graph": (f"{GENERATE} --engine=graph --quantize=int8", nothing, ["--quantize int8", "litert"]),
     "an unknown value of --draft": (f"{GENERATE} --draft=perhaps", nothing, ["--draft", "perhaps", "off"]),
     "an empty stop text": (f"{GENERATE} --stop=", nothing, ["--stop", "give a text"]),

@@ -133,6 +133,7 @@ def test_a_draft_saves_steps_where_the_model_copies_and_costs_none_elsewhere(
     kind: str, copier: GPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = make_decoder(copier, kind, tmp_path)
+    decoder.loops_on_device = False  # each step is a call, and counted
     prompt = np.random.default_rng(1).integers(1, SHORT.n_vocab, HALF).tolist()
     steps: list[int] = []
     extend = decoder.extend

@@ -43,7 +43,7 @@ from pathlib import Path
 from gpt_tf2 import cli
 from gpt_tf2.backend.starting import start_backend
 start_backend()
-from gpt_tf2.training.trainer import Trainer
+from gpt_tf2.training.blockwise_trainer import BlockwiseTrainer as Trainer
 plain = Trainer.step
 def step(trainer, batch, rate, seed, step):
     if step == 3:

@@ -17,10 +17,10 @@ from gpt_tf2.data.batches import Batch, parts, whole_rows
 from gpt_tf2.model import attend, attention_bias
 from gpt_tf2.training import custom_gradients
 from gpt_tf2.training.blockwise import BlockwiseModel, segment_mask
+from gpt_tf2.training.blockwise_trainer import BlockwiseTrainer
 from gpt_tf2.training.lora import add_adapters
 from gpt_tf2.training.optimizers import AdamW
 from gpt_tf2.training.pullbacks import vjp
-from gpt_tf2.training.trainer import Trainer
 from helpers.gradients import compute_gradients, loss_and_gradients
 
 CONFIG = GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=3)
@@ -50,7 +50,7 @@ def reference() -> tuple[float, dict[str, np.ndarray]]:
 @functools.cache
 def plain_losses() -> list[float]:
     """The losses of five plain steps."""
-    trainer = Trainer(make_model(), AdamW())
+    trainer = BlockwiseTrainer(make_model(), AdamW())
     return [trainer.step(make_batch(), 1e-3) for _ in range(5)]
 
 
@@ -102,7 +102,7 @@ def test_gradients_do_not_depend_on_earlier_batch_shapes_bit_for_bit() -> None:
     assert expected_loss == loss and all(np.array_equal(gradients[name], g) for name, g in expected.items())
 
 
-def collect_gradients(trainer: Trainer) -> dict[str, np.ndarray]:
+def collect_gradients(trainer: BlockwiseTrainer) -> dict[str, np.ndarray]:
     """The gradients that a step updates with."""
     collected: dict[str, np.ndarray] = {}
 
@@ -117,7 +117,7 @@ def collect_gradients(trainer: Trainer) -> dict[str, np.ndarray]:
 def test_updating_block_by_block_gives_the_weights_of_updating_after_all_gradients() -> None:
     results = []
     for collect in (False, True):
-        trainer = Trainer(make_model(), AdamW(0.1), collect=collect)
+        trainer = BlockwiseTrainer(make_model(), AdamW(0.1), collect=collect)
         losses = [trainer.step(make_batch(), 1e-3) for _ in range(5)]
         assert losses[-1] < losses[0]
         results.append([np.asarray(losses), *(np.asarray(variable) for variable in trainer.trained.values())])
@@ -128,9 +128,9 @@ def test_updating_block_by_block_gives_the_weights_of_updating_after_all_gradien
     "options", [pytest.param({"accumulate": 2}, marks=pytest.mark.slow), {"accumulate": 3}, {"clip_norm": 1e9}]
 )
 def test_accumulation_gives_the_gradients_of_the_whole_batch(options: dict) -> None:
-    gradients = collect_gradients(Trainer(make_model(), AdamW(), **options))
+    gradients = collect_gradients(BlockwiseTrainer(make_model(), AdamW(), **options))
     assert are_close(gradients, reference()[1])
-    trainer = Trainer(make_model(), AdamW(), **options)
+    trainer = BlockwiseTrainer(make_model(), AdamW(), **options)
     assert [trainer.step(make_batch(), 1e-3) for _ in range(5)] == pytest.approx(plain_losses(), rel=1e-5)
 
 
@@ -138,7 +138,7 @@ def test_clipping_scales_all_gradients_to_the_global_norm() -> None:
     _, expected = reference()
     norm = np.sqrt(sum(np.square(g).sum() for g in expected.values()))
     assert norm > 0.01
-    gradients = collect_gradients(Trainer(make_model(), AdamW(), clip_norm=0.01))
+    gradients = collect_gradients(BlockwiseTrainer(make_model(), AdamW(), clip_norm=0.01))
     assert are_close(gradients, {name: g * 0.01 / norm for name, g in expected.items()})
 
 
@@ -168,7 +168,7 @@ def test_new_adapters_change_nothing_and_only_they_are_trained() -> None:
     shapes = adapter_shapes(CONFIG, 4)
     add_adapters(model, shapes)
     assert len(shapes) == 2 * len(MATRICES) * CONFIG.n_layer
-    trainer = Trainer(model, AdamW(), shapes, remat=True)
+    trainer = BlockwiseTrainer(model, AdamW(), shapes, remat=True)
     losses = [trainer.step(batch, 1e-2) for _ in range(8)]
     assert losses[0] * batch.weights.sum() == pytest.approx(loss, rel=1e-5) and losses[-1] < losses[0] - 0.2
     assert all(np.array_equal(np.asarray(model.tensors()[name]), values) for name, values in before.items())

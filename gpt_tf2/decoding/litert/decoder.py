@@ -28,6 +28,7 @@ class LiteRTDecoder:
     """
 
     prefill_chunk = 128  # more is no faster, and takes more memory
+    loops_on_device = False
 
     def __init__(self, folder: Path, config: GPT2Config, precision: str):
         self.config, self.precision, self.name = config, precision, f"LiteRT on CPU, {precision}"

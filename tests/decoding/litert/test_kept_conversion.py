@@ -114,7 +114,7 @@ def test_a_checkpoint_that_changes_while_it_is_converted_is_an_error(model: Open
     assert not Path("models/tiny/.gpt_tf2").exists()
 
 
-def start() -> subprocess.Popen:
+def start_backend() -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"},
@@ -127,11 +127,11 @@ def start() -> subprocess.Popen:
 
 def test_two_first_runs_convert_once_even_after_a_kill(model: OpenedModel) -> None:
     Path("slow").touch()
-    killed = start()
+    killed = start_backend()
     assert killed.stdout.readline() == "converting\n"
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    runs = [start() for _ in range(2)]
+    runs = [start_backend() for _ in range(2)]
     lines = [run.stdout.readline() for run in runs]
     assert sorted(lines) == ["converting\n", f"{model.path}: another process is converting or opening it: waiting\n"]
     Path("slow").unlink()
