@@ -5,8 +5,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 
-from gpt_tf2 import FinetuneSettings, load_model
+from gpt_tf2 import FinetuneSettings, finetune, load_model
+from helpers.workplace import fill_workplace
 
 SETTINGS = FinetuneSettings(
     dataset_path="story.txt",
@@ -34,6 +36,16 @@ FLAGS = [
 def change_settings(**values: object) -> FinetuneSettings:
     """The settings of the short run, some of them changed."""
     return dataclasses.replace(SETTINGS, **values)
+
+
+def run_in_new_folder(factory: pytest.TempPathFactory, **values: object) -> Path:
+    """Runs the short run, with some settings changed, in a new folder, which it returns."""
+    folder = factory.mktemp("run")
+    fill_workplace(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        finetune(change_settings(**values))
+    return folder
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:

@@ -124,7 +124,9 @@ def test_updating_block_by_block_gives_the_weights_of_updating_after_all_gradien
     assert all(np.array_equal(one, other) for one, other in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("options", [{"accumulate": 2}, {"accumulate": 3}, {"clip_norm": 1e9}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({"accumulate": 2}, marks=pytest.mark.slow), {"accumulate": 3}, {"clip_norm": 1e9}]
+)
 def test_accumulation_gives_the_gradients_of_the_whole_batch(options: dict) -> None:
     gradients = collect_gradients(BlockwiseTrainer(make_model(), AdamW(), **options))
     assert are_close(gradients, reference()[1])
