@@ -1,1 +1,1 @@
-"""The machine: starting TensorFlow or JAX, compiling for either, hardware, memory, processes."""
+"""What differs between TensorFlow and JAX, and between machines. Private."""

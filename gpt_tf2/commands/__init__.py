@@ -1,1 +1,1 @@
-"""What stands behind the commands: each joins the parts of one corridor."""
+"""The commands: their settings, and the functions behind them. Private."""

@@ -1,1 +1,1 @@
-"""Text to batches: encoding, prepared tokens, packing."""
+"""Text to batches: encoding, prepared tokens, packing. Private."""

@@ -1,1 +1,1 @@
-"""Weights to logits: what a decoder is, and the two that run here, the Keras graph and LiteRT."""
+"""Weights to the logits of the next token. Private."""

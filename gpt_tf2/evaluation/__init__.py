@@ -1,1 +1,1 @@
-"""A model on a task: its predictions, and the perplexity of a text."""
+"""A model on a task: predictions and perplexity. Private."""

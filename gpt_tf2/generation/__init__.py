@@ -1,1 +1,1 @@
-"""Logits to text: the scheduler that keeps a batch full, sampling rules, prompt lookup and streamed text."""
+"""Logits to text: scheduling, sampling, drafting, the stream of text. Private."""

@@ -1,1 +1,1 @@
-"""ROUGE and CoQA's F1 and exact match, as their official programs compute them."""
+"""Text to figures: ROUGE and CoQA's F1, as their official programs compute them. Knows no model. Private."""

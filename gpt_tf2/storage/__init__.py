@@ -1,1 +1,1 @@
-"""Files and folders that are either whole or absent, whatever happens to the process that writes them."""
+"""Files on disk: complete or absent. Private."""

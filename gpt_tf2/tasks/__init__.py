@@ -1,1 +1,4 @@
-"""What data means: one module a task. A task knows its raw data and how it is scored; it knows no model."""
+"""What data means: one module per task. A task knows its raw data and how it is scored; it knows no model.
+
+Public: what docs/tasks.md names. The rest is private.
+"""

@@ -1,1 +1,1 @@
-"""Training: batches to weights."""
+"""Batches to weights: the loop, a step, loss, optimizers, memory, saved state. Private."""

@@ -1,1 +1,1 @@
-"""LiteRT on a CPU: conversion of a checkpoint, the decoder, and the attention over its cache."""
+"""Decoding with LiteRT on a CPU. Private."""
