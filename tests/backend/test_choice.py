@@ -80,7 +80,7 @@ def with_driver(folder: Path) -> str:
 def test_a_gpu_that_nothing_installed_can_use_is_reported_once(tmp_path: Path) -> None:
     out, errors = start_process(with_driver(tmp_path) + START, tmp_path)
     assert out == ["TensorFlow on CPU", "tensorflow"]
-    assert len(errors) == 1 and "GPU" in errors[0] and "pip install 'gpt-tf2[gpu]'" in errors[0]
+    assert len(errors) == 1 and "GPU" in errors[0] and "pip install '.[gpu]'" in errors[0]
 
 
 def test_tensorflow_runs_if_jax_does_not_see_its_gpu(tmp_path: Path) -> None:
