@@ -83,6 +83,7 @@ def test_a_gpu_that_nothing_installed_can_use_is_reported_once(tmp_path: Path) -
     assert len(errors) == 1 and "GPU" in errors[0] and "pip install '.[gpu]'" in errors[0]
 
 
+@pytest.mark.slow
 def test_tensorflow_runs_if_jax_does_not_see_its_gpu(tmp_path: Path) -> None:
     plugin = tmp_path / "jax_cuda12_plugin-0.0.dist-info"
     plugin.mkdir()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from helpers.workplace import OPENAI_TINY, ROOT
 
 LISTEN = """
@@ -68,6 +70,7 @@ def test_a_cache_folder_of_the_user_is_respected(tmp_path: Path) -> None:
     assert out.strip() == str(own) and not (other / "gpt-tf2").exists()
 
 
+@pytest.mark.slow
 def test_products_of_float32_are_exact_and_those_of_bfloat16_as_fast_as_ever() -> None:
     assert "precision = [HIGHEST, HIGHEST]" in run(PRODUCT + ON_JAX, "float32")
     assert "HIGHEST" not in run(PRODUCT + ON_JAX, "bfloat16")

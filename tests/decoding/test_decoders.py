@@ -16,6 +16,7 @@ from gpt_tf2.generation.sampling import make_sampler
 from gpt_tf2.generation.scheduler import Request, Scheduler
 from gpt_tf2.model import random_tensors
 from helpers.litert import convert_to_litert
+from helpers.markers import slow_on_jax
 from helpers.workplace import OPENAI_TINY
 
 TOKENS = np.load(OPENAI_TINY / "expected.npz")["tokens"]
@@ -86,6 +87,7 @@ def test_the_graph_uses_the_models_current_weights() -> None:
     assert not np.array_equal(before, decoder.extend(decoder.begin(), [[1, 2, 3]]))
 
 
+@slow_on_jax
 @pytest.mark.parametrize("kind", ["graph", "litert"])
 @pytest.mark.parametrize(
     ("slots", "count"),
@@ -128,6 +130,7 @@ def copier() -> GPT2:
     return model
 
 
+@slow_on_jax
 @pytest.mark.parametrize("kind", ["graph", "litert"])
 def test_a_draft_saves_steps_where_the_model_copies_and_costs_none_elsewhere(
     kind: str, copier: GPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -104,15 +104,22 @@ def expected(model: GPT2, prompts: list[list[int]]) -> list[list[int]]:
     return completions
 
 
-@pytest.mark.parametrize("draft", [False, True])
-@pytest.mark.parametrize("slots", [1, 8])
+@pytest.mark.parametrize(
+    ("slots", "draft"),
+    [
+        (1, False),
+        (8, True),
+        pytest.param(1, True, marks=pytest.mark.slow),
+        pytest.param(8, False, marks=pytest.mark.slow),
+    ],
+)
 def test_greedy_tokens_are_those_of_the_full_forward_pass(
     model: GPT2, prompts: list[list[int]], expected: list[list[int]], slots: int, draft: bool
 ) -> None:
     assert complete(model, prompts, 12, slots, draft=draft) == expected
 
 
-@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize("draft", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sequences_end_early_at_the_end_of_text(
     model: GPT2, prompts: list[list[int]], expected: list[list[int]], draft: bool
 ) -> None:
@@ -122,7 +129,7 @@ def test_sequences_end_early_at_the_end_of_text(
     assert complete(model, prompts, 12, 8, end=end, draft=draft) == shortened
 
 
-@pytest.mark.parametrize("sampler", [GREEDY, EVERY_RULE])
+@pytest.mark.parametrize("sampler", [pytest.param(GREEDY, marks=pytest.mark.slow), EVERY_RULE])
 def test_long_texts_do_not_depend_on_slots_steps_or_drafts(
     model: GPT2, prompts: list[list[int]], sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,6 +304,7 @@ def test_a_run_after_an_abandoned_one_uses_the_current_weights(prompts: list[lis
     assert after == most_likely(model, prompts[7] + after)[len(prompts[7]) - 1 : -1].tolist()
 
 
+@pytest.mark.slow
 def test_weights_are_held_and_computed_in_bfloat16(model: GPT2, prompts: list[list[int]]) -> None:
     half = GPT2(CONFIG, read=random_tensors(CONFIG, seed=1, std=0.3), precision="bfloat16", held="bfloat16")
     mixed = GPT2(CONFIG, read=random_tensors(CONFIG, seed=1, std=0.3), precision="bfloat16")
@@ -444,6 +452,7 @@ def test_1000_tokens_compile_at_most_four_graphs(compilations: list[str]) -> Non
     assert not compilations
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing(workplace: Path) -> None:
     """XLA's cache, which holds a file per graph, does not grow."""
     cache = workplace / "compiled"

@@ -76,8 +76,15 @@ def test_greedy_tokens_without_a_cache_are_those_of_openais_graph(continue_greed
     assert GREEDY[:7] + continue_greedily(GREEDY[:7], 57) == GREEDY
 
 
-@pytest.mark.parametrize("draft", [False, True])
-@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize(
+    ("slots", "draft"),
+    [
+        (1, False),
+        (3, True),
+        pytest.param(1, True, marks=pytest.mark.slow),
+        pytest.param(3, False, marks=pytest.mark.slow),
+    ],
+)
 def test_each_request_is_completed_as_if_alone_while_others_take_freed_slots(
     decoder: Decoder, continue_greedily: Callable, slots: int, draft: bool
 ) -> None:

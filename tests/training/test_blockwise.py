@@ -23,6 +23,9 @@ from gpt_tf2.training.optimizers import AdamW
 from gpt_tf2.training.pullbacks import vjp
 from helpers.gradients import compute_gradients, loss_and_gradients
 
+if keras.backend.backend() == "jax":  # which trains with the compiled step: test_compiled_trainer.py compares them
+    pytestmark = pytest.mark.slow
+
 CONFIG = GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=3)
 
 

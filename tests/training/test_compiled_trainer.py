@@ -69,14 +69,19 @@ def make_pair(**options: object) -> list[Trainer]:
     [
         {},
         {"accumulate": 3},
-        {"clip_norm": 0.5},
-        {"remat": True},
-        {"trained": ["h1/attn/c_attn/w", "ln_f/g"]},
         {"lora": 4},
-        {"optimizer": "adafactor"},
         {"optimizer": "lion"},
-        {"optimizer": "muon"},
-        {"dropout": 0.2},
+        *[
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"clip_norm": 0.5},
+                {"remat": True},
+                {"trained": ["h1/attn/c_attn/w", "ln_f/g"]},
+                {"optimizer": "adafactor"},
+                {"optimizer": "muon"},
+                {"dropout": 0.2},
+            )
+        ],
     ],
     ids=str,
 )

@@ -70,6 +70,7 @@ def test_two_processes_give_the_losses_of_one(workplace: Path, expected_losses: 
     assert read_losses(workplace, "pair") == pytest.approx(expected_losses, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_if_one_process_is_killed_the_other_ends_with_a_clear_error(workplace: Path) -> None:
     processes = start_pair(workplace, "--num_epoch=1000", "--save_every=5", "--output_name=m.h5")
     state = workplace / "output" / "m" / "state.h5"

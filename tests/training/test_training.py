@@ -15,6 +15,7 @@ from gpt_tf2 import InputError, finetune, load_model
 from gpt_tf2.cli import main
 from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
 from helpers.finetuning import FLAGS, are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
+from helpers.markers import slow_on_jax
 from helpers.processes import run_script, start_script
 from helpers.workplace import OPENAI_TINY
 
@@ -95,6 +96,7 @@ def test_samples_and_saves_during_training_do_not_change_the_weights(finished: P
     assert are_identical(read_weights(finished), read_weights(disturbed))
 
 
+@slow_on_jax
 def test_eager_execution_gives_the_same_losses(workplace: Path) -> None:
     settings = {"num_epoch": 1, "steps_per_epoch": 2, "dropout": 0.0, "val_fraction": 0.0, "precision": "float32"}
     finetune(change_settings(**settings, output_name="e.h5", eager=True))
@@ -164,6 +166,7 @@ def test_a_diverged_run_stops_and_keeps_the_last_save(finished: Path) -> None:
     assert before[1] == finished.read_bytes()
 
 
+@slow_on_jax
 @pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) -> None:
     flags = [*FLAGS, "--num_epoch=3", f"--steps_per_epoch={6 * times}", "--save_every=3"]
@@ -187,6 +190,7 @@ def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) ->
     assert are_identical(read_weights(workplace / "output" / "whole.h5"), read_weights(workplace / "output" / "m.h5"))
 
 
+@slow_on_jax
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_the_run_and_exits_cleanly(workplace: Path, number: signal.Signals) -> None:
     process = start_script("finetune.py", *FLAGS, "--num_epoch=1000", folder=workplace)

@@ -142,6 +142,7 @@ def test_two_first_runs_convert_once_even_after_a_kill(model: OpenedModel) -> No
     assert list_names(Path("models/tiny/.gpt_tf2")) == [".litert-model.ckpt-float32.lock", "litert-model.ckpt-float32"]
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_written_a_conversion_is_read_or_the_error_names_the_fix(model: OpenedModel) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no unprivileged mount namespaces here")

@@ -1,0 +1,12 @@
+"""Marks that depend on the backend."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+# For tests of what is the same on both backends, or what JAX does only if it is asked to.
+slow_on_jax: Callable[[Any], Any] = (
+    pytest.mark.slow if os.environ.get("KERAS_BACKEND") == "jax" else lambda function: function
+)
