@@ -30,23 +30,21 @@ def choose_engine(engine: str, quantize: str | None, precision: str = "auto") ->
 
     Raises InputError if it cannot run here, or cannot compute in the precision asked for.
     """
-    if engine == "litert":
-        if requested_backend() == "jax":
-            raise InputError(
-                "needs TensorFlow, but KERAS_BACKEND=jax is set: unset it, or leave `engine` out", "engine", "litert"
-            )
-        os.environ["KERAS_BACKEND"] = "tensorflow"  # converts the model, also where JAX has a GPU
-    if engine == "auto":
-        engine = "graph" if has_gpu() or find_backend() == "jax" else "litert"
-    if engine == "graph" and quantize:
-        if requested_backend() == "jax":
-            message = "needs LiteRT, but KERAS_BACKEND=jax is set: unset it, or leave `quantize` out"
-            raise InputError(message, "quantize", quantize)
-        raise InputError("needs LiteRT: leave it out, or set `engine` to litert", "quantize", quantize)
     if quantize and precision != "auto":
         raise InputError(f"contradicts `quantize` {quantize}: leave one out", "precision", precision)
+    asked = engine
+    if engine == "auto":
+        engine = "graph" if has_gpu() or find_backend() == "jax" else "litert"
     if engine == "litert" and precision == "bfloat16":
-        raise InputError("LiteRT has none: leave it out, or set `engine` to graph", "precision", precision)
+        raise InputError("not in LiteRT: leave it out, or set `engine` to graph", "precision", precision)
+    if engine == "graph" and quantize:
+        jax = "unset KERAS_BACKEND and " if requested_backend() == "jax" else ""
+        raise InputError(f"needs LiteRT: leave it out, or {jax}set `engine` to litert", "quantize", quantize)
+    if asked == "litert":
+        if requested_backend() == "jax":
+            message = "needs TensorFlow, but KERAS_BACKEND=jax is set: unset it, or leave `engine` out"
+            raise InputError(message, "engine", "litert")
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # converts the model, also where JAX has a GPU
     return engine
 
 

@@ -43,7 +43,11 @@ from pathlib import Path
 from gpt_tf2 import cli
 from gpt_tf2.backend.starting import start_backend
 start_backend()
-from gpt_tf2.training.blockwise_trainer import BlockwiseTrainer as Trainer
+import keras
+if keras.backend.backend() == "jax":
+    from gpt_tf2.training.compiled_trainer import CompiledTrainer as Trainer
+else:
+    from gpt_tf2.training.blockwise_trainer import BlockwiseTrainer as Trainer
 plain = Trainer.step
 def step(trainer, batch, rate, seed, step):
     if step == 3:
