@@ -146,11 +146,12 @@ def import_tensorflow_for_files() -> Any:
     try:
         with silence_stderr(), contextlib.nullcontext() if backend == "jax" else hide_module("jax"):
             import tensorflow as tf
+
+            if backend == "jax":
+                with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
+                    tf.config.set_visible_devices([], "GPU")
     except ImportError as error:
         raise InputError(f"checkpoints of TensorFlow 1 need it ({error}): pip install tensorflow") from None
-    if backend == "jax":
-        with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
-            tf.config.set_visible_devices([], "GPU")
     return tf
 
 
