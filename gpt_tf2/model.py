@@ -27,6 +27,7 @@ Weights = Mapping[str, Tensor]  # a part's tensors by OpenAI's names within the 
 KeysValues = tuple[Tensor, Tensor]  # one block's keys and values, each [B, H, T, D]
 CachedKeysValues = tuple[Tensor, Tensor, Tensor]  # keys and values, each [B, H, S, D], and the bias of their scores
 ReadTensor = Callable[[str], np.ndarray]  # OpenAI's name of a tensor → its values
+Place = Callable[[np.ndarray, str], Tensor]
 SameShape = Callable[[Tensor], Tensor]  # a function that keeps the shape of its input
 
 
@@ -172,6 +173,7 @@ class GPT2(keras.Model):
         seed: seed of the random initial values.
         precision: dtype to compute in: float32, bfloat16 or float16. Layer norms and logits stay float32.
         held: dtype to store matrices in. Vectors are stored in float32.
+        place: puts a variable's initial values on devices, in a dtype. Default: on the first.
 
     Example:
         >>> model = GPT2(GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=2))
@@ -187,12 +189,14 @@ class GPT2(keras.Model):
         seed: int = 0,
         precision: str = "float32",
         held: str = "float32",
+        place: Place | None = None,
     ):
         super().__init__(name="gpt2", dtype=precision if precision == "float32" else f"mixed_{precision}")
         if precision == "float32":
             compute_exactly()
         self.config = config
         self.dropout = dropout
+        self._place = place or ops.convert_to_tensor
         self.dropout_seed = keras.random.SeedGenerator(0)
         self.blocks: list[dict[str, keras.Variable]] = [{} for _ in range(config.n_layer)]
         self.ends: dict[str, keras.Variable] = {}  # embeddings and last layer norm: the tensors outside the blocks
@@ -264,7 +268,7 @@ class GPT2(keras.Model):
         """
         variable = self.add_weight(
             shape=shape,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(values(), dtype=dtype),
+            initializer=lambda shape, dtype: self._place(values(), dtype),
             dtype=dtype,
             autocast=False,
             name=name.replace("/", "_"),

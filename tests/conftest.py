@@ -10,6 +10,8 @@ import pytest
 from helpers.data_sets import FIXTURES
 from helpers.workplace import ROOT, fill_workplace
 
+# JAX splits the processor into eight devices, for the tests of several; the others use the first.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # Most tests compile the same few programs for JAX. They, and the processes they start, find them compiled here.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

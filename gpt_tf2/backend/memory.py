@@ -50,8 +50,13 @@ def measure_free_memory() -> float | None:
     used = read_or_empty("/sys/fs/cgroup/memory.current").strip()
     if limit.isdigit() and used.isdigit():
         limits.append(float(limit) - float(used))
+    return min(limits) + measure_own_memory() if limits else None
+
+
+def measure_own_memory() -> float:
+    """Return the bytes that this process has; 0 if the system does not say."""
     own = re.search(r"VmRSS:\s+(\d+) kB", read_or_empty("/proc/self/status"))
-    return min(limits) + (int(own[1]) * 1024.0 if own else 0.0) if limits else None
+    return int(own[1]) * 1024.0 if own else 0.0
 
 
 def return_freed_memory() -> None:

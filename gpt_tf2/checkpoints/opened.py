@@ -15,7 +15,7 @@ from gpt_tf2.storage.files import write_text
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from gpt_tf2.model import GPT2
+    from gpt_tf2.model import GPT2, Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,15 @@ class OpenedModel:
         checkpoint.check(self.config)
         return checkpoint
 
-    def load(self, dropout: float = 0.0, precision: str = "float32", held: str = "float32") -> "GPT2":
+    def load(
+        self,
+        dropout: float = 0.0,
+        precision: str = "float32",
+        held: str = "float32",
+        place: "Place | None" = None,
+    ) -> "GPT2":
         """Builds the network with its weights, reading tensor by tensor. The arguments are those of `GPT2`."""
-        return read_model(self.checkpoint, self.config, dropout, precision, held)
+        return read_model(self.checkpoint, self.config, dropout, precision, held, place)
 
 
 def open_model(
@@ -110,13 +116,14 @@ def read_model(
     dropout: float = 0.0,
     precision: str = "float32",
     held: str = "float32",
+    place: "Place | None" = None,
 ) -> "GPT2":
     """Builds the network of an opened checkpoint. The arguments are those of `GPT2`."""
     checkpoint.check(config)
     start_backend()
     from gpt_tf2.model import GPT2
 
-    return GPT2(config, dropout, checkpoint.read, precision=precision, held=held)
+    return GPT2(config, dropout, checkpoint.read, precision=precision, held=held, place=place)
 
 
 def choose_config(path: Path, carried: GPT2Config | None, hparams: str | Path | None) -> GPT2Config:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,17 @@ from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
+from gpt_tf2.commands.measured_plan import measure_plan
 from gpt_tf2.commands.progress import Counter, TrainingDisplay
 from gpt_tf2.config import GPT2Config, tensor_shapes
+from gpt_tf2.data.batches import Batches
 from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
 from gpt_tf2.data.held_out import write_held_out
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Task
-from gpt_tf2.training.memory import choose_plan, predict_total
+from gpt_tf2.training.memory import MemoryPlan, choose_plan, predict_total
 from gpt_tf2.training.state import History, load_state, read_run, save_state
 
 if TYPE_CHECKING:
@@ -62,12 +65,15 @@ class Run:
     output: the file to write. state: where the run is saved for `resume`. resumes: whether a save is there to resume.
     identity: what a resumed run must have in common with the saved one.
     device: what it runs on, for people.
+    step_bytes: the memory that a step takes.
     """
 
     settings: FinetuneSettings
     task: Task
     model: OpenedModel
     data: TrainingData
+    training: Batches
+    held_out: Batches | None
     trained: Shapes
     output: Path
     state: Path
@@ -75,6 +81,7 @@ class Run:
     identity: dict[str, Any]
     device: str
     devices: "Devices"
+    step_bytes: float
 
     def count_parameters(self) -> tuple[int, int]:
         """The parameters of the model, and those that are trained."""
@@ -102,7 +109,9 @@ def resolve(settings: FinetuneSettings) -> Run:
     device = start_backend(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 
-    settings = without_auto(settings, model.config, saved)
+    devices = find_devices(settings.devices, settings.shard)
+    training, held_out = data.make_batches(uses_xla())
+    settings, step_bytes = without_auto(settings, model.config, saved, training, devices)
     output = settings.output()
     key = data.key
     if saved and data.former_key and str(saved.get("the text of --dataset_path")).endswith(data.former_key):
@@ -118,7 +127,10 @@ def resolve(settings: FinetuneSettings) -> Run:
         resumes=saved is not None,
         identity=identify_run(settings, model.config, key),
         device=device,
-        devices=find_devices(settings.devices),
+        devices=devices,
+        step_bytes=step_bytes,
+        training=training,
+        held_out=held_out,
     )
     parameters, learning = run.count_parameters()
     # The state holds what is trained with the optimizer's two moments of it; then there is the model.
@@ -144,8 +156,14 @@ def is_memory_short(settings: FinetuneSettings, config: GPT2Config) -> bool:
     return settings.remat == "on" or (settings.remat == "auto" and short)
 
 
-def without_auto(settings: FinetuneSettings, config: GPT2Config, saved: dict[str, Any] | None) -> FinetuneSettings:
-    """The settings with what the device and its memory decide.
+def without_auto(
+    settings: FinetuneSettings,
+    config: GPT2Config,
+    saved: dict[str, Any] | None,
+    training: Batches,
+    devices: "Devices",
+) -> tuple[FinetuneSettings, float]:
+    """The settings with what the device and its memory decide, and the bytes that a step takes.
 
     Args:
         saved: the identity of the run to resume, which decides about activation checkpointing.
@@ -159,17 +177,17 @@ def without_auto(settings: FinetuneSettings, config: GPT2Config, saved: dict[str
     if remat == "auto" and saved:
         remat = saved.get("--remat", "auto")
     memory = settings.memory_limit() or measure_device_memory()
+    limit = math.inf if memory is None else memory
+
+    @functools.cache
+    def measure(plan: MemoryPlan) -> float:
+        return sum(measure_plan(settings, config, training, devices, limit, plan).values())
+
     if memory is None:
         chosen = dataclasses.replace(asked, remat=remat == "on")
     else:
-        chosen = choose_plan(config, asked, memory, remat, flexible=settings.memory is not None)
-    return dataclasses.replace(
-        settings,
-        precision=precision,
-        remat="on" if chosen.remat else "off",
-        optimizer=chosen.optimizer,
-        lora_rank=chosen.lora_rank,
-    )
+        chosen = choose_plan(measure, asked, memory, remat, flexible=settings.memory is not None)
+    return settings.with_plan(chosen), measure(chosen)
 
 
 def build(run: Run) -> "tuple[Trainer, History]":
@@ -179,9 +197,7 @@ def build(run: Run) -> "tuple[Trainer, History]":
     from gpt_tf2.training.trainer import make_trainer
 
     settings = run.settings
-    # Weights that are neither trained nor saved can be held in the precision of the computation.
-    held = settings.precision if settings.lora_rank else "float32"
-    network = run.model.load(settings.dropout, settings.precision, held)
+    network = run.model.load(settings.dropout, settings.precision, settings.held(), run.devices.place)
     if settings.lora_rank:
         add_adapters(network, run.trained, settings.seed)
     trainer = make_trainer(
@@ -191,7 +207,7 @@ def build(run: Run) -> "tuple[Trainer, History]":
         settings.remat == "on",
         settings.accumulate,
         settings.clip_norm,
-        shard=run.devices.shard,
+        devices=run.devices,
     )
     return trainer, load_state(run.state, trainer, run.identity) if run.resumes else History()
 
@@ -222,9 +238,8 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
         settings.sample_every,
         settings.save_every,
     )
-    training, held_out = data.make_batches(uses_xla())
-    if held_out and run.devices.is_main:
-        write_held_out(companion_folder(run.output), held_out)
+    if run.held_out and run.devices.is_main:
+        write_held_out(companion_folder(run.output), run.held_out)
     with (
         TrainingDisplay(steps, len(history.losses), run.devices.is_main) as display,
         Monitor(steps, companion_folder(run.output) / "logs", display, run.devices.is_main) as monitor,
@@ -235,8 +250,8 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
             finished = train(
                 trainer,
                 settings.schedule(),
-                training,
-                held_out,
+                run.training,
+                run.held_out,
                 plan,
                 history,
                 monitor,
@@ -252,7 +267,7 @@ def describe(run: Run, history: History) -> list[str]:
     """Lines on the run before its first step."""
     parameters, learning = run.count_parameters()
     plan = run.settings.memory_plan(run.settings.precision)
-    gigabytes = predict_total(run.model.config, plan) / 1e9
+    gigabytes = run.step_bytes / 1e9
     lines = [
         f"{run.model.path}: {parameters:,} parameters, {run.settings.precision}, {run.device}{run.devices.describe()}",
         f"training {learning:,} parameters ({format_flags(plan.settings())}), about {gigabytes:.1f} GB",

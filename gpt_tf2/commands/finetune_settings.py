@@ -86,6 +86,7 @@ class FinetuneSettings:
     devices: int | None = flag(
         None, "devices to split each batch over, with KERAS_BACKEND=jax (1, or all of several processes)", **COUNT
     )
+    shard: bool = flag(False, "split weights and optimizer state over --devices (all): each holds its share", kind=bool)
     freeze: str = flag(
         "", "parts to keep frozen, comma-separated: wte, wpe, h0-5 (blocks), attn, mlp, ln_1, ln_2, ln_f", shared=True
     )
@@ -154,6 +155,21 @@ class FinetuneSettings:
             length=self.length,
             collects=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
         )
+
+    def with_plan(self, plan: MemoryPlan) -> "FinetuneSettings":
+        """These settings with those of a plan."""
+        return dataclasses.replace(
+            self,
+            precision=plan.precision,
+            remat="on" if plan.remat else "off",
+            optimizer=plan.optimizer,
+            lora_rank=plan.lora_rank,
+            freeze="" if plan.lora_rank else self.freeze,
+        )
+
+    def held(self) -> str:
+        """The dtype of the model's matrices: those neither trained nor saved need no more than the computation."""
+        return self.precision if self.lora_rank else "float32"
 
     def output(self) -> Path:
         """The file to write; for a TF1 checkpoint its prefix."""

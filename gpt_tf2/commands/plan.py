@@ -1,13 +1,20 @@
 """`plan`: the memory that each way of fine-tuning a model takes, and what fits."""
 
 import dataclasses
+import functools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from gpt_tf2.commands.finetune_settings import OPTIMIZERS
+from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.commands.finetune_settings import OPTIMIZERS, FinetuneSettings
 from gpt_tf2.commands.flags import check_ranges, flag, format_flags
+from gpt_tf2.commands.measured_plan import measure_plan
+from gpt_tf2.commands.progress import Counter
 from gpt_tf2.config import SIZES
 from gpt_tf2.errors import InputError
-from gpt_tf2.training.memory import LORA_RANK, MemoryPlan, parse_memory, predict_bytes
+from gpt_tf2.training.memory import LORA_RANK, MemoryPlan, parse_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +36,10 @@ class PlanSettings:
 
 
 def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:
-    """Every way of training, with its predicted bytes by kind."""
+    """Every way of training, with its bytes by kind: on JAX those that XLA says, which compiles the steps for it."""
+    start_backend()
+    from gpt_tf2.training.devices import ONE_DEVICE
+
     shared: dict[str, Any] = {
         "precision": settings.precision,
         "sequences": settings.batch_size,
@@ -38,7 +48,15 @@ def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:
     }
     plans = [MemoryPlan(optimizer, remat, **shared) for optimizer in OPTIMIZERS for remat in (False, True)]
     plans += [MemoryPlan("adamw", remat, LORA_RANK, **shared) for remat in (False, True)]
-    return [(plan, predict_bytes(SIZES[settings.model], plan)) for plan in plans]
+    run = FinetuneSettings(dataset_path="", batch_size=settings.batch_size, length=settings.length)
+    measure = functools.partial(measure_plan, run, SIZES[settings.model], None, ONE_DEVICE, math.inf)
+    workers = max(1, (os.cpu_count() or 1) // 4)  # a compilation keeps several cores busy
+    with Counter("measuring", "plans") as counter, ThreadPoolExecutor(workers) as threads:
+        rows = []
+        for candidate, sizes in zip(plans, threads.map(measure, plans), strict=True):
+            rows.append((candidate, sizes))
+            counter.show(len(rows), len(plans))
+    return rows
 
 
 def table(settings: PlanSettings) -> str:

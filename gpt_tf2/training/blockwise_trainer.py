@@ -10,7 +10,8 @@ from keras import ops
 from gpt_tf2.backend.compiling import compile_in_place, compile_kernel
 from gpt_tf2.data.batches import Batch, parts
 from gpt_tf2.model import GPT2, Tensor
-from gpt_tf2.training.blockwise import BlockwiseModel, Gradients, Shard, unsharded
+from gpt_tf2.training.blockwise import BlockwiseModel, Gradients
+from gpt_tf2.training.devices import ONE_DEVICE
 from gpt_tf2.training.optimizers import Optimizer, OptimizerState
 from gpt_tf2.training.step_state import StepState
 
@@ -31,7 +32,6 @@ class BlockwiseTrainer:
         accumulate: number of parts to split a batch into; their gradients are summed.
         clip_norm: the global norm to clip gradients to; 0 does not clip.
         collect: whether all gradients are computed before the first update even if nothing needs it.
-        shard: spreads a batch over devices.
 
     Attributes:
         trained: the trained variables by OpenAI's names.
@@ -43,6 +43,7 @@ class BlockwiseTrainer:
         >>> loss = trainer.step(batch, rate=1e-4)
     """
 
+    devices = ONE_DEVICE
     steps_ahead = 0
 
     def __init__(
@@ -54,12 +55,11 @@ class BlockwiseTrainer:
         accumulate: int = 1,
         clip_norm: float = 0.0,
         collect: bool = False,
-        shard: Shard = unsharded,
     ):
         self.model = model
         self.optimizer = optimizer
         self.trained = {name: variable for name, variable in model.tensors().items() if not trained or name in trained}
-        self.blockwise = BlockwiseModel(model, self.trained, remat, shard)
+        self.blockwise = BlockwiseModel(model, self.trained, remat)
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.scales_loss = model.compute_dtype == "float16"

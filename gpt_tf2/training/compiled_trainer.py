@@ -1,54 +1,17 @@
-"""One training step as one compiled graph, on JAX: gradients, accumulation, clipping and update.
+"""The `Trainer` on JAX, where a step is one compiled graph."""
 
-Weights and optimizer state are donated: XLA updates a tensor in its own memory as soon as its gradient is known, so the
-gradients of all blocks need not be alive together. The parts are those of `model.py`, which `blockwise.py` runs one at
-a time on TensorFlow. Both compute the same numbers.
-"""
+from collections.abc import Collection
 
-import functools
-from collections.abc import Callable, Collection
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import keras
 import numpy as np
-from jax import lax
-from keras import ops
 
 from gpt_tf2.data.batches import Batch, parts
-from gpt_tf2.model import (
-    GPT2,
-    SameShape,
-    Tensor,
-    after_attention,
-    attend,
-    attention_bias,
-    before_attention,
-    embed,
-    identity,
-    merge_heads,
-    split_heads,
-)
-from gpt_tf2.training import custom_gradients
-from gpt_tf2.training.blockwise import (
-    DRAWS_PER_BLOCK,
-    DRAWS_PER_STEP,
-    Shard,
-    cast_matrices,
-    normalize_picks,
-    segment_mask,
-    unsharded,
-)
-from gpt_tf2.training.blockwise_trainer import zeros
-from gpt_tf2.training.chunks import count_chunk_logits
-from gpt_tf2.training.compiled_loss import cross_entropy
-from gpt_tf2.training.optimizers import Optimizer, OptimizerState
+from gpt_tf2.model import GPT2, Tensor
+from gpt_tf2.training.blockwise import DRAWS_PER_BLOCK, DRAWS_PER_STEP
+from gpt_tf2.training.compiled_step import Arrays, StepGraph, Trained
+from gpt_tf2.training.devices import ONE_DEVICE, Devices
+from gpt_tf2.training.optimizers import Optimizer
 from gpt_tf2.training.step_state import StepState
-
-GPU_LOGITS = 1 << 28  # logits alive at once on a GPU, about 5,300 tokens of GPT-2's vocabulary; with remat an eighth
-
-Arrays = dict[str, Tensor]  # by OpenAI's names
 
 
 class CompiledTrainer:
@@ -67,27 +30,31 @@ class CompiledTrainer:
         remat: bool = False,
         accumulate: int = 1,
         clip_norm: float = 0.0,
-        shard: Shard = unsharded,
+        devices: Devices = ONE_DEVICE,
     ):
-        self.optimizer = optimizer
-        self.remat = remat
         self.accumulate = accumulate
-        self.clip_norm = clip_norm
-        self.shard = shard
-        self.scales_loss = model.compute_dtype == "float16"
-        self.step_state = StepState.first(self.scales_loss)
+        self.devices = devices
+        tensors = model.tensors()
+        names = [name for name in tensors if not trained or name in trained]
+        self.graph = StepGraph(
+            model.config,
+            model.compute_dtype,
+            model.dropout,
+            optimizer,
+            frozenset(names),
+            remat,
+            clip_norm,
+            devices,
+        )
+        self.step_state = StepState.first(self.graph.scales_loss)
         self._model = model
-        names = [name for name in model.tensors() if not trained or name in trained]
-        self._trained = {name: model.tensors()[name] for name in names}
-        of_blocks = {f"h{i}/{name}": v for i, block in enumerate(model.blocks) for name, v in block.items()}
-        self._frozen = {name: v for name, v in (of_blocks | model.ends).items() if name not in self._trained}
+        self._trained = {name: tensors[name] for name in names}
+        self._frozen = {name: variable for name, variable in tensors.items() if name not in self._trained}
         self._optimizer_state = {
-            name: tuple(zeros(shape, f"{name}/{i}") for i, shape in enumerate(optimizer.state_shapes(variable.shape)))
-            for name, variable in self._trained.items()
+            name: tuple(self._zeros(shape, f"{name}/{i}") for i, shape in enumerate(optimizer.state_shapes(v.shape)))
+            for name, v in self._trained.items()
         }
-        self._arrays: dict[str, tuple[Tensor, OptimizerState]] | None = None  # newer than the variables
-        self._step = jax.jit(self._compute_step, donate_argnums=0, static_argnames="packed")
-        self._loss = jax.jit(self._compute_loss, static_argnames="packed")
+        self._arrays: Trained | None = None  # newer than the variables
 
     @property
     def model(self) -> GPT2:
@@ -107,21 +74,6 @@ class CompiledTrainer:
         self._write_back()
         return self._optimizer_state
 
-    def _write_back(self) -> None:
-        """Assign the arrays of the last step to the variables. That takes milliseconds, so a step does not do it."""
-        for name, (weight, state) in (self._arrays or {}).items():
-            self._trained[name].assign(weight)
-            for variable, array in zip(self._optimizer_state[name], state, strict=True):
-                variable.assign(array)
-        self._arrays = None
-
-    def _read_arrays(self) -> dict[str, tuple[Tensor, OptimizerState]]:
-        """The arrays of the last step, or those of the variables, which may have been loaded since."""
-        return self._arrays or {
-            name: (variable.value, tuple(tensor.value for tensor in self._optimizer_state[name]))
-            for name, variable in self._trained.items()
-        }
-
     def step(self, batch: Batch, rate: float, seed: int = 0, step: int = 0) -> Tensor:
         """Train on a batch once.
 
@@ -132,158 +84,69 @@ class CompiledTrainer:
         Returns:
             The mean loss before the update, in nats: a float32 scalar on the device, which may still be computing it.
         """
-        count, state = len(self._model.blocks), self.step_state
-        first_draws = step * DRAWS_PER_STEP + DRAWS_PER_BLOCK * np.arange(count + 1)
-        draws = np.stack([np.full(count + 1, seed), first_draws], axis=1).astype("uint32")  # [blocks + 1, 2]
-        self._arrays, loss, is_finite = self._step(
+        state = self.step_state
+        self._arrays, loss, is_finite = self.graph.step(
             self._read_arrays(),
             {name: variable.value for name, variable in self._frozen.items()},
-            self._split(batch),
-            draws,
+            split(batch, self.accumulate, self.devices),
+            number_draws(len(self._model.blocks), seed, step),
             np.float32(batch.weights.sum()),
             np.float32(rate),
             np.float32(state.updates + 1),
             np.float32(state.loss_scale),
             packed=is_packed(batch),
         )
-        if self.scales_loss and not bool(is_finite):
+        if self.graph.scales_loss and not bool(is_finite):
             state.skip_update()
         else:
-            state.count_update(self.scales_loss)
+            state.count_update(self.graph.scales_loss)
         return loss
 
     def loss(self, batch: Batch) -> float:
         """Compute the mean loss on a batch, in nats, without dropout."""
         weights = {name: weight for name, (weight, _) in self._read_arrays().items()}
         frozen = {name: variable.value for name, variable in self._frozen.items()}
-        total = self._loss(weights | frozen, vars(self.shard(batch)), packed=is_packed(batch))
-        return float(total) / float(batch.weights.sum())
+        (whole,) = split(batch, 1, self.devices)
+        return float(self.graph.loss(weights | frozen, whole, packed=is_packed(batch))) / float(batch.weights.sum())
 
-    def _split(self, batch: Batch) -> tuple[Arrays, ...]:
-        """The micro-batches of a batch, equal in shape, on the devices."""
-        micro = parts(batch, self.accumulate)
-        rows, picks = max(len(part.tokens) for part in micro), max(len(part.picks) for part in micro)
-        padded = [pad(part, rows, picks) for part in micro]
-        return tuple(vars(self.shard(part)) for part in padded)
+    def _write_back(self) -> None:
+        """Assign the arrays of the last step to the variables. That takes milliseconds, so a step does not do it."""
+        for name, (weight, state) in (self._arrays or {}).items():
+            self._trained[name].assign(weight)
+            for variable, array in zip(self._optimizer_state[name], state, strict=True):
+                variable.assign(array)
+        self._arrays = None
 
-    def _compute_step(
-        self,
-        arrays: dict[str, tuple[Tensor, OptimizerState]],
-        frozen: Arrays,
-        micro: tuple[Arrays, ...],
-        draws: Tensor,
-        total: Tensor,
-        rate: Tensor,
-        update: Tensor,
-        loss_scale: Tensor,
-        packed: bool,
-    ) -> tuple[dict[str, tuple[Tensor, OptimizerState]], Tensor, Tensor]:
-        """The new weights and optimizer state, the mean loss, and whether the gradients are finite."""
-        weights = {name: weight for name, (weight, _) in arrays.items()}
-
-        def scaled_loss(weights: Arrays, batch: Arrays) -> Tensor:
-            return self._run(weights | frozen, batch, loss_scale / total, draws, packed)
-
-        if len(micro) == 1:
-            loss, gradients = jax.value_and_grad(scaled_loss)(weights, micro[0])
-        else:
-            start = jnp.float32(0), jax.tree.map(lambda w: jnp.zeros(w.shape, "float32"), weights)
-            stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *micro)
-
-            def add(sums: Any, batch: Arrays) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, sums, jax.value_and_grad(scaled_loss)(weights, batch)), None
-
-            (loss, gradients), _ = lax.scan(add, start, stacked)
-        factor, is_finite = 1 / loss_scale, jnp.bool_(True)
-        if self.clip_norm or self.scales_loss:
-            norm = factor * jnp.sqrt(sum(jnp.sum(jnp.square(g.astype("float32"))) for g in gradients.values()))
-            is_finite = jnp.isfinite(norm)
-            if self.clip_norm:
-                factor = factor * jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
-        new = {
-            name: self.optimizer.update(weights[name], gradient * factor, arrays[name][1], rate, update)
-            for name, gradient in gradients.items()
+    def _read_arrays(self) -> Trained:
+        """The arrays of the last step, or those of the variables, which may have been loaded since."""
+        return self._arrays or {
+            name: (variable.value, tuple(tensor.value for tensor in self._optimizer_state[name]))
+            for name, variable in self._trained.items()
         }
-        if self.scales_loss:  # a step whose gradients overflow changes nothing
-            new = jax.tree.map(lambda a, b: jnp.where(is_finite, a, b), new, arrays)
-        return new, loss / loss_scale, is_finite
 
-    def _compute_loss(self, weights: Arrays, batch: Arrays, packed: bool) -> Tensor:
-        return self._run(weights, batch, jnp.float32(1), None, packed)
-
-    def _run(self, weights: Arrays, batch: Arrays, scale: Tensor, draws: Tensor | None, packed: bool) -> Tensor:
-        """The sum of a micro-batch's weighted losses times `scale`. No draws: no dropout."""
-        model, dtype = self._model, self._model.compute_dtype
-        if not model.dropout:
-            draws = None
-        x = embed(weights, batch["tokens"], batch["positions"], dtype)  # [B, T, C]
-        if draws is not None:
-            x = with_draws(model, draws[-1], lambda: model.drop(x))
-        uses_flash = draws is None and can_use_flash(dtype)
-        segments = batch["segments"]
-        bias = None if uses_flash and not packed else attention_bias(segment_mask(segments), dtype)  # [B, 1, T, T]
-        block: Callable[..., Tensor] = jax.jit(functools.partial(run_block, model, uses_flash))  # traced once for all
-        block = jax.checkpoint(block) if self.remat else block
-        for i in range(len(model.blocks)):
-            prefix = f"h{i}/"
-            part = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-            x = block(part, x, bias, None if draws is None else draws[i])
-        z = normalize_picks(({name: weights[name] for name in ("ln_f/g", "ln_f/b")}, x), batch["picks"])  # [K, C]
-        wte = ops.cast(weights["wte"], dtype)
-        chunk = max(1, count_logits(self.remat) // len(wte))  # predicted tokens
-        return cross_entropy(z, wte, batch["targets"], batch["weights"], scale, chunk, "wte" in self._trained)
+    def _zeros(self, shape: tuple[int, ...], name: str) -> keras.Variable:
+        zeros = self.devices.place(np.zeros(shape, "float32"))
+        return keras.Variable(zeros, trainable=False, name=name.replace("/", "_"))
 
 
-def run_block(model: GPT2, uses_flash: bool, weights: Arrays, x: Tensor, bias: Tensor | None, draws: Any) -> Tensor:
-    """One transformer block, [B, T, C] → [B, T, C], from the parts of `model.py`."""
-    weights, n_head = cast_matrices(weights, model.compute_dtype), model.config.n_head
-
-    def run(drop: SameShape) -> Tensor:
-        qkv = before_attention(weights, x)  # [B, T, 3·C]
-        if uses_flash:
-            attended = attend_by_flash(qkv, n_head, bias)
-        else:
-            query, keys, values = (split_heads(part, n_head) for part in ops.split(qkv, 3, axis=-1))
-            attended = merge_heads(attend(query, keys, values, bias, drop=drop))
-        return after_attention(weights, x, attended, drop, custom_gradients.gelu)
-
-    return run(identity) if draws is None else with_draws(model, draws, lambda: run(model.drop))
+def split(batch: Batch, accumulate: int, devices: Devices) -> tuple[Arrays, ...]:
+    """The micro-batches of a batch, equal in shape, each spread over the devices."""
+    shares = [parts(micro, devices.count) for micro in parts(batch, accumulate)]
+    rows = max(len(share.tokens) for micro in shares for share in micro)
+    picks = max(len(share.picks) for micro in shares for share in micro)
+    return tuple(join([pad(share, rows, picks) for share in micro], devices) for micro in shares)
 
 
-def attend_by_flash(qkv: Tensor, n_head: int, bias: Tensor | None) -> Tensor:
-    """cuDNN's flash attention: queries, keys and values [B, T, 3·C] → [B, T, C], causal.
-
-    Args:
-        bias: of `attention_bias`; None where a sequence holds one text, which needs less memory traffic.
-    """
-    batch, time, width = qkv.shape
-    shape = (batch, time, n_head, width // 3 // n_head)
-    query, keys, values = (part.reshape(shape) for part in jnp.split(qkv, 3, axis=-1))  # [B, T, H, D]
-    attended = jax.nn.dot_product_attention(query, keys, values, bias, is_causal=bias is None, implementation="cudnn")
-    return attended.reshape(batch, time, width // 3)
+def join(shares: list[Batch], devices: Devices) -> Arrays:
+    """One device's sequences after the other's, on the devices. Picks count from a device's own first token."""
+    missing = [pad(empty_like(shares[0]), len(shares[0].tokens), len(shares[0].picks))] * (devices.count - len(shares))
+    arrays = {name: [vars(share)[name] for share in shares + missing] for name in vars(shares[0])}
+    return {name: devices.spread(np.concatenate(own)) for name, own in arrays.items()}
 
 
-def can_use_flash(dtype: str) -> bool:
-    """Whether cuDNN's flash attention runs here: on a GPU, in half precision."""
-    return jax.default_backend() == "gpu" and dtype in ("bfloat16", "float16")
-
-
-def with_draws(model: GPT2, draws: Tensor, function: Callable[[], Tensor]) -> Tensor:
-    """Call a function with its dropout starting at a state of the random generator, uint32 [2]."""
-    with keras.StatelessScope(state_mapping=[(model.dropout_seed.state, draws)]):
-        return function()
-
-
-def count_logits(remat: bool) -> int:
-    """How many logits are alive at once."""
-    if jax.default_backend() == "gpu":
-        return GPU_LOGITS // 8 if remat else GPU_LOGITS
-    return count_chunk_logits(remat)
-
-
-def is_packed(batch: Batch) -> bool:
-    """Whether a sequence of the batch holds more than one segment, or padding."""
-    return bool((batch.segments != 1).any())
+def empty_like(batch: Batch) -> Batch:
+    """A batch without a sequence."""
+    return Batch(**{name: array[:0] for name, array in vars(batch).items()})
 
 
 def pad(batch: Batch, rows: int, picks: int) -> Batch:
@@ -296,3 +159,14 @@ def pad(batch: Batch, rows: int, picks: int) -> Batch:
     }
     of_picks = {name: np.pad(getattr(batch, name), (0, more_picks)) for name in ("picks", "targets", "weights")}
     return Batch(**of_rows, **of_picks)
+
+
+def is_packed(batch: Batch) -> bool:
+    """Whether a sequence of the batch holds more than one segment, or padding."""
+    return bool((batch.segments != 1).any())
+
+
+def number_draws(blocks: int, seed: int, step: int) -> np.ndarray:
+    """The states of the random generator for a step's dropout, uint32 [blocks + 1, 2]."""
+    first = step * DRAWS_PER_STEP + DRAWS_PER_BLOCK * np.arange(blocks + 1)
+    return np.stack([np.full(blocks + 1, seed), first], axis=1).astype("uint32")

@@ -1,6 +1,6 @@
-"""Data parallelism on JAX: a batch's sequences spread over several devices, also of several processes.
+"""Training on several devices of JAX, also of several processes: each computes on its share of a batch's sequences.
 
-Every device holds all weights (keras.distribution); XLA adds the exchange of gradients to the compiled graphs.
+Weights and optimizer state are whole on every device, or split over them (ZeRO stage 3, Rajbhandari et al. 2020).
 """
 
 import contextlib
@@ -10,12 +10,16 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
-from gpt_tf2.data.batches import Batch
 from gpt_tf2.errors import InputError
+from gpt_tf2.model import Tensor
 
 if keras.backend.backend() == "jax":
     import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+AXIS = "devices"  # of the mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,27 +28,43 @@ class Devices:
 
     processes: how many processes the run has.
     is_main: whether this process writes the files and shows progress.
-    sharding: JAX's sharding of a batch's first axis; None on one device.
+    mesh: JAX's mesh of the devices; None for one.
+    splits_weights: whether each device holds a share of the weights and of the optimizer state, instead of all.
     """
 
     count: int = 1
     processes: int = 1
     is_main: bool = True
-    sharding: Any = None
+    mesh: Any = None
+    splits_weights: bool = False
 
-    def shard(self, batch: Batch) -> Batch:
-        """Spread a batch's sequences and picks over the devices, padded to a multiple of their number."""
-        if self.sharding is None:
-            return batch
-        arrays: dict[str, Any] = {name: self._pad(array) for name, array in vars(batch).items()}
-        for name in ("tokens", "positions", "segments", "picks"):
-            array = arrays[name]
-            arrays[name] = jax.make_array_from_callback(array.shape, self.sharding, array.__getitem__)
-        return Batch(**arrays)
+    def split_axis(self, shape: tuple[int, ...]) -> int | None:
+        """The axis along which a tensor is split, the longest of those that divide evenly; None if it stays whole."""
+        axes = [axis for axis, size in enumerate(shape) if size % self.count == 0]
+        return max(axes, key=lambda axis: shape[axis]) if self.splits_weights and axes else None
+
+    def spec(self, shape: tuple[int, ...]) -> Any:
+        """JAX's partition of a tensor of the model or of the optimizer."""
+        return PartitionSpec(*(AXIS if axis == self.split_axis(shape) else None for axis in range(len(shape))))
+
+    def sharding(self, shape: tuple[int, ...]) -> Any:
+        """JAX's sharding of a tensor of the model or of the optimizer; None on one device."""
+        return NamedSharding(self.mesh, self.spec(shape)) if self.mesh else None
+
+    def place(self, values: np.ndarray, dtype: str | None = None) -> Tensor:
+        """Put a tensor of the model or of the optimizer on the devices."""
+        if not self.mesh:
+            return ops.convert_to_tensor(values, dtype=dtype)
+        return distribute(np.asarray(values, dtype), self.sharding(values.shape))
+
+    def spread(self, values: np.ndarray) -> Tensor:
+        """Spread an array over the devices along its first axis."""
+        return distribute(values, NamedSharding(self.mesh, PartitionSpec(AXIS))) if self.mesh else values
 
     def describe(self) -> str:
         """Return a suffix for a device's name, such as ` × 2`; empty for one device."""
-        return f" × {self.count}" if self.count > 1 else ""
+        split = ", weights split" if self.splits_weights else ""
+        return f" × {self.count}{split}" if self.count > 1 else ""
 
     @contextlib.contextmanager
     def report_lost_process(self) -> Iterator[None]:
@@ -60,35 +80,42 @@ class Devices:
                 "start all processes again with `resume`"
             ) from None
 
-    def _pad(self, array: np.ndarray) -> np.ndarray:
-        return np.pad(array, [(0, -len(array) % self.count), *[(0, 0)] * (array.ndim - 1)])
+
+ONE_DEVICE = Devices()
 
 
-def find_devices(count: int | None) -> Devices:
-    """Take the first `count` devices. Call it before the model is made.
+def distribute(values: np.ndarray, sharding: Any) -> Tensor:
+    """Make an array of JAX whose parts lie where a sharding says. Each process has all the values."""
+    return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+
+def find_devices(count: int | None, splits_weights: bool = False) -> Devices:
+    """Take the first `count` devices.
 
     Args:
-        count: by default 1, or all devices if this run has several processes.
+        count: by default all devices if this run has several processes or splits the weights, otherwise 1.
 
-    Raises InputError if there are fewer, or on TensorFlow if `count` is above 1.
+    Raises InputError if there are fewer, on TensorFlow if more than one is needed, or if the weights cannot be split.
     """
     if keras.backend.backend() != "jax":
-        if (count or 1) > 1:
-            raise InputError("TensorFlow trains on one device here: set KERAS_BACKEND=jax", "devices", count)
-        return Devices()
+        if (count or 1) > 1 or splits_weights:
+            message = "TensorFlow trains on one device here: set KERAS_BACKEND=jax"
+            raise InputError(message, "shard") if splits_weights else InputError(message, "devices", count)
+        return ONE_DEVICE
     processes, available = jax.process_count(), jax.devices()
+    if processes > 1 and splits_weights:
+        raise InputError("works within one process, over its devices: start one", "shard")
     if processes > 1 and count not in (None, len(available)):
         message = f"the {processes} processes have {len(available)}: leave it out to use all"
         raise InputError(message, "devices", count)
-    wanted = count or (len(available) if processes > 1 else 1)
+    wanted = count or (len(available) if processes > 1 or splits_weights else 1)
     if wanted > len(available):
         message = f"JAX sees {len(available)} ({available[0].platform}): give that many or fewer"
         raise InputError(message, "devices", wanted)
     if wanted == 1:
-        return Devices()
-    names = [f"{device.platform}:{device.id}" for device in available[:wanted]]
-    mesh = keras.distribution.DeviceMesh((wanted,), ["batch"], devices=names)
-    keras.distribution.set_distribution(keras.distribution.DataParallel(device_mesh=mesh, auto_shard_dataset=False))
-    jax_mesh = jax.sharding.Mesh(np.array(available[:wanted]), ["batch"])
-    sharding = jax.sharding.NamedSharding(jax_mesh, jax.sharding.PartitionSpec("batch"))
-    return Devices(wanted, processes, jax.process_index() == 0, sharding)
+        if splits_weights:
+            message = f"needs several devices, but this run has 1 ({available[0].platform}): leave it out"
+            raise InputError(message, "shard")
+        return ONE_DEVICE
+    mesh = jax.sharding.Mesh(np.array(available[:wanted]), [AXIS])
+    return Devices(wanted, processes, jax.process_index() == 0, mesh, splits_weights)

@@ -1,12 +1,13 @@
 """The memory planner: what a training run takes, predicted by kind, and the first plan that fits.
 
-Sizes are counted from the shapes; what the libraries take was measured (docs/performance.md).
+The prediction is for TensorFlow on a CPU: sizes are counted from the shapes; what the libraries take was measured
+(docs/performance.md). On JAX the planner asks XLA instead (`step_memory.py`).
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gpt_tf2.config import GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
@@ -19,6 +20,8 @@ LORA_RANK = 8  # the suggested one
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per number
 STATE_PER_WEIGHT = {"adamw": 2, "adafactor": 0, "lion": 1, "muon": 1}  # float32 numbers that an optimizer keeps, nearly
 UNITS = "KMGT"
+
+Measure = Callable[["MemoryPlan"], float]  # a plan's peak in bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,26 +98,29 @@ def candidates(asked: MemoryPlan, remat: str, flexible: bool) -> Iterator[Memory
 
 
 def choose_plan(
-    config: GPT2Config, asked: MemoryPlan, memory: float, remat: str = "auto", flexible: bool = False
+    measure: Measure, asked: MemoryPlan, memory: float, remat: str = "auto", flexible: bool = False
 ) -> MemoryPlan:
     """Return the first of the `candidates` that fits into `memory` bytes.
+
+    Args:
+        measure: tells a plan's peak in bytes.
 
     Raises InputError if none does, with the settings that would.
 
     Example:
-        >>> choose_plan(SIZES["774M"], MemoryPlan(), memory=11e9).remat
+        >>> choose_plan(functools.partial(predict_total, SIZES["774M"]), MemoryPlan(), memory=11e9).remat
         True
     """
     tried = list(candidates(asked, remat, flexible))
     for plan in tried:
-        if predict_total(config, plan) <= memory:
+        if measure(plan) <= memory:
             return plan
-    needed = f"{predict_total(config, tried[-1]) / 1e9:.1f} GB ({list_settings(tried[-1].settings())})"
-    fix = suggest_fix(config, asked, tried[-1], memory)
+    needed = f"{measure(tried[-1]) / 1e9:.1f} GB ({list_settings(tried[-1].settings())})"
+    fix = suggest_fix(measure, asked, tried[-1], memory)
     raise InputError(f"needs {needed}, but {memory / 1e9:.1f} GB is available: {fix}")
 
 
-def suggest_fix(config: GPT2Config, asked: MemoryPlan, tried: MemoryPlan, memory: float) -> str:
+def suggest_fix(measure: Measure, asked: MemoryPlan, tried: MemoryPlan, memory: float) -> str:
     """Say which settings would fit, naming those that differ from what was tried last."""
 
     def changes(plan: MemoryPlan) -> str:
@@ -122,10 +128,10 @@ def suggest_fix(config: GPT2Config, asked: MemoryPlan, tried: MemoryPlan, memory
         return list_settings({name: value for name, value in plan.settings().items() if before.get(name) != value})
 
     for plan in candidates(asked, "auto", True):
-        if predict_total(config, plan) <= memory:
+        if measure(plan) <= memory:
             return f"try {changes(plan)}"
     smallest = dataclasses.replace(asked, remat=True, lora_rank=asked.lora_rank or LORA_RANK, sequences=1, length=128)
-    if predict_total(config, smallest) <= memory:
+    if measure(smallest) <= memory:
         return "try " + " and ".join(filter(None, [changes(smallest), "a smaller `batch_size` or `length`"]))
     return "use a smaller `model`"
 

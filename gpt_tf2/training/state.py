@@ -77,9 +77,9 @@ def load_state(path: Path, trainer: "Trainer", run: dict[str, Any]) -> History:
             for field, key in STEP_STATE_KEYS.items():
                 setattr(trainer.step_state, field, state[key])
             for name, variable in trainer.trained.items():
-                variable.assign(file[f"model/{name}"][()])
+                variable.assign(trainer.devices.place(file[f"model/{name}"][()]))
                 for i, tensor in enumerate(trainer.optimizer_state[name]):
-                    tensor.assign(file[f"optimizer/{name}/{i}"][()])
+                    tensor.assign(trainer.devices.place(file[f"optimizer/{name}/{i}"][()]))
             validation = [(int(step), float(loss)) for step, loss in file["validation"][()]]
             return History(file["losses"][()].tolist(), validation)
     except (*READ_ERRORS, json.JSONDecodeError) as error:

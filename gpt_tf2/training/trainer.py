@@ -7,7 +7,7 @@ import keras
 
 from gpt_tf2.data.batches import Batch
 from gpt_tf2.model import GPT2
-from gpt_tf2.training.blockwise import Shard, unsharded
+from gpt_tf2.training.devices import ONE_DEVICE, Devices
 from gpt_tf2.training.optimizers import Optimizer
 from gpt_tf2.training.step_state import StepState
 
@@ -19,10 +19,12 @@ class Trainer(Protocol):
     trained: the trained variables by OpenAI's names.
     optimizer_state: for each of them a tuple of variables.
     step_state: the rest of what a step changes.
+    devices: that hold the variables.
     steps_ahead: how many steps may run while the loss of an earlier one has not been read.
     """
 
     step_state: StepState
+    devices: Devices
     steps_ahead: int
 
     @property
@@ -56,7 +58,7 @@ def make_trainer(
     remat: bool = False,
     accumulate: int = 1,
     clip_norm: float = 0.0,
-    shard: Shard = unsharded,
+    devices: Devices = ONE_DEVICE,
 ) -> Trainer:
     """The trainer for the running backend: JAX compiles a step to one graph, TensorFlow runs it block by block.
 
@@ -65,7 +67,7 @@ def make_trainer(
         remat: activation checkpointing: less memory, a third more time.
         accumulate: number of micro-batches to split a batch into; their gradients are summed.
         clip_norm: the global norm to clip gradients to; 0 does not clip.
-        shard: spreads a batch over devices.
+        devices: to train on; the model is placed on them.
 
     Example:
         >>> trainer = make_trainer(model, AdamW())
@@ -74,7 +76,7 @@ def make_trainer(
     if keras.backend.backend() == "jax":
         from gpt_tf2.training.compiled_trainer import CompiledTrainer
 
-        return CompiledTrainer(model, optimizer, trained, remat, accumulate, clip_norm, shard)
+        return CompiledTrainer(model, optimizer, trained, remat, accumulate, clip_norm, devices)
     from gpt_tf2.training.blockwise_trainer import BlockwiseTrainer
 
-    return BlockwiseTrainer(model, optimizer, trained, remat, accumulate, clip_norm, shard=shard)
+    return BlockwiseTrainer(model, optimizer, trained, remat, accumulate, clip_norm)

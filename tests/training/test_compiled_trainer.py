@@ -1,16 +1,21 @@
 """The compiled step on JAX against the step that runs block by block, which torch and transformers check."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
-from gpt_tf2 import load_model
-from gpt_tf2.config import adapter_shapes
+from gpt_tf2.checkpoints.formats import locate, open_checkpoint
+from gpt_tf2.checkpoints.opened import read_model
+from gpt_tf2.config import GPT2Config, adapter_shapes
 from gpt_tf2.data.batches import Batch, whole_rows
 from gpt_tf2.model import GPT2
 from gpt_tf2.training.blockwise_trainer import BlockwiseTrainer
+from gpt_tf2.training.devices import ONE_DEVICE, find_devices
 from gpt_tf2.training.lora import add_adapters
 from gpt_tf2.training.optimizers import make_optimizer
+from gpt_tf2.training.state import History, load_state, save_state
 from gpt_tf2.training.trainer import Trainer
 from helpers.workplace import OPENAI_TINY
 
@@ -47,20 +52,24 @@ def run(trainer: Trainer, batches: list[Batch]) -> tuple[np.ndarray, dict[str, n
 
 
 def make_pair(**options: object) -> list[Trainer]:
-    """A trainer of each kind with a model of its own."""
+    """A trainer of each kind with a model of its own: block by block on one device, compiled on several if asked."""
     from gpt_tf2.training.compiled_trainer import CompiledTrainer
 
     options = dict(options)
+    several = find_devices(options.pop("devices", 1), bool(options.pop("shard", False)))
     dropout, precision = options.pop("dropout", 0.0), options.pop("precision", "float32")
     optimizer, lora = options.pop("optimizer", "adamw"), options.pop("lora", 0)
     trainers: list[Trainer] = []
-    for kind in (BlockwiseTrainer, CompiledTrainer):
-        model: GPT2 = load_model(OPENAI_TINY, dropout=dropout, precision=precision)
+    for kind, devices in ((BlockwiseTrainer, ONE_DEVICE), (CompiledTrainer, several)):
+        checkpoint = open_checkpoint(locate(OPENAI_TINY))
+        config = GPT2Config.from_json(OPENAI_TINY / "hparams.json")
+        model: GPT2 = read_model(checkpoint, config, dropout, precision, place=devices.place)
         if lora:
             shapes = adapter_shapes(model.config, lora)
             add_adapters(model, shapes, seed=0)
             options["trained"] = list(shapes)
-        trainers.append(kind(model, make_optimizer(optimizer, 0.1), **options))
+        placed = {} if devices is ONE_DEVICE else {"devices": devices}
+        trainers.append(kind(model, make_optimizer(optimizer, 0.1), **options, **placed))
     return trainers
 
 
@@ -71,6 +80,8 @@ def make_pair(**options: object) -> list[Trainer]:
         {"accumulate": 3},
         {"lora": 4},
         {"optimizer": "lion"},
+        {"devices": 3, "accumulate": 2},
+        {"devices": 8, "shard": True},
         *[
             pytest.param(options, marks=pytest.mark.slow)
             for options in (
@@ -80,6 +91,12 @@ def make_pair(**options: object) -> list[Trainer]:
                 {"optimizer": "adafactor"},
                 {"optimizer": "muon"},
                 {"dropout": 0.2},
+                {"devices": 8},
+                {"devices": 8, "shard": True, "accumulate": 3, "clip_norm": 0.5},
+                {"devices": 8, "shard": True, "remat": True, "optimizer": "adafactor"},
+                {"devices": 8, "shard": True, "optimizer": "muon"},
+                {"devices": 8, "shard": True, "lora": 4},
+                {"devices": 8, "shard": True, "trained": ["h1/attn/c_attn/w", "ln_f/g"]},
             )
         ],
     ],
@@ -95,6 +112,26 @@ def test_ten_steps_equal_those_block_by_block(options: dict) -> None:
         assert weights.keys() == other_weights.keys()
         for name, weight in weights.items():
             assert np.linalg.norm(other_weights[name] - weight) < 1e-5 * np.linalg.norm(weight), name
+
+
+def test_split_weights_and_their_optimizer_state_lie_in_shares_on_the_devices() -> None:
+    _, compiled = make_pair(devices=8, shard=True)
+    compiled.step(make_batches()[0], 1e-3)
+    for name, variable in compiled.trained.items():
+        for tensor in (variable, *compiled.optimizer_state[name]):
+            shares = {share.data.size for share in tensor.value.addressable_shards}
+            assert shares == {tensor.value.size // 8}, name
+            assert len(tensor.value.addressable_shards) == 8
+
+
+def test_each_device_drops_other_activations_and_the_same_ones_for_the_same_seed_and_step() -> None:
+    _, compiled = make_pair(devices=8, dropout=0.5)
+    text = make_batches()[0].tokens[:1]
+    batch = whole_rows(np.tile(text, (8, 1)))  # the same text on each device
+    losses = [float(compiled.step(batch, 0.0, seed, step)) for seed, step in ((1, 0), (1, 1), (2, 0), (1, 0))]
+    assert losses[3] == losses[0] and len(set(losses)) == 3
+    of_first_device = float(compiled.step(whole_rows(text), 0.0, 1, 0))
+    assert losses[0] != pytest.approx(of_first_device, rel=1e-3)
 
 
 def test_float16_skips_a_step_whose_gradients_overflow() -> None:
@@ -119,3 +156,19 @@ def test_a_step_goes_on_from_weights_that_were_loaded_meanwhile() -> None:
     for name, variable in compiled.trained.items():
         variable.assign(saved[name])
     assert float(compiled.step(batch, 1e-2)) == later
+
+
+@pytest.mark.parametrize(
+    "options", [{"clip_norm": 0.5}, {"devices": 8, "shard": True, "optimizer": "adafactor"}], ids=str
+)
+def test_a_state_written_by_either_trainer_resumes_in_the_other(options: dict, tmp_path: Path) -> None:
+    batches = make_batches()
+    uninterrupted, _, _ = run(make_pair(**options)[0], batches)
+    for writer in (0, 1):
+        first, second = make_pair(**options)[writer], make_pair(**options)[1 - writer]
+        losses, _, _ = run(first, batches[:5])
+        save_state(tmp_path / "state.h5", first, History(losses.tolist()), {"--model": "tiny"})
+        history = load_state(tmp_path / "state.h5", second, {"--model": "tiny"})
+        assert history.losses == losses.tolist() and second.step_state.updates == 5
+        rest = [float(second.step(batch, 1e-3, seed=3, step=5 + i)) for i, batch in enumerate(batches[5:])]
+        assert [*losses, *rest] == pytest.approx(uninterrupted, rel=1e-5)

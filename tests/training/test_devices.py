@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2.cli import main
-from helpers.finetuning import read_hdf5
+from helpers.finetuning import read_hdf5, read_weights
 from helpers.processes import run_script, start_script
 from helpers.workplace import fill_workplace
 
@@ -59,6 +59,27 @@ def test_two_devices_give_the_losses_of_one(workplace: Path, expected_losses: np
     result = run_script("finetune.py", *flags, folder=workplace, env=TWO)
     assert result.returncode == 0, result.stderr
     assert read_losses(workplace, "two") == pytest.approx(expected_losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_run_whose_weights_are_split_resumes_and_gives_the_losses_of_one_device(
+    workplace: Path, expected_losses: np.ndarray, capsys: pytest.CaptureFixture, lora: int
+) -> None:
+    if lora:
+        flags = [*FLAGS, f"--lora_rank={lora}", "--num_epoch=1"]
+        assert main(["finetune", *flags, "--output_name=whole.h5"]) == 0
+        expected_losses = read_losses(workplace, "whole")
+    flags = [*FLAGS, f"--lora_rank={lora}", "--shard", "--output_name=split.h5", "--steps_per_epoch=10"]
+    assert main(["finetune", *flags, "--num_epoch=1"]) == 0
+    assert main(["finetune", *flags, "--num_epoch=2", "--resume"]) == 0
+    assert " × 8, weights split" in capsys.readouterr().out
+    losses = read_losses(workplace, "split")
+    assert len(losses) == 23  # with a third validation, after ten steps
+    assert [*losses[:20], losses[20], losses[22]] == pytest.approx(expected_losses, rel=1e-5)
+    if not lora:
+        state = read_hdf5(Path("output/split/state.h5"))
+        for name, weight in read_weights(Path("output/split.h5")).items():
+            assert np.array_equal(weight, state[f"model/{name}"]), name
 
 
 @pytest.mark.slow
