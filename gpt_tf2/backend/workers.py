@@ -112,13 +112,19 @@ class Workers:
         """
         if self.processes == 1:
             return [value]
-        from jax.experimental.multihost_utils import process_allgather
+        import jax
+        from jax.experimental.multihost_utils import ProcessFailureError, live_devices, process_allgather
 
-        data = np.frombuffer(json.dumps(value).encode(), "uint8")
+        data, devices = np.frombuffer(json.dumps(value).encode(), "uint8"), jax.devices()
         try:
+            # A collective alone gives up after a while, or never, depending on the device; this wait ends with a death.
+            with live_devices(devices) as alive:
+                pass
+            if len(alive) < len(devices):
+                raise ProcessFailureError(set(devices) - set(alive))
             sizes = process_allgather(np.array(len(data)))
             rows = process_allgather(np.pad(data, (0, sizes.max() - len(data))))
-        except (RuntimeError, ValueError) as error:
+        except (ProcessFailureError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0][:120]
             raise InputError(
                 f"another process of this run has ended ({reason}); what is done is kept: start all processes again"
