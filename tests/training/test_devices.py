@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from gpt_tf2.cli import main
 from helpers.finetuning import read_hdf5
-from helpers.processes import run_script, start_script
+from helpers.processes import find_free_port, run_script, start_script
 from helpers.workplace import fill_workplace
 
 pytestmark = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "jax", reason="needs JAX")
@@ -23,12 +22,6 @@ TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 def read_losses(folder: Path, name: str) -> np.ndarray:
     state = read_hdf5(folder / "output" / name / "state.h5")
     return np.concatenate([state["losses"], state["validation"][:, 1]])
-
-
-def find_free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
 
 
 def start_pair(folder: Path, *flags: str) -> list:
