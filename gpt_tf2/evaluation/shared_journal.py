@@ -22,19 +22,18 @@ class SharedJournal:
     Attributes:
         results: key to result: of all processes when it is opened or gathered, and this one's since.
 
-    Raises InputError if the file cannot be written, if the processes have different jobs, or if one has ended.
+    Raises InputError if a file cannot be read or written, if the processes have different jobs, or if one has ended.
     """
 
     def __init__(self, path: Path, job: str, workers: Workers):
         self.path, self._workers = path, workers
-        own = path.with_name(f"{path.name}.{workers.number}") if workers.number else path
-        self._own = Journal(own, job)
-        known = self._own.results
-        for file in self._list_others():
-            known = read_results(file, job)[0] | known
+        known: dict[str, Any] = {}
+        for file in self._list_files():
+            known |= read_results(file, job)[0]
         offers = workers.exchange([job, known])
         if any(other != job for other, _ in offers):
             raise InputError("the processes of this run have different settings, models or data: give all the same")
+        self._own = Journal(path.with_name(f"{path.name}.{workers.number}") if workers.number else path, job)
         self.results: dict[str, Any] = {key: result for _, known in offers for key, result in known.items()}
 
     def get(self, key: str) -> Any | None:
@@ -56,11 +55,10 @@ class SharedJournal:
         self._workers.exchange(None)
         self._own.remove()
         if self._workers.is_main:
-            for file in self._list_others():
+            for file in self._list_files()[1:]:
                 file.unlink(missing_ok=True)  # of processes that an earlier run had, or that deleted it themselves
 
-    def _list_others(self) -> list[Path]:
-        """The journals that are there of other processes, also of an earlier run."""
+    def _list_files(self) -> list[Path]:
+        """The journals of all processes, the first one's first, also those that an earlier run left."""
         numbered = self.path.parent.glob(f"{glob.escape(self.path.name)}.*")
-        files = [self.path, *(file for file in numbered if file.suffix[1:].isdigit())]
-        return [file for file in files if file != self._own.path]
+        return [self.path, *(file for file in numbered if file.suffix[1:].isdigit())]

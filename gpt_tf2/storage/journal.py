@@ -21,7 +21,7 @@ class Journal:
     Attributes:
         results: key to result, in the order they were put.
 
-    Raises InputError if the file cannot be written.
+    Raises InputError if the file cannot be read or written.
 
     Example:
         >>> journal = Journal(Path("scores.partial"), job="124M on story.txt")  # doctest: +SKIP
@@ -33,8 +33,8 @@ class Journal:
 
     def __init__(self, path: Path, job: str):
         self.path = path
+        self.results, size = read_results(path, job)
         try:
-            self.results, size = read_results(path, job)
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = path.open("r+b" if size else "wb")
             self.file.truncate(size)
@@ -73,9 +73,12 @@ class Journal:
 def read_results(path: Path, job: str) -> tuple[dict[str, Any], int]:
     """The results in the journal of a job, and the size in bytes of its whole lines: none and 0 of another job's.
 
-    Raises OSError if the file is there but cannot be read.
+    Raises InputError if the file is there but cannot be read.
     """
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    try:
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): fix its permissions, or delete it") from None
     if lines[:1] != [json.dumps(job).encode() + b"\n"]:
         return {}, 0
     whole = [line for line in lines if line.endswith(b"\n")]

@@ -90,6 +90,7 @@ def test_processes_with_different_jobs_are_refused(tmp_path: Path) -> None:
     assert set(run_processes(2, begin)) == {
         "the processes of this run have different settings, models or data: give all the same"
     }
+    assert list_names(tmp_path) == []
 
 
 def test_results_of_another_job_are_not_taken(tmp_path: Path) -> None:
