@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from gpt_tf2.backend.starting import leave_processes
 from gpt_tf2.commands.flags import parse
 from gpt_tf2.errors import InputError
 
@@ -127,6 +128,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
         if command not in COMMANDS:
             raise InputError(f"unknown command: use one of {', '.join(COMMANDS)}")
         COMMANDS[command](arguments[1:], prog)
+        leave_processes()
     except InputError as error:
         print(f"{prog}: {' '.join(error.on_command_line().split())}", file=sys.stderr)
         return 2

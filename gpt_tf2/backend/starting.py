@@ -195,3 +195,20 @@ def join_processes() -> None:
         jax.distributed.initialize(address, count, number, heartbeat_timeout_seconds=LOST_AFTER)
     except (ValueError, RuntimeError) as error:
         raise InputError(f"JAX_COORDINATOR_ADDRESS={address}: {error}: set {' and '.join(PROCESS_VARIABLES)}") from None
+
+
+def leave_processes() -> None:
+    """Leaves the other processes of a run, the first process last: it holds JAX's coordinator.
+
+    If the coordinator ended before them, JAX would abort them.
+    """
+    jax = sys.modules.get("jax")
+    if not jax or not jax.distributed.is_initialized():
+        return
+    if jax.process_index() > 0:
+        jax.distributed.shutdown()
+        return
+    from jax.experimental.multihost_utils import ProcessFailureError, live_devices
+
+    with contextlib.suppress(ProcessFailureError), live_devices(jax.devices()):
+        pass  # ends when the others have left, or are found dead

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
@@ -18,8 +19,8 @@ from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.errors import InputError
 from gpt_tf2.evaluation.perplexity import measure_perplexity
 from gpt_tf2.evaluation.predictions import EvaluationProtocol, predict
+from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.storage.files import check_writable, read_utf8, write_text
-from gpt_tf2.storage.journal import Journal
 from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.lookup import find_task
@@ -44,18 +45,22 @@ class EvaluateSettings(ModelSettings):
     gold_answers: bool = flag(False, "put the data's answers into the context instead of the model's own", kind=bool)
     batch_size: int = flag(8, "sequences at a time", **COUNT)
     seed: int = flag(0, "seed of the samples", kind=int, at_least=0)
+    devices: int | None = flag(
+        None, "devices to split the work over, with KERAS_BACKEND=jax (1, or all of several processes)", **COUNT
+    )
 
 
 def evaluate(settings: EvaluateSettings) -> Scores:
     """Scores a model on a task, or measures its perplexity on a text.
 
     The predictions go to `output_file`, the scores beside it with the suffix `.scores.json`. A journal,
-    `OUTPUT_FILE.partial`, keeps what is done, so that the same evaluation resumes after a kill, with equal results.
+    `OUTPUT_FILE.partial`, keeps what is done, so that the same evaluation resumes after a kill, with equal results. Of
+    several processes the first prints and writes; each of the others has a journal `OUTPUT_FILE.partial.NUMBER`.
 
     Returns:
         Tables of figures, which are printed too.
 
-    Raises InputError if a setting or a file is bad, or the output cannot be written.
+    Raises InputError if a setting or a file is bad, the output cannot be written, or another process has ended.
 
     Example:
         >>> evaluate(EvaluateSettings(dataset_path="held_out.txt"))["text"]  # doctest: +SKIP
@@ -68,19 +73,22 @@ def evaluate(settings: EvaluateSettings) -> Scores:
         check_whole(settings)
     else:
         check_room(settings, model)
+    workers = find_workers(settings.devices)
     output = find_output(settings, task, split)
     check_writable(output.parent, 0, "choose another `output_file`, or fix the permissions")
-    with Counter("evaluating", "batches" if task.running_text else "completions") as counter:
+    unit = "batches" if task.running_text else "completions"
+    with Counter("evaluating", unit, shown=workers.is_main) as counter:
         scores: Scores
         if task.running_text:
-            scores = {task.name: score_text(settings, task.running_text, model, output, counter)}
+            scores = {task.name: score_text(settings, task.running_text, model, output, workers, counter)}
         else:
-            scores = score_task(settings, task, split, model, engine, output, counter)
-    for title, table in scores.items():
-        print_table(title, table)
-    write_text(output.with_suffix(".scores.json"), json.dumps(scores, indent=1) + "\n")
-    print(f"saved the scores, {output.with_suffix('.scores.json')}")
-    return scores
+            scores = score_task(settings, task, split, model, engine, output, workers, counter)
+    if workers.is_main:
+        for title, table in scores.items():
+            print_table(title, table)
+        write_text(output.with_suffix(".scores.json"), json.dumps(scores, indent=1) + "\n")
+        print(f"saved the scores, {output.with_suffix('.scores.json')}")
+    return workers.exchange(scores)[0]
 
 
 def check_whole(settings: EvaluateSettings) -> None:
@@ -107,17 +115,19 @@ def score_task(
     model: OpenedModel,
     engine: str,
     output: Path,
+    workers: Workers,
     counter: Counter,
 ) -> Scores:
-    """Writes the predictions for a split's examples, and scores them."""
+    """Writes the predictions for a split's examples, and scores them; the main process does, the others return {}."""
     skipped = Skipped()
     examples = list(itertools.islice(read_examples(task, settings.dataset_path, split, skipped), settings.limit))
     for line in skipped.lines():
         counter.say(line)
     if settings.references:
         read_utf8(settings.references)  # now, not after hours of work
-    decoder = load_decoder(settings, model, engine, counter.say)
-    counter.say(f"{model.path}: {len(examples):,} examples of {settings.dataset_path}, {split}; {decoder.name}")
+    decoders = workers.make_on_each(lambda: load_decoder(settings, model, engine, counter.say))
+    name = decoders[0].name + workers.describe()
+    counter.say(f"{model.path}: {len(examples):,} examples of {settings.dataset_path}, {split}; {name}")
     protocol = EvaluationProtocol(
         slots=settings.batch_size,
         max_new_tokens=settings.output_length,
@@ -127,20 +137,27 @@ def score_task(
         gold_history=settings.gold_answers,
         draft=settings.drafts(task.drafts),
     )
-    work = [protocol, engine, decoder.precision, digest(example for _, example in examples)]
-    journal = begin_journal(output, counter, model, work)
-    predictions, shortened = predict(decoder, model.tokenizer, examples, protocol, journal, counter.show)
+    work = [protocol, engine, decoders[0].precision, digest(example for _, example in examples)]
+    journal = begin_journal(output, counter, model, work, workers)
+    predictions, shortened = predict(decoders, model.tokenizer, examples, protocol, workers, journal, counter.show)
     if shortened:
         counter.say(f"{shortened:,} prompts did not fit into {model.config.n_ctx} tokens and were shortened")
-    write_text(output, task.write(predictions))
-    scores = task.score(predictions, settings.dataset_path, split, settings.references)
+    scores: Scores = {}
+    if workers.is_main:
+        write_text(output, task.write(predictions))
+        scores = task.score(predictions, settings.dataset_path, split, settings.references)
     journal.remove()
     counter.say(f"saved the predictions, {output}")
     return scores
 
 
 def score_text(
-    settings: EvaluateSettings, running_text: RunningText, model: OpenedModel, output: Path, counter: Counter
+    settings: EvaluateSettings,
+    running_text: RunningText,
+    model: OpenedModel,
+    output: Path,
+    workers: Workers,
+    counter: Counter,
 ) -> dict[str, dict[str, float]]:
     """The perplexity of a text."""
     streams = read_streams(running_text, settings.dataset_path, model.tokenizer)
@@ -149,22 +166,24 @@ def score_text(
 
     # A perplexity is exact, also on a GPU, unless bfloat16 is asked for by name.
     precision = "float32" if settings.precision == "auto" else settings.precision
-    blockwise = BlockwiseModel(model.load(precision=precision, held=precision), trained=())
+    losses = workers.make_on_each(
+        lambda: BlockwiseModel(model.load(precision=precision, held=precision), trained=()).loss
+    )
     work = [settings.batch_size, digest(s.tobytes() for s in streams)]
     if precision != "float32":
         work.append(precision)
-    journal = begin_journal(output, counter, model, work)
+    journal = begin_journal(output, counter, model, work, workers)
     figures = measure_perplexity(
-        streams, model.tokenizer, model.config.n_ctx, settings.batch_size, blockwise.loss, journal, counter.show
+        streams, model.tokenizer, model.config.n_ctx, settings.batch_size, losses, workers, journal, counter.show
     )
     journal.remove()
     return {settings.dataset_path: figures}
 
 
-def begin_journal(output: Path, counter: Counter, model: OpenedModel, work: list) -> Journal:
+def begin_journal(output: Path, counter: Counter, model: OpenedModel, work: list, workers: Workers) -> SharedJournal:
     """The journal of an evaluation of this model; says where it resumes."""
     weights = Sources(lambda: map(os.path.abspath, model.sources)).digest()
-    journal = Journal(output.with_name(output.name + ".partial"), f"{weights} {work}")
+    journal = SharedJournal(output.with_name(output.name + ".partial"), f"{weights} {work}", workers)
     if journal.results:
         counter.say(f"{journal.path}: resuming after {len(journal.results):,} {counter.unit}")
     return journal

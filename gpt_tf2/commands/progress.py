@@ -85,12 +85,15 @@ class Counter(Display):
     Args:
         label: the work, as `preparing train`.
         unit: what is counted, as `examples`.
+        shown: False prints nothing, in all but one of several processes.
     """
 
-    def __init__(self, label: str, unit: str, stderr: bool = False):
+    def __init__(self, label: str, unit: str, stderr: bool = False, shown: bool = True):
         columns = TextColumn("{task.description}"), BarColumn(bar_width=20)
         silent_until = time.monotonic() + SECONDS_BETWEEN_LINES
-        super().__init__(*columns, label=label, total=None, done=0, silent_until=silent_until, stderr=stderr)
+        super().__init__(
+            *columns, label=label, total=None, done=0, silent_until=silent_until, shown=shown, stderr=stderr
+        )
         self.label, self.unit = label, unit
         self.began: tuple[float, int] | None = None  # the time, and how much was done by then
 

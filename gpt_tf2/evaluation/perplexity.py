@@ -1,13 +1,15 @@
 """Perplexity of a text, by a sliding window."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import SupportsFloat
 
 import numpy as np
 
+from gpt_tf2.backend.workers import Workers
 from gpt_tf2.data.batches import Batch
-from gpt_tf2.storage.journal import Journal
+from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.tokenizer import Tokenizer
 
 
@@ -16,8 +18,9 @@ def measure_perplexity(
     tokenizer: Tokenizer,
     n_ctx: int,
     batch_size: int,
-    loss: Callable[[Batch], SupportsFloat],
-    journal: Journal,
+    losses: Sequence[Callable[[Batch], SupportsFloat]],
+    workers: Workers,
+    journal: SharedJournal,
     show: Callable[[int, int | None], None],
 ) -> dict[str, float]:
     """Perplexity per token and bits per byte of a text, with its tokens and bytes.
@@ -26,15 +29,23 @@ def measure_perplexity(
         streams: the text's token ids, int [N] for each part that is encoded apart.
         n_ctx: the length of a window, in tokens.
         batch_size: windows per batch.
-        loss: returns the sum of a batch's weighted losses, in nats.
+        losses: one for each of the workers' devices; returns the sum of a batch's weighted losses, in nats.
         journal: keeps each batch's loss. Batches that it has are not computed again.
-        show: called with the number of batches so far, and in all.
+        show: called with the number of batches so far, and in all, without those that other processes compute.
     """
     batches = list(make_windows(streams, tokenizer.end_of_text, n_ctx, batch_size))
-    for number, batch in enumerate(batches):
-        if journal.get(str(number)) is None:
-            journal.put(str(number), float(loss(batch)))
-        show(number + 1, len(batches))
+    missing = [number for number in range(len(batches)) if journal.get(str(number)) is None]
+    share, done = workers.share(missing), len(batches) - len(missing)
+
+    def measure(loss: Callable[[Batch], SupportsFloat], numbers: Iterator[int]) -> Iterator[tuple[int, float]]:
+        for number in numbers:
+            yield number, float(loss(batches[number]))
+
+    functions = [functools.partial(measure, loss) for loss in losses]
+    for count, (number, nats_of_batch) in enumerate(workers.run(functions, share), start=1):
+        journal.put(str(number), nats_of_batch)
+        show(done + count, done + len(share))
+    journal.gather()
     nats = sum(journal.results[str(number)] for number in range(len(batches)))
     n_tokens = sum(len(stream) for stream in streams)
     n_bytes = sum(tokenizer.count_bytes(stream) for stream in streams)

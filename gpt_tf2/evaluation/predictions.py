@@ -1,18 +1,20 @@
 """Predictions of a model for the examples of a task: turn after turn, several examples at a time."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from gpt_tf2.backend.workers import Workers
 from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.generation.prompts import build_prompt
 from gpt_tf2.generation.sampling import Sampler
 from gpt_tf2.generation.scheduler import Request
 from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream
-from gpt_tf2.storage.journal import Journal
 from gpt_tf2.tasks.task import Example, Prediction
 from gpt_tf2.tokenizer import Tokenizer
 
@@ -63,7 +65,7 @@ class Conversation:
         """The next turn's key in the journal."""
         return f"{len(self.completions)}:{self.index}"
 
-    def resume(self, journal: Journal) -> None:
+    def resume(self, journal: SharedJournal) -> None:
         """Takes the completions that the journal has."""
         while not self.is_complete and (completion := journal.get(self.key)) is not None:
             self.completions.append(completion)
@@ -83,21 +85,23 @@ class Conversation:
 
 
 def predict(
-    decoder: Decoder,
+    decoders: Sequence[Decoder],
     tokenizer: Tokenizer,
     examples: Sequence[tuple[int, Example]],
     protocol: EvaluationProtocol,
-    journal: Journal,
+    workers: Workers,
+    journal: SharedJournal,
     show: Callable[[int, int | None], None],
 ) -> tuple[list[Prediction], int]:
-    """A prediction for each example, and how many prompts had to be shortened.
+    """A prediction for each example, and how many prompts had to be shortened: the same in every process.
 
     Draws depend on the seed, the item's number and the turn alone, so an interrupted evaluation resumes exactly:
     completions that the journal has are not generated again, new ones are added to it.
 
     Args:
+        decoders: the model on each of the workers' devices.
         examples: with the numbers of their items.
-        show: called with the number of completions so far, and in all.
+        show: called with the number of completions so far, and in all, without those that other processes make.
     """
     passages = tokenizer.encode_batch([example.passage for _, example in examples])
     conversations = [
@@ -107,26 +111,45 @@ def predict(
     for conversation in conversations:
         conversation.resume(journal)
     done = sum(len(conversation.completions) for conversation in conversations)
-    total = sum(len(example.turns) for _, example in examples)
 
     # Sequences of similar length waste the least memory and padding.
     by_length = sorted(conversations, key=lambda conversation: len(conversation.passage))
-    waiting = iter([conversation for conversation in by_length if not conversation.is_complete])
+    share = workers.share([conversation for conversation in by_length if not conversation.is_complete])
+    total = done + sum(len(each.example.turns) - len(each.completions) for each in share)
+    at_first = min(protocol.slots, -(-len(share) // len(decoders)))  # no device takes more than its part
+    functions = [functools.partial(complete, decoder, tokenizer, protocol, at_first) for decoder in decoders]
+    for key, completion in workers.run(functions, share):
+        journal.put(key, completion)
+        done += 1
+        show(done, total)
+    journal.gather()
+    for conversation in conversations:
+        conversation.resume(journal)
+    predictions = [Prediction(each.number, each.example, tuple(each.completions)) for each in conversations]
+    return predictions, sum(workers.exchange(sum(each.shortened for each in conversations)))
+
+
+def complete(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    protocol: EvaluationProtocol,
+    at_first: int,
+    waiting: Iterator[Conversation],
+) -> Iterator[tuple[str, str]]:
+    """Completes conversations turn after turn, and yields each completion with its key in the journal.
+
+    at_first: how many conversations to take at the beginning. Another is taken whenever one is complete.
+    """
     scheduler = make_scheduler(decoder, protocol.sampler, tokenizer.end_of_text, protocol.slots, protocol.draft)
     n_ctx = decoder.config.n_ctx
-    for conversation in itertools.islice(waiting, protocol.slots):
+    for conversation in itertools.islice(waiting, at_first):
         scheduler.submit(conversation.request_next(protocol, tokenizer, n_ctx))
     for request in scheduler.run():
         conversation, stream = request.tag
         completion = stream.finish()
-        journal.put(conversation.key, completion)
+        yield conversation.key, completion
         conversation.completions.append(completion)
-        done += 1
-        show(done, total)
         # The next turn gets the slot that has the passage cached.
         following = next(waiting, None) if conversation.is_complete else conversation
         if following is not None:
             scheduler.submit(following.request_next(protocol, tokenizer, n_ctx))
-
-    predictions = [Prediction(each.number, each.example, tuple(each.completions)) for each in conversations]
-    return predictions, sum(each.shortened for each in conversations)

@@ -21,7 +21,7 @@ class Journal:
     Attributes:
         results: key to result, in the order they were put.
 
-    Raises InputError if the file cannot be written.
+    Raises InputError if the file cannot be read or written.
 
     Example:
         >>> journal = Journal(Path("scores.partial"), job="124M on story.txt")  # doctest: +SKIP
@@ -33,20 +33,15 @@ class Journal:
 
     def __init__(self, path: Path, job: str):
         self.path = path
-        self.results: dict[str, Any] = {}
-        header = json.dumps(job).encode() + b"\n"
+        self.results, size = read_results(path, job)
         try:
-            lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-            whole = [line for line in lines if line.endswith(b"\n")] if lines[:1] == [header] else []
-            for line in whole[1:]:
-                self.results.update(json.loads(line))
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("r+b" if whole else "wb")
-            self.file.truncate(sum(map(len, whole)))
+            self.file = path.open("r+b" if size else "wb")
+            self.file.truncate(size)
             self.file.seek(0, os.SEEK_END)
         except OSError as error:
             raise self._write_error(error) from None
-        if not whole:
+        if not size:
             self._append(job)
 
     def get(self, key: str) -> Any | None:
@@ -61,7 +56,7 @@ class Journal:
     def remove(self) -> None:
         """Delete the file: the job is done."""
         self.file.close()
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
     def _append(self, value: Any) -> None:
         try:
@@ -73,3 +68,21 @@ class Journal:
 
     def _write_error(self, error: OSError) -> InputError:
         return InputError(f"{self.path}: cannot be written ({error.strerror}): free space or choose another folder")
+
+
+def read_results(path: Path, job: str) -> tuple[dict[str, Any], int]:
+    """The results in the journal of a job, and the size in bytes of its whole lines: none and 0 of another job's.
+
+    Raises InputError if the file is there but cannot be read.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): fix its permissions, or delete it") from None
+    if lines[:1] != [json.dumps(job).encode() + b"\n"]:
+        return {}, 0
+    whole = [line for line in lines if line.endswith(b"\n")]
+    results: dict[str, Any] = {}
+    for line in whole[1:]:
+        results.update(json.loads(line))
+    return results, sum(map(len, whole))

@@ -6,7 +6,6 @@ and forget its gradients before the next part's are computed (LOMO, Lv et al. 20
 """
 
 import functools
-import math
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -29,12 +28,6 @@ SPLIT_FROM = 512  # tokens from which attention in halves is faster
 
 Gradients = dict[str, Tensor]  # by names within a part
 Attention = Callable[..., Tensor]
-Shard = Callable[[Batch], Batch]
-
-
-def unsharded(batch: Batch) -> Batch:
-    """Return the batch: stands in for sharding on one device."""
-    return batch
 
 
 class BlockwiseModel:
@@ -45,12 +38,10 @@ class BlockwiseModel:
         trained: OpenAI's names of the tensors to compute gradients of.
         remat: whether the backward pass recomputes each block from its input (activation checkpointing), instead of
             keeping the block's activations since the forward pass.
-        shard: spreads a batch over devices.
     """
 
-    def __init__(self, model: GPT2, trained: Collection[str], remat: bool = False, shard: Shard = unsharded):
+    def __init__(self, model: GPT2, trained: Collection[str], remat: bool = False):
         self.model = model
-        self.shard = shard
         self.trained = frozenset(trained)
         self.remat = remat
         self.first_trained = self._find_first_trained()
@@ -73,7 +64,6 @@ class BlockwiseModel:
 
     def loss(self, batch: Batch) -> Tensor:
         """Compute the sum of a batch's weighted losses, in nats, without dropout."""
-        batch = self.shard(batch)
         x, bias, block = self._embed_batch(batch), self._bias(batch.segments), self._choose_block(batch)
         for i in range(len(self.model.blocks)):
             x = block.run(*self._block_inputs(i, x), bias, None)  # [B, T, C]
@@ -94,13 +84,12 @@ class BlockwiseModel:
             first. Each item is the part's prefix, such as `h11/`, and its gradients by the names within the part. Once
             an item is taken, the part's weights may change.
         """
-        tokens, batch = batch.tokens, self.shard(batch)
         x, pullbacks = self._forward(batch, seed, step)
         if self.remat:
             trim_heap()
         z, pull_norm = self._last_norm.run_and_keep((self._read_ends(("ln_f/g", "ln_f/b")), x), batch.picks)  # [K, C]
         loss, dz, dense, rows = self.head.gradients(self._read_wte(), z, batch.targets, batch.weights, scale)
-        return loss, self._backward(batch, tokens, [*pullbacks, pull_norm], dz, dense, rows)
+        return loss, self._backward(batch, [*pullbacks, pull_norm], dz, dense, rows)
 
     def _forward(self, batch: Batch, seed: int, step: int) -> tuple[Tensor, list[Pullback]]:
         """Return the last block's output [B, T, C], and the pullbacks of dropout and of the blocks, in this order."""
@@ -126,12 +115,11 @@ class BlockwiseModel:
         return x, pullbacks
 
     def _backward(
-        self, batch: Batch, tokens: np.ndarray, pullbacks: list[Pullback], dz: Tensor, dense: Tensor, rows: Tensor
+        self, batch: Batch, pullbacks: list[Pullback], dz: Tensor, dense: Tensor, rows: Tensor
     ) -> Iterator[tuple[str, Gradients]]:
         """Yield the gradients of the last layer norm, of the blocks from the last to the first, of the embeddings.
 
         Args:
-            tokens: of the batch before it was sharded.
             pullbacks: of `_forward` and the last layer norm. Each is dropped, with what it keeps, once it is used.
             dz, dense, rows: of `ChunkedLoss.gradients`.
         """
@@ -147,7 +135,7 @@ class BlockwiseModel:
         if "wpe" in self.trained:
             of_embeddings["wpe"] = self._sum_by_position(dx, batch.positions)
         if "wte" in self.trained:
-            ids = np.concatenate([pad_ids(tokens, batch.tokens), batch.targets])
+            ids = np.concatenate([batch.tokens.ravel(), batch.targets])
             unique, inverse = np.unique(ids, return_inverse=True)
             unique = np.pad(unique, (0, len(ids) - len(unique)))  # the padding adds 0 to token 0
             sums = ops.cast(self._sum_by_token(dx, rows, inverse.astype("int32")), dense.dtype)
@@ -210,11 +198,6 @@ class BlockwiseModel:
         state = ops.reshape(draws, (2,))  # a kernel's graph does not know this size
         with keras.StatelessScope(state_mapping=[(self.model.dropout_seed.state, state)]):
             return function()
-
-
-def pad_ids(tokens: np.ndarray, sharded: Tensor) -> np.ndarray:
-    """Flatten ids [B, T], with token 0 for the sequences that sharding added."""
-    return np.pad(tokens.ravel(), (0, math.prod(sharded.shape) - tokens.size))
 
 
 def segment_mask(segments: Tensor) -> Tensor:

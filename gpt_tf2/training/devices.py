@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gpt_tf2.backend.devices import take_devices
 from gpt_tf2.errors import InputError
 from gpt_tf2.model import Tensor
 
@@ -90,32 +91,22 @@ def distribute(values: np.ndarray, sharding: Any) -> Tensor:
 
 
 def find_devices(count: int | None, splits_weights: bool = False) -> Devices:
-    """Take the first `count` devices.
+    """Take the first `count` devices; see `take_devices`.
 
     Args:
-        count: by default all devices if this run has several processes or splits the weights, otherwise 1.
+        count: by default all if the weights are split.
 
-    Raises InputError if there are fewer, on TensorFlow if more than one is needed, or if the weights cannot be split.
+    Raises InputError if there are not so many, or if the weights cannot be split.
     """
-    if keras.backend.backend() != "jax":
-        if (count or 1) > 1 or splits_weights:
-            message = "TensorFlow trains on one device here: set KERAS_BACKEND=jax"
-            raise InputError(message, "shard") if splits_weights else InputError(message, "devices", count)
+    if splits_weights and keras.backend.backend() != "jax":
+        raise InputError("TensorFlow trains on one device here: set KERAS_BACKEND=jax", "shard")
+    taken = take_devices(count, all_by_default=splits_weights)
+    if len(taken) == 1:
+        if splits_weights:
+            raise InputError("needs several devices, but this run has 1: leave it out", "shard")
         return ONE_DEVICE
-    processes, available = jax.process_count(), jax.devices()
+    processes = jax.process_count()
     if processes > 1 and splits_weights:
         raise InputError("works within one process, over its devices: start one", "shard")
-    if processes > 1 and count not in (None, len(available)):
-        message = f"the {processes} processes have {len(available)}: leave it out to use all"
-        raise InputError(message, "devices", count)
-    wanted = count or (len(available) if processes > 1 or splits_weights else 1)
-    if wanted > len(available):
-        message = f"JAX sees {len(available)} ({available[0].platform}): give that many or fewer"
-        raise InputError(message, "devices", wanted)
-    if wanted == 1:
-        if splits_weights:
-            message = f"needs several devices, but this run has 1 ({available[0].platform}): leave it out"
-            raise InputError(message, "shard")
-        return ONE_DEVICE
-    mesh = jax.sharding.Mesh(np.array(available[:wanted]), [AXIS])
-    return Devices(wanted, processes, jax.process_index() == 0, mesh, splits_weights)
+    mesh = jax.sharding.Mesh(np.array(taken), [AXIS])
+    return Devices(len(taken), processes, jax.process_index() == 0, mesh, splits_weights)

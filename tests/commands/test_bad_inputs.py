@@ -412,8 +412,11 @@ def test_an_unknown_backend_is_an_error(
 
 
 @pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="JAX may have them")
-def test_several_devices_on_tensorflow_are_an_error(workplace: Path, capfd: pytest.CaptureFixture) -> None:
-    assert main(f"{FINETUNE} --devices=2".split(" ")) == 2
+@pytest.mark.parametrize("command", [FINETUNE, "evaluate --dataset_path=story.txt --model_path=models/tiny"])
+def test_several_devices_on_tensorflow_are_an_error(
+    command: str, workplace: Path, capfd: pytest.CaptureFixture
+) -> None:
+    assert main(f"{command} --devices=2".split(" ")) == 2
     err = capfd.readouterr().err
     assert "--devices 2" in err and "KERAS_BACKEND=jax" in err and err.count("\n") == 1
     assert not Path("output").exists()

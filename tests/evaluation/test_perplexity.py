@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from gpt_tf2 import Tokenizer, load_model
+from gpt_tf2.backend.workers import Workers
 from gpt_tf2.cli import main
 from gpt_tf2.data.batches import Batch
 from gpt_tf2.evaluation.perplexity import measure_perplexity
-from gpt_tf2.storage.journal import Journal
+from gpt_tf2.evaluation.shared_journal import SharedJournal
 from helpers.workplace import OPENAI_TINY
 
 
@@ -54,8 +55,10 @@ def test_every_token_is_predicted_once_and_a_resumed_measurement_computes_only_t
         return len(batch.targets) * math.log(512)
 
     def measure(loss: Callable[[Batch], float]) -> dict[str, float]:
-        journal = Journal(tmp_path / "perplexity.partial", "the same")
-        return measure_perplexity(streams, tokenizer, 8, 3, loss, journal, lambda *counts: shown.append(counts))
+        workers = Workers()
+        journal = SharedJournal(tmp_path / "perplexity.partial", "the same", workers)
+        show = lambda *counts: shown.append(counts)  # noqa: E731
+        return measure_perplexity(streams, tokenizer, 8, 3, [loss], workers, journal, show)
 
     figures = measure(uniform_loss)
     assert predicted == [id for stream in streams for id in stream.tolist()]

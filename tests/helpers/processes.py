@@ -1,6 +1,7 @@
 """The scripts of the repository as processes."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +24,10 @@ def run_script(script: str, *arguments: str, folder: Path, **options: Any) -> su
     process = start_script(script, *arguments, folder=folder, **options)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def find_free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]

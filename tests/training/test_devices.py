@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from gpt_tf2.cli import main
 from helpers.finetuning import read_hdf5, read_weights
-from helpers.processes import run_script, start_script
+from helpers.processes import find_free_port, run_script, start_script
 from helpers.workplace import fill_workplace
 
 pytestmark = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") != "jax", reason="needs JAX")
@@ -25,16 +24,10 @@ def read_losses(folder: Path, name: str) -> np.ndarray:
     return np.concatenate([state["losses"], state["validation"][:, 1]])
 
 
-def find_free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
 def start_pair(folder: Path, *flags: str) -> list:
     """Start two processes of one run."""
     address = f"127.0.0.1:{find_free_port()}"
-    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": ""}
     return [
         start_script("finetune.py", *FLAGS, *flags, folder=folder, env={**shared, "JAX_PROCESS_ID": str(i)})
         for i in range(2)
