@@ -168,7 +168,24 @@ def test_of_several_longest_subsequences_the_programs_is_chosen(columns: int, mo
 
 def test_rouge_l_of_two_lines_of_25000_words_takes_10_mb() -> None:
     draw = random.Random(1)
-    words = ["a", "the", "of", "big", "dog", "saw", "man", "house", "red", "blue", "ran", "on", "in", "said", "new", "old"]
+    words = [
+        "a",
+        "the",
+        "of",
+        "big",
+        "dog",
+        "saw",
+        "man",
+        "house",
+        "red",
+        "blue",
+        "ran",
+        "on",
+        "in",
+        "said",
+        "new",
+        "old",
+    ]
     reference, prediction = (draw.choices(words, k=25000) for _ in range(2))
     tracemalloc.start()
     positions = find_lcs(reference, prediction)
