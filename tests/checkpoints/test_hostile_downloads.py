@@ -287,3 +287,126 @@ def test_https_is_not_left_for_http(certificate: Path, tmp_path: Path, monkeypat
             server.answer = send_in_turn(head(302, Location="/g", Content_Length=0), whole())
             download_file(f"{server.url}/f", tmp_path / "f", wait=0)
     assert (tmp_path / "f").read_bytes() == BODY
+
+
+VERSIONS = {b'"a"': BODY[:3000], b'"b"': OTHER[:2900]}
+ODD_HEADERS = [
+    *(b"Content-Encoding: identity", b"Content-Encoding: br", b"Content-Type: text/html", b"Content-Type: \xff/\xfe"),
+    *(
+        b"ETag: \xff",
+        b'ETag: "',
+        b"Content-Range: bytes 0-0/1",
+        b"Content-Range: bytes 9-8/7",
+        b"Content-MD5: =",
+        b"X:",
+    ),
+    *(b"Content-MD5: AAAA", b"x-goog-hash: md5==", b"x-goog-hash: md5=AAAA,md5=BBBB", b"Content-Length: -1", b": x"),
+    *(b"Content-Length: 99999999999999999999", b"Content-Length: \xb2", b"Transfer-Encoding: gzip", b" folded: x"),
+    *(b"Set-Cookie: \xff=\x01; expires=never", b"Location: http://[/", b"Connection: upgrade", b"Date: " + b"9" * 9000),
+    *(b"Trailer: x", b"Keep-Alive: timeout=-1", b"X: " + b"y" * 200_000, b"Content-Length: 3000\r\nContent-Length: 1"),
+]
+STATUSES = [
+    b"100",
+    b"101",
+    b"204",
+    b"206",
+    b"301",
+    b"304",
+    b"307",
+    b"401",
+    b"416",
+    b"429",
+    b"503",
+    b"999",
+    b"99",
+    b"abc",
+]
+LOCATIONS = [
+    b"/f",
+    b"//",
+    b"http://\xff/",
+    b"http://127.0.0.1:99999/",
+    b"ftp://x",
+    b"?" * 70000,
+    b"\x01",
+    b"http:///",
+    b"",
+]
+
+
+def write_answer(draw: random.Random, headers: Headers) -> bytes:
+    """An answer that is true of the file's version, but leaves out, adds and breaks what it can."""
+    etag, body = draw.choice(list(VERSIONS.items()))
+    start = int(headers.get("range", "bytes=0-")[6:-1])
+    lines = [] if draw.random() < 0.3 else [b"ETag: " + etag]
+    if draw.random() < 0.3:
+        lines.append(b"x-goog-hash: crc32c=AAAA,md5=" + md5(body).encode())
+    if 0 < start < len(body) and draw.random() < 0.8:
+        first = b"HTTP/1.1 206 OK"
+        lines.append(b"Content-Range: bytes %d-%d/%d" % (start, len(body) - 1, len(body)))
+        body = body[start:]
+    elif start == len(body) and draw.random() < 0.8:
+        first = b"HTTP/1.1 416 No"
+        lines.append(b"Content-Range: bytes */%d" % len(body))
+    else:
+        first = b"HTTP/1.1 200 OK"
+    framing = draw.random()
+    if framing < 0.7:
+        lines.append(b"Content-Length: %d" % len(body))
+    elif framing < 0.9:
+        lines.append(b"Transfer-Encoding: chunked")
+        body = b"".join(
+            b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:700], body[700:], b"") if part or not body
+        )
+        body += b"0\r\n\r\n"
+    if draw.random() < 0.2:
+        first = b"HTTP/1.1 " + draw.choice(STATUSES) + b" Odd"
+        lines.append(b"Location: " + draw.choice(LOCATIONS))
+    for _ in range(draw.choice([0, 0, 1, 3])):
+        lines.insert(draw.randrange(len(lines) + 1), draw.choice(ODD_HEADERS))
+    if draw.random() < 0.5:
+        body = body[: draw.randrange(len(body) + 1)]
+    return b"\r\n".join([first, *lines, b"", body])
+
+
+def mutate(draw: random.Random, content: bytes) -> bytes:
+    """The bytes with some changed, cut out, repeated or added, mostly at the beginning."""
+    changed = bytearray(content)
+    for _ in range(draw.randint(1, 6)):
+        at = draw.randrange(draw.choice([40, 300, len(changed) + 1])) % (len(changed) + 1)
+        size = draw.choice([1, 1, 1, 7, 100])
+        changed[at : at + draw.choice([0, 1, size])] = draw.choice(
+            [b"", draw.randbytes(size), changed[at : at + size] * 2, b"\r\n", b"9" * size]
+        )
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("inputs", [40, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_no_answers_make_a_file_of_other_bytes(
+    inputs: int, is_broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "STALL", 2.0)
+    monkeypatch.setattr(ssl, "create_default_context", lambda **_: ssl.SSLContext())  # reads no certificates each time
+    draw = random.Random(inputs)
+    complete = 0
+
+    def answer(path: str, headers: Headers) -> Iterator[bytes]:
+        content = write_answer(draw, headers)
+        yield mutate(draw, content) if is_broken and draw.random() < 0.5 else content
+
+    def find_damage(path: Path) -> str:
+        return "" if not is_broken or path.read_bytes() in VERSIONS.values() else "other bytes"
+
+    with raw_server(answer) as server:
+        for number in range(inputs):
+            path = tmp_path / f"{number}"
+            try:
+                download_file(f"{server.url}/f", path, wait=0, find_damage=find_damage, largest=10_000)
+            except InputError as error:
+                assert str(error).isprintable() and len(str(error)) <= 300
+                assert not path.exists()
+            else:
+                assert path.read_bytes() in VERSIONS.values(), number
+                complete += 1
+    assert inputs / 5 < complete < inputs
