@@ -185,8 +185,7 @@ async def fetch_rest(client: httpx.AsyncClient, url: str, part: Path, show: Show
         if most > largest:
             raise InputError(f"{one_line(url)}: has {most:,} bytes, not at most {largest:,}: check the address")
         with part.open("ab" if size else "wb") as file:
-            if not size:
-                write_version(part, version)
+            write_version(part, version)
             chunks = response.aiter_raw()  # without a chunk size, which would lose the end of a broken transfer
             while size <= most and (new := await asyncio.wait_for(copy_window(chunks, file), STALL)):
                 size += new
@@ -284,7 +283,7 @@ def version_path(part: Path) -> Path:
 
 
 def write_version(part: Path, version: Version) -> None:
-    """Write what was announced of a part without bytes yet: a kill in between leaves no bytes of another file."""
+    """Write what was announced of a file, before more of its bytes are: a kill in between leaves none of another's."""
     if version.etag:
         version_path(part).write_text(json.dumps(dataclasses.asdict(version)), encoding="utf-8")
     else:

@@ -50,7 +50,10 @@ def md5(body: bytes = BODY) -> str:
     return base64.b64encode(hashlib.md5(body).digest()).decode()
 
 
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 TAG = {"ETag": '"a"'}
+
+LAST_BYTES = head(206, **TAG, Content_Length=9, Content_Range="bytes 299991-299999/300000") + BODY[-9:]
 
 # Answers to the requests one after the other, and the requests' ranges. The file arrives whole in the end.
 RESUMED: dict[str, tuple[list[bytes], list[str | None]]] = {
@@ -64,6 +67,10 @@ RESUMED: dict[str, tuple[list[bytes], list[str | None]]] = {
     "another MD5": (
         [half(**TAG, Content_MD5=md5()), rest(OTHER, x_goog_hash=f"md5={md5(OTHER)}"), whole()],
         [None, "rest", None],
+    ),
+    "an MD5 with the second answer only, which is another file's": (
+        [half(**TAG), rest(OTHER, x_goog_hash=f"md5={md5(OTHER)}")[:-9], LAST_BYTES, whole()],
+        [None, "rest", "bytes=299991-", None],
     ),
     "the whole file instead": ([half(**TAG), whole()], [None, "rest"]),
     "another place": ([half(**TAG), rest(**TAG, Content_Range="bytes 0-149999/300000"), whole()], [None, "rest", None]),
@@ -387,7 +394,7 @@ def test_no_answers_make_a_file_of_other_bytes(
     inputs: int, is_broken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "STALL", 2.0)
-    monkeypatch.setattr(ssl, "create_default_context", lambda **_: ssl.SSLContext())  # reads no certificates each time
+    monkeypatch.setattr(ssl, "create_default_context", lambda **_: TLS)  # reads no certificates each time
     draw = random.Random(inputs)
     complete = 0
 
