@@ -319,5 +319,5 @@ def file_size(path: Path) -> int:
 
 
 def one_line(text: str) -> str:
-    """At most 150 characters of a text that a server or a user chose, without any that moves the cursor."""
-    return "".join(character if character.isprintable() else "?" for character in text[:150])
+    """At most 120 characters of a text that a server or a user chose, without any that moves the cursor."""
+    return "".join(character if character.isprintable() else "?" for character in text[:120])

@@ -98,7 +98,7 @@ def count_bytes(config: GPT2Config) -> int:
 def is_pointer(path: Path) -> bool:
     """Whether a file is the one that names the newest checkpoint of a folder."""
     text = read_utf8(path)
-    return text.startswith('model_checkpoint_path: "') and text.endswith('"\n')
+    return text.startswith('model_checkpoint_path: "') and text.endswith("\n")
 
 
 def is_vocabulary(ids: object, n_vocab: int) -> bool:
