@@ -35,7 +35,10 @@ class Handler(socketserver.BaseRequestHandler):
                 connection = self.server.context.wrap_socket(connection, server_side=True)
             request = b""
             while b"\r\n\r\n" not in request:
-                request += connection.recv(4096) or b"\r\n\r\n"
+                received = connection.recv(4096)
+                if not received:
+                    return  # the client was killed
+                request += received
             first, *lines = request.decode("latin-1").split("\r\n\r\n")[0].split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
             path = first.split(" ")[1]
