@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import sys
 from pathlib import Path
 
 from rich.progress import (
@@ -15,7 +16,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from gpt_tf2.checkpoints.download import BASE_URL, FILES, download_file
+from gpt_tf2.checkpoints.download import download_file
+from gpt_tf2.checkpoints.released import BASE_URL, FILES, find_damage, find_differences, find_largest_size
 from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.config import SIZES
 from gpt_tf2.storage.files import check_writable
@@ -35,21 +37,32 @@ class DownloadSettings:
 
 
 def download(settings: DownloadSettings) -> Path:
-    """Downloads those of a model's seven files that are missing, and returns their folder.
+    """Download those of a model's seven files that are missing or damaged, and return their folder.
+
+    OpenAI's server must send the released model. Another server's may be any GPT-2 whose files belong together; if they
+    are known to differ from OpenAI's, a line on stderr says so.
 
     Raises InputError if a file cannot be downloaded or written.
     """
-    base_url = settings.base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL
+    base_url = (settings.base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL).rstrip("/")
+    size = settings.size if base_url == BASE_URL else None
     folder = Path("models") / settings.size
     check_writable(folder, 0, "work in a folder that you can write to")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn()) as progress:
         for name in FILES:
             task = progress.add_task(name, total=None)
-            show = functools.partial(show_progress, progress, task)
-            download_file(f"{base_url.rstrip('/')}/{settings.size}/{name}", folder / name, show)
-            size = (folder / name).stat().st_size
-            show(size, size)
+            download_file(
+                f"{base_url}/{settings.size}/{name}",
+                folder / name,
+                functools.partial(show_progress, progress, task),
+                find_damage=functools.partial(find_damage, name=name, size=size),
+                largest=find_largest_size(name, folder, size),
+            )
+            done = (folder / name).stat().st_size
+            show_progress(progress, task, done, done)
+    if size is None and (names := find_differences(folder, settings.size)):
+        print(f"{folder}: not OpenAI's {settings.size}, which has another {', '.join(names)}", file=sys.stderr)
     return folder
 
 

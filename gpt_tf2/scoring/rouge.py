@@ -19,6 +19,7 @@ from gpt_tf2.storage.files import read_utf8
 RESAMPLES = 1000
 PARALLEL_FROM = 500  # pairs; fewer are scored before other processes would have started
 CHUNK = 64  # pairs per task of a process
+COLUMNS = 512  # of the table of ROUGE-L that are in memory at a time
 MEASURES = ("recall", "precision", "f1")
 NAMES = tuple(f"{rouge}/{measure}" for rouge in ("rouge-1", "rouge-2", "rouge-l") for measure in MEASURES)
 LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
@@ -120,12 +121,9 @@ def count_lcs_words(prediction: list[list[str]], reference: list[list[str]]) -> 
     occurs in either text.
     """
     unused = Counter(w for s in prediction for w in s) & Counter(w for s in reference for w in s)
-    ids: dict[str, int] = {}
-    predicted = [np.array([ids.setdefault(word, len(ids)) for word in sentence], "int64") for sentence in prediction]
     hits = 0
     for sentence in reference:
-        expected = np.array([ids.setdefault(word, len(ids)) for word in sentence], "int64")
-        union = {position for other in predicted for position in find_lcs(expected, other)}
+        union = {position for other in prediction for position in find_lcs(sentence, other)}
         for position in sorted(union):
             word = sentence[position]
             if unused[word] > 0:
@@ -134,29 +132,54 @@ def count_lcs_words(prediction: list[list[str]], reference: list[list[str]]) -> 
     return hits
 
 
-def find_lcs(reference: np.ndarray, prediction: np.ndarray) -> list[int]:
+def find_lcs(reference: Sequence[str], prediction: Sequence[str]) -> list[int]:
     """The positions in `reference` of a longest common subsequence: of several, the one that the program finds.
 
-    Args:
-        reference, prediction: integer word ids, [R] and [P].
+    The program fills a table with the length of the LCS of the first i words of the reference and the first j of the
+    prediction. Two neighbours in a column differ by 0 or 1, so a column is one integer of as many bits, and the next
+    column follows from it in four operations (Hyyrö 2004, "Bit-parallel LCS-length computation revisited"). Memory
+    stays small for texts of any length: only every `COLUMNS`-th column is kept, and those between are computed again.
     """
-    equal = reference[:, None] == prediction[None, :]  # [R, P]
-    length = np.zeros((len(reference) + 1, len(prediction) + 1), "int32")
-    for i, row in enumerate(equal):
-        # A cell is the maximum of the one above, the one diagonally above plus a hit, and the one to its left.
-        # The running maximum adds the last to a whole row.
-        length[i + 1, 1:] = np.maximum.accumulate(np.maximum(length[i, 1:], length[i, :-1] + row))
+    positions_of: dict[str, int] = {}  # word → a bit for each of its positions
+    for i, word in enumerate(reference):
+        positions_of[word] = positions_of.get(word, 0) | 1 << i
+    hits = [positions_of.get(word, 0) for word in prediction]
+    blocks = [hits[start : start + COLUMNS] for start in range(0, len(hits), COLUMNS)]
+    edges = [(1 << len(reference)) - 1]  # the column before each block: bit i is 0 where the length grows at word i
+    columns: list[int] = []
+    for block in blocks:
+        columns = compute_columns(edges[-1], block, edges[0])
+        edges.append(columns[-1])
     positions = []
-    i, j = len(reference), len(prediction)
-    while i and j:
-        if equal[i - 1, j - 1]:
-            i, j = i - 1, j - 1
-            positions.append(i)
-        elif length[i - 1, j] >= length[i, j - 1]:
-            i -= 1
-        else:
-            j -= 1
+    i = len(reference) - 1
+    for number in reversed(range(len(blocks))):
+        if number < len(blocks) - 1:
+            columns = compute_columns(edges[number], blocks[number], edges[0])
+        start, j = number * COLUMNS, len(columns) - 1
+        while i >= 0 and j >= 0:
+            if reference[i] == prediction[start + j]:
+                positions.append(i)
+                i, j = i - 1, j - 1
+            elif columns[j] >> i & 1:  # the cell above holds the same length
+                i -= 1
+            else:
+                j -= 1
     return positions
+
+
+def compute_columns(column: int, hits: Sequence[int], mask: int) -> list[int]:
+    """The columns that follow a column of the table.
+
+    Args:
+        hits: for each word of the prediction, the bits of its positions in the reference.
+        mask: a bit for each word of the reference.
+    """
+    columns = []
+    for hit in hits:
+        both = column & hit
+        column = (column + both | column - both) & mask
+        columns.append(column)
+    return columns
 
 
 def bootstrap(scores: np.ndarray) -> list[Interval]:

@@ -8,15 +8,17 @@ import random
 import re
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gpt_tf2.cli import main
+from gpt_tf2.scoring import rouge
 from gpt_tf2.scoring.coqa import normalize, score_turn
 from gpt_tf2.scoring.porter import read_exceptions
-from gpt_tf2.scoring.rouge import NAMES, read_tagged, score_corpus, score_pair
+from gpt_tf2.scoring.rouge import NAMES, find_lcs, read_tagged, score_corpus, score_pair
 from helpers.workplace import ROOT
 
 COQA = ROOT / "tests" / "fixtures" / "coqa"  # two made-up stories, and the official evaluator's figures of predictions
@@ -133,6 +135,64 @@ def test_a_corpus_scores_to_the_digit_as_the_perl_program(perl: Path, tmp_path: 
     scores = score_corpus(*zip(*pairs, strict=True))
     assert list(scores) == list(averages) == list(NAMES)
     assert {name: (x.mean, x.low, x.high) for name, x in scores.items()} == averages
+
+
+def find_lcs_in_a_table(reference: list[str], prediction: list[str]) -> list[int]:
+    """What `find_lcs` finds, from a table of all lengths, as the program computes it."""
+    length = np.zeros((len(reference) + 1, len(prediction) + 1), int)
+    for i, word in enumerate(reference):
+        for j, other in enumerate(prediction):
+            length[i + 1, j + 1] = length[i, j] + 1 if word == other else max(length[i, j + 1], length[i + 1, j])
+    positions = []
+    i, j = len(reference), len(prediction)
+    while i and j:
+        if reference[i - 1] == prediction[j - 1]:
+            i, j = i - 1, j - 1
+            positions.append(i)
+        elif length[i - 1, j] >= length[i, j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return positions
+
+
+@pytest.mark.parametrize("columns", [1, 7, 512])
+def test_of_several_longest_subsequences_the_programs_is_chosen(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rouge, "COLUMNS", columns)
+    draw = random.Random(columns)
+    for _ in range(200):
+        words = "abcdefghijklmnopqrst"[: draw.randint(1, 20)]
+        texts = [draw.choices(words, k=draw.randint(0, 25)) for _ in range(2)]
+        assert find_lcs(*texts) == find_lcs_in_a_table(*texts), texts
+
+
+def test_rouge_l_of_two_lines_of_25000_words_takes_10_mb() -> None:
+    draw = random.Random(1)
+    words = [
+        "a",
+        "the",
+        "of",
+        "big",
+        "dog",
+        "saw",
+        "man",
+        "house",
+        "red",
+        "blue",
+        "ran",
+        "on",
+        "in",
+        "said",
+        "new",
+        "old",
+    ]
+    reference, prediction = (draw.choices(words, k=25000) for _ in range(2))
+    tracemalloc.start()
+    positions = find_lcs(reference, prediction)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(positions) == 9868  # counted with a table of all lengths, which takes 3 GB
+    assert peak < 10e6
 
 
 def test_each_line_is_a_text_of_tagged_sentences(tmp_path: Path) -> None:
