@@ -7,7 +7,8 @@
 Every measurement has a process of its own. Those of one group compile side by side, then each is timed alone, with the
 others waiting. Figures are printed and appended to the JSON-lines file as they come; a system that is not installed is
 skipped, and a process that takes too long is ended. Works are `train-ROWSxLENGTH` at the 124M shape, `train-stories`
-(made-up stories of CNN/Daily Mail's lengths, packed), `train-1558M` (4 × 1024, AdamW, checkpointing), `generate-ROWS`
+(made-up stories of CNN/Daily Mail's lengths, packed), `train-1558M` (4 × 1024, AdamW, checkpointing),
+`train-1558M-lora` (1 × 1024, rank 8, checkpointing), `generate-ROWS`
 (prompts of 128 tokens, 200 new, nucleus of 0.8), all in bfloat16, `logits` (float32, compared with OpenAI's graph), and
 the typed commands `finetune-SIZE` and `command`.
 """
@@ -33,7 +34,7 @@ from gpt_tf2.config import SIZES, GPT2Config
 
 GROUPS = (  # what fits into the memory of one GPU together
     ("train-8x1024", "train-32x1024", "train-1x1024", "train-stories", "logits"),
-    ("train-1558M", "generate-1", "generate-64", "generate-1558M"),
+    ("train-1558M", "train-1558M-lora", "generate-1", "generate-64", "generate-1558M"),
 )
 TYPED = ("finetune-124M", "command", "finetune-1558M")
 WARM_UP, TIMING, TYPED_LIMIT = 150.0, 40.0, 90.0  # most seconds for a group, a measurement, a typed command

@@ -38,6 +38,7 @@ class Training:
     steps: int = 10  # in a round
     stories: bool = False
     remat: bool = False
+    lora_rank: int = 0
     systems: tuple[str, ...] = ("gpt-tf2", "transformers", "keras-hub")
 
 
@@ -68,6 +69,7 @@ WORKS: dict[str, Work] = {
     "train-1x1024": Training("124M", 1, steps=30),
     "train-stories": Training("124M", 8, stories=True, systems=OURS),
     "train-1558M": Training("1558M", 4, steps=3, remat=True, systems=OURS),
+    "train-1558M-lora": Training("1558M", 1, steps=3, remat=True, lora_rank=8, systems=OURS),
     "generate-1": Generation("124M", 1),
     "generate-64": Generation("124M", 64),
     "generate-1558M": Generation("1558M", 1, systems=OURS),
@@ -92,7 +94,7 @@ def model_shape(model: str) -> dict[str, int]:
 
 
 def train_ours(work: Training) -> Measure:
-    """The trainer that `finetune` builds, on batches made ahead: the bare step."""
+    """The trainer that `finetune` builds, on batches made ahead: the bare step. And the memory that it planned."""
     from gpt_tf2.commands.finetune import build, resolve
     from gpt_tf2.commands.finetune_settings import FinetuneSettings
     from gpt_tf2.data.batches import StreamWindows
@@ -106,8 +108,10 @@ def train_ours(work: Training) -> Measure:
         length=work.length,
         precision="bfloat16",
         remat="on" if work.remat else "off",
+        lora_rank=work.lora_rank,
     )
-    trainer, _ = build(resolve(settings))
+    run = resolve(settings)
+    trainer, _ = build(run)
     if work.stories:
         data: Any = packed_stories(40 * work.rows, work.length, multiple=work.length // 4)
     else:
@@ -120,7 +124,8 @@ def train_ours(work: Training) -> Measure:
             loss = trainer.step(batch, 1e-4, 0, step)
         return float(loss)  # waits for the device
 
-    return time_training(work, sum(batch.size for batch in batches), take_steps, jax_peak)
+    measure = time_training(work, sum(batch.size for batch in batches), take_steps, jax_peak)
+    return measure if work.stories else lambda: measure() | {"planned GB": run.step_bytes / 1e9}
 
 
 def train_transformers(work: Training) -> Measure:

@@ -14,9 +14,9 @@ FILES = (HPARAMS, "checkpoint", ENCODER, DATA, INDEX, META, MERGES)  # each afte
 LARGEST = 1 << 26  # bytes of a file that holds no weights; the released ones have up to 1.8 MB
 BLOCK = 1 << 20  # bytes hashed at a time
 
-# SHA-256 of the released files, from the download script of MontrealAI/AGI-Alpha-Agent-v0. tiktoken publishes the same
-# for the vocabulary, and so do users of Terminal-Bench's copy for the weights; `checkpoint` and `hparams.json` were
-# hashed again from their text. The index and the meta graph have this one source. None was found for larger models.
+# SHA-256 of the released files, from the download script of the public repository MontrealAI/AGI-Alpha-Agent-v0.
+# tiktoken has the same for the vocabulary, and a second document for the weights; `checkpoint` and `hparams.json` were
+# hashed again from their text. Index and meta graph have this one source. For larger models none was found.
 SHA256 = {
     "124M": {
         "checkpoint": "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb",
