@@ -11,7 +11,8 @@ import numpy as np
 import tiktoken
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import read_json, read_utf8
+from gpt_tf2.storage.files import read_utf8
+from gpt_tf2.storage.json_text import read_json
 
 END_OF_TEXT = "<|endoftext|>"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import read_json
+from gpt_tf2.storage.json_text import read_json
 
 # The source of a story, in the data → its domain, in the evaluator's results.
 DOMAINS = {

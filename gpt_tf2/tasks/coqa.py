@@ -9,7 +9,7 @@ import ftfy
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring import coqa
-from gpt_tf2.storage.files import read_json
+from gpt_tf2.storage.json_text import read_json
 from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
 
 SPLITS = ("train", "dev")
