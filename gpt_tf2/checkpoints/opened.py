@@ -146,7 +146,8 @@ def find_tokenizer(
     if tokenizer.n_vocab != config.n_vocab:
         open_checkpoint(path).check(config)  # the hyper-parameters may be at fault, not the vocabulary
         sizes = f"{tokenizer.n_vocab} tokens, but the model has {config.n_vocab}"
-        raise InputError(f"{encoder}: {sizes}: give the encoder.json and vocab.bpe of {path}")
+        added = " (added tokens are not read)" if tokenizer.n_vocab < config.n_vocab else ""
+        raise InputError(f"{encoder}: {sizes}{added}: give the encoder.json and vocab.bpe of {path}")
     return tokenizer
 
 

@@ -1,0 +1,35 @@
+"""One line for whatever a library raises while it reads a damaged or hostile file."""
+
+import contextlib
+from collections.abc import Iterator
+
+from gpt_tf2.errors import InputError
+
+
+@contextlib.contextmanager
+def explain_damage(problem: str, fix: str, setting: str | None = None, value: object = None) -> Iterator[None]:
+    """Turns an error of the libraries that are called inside the `with` block into an InputError.
+
+    Every kind of error counts, because the libraries raise more than they document: zipfile `NotImplementedError`,
+    `RuntimeError`, `zlib.error` and `struct.error`; numpy what `ast.literal_eval` and `tokenize` raise, up to
+    `MemoryError`; pyarrow `OverflowError`, `UnicodeDecodeError` and its own; safetensors `AttributeError`. So call
+    nothing but a library inside.
+
+    Args:
+        problem: what is wrong. The library's message follows it.
+        fix: what the error advises.
+        setting, value: those of `InputError`.
+
+    Raises InputError.
+
+    Example:
+        >>> with explain_damage("tides.npz: not an .npz of arrays", "write it again"):  # doctest: +SKIP
+        ...     numpy.load("tides.npz")
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{problem} ({reason}): {fix}", setting, value) from None
