@@ -50,6 +50,7 @@ def example(item: tuple[str, Any]) -> Example:
             ids = [part["turn_id"] for part in pair]
             if ids != [number, number]:
                 raise ValueError(f"turn {number} has the ids {ids[0]} and {ids[1]}")
+        str(story["id"]).encode()  # it is written with the answers
         return Example(str(story["id"]), passage, tuple(turns))
     except (KeyError, TypeError, ValueError) as error:
         raise Unusable("a field is missing or malformed", f"{name} ({error})") from None
