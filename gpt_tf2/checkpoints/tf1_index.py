@@ -126,8 +126,10 @@ def list_records(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes
 
 def parse_entry(name: str, message: Message) -> Entry:
     """A tensor."""
-    if message.keys() - {1, 2, 3, 4, 5, 6}:
+    if 7 in message:
         raise Damage(f"tensor {name} is stored in parts")
+    if message.keys() - {1, 2, 3, 4, 5, 6}:
+        raise Damage("an unknown field")
     kind, shard, offset, size = (single(message, field) for field in (1, 3, 4, 5))
     shape = parse_shape(message.get(2, []))
     if kind not in SIZES or shard or (kind != TEXT and math.prod(shape) * SIZES[kind] != size):

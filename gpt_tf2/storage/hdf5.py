@@ -122,7 +122,10 @@ def stamp_of(file: BinaryIO) -> tuple[int, ...]:
 
 
 class Reader:
-    """Walks through an open file. Every structure is read once, at an address of its own, inside the file."""
+    """Walks through an open file. Every structure is read once, at an address of its own, inside the file.
+
+    So the datasets have no more bytes than the file.
+    """
 
     def __init__(self, file: BinaryIO):
         self.file = file
@@ -155,9 +158,11 @@ class Reader:
                     waiting.append((f"{prefix}{name}/", item))
                 else:
                     datasets[prefix + name] = self.parse_dataset(prefix + name, item)
-        total = sum(stored.size for stored in datasets.values())
-        if total > self.size:
-            raise Damage(f"{total:,} bytes declared in a file of {self.size:,}")
+        end = 0
+        for name, stored in sorted(datasets.items(), key=lambda item: item[1].offset):
+            if stored.size and stored.offset < end:
+                raise Damage(f"{name} shares its bytes with another tensor")
+            end = max(end, stored.offset + stored.size)
         texts = (self.parse_attribute(body) for kind, body in root if kind == ATTRIBUTE)
         return dict(text for text in texts if text), datasets
 
@@ -178,7 +183,7 @@ class Reader:
         self.visited.add(address)
         content = self.read(address, size)
         if not content.startswith(signature):
-            raise Damage(f"no {signature.decode()} at byte {address}")
+            raise Damage(f"no {signature[:4].decode()} at byte {address}")
         return content
 
     def read_object(self, address: int) -> list[tuple[int, bytes]]:
