@@ -119,7 +119,9 @@ def damage(content: bytes, draw: random.Random, is_json: bool) -> bytes:
             aligned = place - place % size[0] if draw.random() < 0.7 else place
             changed[aligned : aligned + size[0]] = struct.pack(size[1], number % 2 ** (8 * size[0]))
         else:
-            changed[place:place] = draw.choice((b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\n", b'"', b"{" * 99, b"9" * 5000))
+            changed[place:place] = draw.choice(
+                (b"\xff\xfe", b"\xef\xbb\xbf", b"\0", b"\n", b'"', b"{" * 99, b"9" * 5000)
+            )
     return bytes(changed)
 
 
@@ -285,9 +287,7 @@ TARGETS = {
         sign_blocks,
     ),
     "safetensors": Target(
-        lambda folder: huggingface.write(
-            folder / "model.safetensors", CONFIG, random_tensors(tensor_shapes(CONFIG))
-        ),
+        lambda folder: huggingface.write(folder / "model.safetensors", CONFIG, random_tensors(tensor_shapes(CONFIG))),
         lambda folder: read_all(folder),
         (".safetensors", "config.json"),
     ),
