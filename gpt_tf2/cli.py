@@ -136,7 +136,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
         return 130
     except BrokenPipeError:  # the reader of our output is gone, as `head` is
         discard_output()
-    except (OSError, MemoryError, OverflowError, UnicodeError) as error:
+    except Exception as error:
+        if not (isinstance(error, (OSError, OverflowError, UnicodeError)) or is_out_of_memory(error)):
+            raise  # a mistake of ours
         print(to_line(f"{prog}: {explain(error)}"), file=sys.stderr)
         return 2
     return 0
@@ -168,10 +170,20 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory is short: Python's own error, or the one of TensorFlow (ResourceExhaustedError) or of XLA."""
+    return (
+        isinstance(error, MemoryError)
+        or "ResourceExhausted" in type(error).__name__
+        or "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
 def explain(error: Exception) -> str:
     """What the user can do about an error that no part of the program has turned into an InputError."""
-    if isinstance(error, MemoryError):
-        return f"not enough memory ({error}): choose a smaller batch, length or model".replace(" ()", "")
+    if is_out_of_memory(error):
+        reason = f" ({str(error)[:80]})" if str(error) else ""
+        return f"not enough memory{reason}: choose a smaller batch, length or model"
     if not isinstance(error, OSError):
         return f"a value that cannot be used ({error}): check the settings and the files"
     if error.filename is None:  # our files have names

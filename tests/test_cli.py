@@ -33,6 +33,7 @@ def run(line: str, **environment: str) -> subprocess.CompletedProcess:
         (OSError(28, "No space left on device"), "stdout cannot be written (No space left on device): free space"),
         (MemoryError(), "not enough memory: choose"),
         (MemoryError("Unable to allocate 40 GB"), "not enough memory (Unable to allocate 40 GB): choose"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 40 GB"), "not enough memory (RESOURCE_EXHAUSTED: 40 GB): choose"),
         (OverflowError("too large"), "a value that cannot be used (too large): check"),
         (UnicodeEncodeError("utf-8", "\udc80", 0, 1, "surrogates"), "a value that cannot be used"),
         (InputError("x" * 1000 + ": fix it"), "fix it"),

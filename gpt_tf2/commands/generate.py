@@ -22,6 +22,7 @@ from gpt_tf2.storage.files import read_utf8, write_text
 
 ESCAPED_QUOTATION_MARK = re.compile(r"""\\(["'`´‘’‚‛“”„‟«»‹›])""")
 LINE = "-" * 50
+MOST_SLOTS = 4096  # sequences in parallel; more are no faster
 Show = Callable[[str], None]
 
 
@@ -136,7 +137,7 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
     began = time.monotonic()
     sampler, end, draft = settings.sampler(), tokenizer.end_of_text, settings.drafts(False)
     total = count * len(prompts)
-    slots = min(settings.batch_size, total)
+    slots = min(settings.batch_size, total, MOST_SLOTS)
     generators = spawn_generators(settings.seed, total)
 
     def make_request(number: int) -> Request:

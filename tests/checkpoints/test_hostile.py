@@ -296,7 +296,7 @@ def test_a_vocabulary_with_added_tokens_is_named(tmp_path: Path) -> None:
     huggingface.write(tmp_path / "model.safetensors", config, random_tensors(tensor_shapes(config)))
     for name in ("encoder.json", "vocab.bpe"):
         shutil.copy(OPENAI_TINY / name, tmp_path)
-    with pytest.raises(InputError, match="512 tokens, but the model has 514: give .* added tokens"):
+    with pytest.raises(InputError, match=r"512 tokens, but the model has 514: give .* added tokens"):
         open_model(tmp_path)
 
 
