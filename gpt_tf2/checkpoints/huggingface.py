@@ -40,6 +40,7 @@ HEAD = "lm_head.weight"  # the output layer, which is wte
 # The output layer, and the causal mask, which old files include.
 NOT_WEIGHTS = re.compile(rf"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|{re.escape(HEAD)}")
 FLOATS = ("F32", "F16", "BF16", "F64")
+MOST_HEADER = 1 << 24  # bytes; that of 1558M has 60 kB
 ROWS = 4096  # of a matrix, compared at a time
 
 
@@ -96,9 +97,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises InputError if it is truncated, holds other numbers than floats, or if its config.json is not a GPT-2's.
     """
     fix = "copy or download the file again"
-    with explain_damage(f"{path}: not a whole safetensors file", fix), safe_open(path, framework="np") as file:
-        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-        stored = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
+    problem = f"{path}: not a whole safetensors file"
+    with explain_damage(problem, fix):
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+        if size > MOST_HEADER:
+            raise InputError(f"{problem} (a header of {size:,} bytes): {fix}")
+        with safe_open(path, framework="np") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            stored = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
     keys: dict[str, str] = {}
     for key, (_, dtype) in stored.items():
         if NOT_WEIGHTS.fullmatch(key):

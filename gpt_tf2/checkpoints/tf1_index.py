@@ -14,7 +14,8 @@ from gpt_tf2.errors import InputError
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER = 48  # bytes
-MOST_BYTES = 1 << 24  # of an index; that of 1558M has 24 kB
+MOST_BYTES = 1 << 22  # of an index; that of 1558M has 24 kB
+LONGEST_NAME = 1024  # bytes
 # DataType in tensorflow/core/framework/types.proto → bytes of a number. Of text only the place is checked.
 FLOAT_SIZES = {1: 4, 2: 8, 14: 2, 19: 2}
 SIZES = FLOAT_SIZES | {3: 4, 4: 1, 5: 2, 6: 1, 7: 0, 8: 8, 9: 8, 10: 1, 17: 2, 22: 4, 23: 8}
@@ -112,7 +113,7 @@ def list_records(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes
         shared, position = read_varint(block, position)
         added, position = read_varint(block, position)
         length, position = read_varint(block, position)
-        if shared > len(key) or position + added + length > end:
+        if shared > len(key) or shared + added > LONGEST_NAME or position + added + length > end:
             raise Damage("a record outside its block")
         if not shared:
             starts.append(start)

@@ -1,9 +1,20 @@
-"""One line for whatever a library raises while it reads a damaged or hostile file."""
+"""Damaged and hostile files: one line for whatever a library raises, and a limit to what is unpacked."""
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from gpt_tf2.errors import InputError
+
+# What is compressed may have this many bytes, or as many for each byte of its file; real data stays below a tenth.
+MOST_BYTES, MOST_PER_BYTE = 1 << 26, 100
+
+
+def check_expansion(path: Path, declared: int, fix: str) -> None:
+    """Raises InputError if a compressed file declares far more bytes than its own: a decompression bomb."""
+    size = path.stat().st_size
+    if declared > max(MOST_BYTES, MOST_PER_BYTE * size):
+        raise InputError(f"{path}: {declared:,} bytes of data in a file of {size:,}: {fix}")
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ from gpt_tf2.errors import InputError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = 2**64 - 1  # the address of what is not stored
-# The most bytes of structure that are parsed, which bounds the time. That of the largest saved run has a tenth of it.
-MOST_STRUCTURE = 1 << 26
+MOST_STRUCTURE = 1 << 24  # bytes that are parsed, which bounds the time; the largest saved run has 0.9 MB
+LONGEST_NAME = 1024  # bytes of a path in the file
 MOST_DIMENSIONS = 8
 # Types of messages in the header of an object.
 DATASPACE, DATATYPE, LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 0x01, 0x03, 0x08, 0x0C, 0x10, 0x11
@@ -152,8 +152,8 @@ class Reader:
             prefix, messages = waiting.pop()
             for name, address in self.list_links(messages):
                 item = self.read_object(address)
-                if prefix + name in datasets or "/" in name or not name:
-                    raise Damage(f"two objects called {prefix}{name}")
+                if prefix + name in datasets or "/" in name or not name or len(prefix + name) > LONGEST_NAME:
+                    raise Damage(f"an impossible name, {prefix[:40]}{name}")
                 if any(kind == SYMBOL_TABLE for kind, _ in item):
                     waiting.append((f"{prefix}{name}/", item))
                 else:
@@ -231,7 +231,7 @@ class Reader:
             elif head[:4] == b"SNOD":
                 (used,) = struct.unpack_from("<H", head, 6)
                 for name_at, target, cached in struct.iter_unpack("<QQI20x", self.read(address + 8, 40 * used)):
-                    end = names.find(b"\0", name_at) if name_at < length else -1
+                    end = names.find(b"\0", name_at, name_at + LONGEST_NAME) if name_at < length else -1
                     if cached > 1 or end < 0:
                         raise Damage("a link to something else than an object of this file")
                     yield names[name_at:end].decode(), target

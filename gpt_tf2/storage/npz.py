@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.damage import explain_damage
+from gpt_tf2.storage.damage import check_expansion, explain_damage
 
 SUFFIX = ".npy"
 FIX = "write it again"
-# Arrays together may have this many bytes, or as many for each byte of the file; ids compress to a tenth at best.
-MOST_BYTES, MOST_PER_BYTE = 1 << 26, 100
 
 
 def array_names(path: Path) -> list[str]:
@@ -53,10 +51,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
             if not member.filename.endswith(SUFFIX):
                 raise InputError(f"{member.filename} in it is no array: {FIX} with arrays alone", "dataset_path", path)
         names = {member.filename for member in members}
-        total = sum(member.file_size for member in members)
         if len(names) < len(members):
             raise InputError(f"two arrays of one name: {FIX}", "dataset_path", path)
-        if total > max(MOST_BYTES, MOST_PER_BYTE * path.stat().st_size):
-            problem = f"{total:,} bytes of arrays in a file of {path.stat().st_size:,}"
-            raise InputError(f"{problem}: {FIX} with numpy.savez, uncompressed", "dataset_path", path)
+        check_expansion(path, sum(member.file_size for member in members), f"{FIX} with numpy.savez, uncompressed")
         yield archive

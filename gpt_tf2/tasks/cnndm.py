@@ -11,7 +11,7 @@ import ftfy
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring import rouge
 from gpt_tf2.scoring.sentences import join_tagged, share_with_repeats, split_sentences, tokenize
-from gpt_tf2.storage.damage import explain_damage
+from gpt_tf2.storage.damage import check_expansion, explain_damage
 from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
 
@@ -109,6 +109,8 @@ def open_parquet(path: Path) -> Any:
     with explain_damage(f"{path}: not a readable Parquet file", "download it again"):
         file = pyarrow.parquet.ParquetFile(path)
         names = file.schema_arrow.names
+        groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
+        check_expansion(path, sum(group.total_byte_size for group in groups), "download it again")
     missing = [name for name in NAMES if name not in names]
     if missing:
         file.close()

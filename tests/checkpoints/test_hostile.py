@@ -100,6 +100,7 @@ HOSTILE_INDEXES = {
     "a shape twice": (make_index(("a", entry(2, more=field(2, b"")))), "two shapes"),
     "an unknown rank": (make_index(("a", field(1, 1) + field(2, field(3, 1)) + field(5, 4))), "impossible shape"),
     "a number as shape": (make_index(("a", field(1, 1) + field(2, 3) + field(5, 4))), "a number in the place"),
+    "a name of 2,000 bytes": (make_index(("a" * 2000, entry(2))), "outside its block"),
     "two data files": (make_index(header=field(1, 2)), "more than one data file"),
     "big-endian": (make_index(header=field(1, 1) + field(2, 1)), "another byte order"),
     "names out of order": (make_index(("b", entry(1)), ("a", entry(1))), "out of order"),
@@ -255,6 +256,12 @@ def test_an_output_layer_unlike_wte_is_refused(tmp_path: Path) -> None:
             InputError, match=r"lm_head.weight differs from transformer.wte.weight.*: give a checkpoint"
         ):
             open_checkpoint(write_safetensors(tmp_path, **{HEAD: other})).read("wte")
+
+
+def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", 10**9) + b"{}")
+    with pytest.raises(InputError, match="a header of 1,000,000,000 bytes"):
+        open_checkpoint(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -102,13 +102,17 @@ def make_records(file: h5py.File) -> None:
     file["x"] = np.zeros(3, [("a", "f4"), ("b", "f4")])
 
 
+def make_long_names(file: h5py.File) -> None:
+    file["/".join("x" * 600 for _ in range(3))] = np.zeros(3)
+
+
 def make_type(file: h5py.File) -> None:
     file["t"] = np.dtype("f4")
     file.create_dataset("x", (4,), file["t"])
 
 
 STRANGE = (external_file, virtual, make_unwritten, make_chunks, make_compact, make_soft_link, make_external_link)
-STRANGER = (make_hard_link, make_circle, make_references, make_text, make_numbers, make_records, make_type)
+STRANGER = (make_hard_link, make_circle, make_references, make_text, make_numbers, make_records, make_long_names, make_type)
 
 
 @pytest.mark.parametrize("act", [*STRANGE, *STRANGER])

@@ -73,7 +73,7 @@ def test_damaged_and_hostile_arrays_are_refused(tmp_path: Path, name: str) -> No
 def test_a_bomb_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.npz", {"ids.npy": bomb()}, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 200_000
-    with pytest.raises(InputError, match=r"100,0\d\d,\d\d\d bytes of arrays in a file of \d\d,\d\d\d: write it again"):
+    with pytest.raises(InputError, match=r"100,0\d\d,\d\d\d bytes of data in a file of \d\d,\d\d\d: write it again"):
         array_names(path)
 
 
