@@ -55,7 +55,8 @@ def open_merged(path: Path, base: Checkpoint) -> Checkpoint:
         if name not in adapted:
             return values
         matrix = name.removesuffix("/w")
-        return values + file.read(f"{matrix}/lora_a") @ file.read(f"{matrix}/lora_b")
+        with np.errstate(over="ignore", invalid="ignore"):  # whatever the file holds: no warnings
+            return values + file.read_float32(f"{matrix}/lora_a") @ file.read_float32(f"{matrix}/lora_b")
 
     return Checkpoint(path, base.shapes, read, config)
 

@@ -33,7 +33,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a file. Raises InputError if it is truncated or damaged, or if another program wrote it."""
     file = open_hdf5(path)
     shapes = {name: stored.shape for name, stored in file.datasets.items()}
-    return Checkpoint(path, shapes, lambda name: file.read(name).astype("float32", copy=False), parse_config(file))
+    return Checkpoint(path, shapes, file.read_float32, parse_config(file))
 
 
 def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:

@@ -84,6 +84,11 @@ class HDF5File:
             raise InputError(f"{self.path}: tensor {name} is truncated: {self.fix}")
         return values.reshape(stored.shape)
 
+    def read_float32(self, name: str) -> np.ndarray:
+        """Reads a dataset as float32. Raises InputError like `read`."""
+        with np.errstate(over="ignore"):  # float64 may hold more: no warning
+            return self.read(name).astype("float32", copy=False)
+
     def attribute(self, name: str) -> str:
         """The text of an attribute. Raises InputError if there is none of that name."""
         if name not in self.attributes:

@@ -112,7 +112,16 @@ def make_type(file: h5py.File) -> None:
 
 
 STRANGE = (external_file, virtual, make_unwritten, make_chunks, make_compact, make_soft_link, make_external_link)
-STRANGER = (make_hard_link, make_circle, make_references, make_text, make_numbers, make_records, make_long_names, make_type)
+STRANGER = (
+    make_hard_link,
+    make_circle,
+    make_references,
+    make_text,
+    make_numbers,
+    make_records,
+    make_long_names,
+    make_type,
+)
 
 
 @pytest.mark.parametrize("act", [*STRANGE, *STRANGER])
