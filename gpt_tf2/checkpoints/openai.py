@@ -54,7 +54,8 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
             raise InputError(f"{index}: tensor {name} holds no floating-point numbers: {fix}")
         # TensorFlow turns some of its errors into Python's own, for example when the data ends too early.
         try:
-            reader = reader or tf.train.load_checkpoint(str(prefix))
+            # Unlike `tf.train.load_checkpoint` it also reads a prefix that is the name of a folder as well.
+            reader = reader or tf.compat.v1.train.NewCheckpointReader(str(prefix))
             array = reader.get_tensor(keys[name])
         except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
             damage = f"tensor {name} is truncated or damaged ({first_line(error)})"

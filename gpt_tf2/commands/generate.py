@@ -1,7 +1,6 @@
 """`generate`: samples of a model's text."""
 
 import dataclasses
-import itertools
 import json
 import re
 import sys
@@ -22,7 +21,6 @@ from gpt_tf2.storage.files import read_utf8, write_text
 
 ESCAPED_QUOTATION_MARK = re.compile(r"""\\(["'`´‘’‚‛“”„‟«»‹›])""")
 LINE = "-" * 50
-MOST_SLOTS = 4096  # sequences in parallel; more are no faster
 Show = Callable[[str], None]
 
 
@@ -95,10 +93,10 @@ def print_samples(settings: GenerateSettings) -> None:
     alone = not settings.prompts and (settings.n_samples or settings.batch_size) == 1
     streaming = alone and not settings.json and not settings.output_file
     with_starter = settings.include_prompt == "yes"
-    samples = tokens = 0
+    samples: list[Sample] = []
     content = ""
     for sample in generate_samples(settings, show if streaming else discard, print_to_stderr):
-        samples, tokens = samples + 1, tokens + sample.tokens
+        samples.append(sample)
         if settings.json:
             piece = json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n"
         else:
@@ -109,12 +107,13 @@ def print_samples(settings: GenerateSettings) -> None:
             show(f"\n{LINE}\n" if streaming else piece)
     if settings.output_file:
         write_text(settings.output_file, content)
-        print_to_stderr(f"wrote {samples:,} samples to {settings.output_file}")
-    print_to_stderr(f"{tokens:,} tokens in {time.monotonic() - began:.1f} s, including loading")
+        print_to_stderr(f"wrote {len(samples):,} samples to {settings.output_file}")
+    tokens, seconds = sum(sample.tokens for sample in samples), time.monotonic() - began
+    print_to_stderr(f"{tokens:,} tokens in {seconds:.1f} s, including loading")
 
 
 def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard) -> Iterator[Sample]:
-    """Yields the samples in the order of their starters, each once it and those before it are finished.
+    """Yields the samples in the order of their starters, once all are finished.
 
     Args:
         show: called with each starter and with the text as it is generated.
@@ -136,11 +135,8 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
     count = settings.n_samples or settings.batch_size
     began = time.monotonic()
     sampler, end, draft = settings.sampler(), tokenizer.end_of_text, settings.drafts(False)
-    total = count * len(prompts)
-    slots = min(settings.batch_size, total, MOST_SLOTS)
-    generators = spawn_generators(settings.seed, total)
-
-    def make_request(number: int) -> Request:
+    scheduler = make_scheduler(decoder, sampler, end, settings.batch_size, draft)
+    for number, generator in enumerate(spawn_generators(settings.seed, count * len(prompts))):
         if settings.include_prompt == "yes":
             show(starters[number // count])
         prompt = prompts[number // count] or [end]
@@ -150,25 +146,15 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
         room = min(settings.output_length, config.n_ctx - len(prompt))
         stream = TextStream(tokenizer, stops, show)
         ruled = dataclasses.replace(sampler, rules=rules)
-        return Request(prompt, room, ruled, next(generators), stream.add, tag=(number, stream))
-
-    scheduler = make_scheduler(decoder, sampler, end, slots, draft)
-    requests = map(make_request, range(total))  # made as they are needed: there may be a billion
-    for request in itertools.islice(requests, 2 * slots):
-        scheduler.submit(request)
-    samples: dict[int, Sample] = {}  # finished, while one before them is not
-    tokens = done = 0
+        scheduler.submit(Request(prompt, room, ruled, generator, stream.add, tag=(number, stream)))
+    samples: dict[int, Sample] = {}
     for request in scheduler.run():
         number, stream = request.tag
         ended = "stop" if stream.stopped else "length" if stream.tokens >= request.max_new_tokens else "end"
         samples[number] = Sample(starters[number // count], stream.finish(), stream.tokens, ended)
-        tokens += stream.tokens
-        for following in itertools.islice(requests, 1):
-            scheduler.submit(following)
-        while done in samples:
-            yield samples.pop(done)
-            done += 1
     seconds = time.monotonic() - began
+    tokens = sum(sample.tokens for sample in samples.values())
+    yield from (samples[number] for number in sorted(samples))
     say(f"{tokens / seconds:.3g} tokens/s, {decoder.name}")
 
 

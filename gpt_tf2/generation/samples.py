@@ -1,6 +1,6 @@
 """Completions of many prompts, and samples of one, as tokens or as text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -87,7 +87,6 @@ def sample_text(
     return stream.finish()
 
 
-def spawn_generators(seed: int | None, count: int) -> Iterator[np.random.Generator]:
-    """`count` independent random generators, each made when it is needed; the i-th is the same whatever `count` is."""
-    entropy = np.random.SeedSequence(seed).entropy
-    return (np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(i,))) for i in range(count))
+def spawn_generators(seed: int | None, count: int) -> list[np.random.Generator]:
+    """`count` independent random generators; the i-th is the same whatever `count` is."""
+    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(count)]
