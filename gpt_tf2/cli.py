@@ -1,12 +1,14 @@
 """The command line: arguments in, exit code out."""
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from gpt_tf2.backend.starting import leave_processes
 from gpt_tf2.commands.flags import parse
-from gpt_tf2.errors import InputError
+from gpt_tf2.errors import InputError, to_line
 
 
 def demo(arguments: Sequence[str], prog: str) -> None:
@@ -120,21 +122,79 @@ def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     command = arguments[0] if arguments else "--help"
-    if command in ("-h", "--help"):
-        print(f"usage: gpt-tf2 {{{','.join(COMMANDS)}}} … (see gpt-tf2 COMMAND --help)")
-        return 0
-    prog = prog or f"gpt-tf2 {command}"
+    prog = prog or ("gpt-tf2" if command in ("-h", "--help") else f"gpt-tf2 {command}")
     try:
-        if command not in COMMANDS:
-            raise InputError(f"unknown command: use one of {', '.join(COMMANDS)}")
-        COMMANDS[command](arguments[1:], prog)
-        leave_processes()
+        prepare_streams()
+        try:
+            run(command, arguments[1:], prog)
+        finally:
+            sys.stdout.flush()  # here, where a full disk can be reported
     except InputError as error:
-        print(f"{prog}: {' '.join(error.on_command_line().split())}", file=sys.stderr)
+        print(to_line(f"{prog}: {error.on_command_line()}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output is gone, as `head` is
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
+    except Exception as error:
+        if not (isinstance(error, (OSError, OverflowError, UnicodeError)) or is_out_of_memory(error)):
+            raise  # a mistake of ours
+        print(to_line(f"{prog}: {explain(error)}"), file=sys.stderr)
+        return 2
     return 0
+
+
+def run(command: str, arguments: Sequence[str], prog: str) -> None:
+    """Runs a command."""
+    if command in ("-h", "--help"):
+        print(f"usage: gpt-tf2 {{{','.join(COMMANDS)}}} … (see gpt-tf2 COMMAND --help)")
+    elif command not in COMMANDS:
+        raise InputError(f"unknown command: use one of {', '.join(COMMANDS)}")
+    else:
+        COMMANDS[command](arguments, prog)
+        leave_processes()
+
+
+def prepare_streams() -> None:
+    """Lets stdout and stderr print every character, and replaces a closed stdin or stderr by nothing.
+
+    Raises InputError if stdout is closed: the next file that is opened would take its place.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: PTH123, SIM115
+    if sys.stdout is None:
+        raise InputError("stdout is closed: redirect it to a file, or to /dev/null")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory is short: Python's own error, or the one of TensorFlow (ResourceExhaustedError) or of XLA."""
+    return (
+        isinstance(error, MemoryError)
+        or "ResourceExhausted" in type(error).__name__
+        or "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
+def explain(error: Exception) -> str:
+    """What the user can do about an error that no part of the program has turned into an InputError."""
+    if is_out_of_memory(error):
+        reason = f" ({str(error)[:80]})" if str(error) else ""
+        return f"not enough memory{reason}: choose a smaller batch, length or model"
+    if not isinstance(error, OSError):
+        return f"a value that cannot be used ({error}): check the settings and the files"
+    if error.filename is None:  # our files have names
+        discard_output()
+        return f"stdout cannot be written ({error.strerror or error}): free space, or redirect it elsewhere"
+    return f"{error.filename}: {error.strerror}: check the path, its permissions and the space on the disk"
+
+
+def discard_output() -> None:
+    """Sends what is still to be printed nowhere, so that Python does not fail at its exit."""
+    with contextlib.suppress(OSError):  # a program that calls us may have replaced stdout by no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import read_json
+from gpt_tf2.storage.json_text import read_json
+
+MOST = 2**31 - 1  # of a hyper-parameter: a token, a position and a tensor's dimension are 32-bit integers
+MOST_LAYERS = 10_000  # so that the list of tensors stays small, whatever a file says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +22,8 @@ class GPT2Config:
     n_head: attention heads per block.
     n_layer: blocks.
 
-    Raises InputError if a value is not a positive integer, or if `n_head` does not divide `n_embd`.
+    Raises InputError if a value is not a positive integer, if it is larger than any network's, or if `n_head` does not
+    divide `n_embd`.
 
     Example:
         >>> GPT2Config(n_vocab=50257, n_ctx=1024, n_embd=768, n_head=12, n_layer=12) == SIZES["124M"]
@@ -36,6 +40,9 @@ class GPT2Config:
         for name, value in dataclasses.asdict(self).items():
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} is {value!r}: give a positive integer")
+            most = MOST_LAYERS if name == "n_layer" else MOST
+            if value > most:
+                raise InputError(f"{name} is more than {most:,}: give the model's own value")
         if self.n_embd % self.n_head:
             raise InputError(f"n_head {self.n_head} does not divide n_embd {self.n_embd}: give the model's own values")
 

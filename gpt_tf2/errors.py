@@ -3,6 +3,7 @@
 import re
 
 SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
+LONGEST = 300  # characters of an error's line
 
 
 class InputError(ValueError):
@@ -30,7 +31,7 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         given = "" if self.value is None else self.value
-        return (f"{self.setting}={given}: " if self.setting else "") + SETTING.sub(r"\1", self.message)
+        return to_line((f"{self.setting}={given}: " if self.setting else "") + SETTING.sub(r"\1", self.message))
 
     def __reduce__(self) -> tuple:
         return type(self), (self.message, self.setting, self.value)
@@ -38,4 +39,19 @@ class InputError(ValueError):
     def on_command_line(self) -> str:
         """The error with its settings as flags."""
         given = "" if self.value is None else f" {self.value}"
-        return (f"--{self.setting}{given}: " if self.setting else "") + SETTING.sub(r"--\1", self.message)
+        return to_line((f"--{self.setting}{given}: " if self.setting else "") + SETTING.sub(r"--\1", self.message))
+
+
+def to_line(message: str) -> str:
+    """One line of at most 300 characters, all printable. What is too long loses its middle: the fix stands at its end.
+
+    Example:
+        >>> to_line("a name \\x1b[1m\\nof two lines")
+        'a name \\\\x1b[1m of two lines'
+    """
+    line = " ".join(message.split())
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    if len(line) <= LONGEST:
+        return line
+    head = LONGEST * 3 // 5
+    return f"{line[:head]} … {line[len(line) - (LONGEST - head - 3) :]}"

@@ -11,7 +11,8 @@ import numpy as np
 import tiktoken
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import read_json, read_utf8
+from gpt_tf2.storage.files import read_utf8
+from gpt_tf2.storage.json_text import read_json
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -138,7 +139,7 @@ def check_pair(encoder_json: str | Path, ids: dict[str, int], vocab_bpe: str | P
         if ids.get(name) != rank:
             current = f"has id {ids[name]}" if name in ids else "is missing"
             problem = f"token {name!r} {current}, but has id {rank} by {vocab_bpe}"
-            raise InputError(f"{encoder_json}: {problem}: give two files of one vocabulary")
+            raise InputError(f"{encoder_json}: {problem}: give two files of one vocabulary, numbered as OpenAI's")
     if len(ids) != len(ranks) + 1 or ids[END_OF_TEXT] != len(ranks):
         sizes = f"{len(ids)} tokens, but {vocab_bpe} makes {len(ranks)} and {END_OF_TEXT}"
         raise InputError(f"{encoder_json}: {sizes}: give two files of one vocabulary")

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
-from gpt_tf2.checkpoints.hdf5 import READ_ERRORS, atomic_hdf5, read_config
+from gpt_tf2.checkpoints.hdf5 import atomic_hdf5, parse_config
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.hdf5 import HDF5File, open_hdf5
 
 
 def write(path: Path, config: GPT2Config, base: Checkpoint, adapters: Mapping[str, Any]) -> None:
@@ -31,13 +31,11 @@ def write(path: Path, config: GPT2Config, base: Checkpoint, adapters: Mapping[st
 
 
 def read_base_path(path: Path) -> str | None:
-    """The path of the model that an HDF5 file's adapters belong to; None if the file holds no adapters."""
-    try:
-        with h5py.File(path, "r") as file:
-            base = file.attrs.get("base")
-            return None if base is None else str(base)
-    except READ_ERRORS:
-        return None  # opening it as a whole model explains the damage
+    """The path of the model that an HDF5 file's adapters belong to; None if the file holds no adapters.
+
+    Raises InputError if the file is damaged.
+    """
+    return open_hdf5(path).attributes.get("base")
 
 
 def open_merged(path: Path, base: Checkpoint) -> Checkpoint:
@@ -45,28 +43,38 @@ def open_merged(path: Path, base: Checkpoint) -> Checkpoint:
 
     Raises InputError if the adapters are damaged, or if they belong to another base.
     """
-    config = read_config(path)
-    try:
-        with h5py.File(path, "r") as file:
-            expected = file.attrs["base_digest"]
-            adapted = {f"{block}/{part}/{name}" for block in file for part in file[block] for name in file[block][part]}
-    except READ_ERRORS as error:
-        raise InputError(f"{path}: damaged adapters ({error}): copy or write the file again") from None
-    if compute_digest(base) != expected:
+    file = open_hdf5(path)
+    config = parse_config(file)
+    base.check(config)
+    adapted = list_adapted(file, base)
+    if compute_digest(base) != file.attribute("base_digest"):
         raise InputError(f"{path}: made for another model than the one now at {base.path}: put the right one there")
 
     def read(name: str) -> np.ndarray:
         values = base.read(name)
-        matrix = name.removesuffix("/w")
-        if matrix not in adapted:
+        if name not in adapted:
             return values
-        try:
-            with h5py.File(path, "r") as file:
-                return values + file[f"{matrix}/lora_a"][()] @ file[f"{matrix}/lora_b"][()]
-        except READ_ERRORS as error:
-            raise InputError(f"{path}: adapter {matrix} is damaged ({error}): copy or write it again") from None
+        matrix = name.removesuffix("/w")
+        with np.errstate(over="ignore", invalid="ignore"):  # whatever the file holds: no warnings
+            return values + file.read_float32(f"{matrix}/lora_a") @ file.read_float32(f"{matrix}/lora_b")
 
     return Checkpoint(path, base.shapes, read, config)
+
+
+def list_adapted(file: HDF5File, base: Checkpoint) -> set[str]:
+    """The matrices that have adapters. Raises InputError if a factor is missing or does not fit its matrix."""
+    matrices = {f"{name.rpartition('/')[0]}/w" for name in file.datasets}
+    expected: dict[str, tuple[int, ...]] = {}
+    for name in sorted(matrices):
+        matrix = name.removesuffix("/w")
+        shape, factor = base.shapes.get(name, ()), file.datasets.get(f"{matrix}/lora_a")
+        if len(shape) == 2 and factor and len(factor.shape) == 2:
+            rank = factor.shape[1]
+            expected |= {f"{matrix}/lora_a": (shape[0], rank), f"{matrix}/lora_b": (rank, shape[1])}
+    for name in sorted(expected.keys() | file.datasets.keys()):
+        if name not in file.datasets or expected.get(name) != file.datasets[name].shape:
+            raise InputError(f"{file.path}: adapter {name} does not fit the model at {base.path}: {file.fix}")
+    return matrices
 
 
 def compute_digest(base: Checkpoint) -> str:

@@ -39,4 +39,6 @@ class Checkpoint:
                 raise InputError(f"{self.path}: tensor {name} {shapes}: {fix}")
         for name in self.shapes:
             if name not in expected:
-                raise InputError(f"{self.path}: tensor {name} is not part of this GPT-2: {fix}")
+                raise InputError(
+                    f"{self.path}: tensor {name} is not part of this GPT-2: save its weights alone, or {fix}"
+                )

@@ -145,7 +145,9 @@ async def fetch(url: str, part: Path, show: Show, wait: float, largest: int) -> 
                     failures = 1 if file_size(part) >= most + WINDOW else failures + 1
                     most = max(most, file_size(part))
                     if failures == ATTEMPTS:
-                        reason = str(error) or f"no more than {WINDOW:,} bytes in {STALL:g} s"
+                        is_slow = isinstance(error, asyncio.TimeoutError | httpx.TimeoutException)
+                        slow = f"no more than {WINDOW:,} bytes in {STALL:g} s"
+                        reason = str(error) or (slow if is_slow else "the connection broke")
                         raise InputError(f"{one_line(url)}: {one_line(reason)}: {TRY_AGAIN}") from None
                 await asyncio.sleep(wait * 2 ** (failures - 1))
     except InputError:

@@ -4,6 +4,7 @@ Each format is a module with `open_checkpoint` and `write`. Files of adapters op
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from gpt_tf2.errors import InputError
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 SAFETENSORS = ".safetensors"
+# `model-00001-of-00003.safetensors`, and the list of such files, `model.safetensors.index.json`.
+PART = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$|\.index\.json$")
 FORMATS = "a TF1 checkpoint (its folder, or the prefix model.ckpt), a .h5 or a .safetensors file"
 
 
@@ -32,14 +35,26 @@ def locate(path: str | Path) -> Path:
         for name in ("model.safetensors", "model.ckpt.index"):
             if (path / name).is_file():
                 return path / name.removesuffix(".index")
+        for unread in ("model.safetensors.index.json", "pytorch_model.bin.index.json", "pytorch_model.bin"):
+            if (path / unread).is_file():
+                raise not_read(path / unread)
         raise InputError(f"{path}: neither model.ckpt.index nor model.safetensors in this folder: give {FORMATS}")
     if openai.is_prefix(path):
         return path
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint: download it (gpt-tf2 download SIZE), or give {FORMATS}")
+    if PART.search(path.name) or path.suffix == ".bin":
+        raise not_read(path)
     if path.suffix not in (*HDF5_SUFFIXES, SAFETENSORS):
         raise InputError(f"{path}: not a checkpoint: give {FORMATS}")
     return path
+
+
+def not_read(path: Path) -> InputError:
+    """The error for a model of Hugging Face's in another form than `model.safetensors`."""
+    kind = "one of several files of a model" if PART.search(path.name) else "a pickled model"
+    fix = "open it with transformers and save it as one model.safetensors (save_pretrained, max_shard_size)"
+    return InputError(f"{path}: {kind}, which gpt-tf2 does not read: {fix}")
 
 
 def read_config(path: Path) -> GPT2Config | None:
@@ -65,7 +80,11 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         >>> open_checkpoint("models/124M").shapes["wte"]  # doctest: +SKIP
         (50257, 768)
     """
-    path = locate(path)
+    return open_located(locate(path))
+
+
+def open_located(path: Path, adapted: tuple[Path, ...] = ()) -> Checkpoint:
+    """Opens a located checkpoint, for the files of adapters `adapted`, whose base it is."""
     if openai.is_prefix(path):
         return openai.open_checkpoint(path)
     if path.suffix not in HDF5_SUFFIXES:
@@ -74,8 +93,20 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if base is None:
         return hdf5.open_checkpoint(path)
     with explain_base(path, base):
-        checkpoint = open_checkpoint(base)
+        checkpoint = open_located(locate_base(path, base, adapted), (*adapted, path))
     return adapters.open_merged(path, checkpoint)
+
+
+def locate_base(path: Path, base: str, adapted: tuple[Path, ...]) -> Path:
+    """The file of the model `base` of the adapters at `path`. Raises InputError if it is one of the files above it."""
+    try:
+        located = locate(base)
+    except InputError as error:
+        started = "" if Path(base).is_absolute() else ", or start in the folder where the adapters were made"
+        raise InputError(f"{error}{started}") from None
+    if any(located.samefile(above) for above in (*adapted, path) if located.exists()):
+        raise InputError(f"{located}: adapters of themselves: put the model there that they were made for")
+    return located
 
 
 @contextlib.contextmanager
@@ -87,8 +118,11 @@ def explain_base(path: Path, base: str) -> Iterator[None]:
         raise InputError(f"{path} holds adapters of {base}, which cannot be opened: {error}") from None
 
 
-def list_sources(path: Path) -> tuple[Path, ...]:
-    """The files of a located checkpoint: its weights, those of its base, and the hyper-parameters that it carries."""
+def list_sources(path: Path, adapted: tuple[Path, ...] = ()) -> tuple[Path, ...]:
+    """The files of a located checkpoint: its weights, those of its base, and the hyper-parameters that it carries.
+
+    adapted: as in `open_located`.
+    """
     if openai.is_prefix(path):
         return tuple(openai.with_suffix(path, suffix) for suffix in (openai.INDEX, openai.DATA))
     if path.suffix not in HDF5_SUFFIXES:
@@ -98,7 +132,7 @@ def list_sources(path: Path) -> tuple[Path, ...]:
     if base is None:
         return (path,)
     with explain_base(path, base):
-        return (path, *list_sources(locate(base)))
+        return (path, *list_sources(locate_base(path, base, adapted), (*adapted, path)))
 
 
 def write_checkpoint(path: str | Path, config: GPT2Config, tensors: Mapping[str, Any]) -> Path:

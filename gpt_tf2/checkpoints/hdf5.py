@@ -1,7 +1,6 @@
 """HDF5: one dataset per tensor under OpenAI's name, the hyper-parameters as JSON in the attribute `hparams`."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,11 +10,9 @@ import numpy as np
 
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config
-from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write
-
-# What h5py raises for a damaged file.
-READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError)
+from gpt_tf2.storage.hdf5 import HDF5File, open_hdf5
+from gpt_tf2.storage.json_text import parse_json
 
 
 def read_config(path: Path) -> GPT2Config:
@@ -23,45 +20,20 @@ def read_config(path: Path) -> GPT2Config:
 
     Raises InputError if the file is truncated or damaged, or if another program wrote it.
     """
-    with explain_damage(path), h5py.File(path, "r") as file:
-        hparams = file.attrs.get("hparams")
-    if not isinstance(hparams, str):
-        raise InputError(f"{path}: no attribute hparams, so another program wrote it: give a file written by gpt-tf2")
-    try:
-        return GPT2Config.from_dict(json.loads(hparams), str(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: damaged hparams ({error}): copy or write the file again") from None
+    return parse_config(open_hdf5(path))
+
+
+def parse_config(file: HDF5File) -> GPT2Config:
+    """The hyper-parameters in an opened file of a model or of adapters."""
+    hparams = parse_json(file.attribute("hparams"), f"{file.path}: hparams", file.fix)
+    return GPT2Config.from_dict(hparams, str(file.path))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a file. Raises InputError if it is truncated or damaged, or if another program wrote it."""
-    config = read_config(path)
-    shapes = {}
-
-    def add_shape(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset):
-            shapes[name] = tuple(item.shape)
-
-    with explain_damage(path), h5py.File(path, "r") as file:
-        file.visititems(add_shape)
-
-    def read(name: str) -> np.ndarray:
-        try:
-            with h5py.File(path, "r") as file:
-                return file[name].astype("float32")[()]
-        except READ_ERRORS as error:
-            raise InputError(f"{path}: tensor {name} is damaged ({error}): copy or write the file again") from None
-
-    return Checkpoint(path, shapes, read, config)
-
-
-@contextlib.contextmanager
-def explain_damage(path: Path) -> Iterator[None]:
-    """Turns h5py's errors into an InputError."""
-    try:
-        yield
-    except READ_ERRORS as error:
-        raise InputError(f"{path}: not a whole HDF5 file ({error}): copy or write it again") from None
+    file = open_hdf5(path)
+    shapes = {name: stored.shape for name, stored in file.datasets.items()}
+    return Checkpoint(path, shapes, file.read_float32, parse_config(file))
 
 
 def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
@@ -77,7 +49,7 @@ def atomic_hdf5(path: Path) -> Iterator[h5py.File]:
     """Yields an HDF5 file to write to, which replaces `path` once it is complete; see `atomic_write`."""
     with atomic_write(path) as temporary, temporary.open("w+b", buffering=0) as raw:
         guarded = GuardedFile(raw)
-        with h5py.File(guarded, "w") as file:
+        with h5py.File(guarded, "w", libver="earliest") as file:  # the layout that `open_hdf5` reads
             yield file
         if guarded.error:
             raise guarded.error

@@ -9,13 +9,15 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401 - makes bfloat16 known to numpy
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder, find_companion
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import atomic_write, read_json, write_text
+from gpt_tf2.storage.damage import explain_damage
+from gpt_tf2.storage.files import atomic_write, write_text
+from gpt_tf2.storage.json_text import read_json
 
 # transformers' name of a hyper-parameter → OpenAI's.
 CONFIG_NAMES = {
@@ -34,8 +36,12 @@ FIXED = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-# The causal mask, which old files include, and the output layer, which is wte.
-NOT_WEIGHTS = re.compile(r"(h\.\d+\.attn\.(masked_)?bias|lm_head\.weight)$")
+HEAD = "lm_head.weight"  # the output layer, which is wte
+# The output layer, and the causal mask, which old files include.
+NOT_WEIGHTS = re.compile(rf"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|{re.escape(HEAD)}")
+FLOATS = ("F32", "F16", "BF16", "F64")
+MOST_HEADER = 1 << 24  # bytes; that of 1558M has 60 kB
+ROWS = 4096  # of a matrix, compared at a time
 
 
 def read_config(path: Path) -> GPT2Config | None:
@@ -86,24 +92,49 @@ def openai_name(key: str) -> str:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a safetensors file. Raises InputError if it is truncated, or if its config.json is not a GPT-2's."""
-    try:
+    """Opens a safetensors file.
+
+    Raises InputError if it is truncated, holds other numbers than floats, or if its config.json is not a GPT-2's.
+    """
+    fix = "copy or download the file again"
+    problem = f"{path}: not a whole safetensors file"
+    with explain_damage(problem, fix):
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+        if size > MOST_HEADER:
+            raise InputError(f"{problem} (a header of {size:,} bytes): {fix}")
         with safe_open(path, framework="np") as file:
-            stored = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}): copy or download it again") from None
-    keys = {openai_name(key): key for key in stored if not NOT_WEIGHTS.search(key)}
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            stored = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
+    keys: dict[str, str] = {}
+    for key, (_, dtype) in stored.items():
+        if NOT_WEIGHTS.fullmatch(key):
+            continue
+        if dtype not in FLOATS:
+            raise InputError(f"{path}: tensor {key} is {dtype}: save the model as float32, float16 or bfloat16")
+        if keys.setdefault(openai_name(key), key) != key:
+            raise InputError(f"{path}: tensor {key} is there twice, with and without transformer.: save it once")
 
     def read(name: str) -> np.ndarray:
         # Opened for each tensor: an open file keeps every page that was read mapped into memory.
-        try:
-            with safe_open(path, framework="np") as file:
-                return file.get_tensor(keys[name]).astype("float32", copy=False)
-        except (OSError, SafetensorError, TypeError) as error:
-            damage = f"tensor {keys[name]} cannot be read ({error})"
-            raise InputError(f"{path}: {damage}: copy or download the file again") from None
+        key = keys[name]
+        with explain_damage(f"{path}: tensor {key} cannot be read", fix), safe_open(path, framework="np") as file:
+            if name == "wte" and HEAD in stored and not are_equal(file, key, HEAD):
+                problem = f"{HEAD} differs from {key}, but OpenAI's network has one matrix for both"
+                raise InputError(f"{path}: {problem}: give a checkpoint whose word embeddings are tied")
+            return file.get_tensor(key).astype("float32", copy=False)
 
-    return Checkpoint(path, {name: stored[key] for name, key in keys.items()}, read, read_config(path))
+    return Checkpoint(path, {name: stored[key][0] for name, key in keys.items()}, read, read_config(path))
+
+
+def are_equal(file: Any, key: str, other: str) -> bool:
+    """Whether two matrices of an open file are equal, compared some rows at a time."""
+    one, two = file.get_slice(key), file.get_slice(other)
+    shape = one.get_shape()
+    if two.get_shape() != shape or two.get_dtype() != one.get_dtype():
+        return False
+    ranges = [slice(start, min(start + ROWS, shape[0])) for start in range(0, shape[0], ROWS)]
+    return all(np.array_equal(one[rows], two[rows]) for rows in ranges)
 
 
 def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from gpt_tf2.backend.starting import import_tensorflow_for_files
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.checkpoints.tf1_index import read_index
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write, write_text
@@ -30,27 +31,33 @@ def with_suffix(prefix: Path, suffix: str) -> Path:
 def open_checkpoint(prefix: Path) -> Checkpoint:
     """Opens a TF1 checkpoint; tensors lose the prefix `model/`, and matrices their leading dimension 1.
 
+    TensorFlow is imported when the first tensor is read.
+
     Raises InputError if one of the two files is missing, truncated or damaged.
     """
-    tf = import_tensorflow_for_files()
-    # TensorFlow turns some of its errors into Python's own, for example when the data ends too early.
-    read_errors = (tf.errors.OpError, ValueError, RuntimeError, IndexError)
     index, data = (with_suffix(prefix, suffix) for suffix in (INDEX, DATA))
     fix = "copy or download the checkpoint again"
     for path in (index, data):
         if not path.is_file():
             raise InputError(f"{path}: no such file: {fix}")
-    try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        stored = reader.get_variable_to_shape_map()
-    except read_errors as error:
-        raise InputError(f"{index}: not a checkpoint ({first_line(error)}): {fix}") from None
-    shapes = {name.removeprefix("model/"): drop_width(shape) for name, shape in stored.items()}
+    entries = read_index(index, data)
+    keys = {key.removeprefix("model/"): key for key in entries}
+    if len(keys) < len(entries):
+        raise InputError(f"{index}: a tensor with the prefix model/ and without: {fix}")
+    shapes = {name: drop_width(entries[key].shape) for name, key in keys.items()}
+    reader: Any = None
 
     def read(name: str) -> np.ndarray:
+        nonlocal reader
+        tf = import_tensorflow_for_files()
+        if not entries[keys[name]].is_float:
+            raise InputError(f"{index}: tensor {name} holds no floating-point numbers: {fix}")
+        # TensorFlow turns some of its errors into Python's own, for example when the data ends too early.
         try:
-            array = reader.get_tensor(f"model/{name}")
-        except read_errors as error:
+            # Unlike `tf.train.load_checkpoint` it also reads a prefix that is the name of a folder as well.
+            reader = reader or tf.compat.v1.train.NewCheckpointReader(str(prefix))
+            array = reader.get_tensor(keys[name])
+        except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
             damage = f"tensor {name} is truncated or damaged ({first_line(error)})"
             raise InputError(f"{data}: {damage}: {fix}") from None
         return array.astype("float32", copy=False).reshape(shapes[name])
@@ -58,9 +65,9 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
     return Checkpoint(prefix, shapes, read)
 
 
-def drop_width(shape: list[int]) -> tuple[int, ...]:
+def drop_width(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a matrix, which OpenAI stores as a convolution of width 1, [1, inputs, outputs]."""
-    return tuple(shape[1:]) if len(shape) == 3 and shape[0] == 1 else tuple(shape)
+    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
 
 
 def write(prefix: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:

@@ -146,14 +146,17 @@ def find_tokenizer(
     encoder = json_encoder or find_companion(path, "encoder.json", "vocab.json", fallback=fallback)
     merges = vocab_bpe or find_companion(path, "vocab.bpe", "merges.txt", fallback=fallback)
     if encoder is None or merges is None:
-        raise InputError(
-            f"{path}: no encoder.json and vocab.bpe beside it: copy them there, or give `json_encoder` and `vocab_bpe`"
-        )
+        unread = " (tokenizer.json is not read)" if find_companion(path, "tokenizer.json") else ""
+        fix = "copy them there, or give `json_encoder` and `vocab_bpe`"
+        raise InputError(f"{path}: no encoder.json and vocab.bpe beside it{unread}: {fix}")
     tokenizer = Tokenizer(encoder, merges)
     if tokenizer.n_vocab != config.n_vocab:
         open_checkpoint(path).check(config)  # the hyper-parameters may be at fault, not the vocabulary
         sizes = f"{tokenizer.n_vocab} tokens, but the model has {config.n_vocab}"
-        raise InputError(f"{encoder}: {sizes}: give the encoder.json and vocab.bpe of {path}")
+        fix = f"give the encoder.json and vocab.bpe of {path}"
+        if tokenizer.n_vocab < config.n_vocab:
+            fix += ", or take added tokens out of the model (resize_token_embeddings in transformers)"
+        raise InputError(f"{encoder}: {sizes}: {fix}")
     return tokenizer
 
 

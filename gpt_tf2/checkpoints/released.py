@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 
 from gpt_tf2.config import SIZES, GPT2Config
-from gpt_tf2.storage.files import read_json, read_utf8
+from gpt_tf2.storage.files import read_utf8
+from gpt_tf2.storage.json_text import read_json
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"

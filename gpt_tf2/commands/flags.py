@@ -86,6 +86,8 @@ def check_ranges(settings: Any) -> None:
     """Raises InputError for the first setting outside its choices or its range; None is accepted everywhere."""
     for name, declared in flags_of(settings).items():
         value = getattr(settings, name)
+        if isinstance(value, int) and value.bit_length() > 63:
+            raise InputError("too large a number: use one below 2^63", name, value)
         if value is not None and not declared.accepts(value):
             raise InputError(f"use {declared.describe_range()}", name, value)
 

@@ -35,7 +35,7 @@ class ModelSettings:
         0.0, "keep tokens with at least this fraction of the top token's probability", kind=float, at_least=0, below=1
     )
     repetition_penalty: float = flag(1.0, "above 1, makes tokens that occurred less likely", kind=float, above=0)
-    batch_size: int = flag(1, "sequences generated in parallel", **COUNT)
+    batch_size: int = flag(1, "sequences generated in parallel", **COUNT, at_most=10_000)
     seed: int | None = flag(None, "seed of the samples, to reproduce them", kind=int, at_least=0)
     engine: str = flag("auto", "litert or the Keras graph (auto: litert on a CPU)", choices=("auto", "litert", "graph"))
     precision: str = flag(

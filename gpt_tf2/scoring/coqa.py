@@ -5,10 +5,10 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import read_json
+from gpt_tf2.storage.json_text import read_json
 
 # The source of a story, in the data → its domain, in the evaluator's results.
 DOMAINS = {
@@ -23,6 +23,7 @@ DOMAINS = {
 OUT_OF_DOMAIN = ("reddit", "science")
 ARTICLE = re.compile(r"\b(a|an|the)\b")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+Kind = TypeVar("Kind")
 TurnId = tuple[str, int]  # a story's id, and the number of one of its turns
 
 
@@ -126,16 +127,25 @@ def read_gold(path: str) -> tuple[dict[TurnId, list[str]], dict[str, str]]:
     for number, story in enumerate(content["data"], start=1):
         where = f"{path}: story {number}"
         try:
-            sources[story["id"]] = story["source"]
+            name, source = (check_kind(story[field], str) for field in ("id", "source"))
+            sources[name] = source
             people = [story["answers"], *story.get("additional_answers", {}).values()]
             for answers in people:
-                for answer in answers:
-                    gold.setdefault((story["id"], answer["turn_id"]), []).append(answer["input_text"])
+                for answer in check_kind(answers, list):
+                    turn = name, check_kind(answer["turn_id"], int)
+                    gold.setdefault(turn, []).append(check_kind(answer["input_text"], str))
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{where}: {error} is missing or malformed: give CoQA's own JSON file") from None
-        if story["source"] not in DOMAINS:
-            raise InputError(f"{where}: source {story['source']!r} is not CoQA's: give CoQA's own JSON file")
+        if source not in DOMAINS:
+            raise InputError(f"{where}: source {source!r} is not CoQA's: give CoQA's own JSON file")
     return gold, sources
+
+
+def check_kind(value: Any, kind: type[Kind]) -> Kind:
+    """A value out of a JSON file. Raises TypeError if it is of another kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{str(value)[:40]!r}")
+    return value
 
 
 def read_predictions(path: str) -> dict[TurnId, str]:
@@ -148,7 +158,8 @@ def read_predictions(path: str) -> dict[TurnId, str]:
     predictions: dict[TurnId, str] = {}
     for number, entry in enumerate(entries, start=1):
         try:
-            predictions[entry["id"], entry["turn_id"]] = str(entry["answer"])
+            turn = check_kind(entry["id"], str), check_kind(entry["turn_id"], int)
+            predictions[turn] = str(entry["answer"])
         except (KeyError, TypeError):
             problem = f"entry {number} is not an object with id, turn_id and answer"
             raise InputError(f"{path}: {problem}: write predictions as CoQA's evaluator reads them") from None

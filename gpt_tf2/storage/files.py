@@ -1,7 +1,6 @@
 """Read text files with errors that name the fix, and write files atomically."""
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -31,14 +30,6 @@ def read_utf8(path: str | Path, fix: str = "check the path", encoding_fix: str =
         raise InputError(f"{path}: cannot be read ({error.strerror}): {fix}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text at byte {error.start}: {encoding_fix}") from None
-
-
-def read_json(path: str | Path) -> object:
-    """Read a JSON file. Raises InputError, naming the file and the line, if it cannot be read or parsed."""
-    try:
-        return json.loads(read_utf8(path, encoding_fix="not a JSON file; check the path"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg}): fetch or write the file again") from None
 
 
 def read_or_empty(path: str) -> str:

@@ -11,6 +11,7 @@ import ftfy
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring import rouge
 from gpt_tf2.scoring.sentences import join_tagged, share_with_repeats, split_sentences, tokenize
+from gpt_tf2.storage.damage import check_expansion, explain_damage
 from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
 
@@ -84,32 +85,32 @@ class ParquetRows:
         return self.rows
 
     def __iter__(self) -> Iterator[ParquetStory]:
-        import pyarrow
-
         for path in self.paths:
             with open_parquet(path) as file:
                 columns = [name for name in ("article", "highlights", "id") if name in file.schema_arrow.names]
+                batches = file.iter_batches(batch_size=256, columns=columns)
                 number = 0
-                try:
-                    for batch in file.iter_batches(batch_size=256, columns=columns):
-                        for row in batch.to_pylist():
-                            number += 1
-                            name = str(row.get("id") or f"{path}:{number}")
-                            yield ParquetStory(name, row["article"], row["highlights"])
-                except (OSError, pyarrow.ArrowException) as error:
-                    raise InputError(f"{path}: damaged after row {number} ({error}): download it again") from None
+                while True:
+                    with explain_damage(f"{path}: damaged after row {number}", "download it again"):
+                        batch = next(batches, None)
+                        rows = [] if batch is None else batch.to_pylist()
+                    if batch is None:
+                        break
+                    for row in rows:
+                        number += 1
+                        name = str(row.get("id") or f"{path}:{number}")
+                        yield ParquetStory(name, row["article"], row["highlights"])
 
 
 def open_parquet(path: Path) -> Any:
     """Opens a Parquet file and checks its columns."""
-    import pyarrow
     import pyarrow.parquet
 
-    try:
+    with explain_damage(f"{path}: not a readable Parquet file", "download it again"):
         file = pyarrow.parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error}): download it again") from None
-    names = file.schema_arrow.names
+        names = file.schema_arrow.names
+        groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
+        check_expansion(path, sum(group.total_byte_size for group in groups), "download it again")
     missing = [name for name in NAMES if name not in names]
     if missing:
         file.close()

@@ -9,7 +9,7 @@ import ftfy
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring import coqa
-from gpt_tf2.storage.files import read_json
+from gpt_tf2.storage.json_text import read_json
 from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
 
 SPLITS = ("train", "dev")
@@ -50,6 +50,7 @@ def example(item: tuple[str, Any]) -> Example:
             ids = [part["turn_id"] for part in pair]
             if ids != [number, number]:
                 raise ValueError(f"turn {number} has the ids {ids[0]} and {ids[1]}")
+        str(story["id"]).encode()  # it is written with the answers
         return Example(str(story["id"]), passage, tuple(turns))
     except (KeyError, TypeError, ValueError) as error:
         raise Unusable("a field is missing or malformed", f"{name} ({error})") from None

@@ -1,18 +1,15 @@
 """The task `text`: running text to continue, from plain files, CSV rows and arrays of token ids."""
 
-import contextlib
 import csv
 import glob
 import itertools
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.kept import KEPT_FOLDER
+from gpt_tf2.storage.npz import array_names, read_ids
 from gpt_tf2.tasks.task import Example, Piece, Turn, Unusable
 
 SPLITS = ("train",)
@@ -76,7 +73,7 @@ def read_part(part: TextPart) -> list[Piece]:
     Raises InputError if it cannot be read, or is an array without token ids.
     """
     if part.name:
-        return [read_array(Path(part.path), part.name)]
+        return [read_ids(Path(part.path), part.name)]
     pieces: list[Piece] = [None] if part.follows else []
     if part.rows:
         for row in part.rows:
@@ -179,32 +176,3 @@ def read_column(path: Path) -> list[str]:
         raise unreadable(path, error) from None
     except csv.Error as error:
         raise InputError(f"not CSV ({error}): fix that line", "dataset_path", f"{path}:{reader.line_num}") from None
-
-
-def array_names(path: Path) -> list[str]:
-    """The names of the arrays in an `.npz`."""
-    with open_arrays(path) as file:
-        return list(file.files)
-
-
-def read_array(path: Path, name: str) -> np.ndarray:
-    """An array of token ids in an `.npz`, int [N]. Raises InputError if it has another shape or dtype."""
-    with open_arrays(path) as file:
-        ids = file[name]
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        kind = f"{ids.dtype} {list(ids.shape)}"
-        raise InputError(f"array {name} is {kind}: give token ids, one-dimensional integers", "dataset_path", path)
-    return ids
-
-
-@contextlib.contextmanager
-def open_arrays(path: Path) -> Iterator[Any]:
-    """An open `.npz`."""
-    try:
-        # Opened as a zip first: np.load returns something else for another format.
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
-            yield file
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"not an .npz of arrays ({error}): write it again", "dataset_path", path) from None

@@ -9,11 +9,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
-from gpt_tf2.checkpoints.hdf5 import READ_ERRORS, atomic_hdf5
+from gpt_tf2.checkpoints.hdf5 import atomic_hdf5
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.hdf5 import HDF5File, open_hdf5
+from gpt_tf2.storage.json_text import parse_json
 
 if TYPE_CHECKING:
     from gpt_tf2.training.trainer import Trainer
@@ -53,13 +54,22 @@ def save_state(path: Path, trainer: "Trainer", history: History, run: dict[str, 
         file["validation"] = np.asarray(history.validation, "float64").reshape(-1, 2)
 
 
+def open_state(path: Path) -> HDF5File:
+    """Open a saved run. Raises InputError if it is damaged."""
+    return open_hdf5(path, "leave `resume` out to start again")
+
+
 def read_run(path: Path) -> dict[str, Any]:
     """Return what a saved run's result depends on. Raises InputError if the file is damaged."""
-    try:
-        with h5py.File(path, "r") as file:
-            return json.loads(str(file.attrs["run"]))
-    except (*READ_ERRORS, json.JSONDecodeError) as error:
-        raise damaged(path, error) from None
+    return read_table(open_state(path), "run")
+
+
+def read_table(file: HDF5File, name: str) -> dict[str, Any]:
+    """Return an attribute that holds a JSON object. Raises InputError if it is damaged."""
+    table = parse_json(file.attribute(name), f"{file.path}: {name}", file.fix)
+    if not isinstance(table, dict):
+        raise InputError(f"{file.path}: {name} is damaged: {file.fix}")
+    return table
 
 
 def load_state(path: Path, trainer: "Trainer", run: dict[str, Any]) -> History:
@@ -67,27 +77,29 @@ def load_state(path: Path, trainer: "Trainer", run: dict[str, Any]) -> History:
 
     Raises InputError if the file is damaged, or if the saved run differs from `run`.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            saved_run = json.loads(str(file.attrs["run"]))
-            for key, value in run.items():
-                if saved_run.get(key) != value:
-                    raise differing(path, key, value, saved_run.get(key))
-            state = json.loads(str(file.attrs["progress"]))
-            for field, key in STEP_STATE_KEYS.items():
-                setattr(trainer.step_state, field, state[key])
-            for name, variable in trainer.trained.items():
-                variable.assign(trainer.devices.place(file[f"model/{name}"][()]))
-                for i, tensor in enumerate(trainer.optimizer_state[name]):
-                    tensor.assign(trainer.devices.place(file[f"optimizer/{name}/{i}"][()]))
-            validation = [(int(step), float(loss)) for step, loss in file["validation"][()]]
-            return History(file["losses"][()].tolist(), validation)
-    except (*READ_ERRORS, json.JSONDecodeError) as error:
-        raise damaged(path, error) from None
-
-
-def damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is damaged ({error}): leave `resume` out to start again")
+    file = open_state(path)
+    saved_run = read_table(file, "run")
+    for key, value in run.items():
+        if saved_run.get(key) != value:
+            raise differing(path, key, value, saved_run.get(key))
+    state = read_table(file, "progress")
+    tensors = {f"model/{name}": variable for name, variable in trainer.trained.items()}
+    for name, parts in trainer.optimizer_state.items():
+        tensors |= {f"optimizer/{name}/{i}": tensor for i, tensor in enumerate(parts)}
+    for name, tensor in tensors.items():
+        if name not in file.datasets or file.datasets[name].shape != tuple(tensor.shape):
+            raise InputError(f"{path}: {name} is missing or of another shape: {file.fix}")
+    steps, validations = (file.datasets.get(name) for name in ("losses", "validation"))
+    if not steps or len(steps.shape) != 1 or not validations or validations.shape[1:] != (2,):
+        raise InputError(f"{path}: the losses are missing or damaged: {file.fix}")
+    if not all(isinstance(state.get(key), (int, float)) for key in STEP_STATE_KEYS.values()):
+        raise InputError(f"{path}: progress is damaged: {file.fix}")
+    for field, key in STEP_STATE_KEYS.items():
+        setattr(trainer.step_state, field, state[key])
+    for name, tensor in tensors.items():
+        tensor.assign(trainer.devices.place(file.read(name)))
+    validation = [(int(step), float(loss)) for step, loss in file.read("validation")]
+    return History(file.read("losses").tolist(), validation)
 
 
 def differing(path: Path, key: str, value: object, saved: object) -> InputError:

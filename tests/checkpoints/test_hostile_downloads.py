@@ -124,7 +124,7 @@ REFUSED: dict[str, tuple[list[bytes], list[str]]] = {
         ["more than 1,000,000"],
     ),
     "a wrong MD5 twice": ([whole(OTHER, Content_MD5=md5())], ["MD5 differs"]),
-    "a circle": ([head(302, Location="/f", Content_Length=0)], ["redirects without end"]),
+    "a circle": ([head(302, Location="/f", Content_Length=0, Connection="close")], ["redirects without end"]),
     "a redirect to nowhere": ([head(302, Location="http://[", Content_Length=0)], ["127.0.0.1"]),
     "a redirect to a file": ([head(302, Location="file:///etc/passwd", Content_Length=0)], ["https://"]),
     "a redirect without an address": ([head(302, Content_Length=0)], ["answers 302"]),
