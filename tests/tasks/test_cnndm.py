@@ -76,7 +76,6 @@ def test_a_storys_site_follows_from_its_url(url: str, site: str) -> None:
     [
         (lambda: story(0).unlink(), "no readable story file"),
         (lambda: (story(0).unlink(), story(0).mkdir()), "no readable story file"),
-        (lambda: story(0).write_bytes(b"caf\xe9\n\n@highlight\n\nx"), "not UTF-8"),
         (lambda: story(0).write_text("Only an article."), "no highlight"),
         (lambda: story(0).write_text("An article.\n\n@highlight\n\n\n"), "no highlight"),
         (lambda: story(0).write_text("@highlight\n\nOnly a highlight"), "no article"),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from gpt_tf2 import InputError, Tokenizer
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.data.prepared import prepare
+from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.lookup import find_task
-from gpt_tf2.tasks.text import cut_file
+from gpt_tf2.tasks.text import cut_text
 from helpers.workplace import OPENAI_TINY
 
 TOKENIZER = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
@@ -25,20 +26,20 @@ def ids(text: str) -> list[int]:
 
 
 def read(path: Path | str) -> list[list[int]]:
-    return [stream.tolist() for stream in read_streams(TEXT.running_text, str(path), TOKENIZER)]
+    return [stream.tolist() for stream in read_streams(TEXT.running_text, str(path), TOKENIZER, Skipped())]
 
 
 def test_a_file_is_read_as_utf_8_with_line_feeds(tmp_path: Path) -> None:
-    (tmp_path / "a.md").write_bytes(b"Quiet harbour.\r\nTwo boats.\n" + b"\xff\xfe" + "é".encode())
-    assert read(tmp_path / "a.md") == [ids("Quiet harbour.\nTwo boats.\né")]
+    (tmp_path / "a.md").write_bytes("Quiet harbour.\r\nTwo\rboats.\né".encode())
+    assert read(tmp_path / "a.md") == [ids("Quiet harbour.\nTwo\nboats.\né")]
 
 
 def test_the_files_of_a_folder_are_joined_by_end_of_text(tmp_path: Path) -> None:
     (tmp_path / "b" / "c").mkdir(parents=True)
     (tmp_path / "a.txt").write_text("One.")
-    (tmp_path / "b" / "c" / "x").write_text("Two.<|endoftext|>")
+    (tmp_path / "b" / "c" / "x").write_text("Two.")
     (tmp_path / "b" / "z.txt").write_text("Three.")
-    expected = [*ids("One."), END, *ids("Two.<|endoftext|>"), END, *ids("Three.")]
+    expected = [*ids("One."), END, *ids("Two."), END, *ids("Three.")]
     assert read(tmp_path) == [expected]
     assert expected.count(END) == 2
     assert read(tmp_path / "b" / "*.txt") == [ids("Three.")]
@@ -57,29 +58,23 @@ def test_the_rows_of_a_csv_end_with_end_of_text(tmp_path: Path) -> None:
 def test_parts_have_the_tokens_of_the_whole(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpt_tf2.tasks.text.PART", 16)
-        patch.setattr("gpt_tf2.tasks.text.WINDOW", 40)
+        patch.setattr("gpt_tf2.storage.text_files.BLOCK", 7)
         path = Path(folder) / "a.txt"
-        path.write_bytes(text.encode() + b"\xff\nend")
+        path.write_bytes(text.encode() + b"\nend")
         streams = read(path)
     assert streams == [ids((text + "\nend").replace("\r\n", "\n").replace("\r", "\n"))]
 
 
-def test_a_long_text_is_cut_before_line_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [1, 7, 1000, 5000])
+def test_a_long_text_is_cut_before_line_breaks(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt_tf2.tasks.text.PART", 1000)
-    for name, words, line_break in [
-        ("unix", "A quiet harbour.", b"\n"),
-        ("windows", "Two boats.", b"\r\n"),
-        ("none", "word ", b""),
-    ]:
-        content = (words.encode() + line_break) * 400
-        (tmp_path / name).write_bytes(content)
-        ranges = list(cut_file(tmp_path / name))
-        assert [start for start, _ in ranges] == [0, *(end for _, end in ranges[:-1])] and ranges[-1][1] == len(content)
-        if line_break:
-            assert all(end - start < 1100 for start, end in ranges)
-            assert all(content[start:].startswith(line_break) for start, _ in ranges[1:])
-        else:
-            assert len(ranges) == 1
+    text = "A quiet harbour.\n" * 400
+    parts = list(cut_text(text[start : start + size] for start in range(0, len(text), size)))
+    assert "".join(parts) == text
+    assert all(part.startswith("\n") for part in parts[1:])
+    if size <= 1000:
+        assert all(len(part) < 2000 for part in parts) and len(parts) > 3
+    assert list(cut_text(["word " * 400] * 3)) == ["word " * 1200]
 
 
 def test_prepared_streams_equal_those_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
