@@ -47,7 +47,7 @@ def score_conversations(
 
     Args:
         gold: the answers to each turn, by one person or by several.
-        sources: the source of each story by its id, a key of DOMAINS.
+        sources: the source of each story by its id; one that is no key of DOMAINS counts in `overall` only.
         predictions: the answer to score for each turn. A turn without one scores 0.
 
     Example:
@@ -56,12 +56,14 @@ def score_conversations(
         Scores(em=0.0, f1=33.3, turns=2)
     """
     by_domain: dict[str, list[tuple[float, float]]] = {domain: [] for domain in DOMAINS.values()}
+    unknown: list[tuple[float, float]] = []
     for turn, answers in gold.items():
         score = score_turn(answers, predictions[turn]) if turn in predictions else (0.0, 0.0)
-        by_domain[DOMAINS[sources[turn[0]]]].append(score)
+        domain = DOMAINS.get(sources[turn[0]])
+        (by_domain[domain] if domain else unknown).append(score)
     outside = [score for domain in OUT_OF_DOMAIN for score in by_domain[domain]]
     inside = [score for domain, scores in by_domain.items() if domain not in OUT_OF_DOMAIN for score in scores]
-    groups = {**by_domain, "in_domain": inside, "out_domain": outside, "overall": inside + outside}
+    groups = {**by_domain, "in_domain": inside, "out_domain": outside, "overall": inside + outside + unknown}
     return {name: average(scores) for name, scores in groups.items()}
 
 
@@ -113,8 +115,11 @@ def normalize(answer: str) -> str:
     return " ".join(ARTICLE.sub(" ", answer.lower().translate(NO_PUNCTUATION)).split())
 
 
-def read_gold(path: str) -> tuple[dict[TurnId, list[str]], dict[str, str]]:
-    """The answers to each turn in a CoQA file, and the source of each story by its id.
+def read_gold(path: str, any_source: bool = False) -> tuple[dict[TurnId, list[str]], dict[str, str]]:
+    """The answers to each turn in a CoQA file, and the source of each story by its id, "" for one without.
+
+    Args:
+        any_source: whether a source may be none of CoQA's.
 
     Raises InputError, naming the file and the story, if the file cannot be read or is not CoQA's.
     """
@@ -126,16 +131,24 @@ def read_gold(path: str) -> tuple[dict[TurnId, list[str]], dict[str, str]]:
     for number, story in enumerate(content["data"], start=1):
         where = f"{path}: story {number}"
         try:
-            sources[story["id"]] = story["source"]
+            name = str(story["id"])
+            sources[name] = str(story.get("source") or "")
             people = [story["answers"], *story.get("additional_answers", {}).values()]
             for answers in people:
                 for answer in answers:
-                    gold.setdefault((story["id"], answer["turn_id"]), []).append(answer["input_text"])
+                    gold.setdefault((name, answer["turn_id"]), []).append(check_text(answer["input_text"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{where}: {error} is missing or malformed: give CoQA's own JSON file") from None
-        if story["source"] not in DOMAINS:
-            raise InputError(f"{where}: source {story['source']!r} is not CoQA's: give CoQA's own JSON file")
+        if not any_source and sources[name] and sources[name] not in DOMAINS:
+            raise InputError(f"{where}: source {sources[name]!r} is not CoQA's: give CoQA's own JSON file")
     return gold, sources
+
+
+def check_text(value: object) -> str:
+    """Raises TypeError unless a value is text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40}, which should be text,")
+    return value
 
 
 def read_predictions(path: str) -> dict[TurnId, str]:
@@ -148,7 +161,7 @@ def read_predictions(path: str) -> dict[TurnId, str]:
     predictions: dict[TurnId, str] = {}
     for number, entry in enumerate(entries, start=1):
         try:
-            predictions[entry["id"], entry["turn_id"]] = str(entry["answer"])
+            predictions[str(entry["id"]), entry["turn_id"]] = str(entry["answer"])
         except (KeyError, TypeError):
             problem = f"entry {number} is not an object with id, turn_id and answer"
             raise InputError(f"{path}: {problem}: write predictions as CoQA's evaluator reads them") from None
