@@ -21,11 +21,14 @@ def open_parquet(path: Path) -> Any:
 
 
 def find_text_columns(file: Any) -> list[str]:
-    """The names of an open file's columns of text."""
-    import pyarrow
+    """The names of an open file's columns of text, categorical ones included."""
+    from pyarrow import types
 
-    kinds = pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view
-    return [field.name for field in file.schema_arrow if any(is_kind(field.type) for is_kind in kinds)]
+    def is_text(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+    return [field.name for field in file.schema_arrow if is_text(field.type)]
 
 
 def iterate_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

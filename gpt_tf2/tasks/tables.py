@@ -16,8 +16,8 @@ from gpt_tf2.tasks.task import Note, Reading
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT = "text"  # the column of a .jsonl or .parquet, if there is one
-DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
-NO_DELIMITER = "\x1f"  # in no text: the cells of a file with a single column
+NO_DELIMITER = "\U0010ffff"  # never a character: what separates the cells of a single column
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", NO_DELIMITER: "noncharacter"}
 SAMPLE = 200  # lines of a .csv that its form is decided by
 # A column's name: up to three words, no sentence. A file of prose has no header.
 COLUMN_NAME = re.compile(r"[^\W\d][\w\-./#():]*(?: [\w\-./#():]+){0,2}(?<!\.)")
@@ -51,11 +51,15 @@ def read_table(path: Path, reading: Reading) -> Iterator[Row | Note]:
 
 def split_lines(texts: Iterable[str]) -> Iterator[str]:
     """Yield the lines of a text that comes in pieces, each with its line feed."""
-    rest = ""
+    pending: list[str] = []
     for text in texts:
-        *lines, rest = (rest + text).split("\n")
-        yield from (line + "\n" for line in lines)
-    if rest:
+        *lines, last = text.split("\n")
+        if lines:
+            yield "".join([*pending, lines[0], "\n"])
+            yield from (line + "\n" for line in lines[1:])
+            pending = []
+        pending.append(last)
+    if rest := "".join(pending):
         yield rest
 
 
