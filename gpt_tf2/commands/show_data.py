@@ -14,7 +14,7 @@ from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.task import Task
 
-AHEAD = 100  # completions read before the first is printed: of a small data set all is known, whatever the limit
+AHEAD = 1 << 20  # characters read before the first is printed: of a small data set all is known, whatever the limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def show_data(settings: ShowDataSettings) -> None:
     task, skipped = find_task_of(settings), Skipped()
     task.check_split(settings.split)
     records = list_records(task, settings, skipped)
-    ahead = list(itertools.islice(records, AHEAD))
+    ahead = read_ahead(records)
     try:
         for record in itertools.islice(itertools.chain(ahead, records), settings.limit):
             if settings.json:
@@ -50,6 +50,17 @@ def show_data(settings: ShowDataSettings) -> None:
     finally:  # also if the reader of the output is gone, as `head` is
         for line in skipped.lines():
             print(line, file=sys.stderr)
+
+
+def read_ahead(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first records, with `AHEAD` characters or a little more."""
+    ahead, size = [], 0
+    for record in records:
+        ahead.append(record)
+        size += len(record["prompt"]) + len(record["completion"])
+        if size > AHEAD:
+            break
+    return ahead
 
 
 def list_records(task: Task, settings: ShowDataSettings, skipped: Skipped) -> Iterator[dict[str, Any]]:

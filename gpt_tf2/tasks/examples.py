@@ -11,6 +11,7 @@ class Skipped:
     """Counts skipped items by reason, keeps the first few names of each, and keeps the notes on what was read."""
 
     NAMES = 3
+    NOTES = 20  # shown: a folder may hold thousands of tables
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -34,8 +35,10 @@ class Skipped:
                 yield item
 
     def lines(self) -> list[str]:
-        """The notes, then one line for each reason, with the first few names."""
-        return [*self.notes, *self.skips()]
+        """The notes, not too many, then one line for each reason, with the first few names."""
+        more = len(self.notes) - self.NOTES
+        notes = self.notes if more <= 0 else [*self.notes[: self.NOTES - 1], f"… {more + 1:,} more", self.notes[-1]]
+        return [*notes, *self.skips()]
 
     def skips(self) -> list[str]:
         """One line for each reason, with the first few names."""

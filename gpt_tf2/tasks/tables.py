@@ -128,13 +128,10 @@ def detect_form(sample: list[str], tabs: bool, column: str | None) -> Form:
 
 def detect_delimiter(sample: list[str]) -> str:
     """The comma, unless another delimiter separates all rows alike, or the commas are those of prose."""
-    rows = split_sample(sample, ",")
-    if is_even(rows):
-        return "," if not is_prose(sample, rows) else NO_DELIMITER
-    for delimiter in ";\t|":
+    for delimiter in ";\t|":  # before the comma, which may be in every row, as in 1,5
         if is_even(split_sample(sample, delimiter)):
             return delimiter
-    return NO_DELIMITER if is_prose(sample, rows) else ","
+    return NO_DELIMITER if is_prose(sample, split_sample(sample, ",")) else ","
 
 
 def split_sample(sample: list[str], delimiter: str) -> list[list[str]]:

@@ -42,6 +42,7 @@ PROSE = [f"The {n} lanterns burned" for n in range(5)]
         ("0,The tide\n1,Two\n", ["0", "1"], "comma-separated, 2 columns, no header: 2 rows of column 1"),
         ("Rain fell,pos\nSnow lay,neg\nFog,pos\n", ["Rain fell", "Snow lay", "Fog"], "2 columns, no header: 3 rows"),
         ("text;label\nHello, world;a\nBye, all;b\n", ["Hello, world", "Bye, all"], "semicolon-separated, 2 columns"),
+        ("A tale;1,5\nTwo;2,5\n", ["A tale", "Two"], "semicolon-separated, 2 columns, no header"),
         ("text\tlabel\nHello, world\ta\n", ["Hello, world"], "tab-separated, 2 columns, header text, label"),
         ("text|label\nHello, world|a\n", ["Hello, world"], "bar-separated, 2 columns, header text, label"),
         (
