@@ -26,6 +26,7 @@ from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
 
 ESCAPE = re.compile(r"""\\\\n|\\n|\\["'`´‘’‚‛“”„‟«»‹›]""")
 LINE = "-" * 50
+MOST_SLOTS = 4096  # sequences at a time: more would gain nothing, and a million would fill the memory
 Show = Callable[[str], None]
 
 
@@ -182,11 +183,10 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
     decoder = load_decoder(settings, model, engine, say)
     count = settings.n_samples or settings.batch_size
     began = time.monotonic()
-    scheduler = make_scheduler(
-        decoder, settings.sampler(), tokenizer.end_of_text, settings.batch_size, settings.drafts(False)
-    )
+    slots = min(settings.batch_size, count * len(prompts), MOST_SLOTS)
+    scheduler = make_scheduler(decoder, settings.sampler(), tokenizer.end_of_text, slots, settings.drafts(False))
     requests = make_requests(settings, tokenizer, n_ctx, texts, prompts, show)
-    for request in itertools.islice(requests, 2 * settings.batch_size):  # the others as those are finished
+    for request in itertools.islice(requests, 2 * slots):  # the others as those are finished
         scheduler.submit(request)
     samples: dict[int, Sample] = {}
     total = tokens = 0

@@ -27,7 +27,7 @@ class ShowDataSettings:
     column: str | None = flag(None, COLUMN)
     literal_specials: bool = flag(False, LITERAL_SPECIALS, kind=bool)
     split: str = flag("train", "train, or val and test of cnndm, dev of coqa")
-    limit: int | None = flag(None, "most completions to print (all)", kind=int, at_least=1)
+    limit: int | None = flag(None, "most completions to print (all)", kind=int, at_least=1, below=2**31)
     seed: int = flag(0, "seed of what is drawn, such as one of the highlights", kind=int, at_least=0)
     json: bool = flag(False, "print one JSON object per completion, for programs", kind=bool)
 

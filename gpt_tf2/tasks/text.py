@@ -25,19 +25,20 @@ END_OF_TEXT = "<|endoftext|>"
 # The tokenizer cuts there too, so the tokens of parts, one after another, are those of the whole.
 LONE_BREAK = re.compile(r"(?<=\S)\n(?=\S)")
 BINARY = "binary file or archive"
-# How files of other kinds begin: zip (and .docx, .epub), PDF, images, archives, programs, Parquet, arrays, RTF.
+# How files of other kinds begin that may look like text there. Most others are known by their NUL bytes.
 SIGNATURES = (
-    *(b"PK\3\4", b"PK\5\6", b"%PDF-", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"\x7fELF", b"PAR1", b"{\\rtf"),
+    *(b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh91AY&SY", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!\x1a"),
     *(
-        b"\x1f\x8b",
-        b"BZh",
-        b"\xfd7zXZ",
-        b"\x28\xb5\x2f\xfd",
-        b"7z\xbc\xaf",
-        b"Rar!",
+        b"%PDF-",
+        b"{\\rtf",
+        b"\x89PNG",
+        b"\xff\xd8\xff",
+        b"GIF87a",
+        b"GIF89a",
+        b"\x7fELF",
+        b"PAR1",
         b"\x93NUMPY",
         b"\x89HDF",
-        b"SQLite f",
     ),
 )
 HEAD = 8000  # bytes in which a binary file is recognized
