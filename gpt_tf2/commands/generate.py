@@ -22,6 +22,7 @@ from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream, discard
 from gpt_tf2.storage.files import check_writable
 from gpt_tf2.storage.text_files import ENCODING_FIX, check_encoding, read_lines
+from gpt_tf2.tasks.data_files import is_stream
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
 
 ESCAPE = re.compile(r"""\\\\n|\\n|\\["'`´‘’‚‛“”„‟«»‹›]""")
@@ -128,7 +129,7 @@ def check_output(output_file: str) -> Show:
     path = Path(output_file)
     if path.is_dir():
         raise InputError("is a folder: name a file in it", "output_file", output_file)
-    if path.is_file() or not path.exists():
+    if not is_stream(output_file):
         check_writable(path.parent, 0, "choose another `output_file`, or fix the permissions")
     return discard
 
@@ -143,7 +144,9 @@ def open_output(output_file: str) -> Iterator[Show]:
         )
 
     try:
-        file = Path(output_file).open("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - closed below
+        # What a stream such as /dev/stdout has already is kept.
+        mode = "a" if is_stream(output_file) else "w"
+        file = Path(output_file).open(mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - closed below
     except OSError as error:
         raise fail(error) from None
 

@@ -82,7 +82,7 @@ def read_blocks(path: str | Path, fix: str = "check the path") -> Iterator[bytes
 def open_bytes(path: Path) -> contextlib.AbstractContextManager[Any]:
     """Open a file for its decompressed bytes. `-` is stdin, which stays open."""
     if str(path) == STDIN:
-        return contextlib.nullcontext(sys.stdin.buffer)
+        return contextlib.nullcontext(sys.stdin.buffer) if sys.stdin else Path("/dev/stdin").open("rb")  # it is closed
     match path.suffix.lower():
         case ".gz":
             return gzip.open(path)

@@ -96,14 +96,19 @@ def test_what_cannot_be_met_is_an_error(
     assert list_names(workplace) == before
 
 
-def test_the_end_of_text_in_a_starter_is_the_token(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_end_of_text_in_a_starter_is_the_token(
+    workplace: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[list[int]] = []
+    make_requests = module.make_requests
+    monkeypatch.setattr(module, "make_requests", lambda *given: prompts.extend(given[4]) or make_requests(*given))
     short = ["--starter=One<|endoftext|>Two<|endoftext|>", "--output_length=2"]
     samples, err = run(capsys, *short)
     assert samples[0]["prompt"] == short[0].removeprefix("--starter=")
     assert "2 <|endoftext|> in the prompts, read as the end-of-text token\n" in err
-    literal, err = run(capsys, *short, "--literal_specials")
+    _, err = run(capsys, *short, "--literal_specials")
     assert "2 <|endoftext|> in the prompts, read as letters\n" in err
-    assert [s["text"] for s in literal] != [s["text"] for s in samples] or literal[0]["tokens"] != samples[0]["tokens"]
+    assert [prompt.count(511) for prompt in prompts] == [2, 0] and len(prompts[0]) < len(prompts[1])
 
 
 def test_samples_come_in_order_and_as_soon_as_they_are_finished(workplace: Path) -> None:
@@ -135,3 +140,12 @@ def test_an_error_leaves_an_older_file_as_it_was(workplace: Path, capsys: pytest
     Path("s.txt").write_text("older")
     assert main(["generate", "--model_path=models/no", "--output_file=s.txt"]) == 2
     assert Path("s.txt").read_text() == "older"
+
+
+def test_what_a_stream_has_already_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "generate_samples", lambda *_: iter([Sample("One", " two", 1, "end")]))
+    with (tmp_path / "out").open("w+") as file:
+        file.write("before\n")
+        file.flush()
+        assert main(["generate", f"--output_file=/dev/fd/{file.fileno()}", "--json"]) == 0
+    assert (tmp_path / "out").read_text().startswith('before\n{"prompt": "One"')
