@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Iterator
 
+from gpt_tf2.commands.data_settings import ENCODING
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import ModelSettings, check_room, find_model, load_decoder
 from gpt_tf2.errors import InputError
@@ -12,7 +13,7 @@ from gpt_tf2.generation.samples import spawn_generators
 from gpt_tf2.generation.scheduler import Request
 from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream
-from gpt_tf2.storage.files import read_utf8
+from gpt_tf2.storage.text_files import ENCODING_FIX, check_encoding, read_text
 from gpt_tf2.tasks import coqa
 from gpt_tf2.tasks.task import Example, Turn
 
@@ -22,6 +23,7 @@ class ChatSettings(ModelSettings):
     """The settings of `chat`."""
 
     passage: str = flag(dataclasses.MISSING, "the file with the text to ask about")
+    encoding: str | None = flag(None, ENCODING)
     temperature: float = flag(0.0, "0 takes the top token, above 0 samples", kind=float, at_least=0)
 
 
@@ -30,7 +32,8 @@ def chat(settings: ChatSettings) -> None:
 
     Raises InputError if a setting or a file is bad, or the passage is empty.
     """
-    passage = read_utf8(settings.passage).strip()
+    check_encoding(settings.encoding)
+    passage = read_text(settings.passage, settings.encoding, encoding_fix=ENCODING_FIX).strip()
     if not passage:
         raise InputError("empty: give the text to ask about", "passage", settings.passage)
     for line in answer_questions(settings, passage, read_questions()):

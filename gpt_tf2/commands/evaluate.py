@@ -11,6 +11,7 @@ from pathlib import Path
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.opened import OpenedModel
+from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, find_task_of
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
 from gpt_tf2.commands.progress import Counter
@@ -23,7 +24,6 @@ from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.storage.files import check_writable, read_utf8, write_text
 from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tasks.examples import Skipped, read_examples
-from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Example, RunningText, Scores, Task
 
 
@@ -34,8 +34,11 @@ class EvaluateSettings(ModelSettings):
     Raises InputError for a value that is out of range.
     """
 
-    dataset_path: str = flag(dataclasses.MISSING, "the data: a file, a folder or a glob", short="data")
+    dataset_path: str = flag(dataclasses.MISSING, DATA, short="data")
     data_loader: str = flag("text", "the kind of data: text, cnndm, coqa, or your own task, FILE.py")
+    encoding: str | None = flag(None, ENCODING)
+    column: str | None = flag(None, COLUMN)
+    literal_specials: bool = flag(False, LITERAL_SPECIALS, kind=bool)
     split: str | None = flag(None, "train, val or test of cnndm, train or dev of coqa (the last)")
     limit: int | None = flag(None, "most examples to evaluate (all)", **COUNT)
     output_file: str | None = flag(None, "file for the predictions (output/MODEL_LOADER_SPLIT.txt, .json for coqa)")
@@ -65,7 +68,7 @@ def evaluate(settings: EvaluateSettings) -> Scores:
     Example:
         >>> evaluate(EvaluateSettings(dataset_path="held_out.txt"))["text"]  # doctest: +SKIP
     """
-    task = find_task(settings.data_loader)
+    task = find_task_of(settings)
     split = settings.split or task.splits[-1]
     task.check_split(split)
     model, engine = find_model(settings)
@@ -160,7 +163,10 @@ def score_text(
     counter: Counter,
 ) -> dict[str, dict[str, float]]:
     """The perplexity of a text."""
-    streams = read_streams(running_text, settings.dataset_path, model.tokenizer)
+    skipped = Skipped()
+    streams = read_streams(running_text, settings.dataset_path, model.tokenizer, skipped)
+    for line in skipped.lines():
+        counter.say(line)
     start_backend()
     from gpt_tf2.training.blockwise import BlockwiseModel
 

@@ -14,6 +14,7 @@ from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints import adapters
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
+from gpt_tf2.commands.data_settings import find_task_of
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
 from gpt_tf2.commands.measured_plan import measure_plan
@@ -24,7 +25,6 @@ from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
 from gpt_tf2.data.held_out import write_held_out
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
-from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Task
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, predict_total
 from gpt_tf2.training.state import History, load_state, read_run, save_state
@@ -92,7 +92,7 @@ class Run:
 def resolve(settings: FinetuneSettings) -> Run:
     """Finds the task, the model and the data, starts the backend, and decides everything that is "auto"."""
     output = settings.output()  # before hours of preparing: checks the format
-    task = find_task(settings.data_loader)
+    task = find_task_of(settings)
     if task.running_text and settings.loss_on == "completion":
         raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
     model = open_base(settings)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
+from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
@@ -33,13 +34,16 @@ class FinetuneSettings:
         '124M'
     """
 
-    dataset_path: str = flag(dataclasses.MISSING, "the data: a file, a folder or a glob", short="data")
+    dataset_path: str = flag(dataclasses.MISSING, DATA, short="data")
     model: str = flag("124M", "the model to start from, a folder of models/")
     model_ckpt: str | None = flag(None, "its checkpoint: a TF1 prefix or folder, .h5 or .safetensors (models/MODEL)")
     json_hparams: str | None = flag(None, "its hyper-parameters (from the checkpoint, its folder or models/MODEL)")
     json_encoder: str | None = flag(None, "its token table (encoder.json beside the checkpoint or in models/MODEL)")
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the checkpoint or in models/MODEL)")
     data_loader: str = flag("text", "the kind of data: text, cnndm, coqa, or your own task, FILE.py", shared=True)
+    encoding: str | None = flag(None, ENCODING)
+    column: str | None = flag(None, COLUMN)
+    literal_specials: bool = flag(False, LITERAL_SPECIALS, kind=bool)
     loss_on: str | None = flag(
         None, "tokens that the loss covers (completion; all for text)", choices=("all", "completion"), shared=True
     )

@@ -1,13 +1,16 @@
 """`generate`: samples of a model's text."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import re
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from gpt_tf2.commands.data_settings import ENCODING
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
@@ -17,10 +20,14 @@ from gpt_tf2.generation.sampling import MinimumLength
 from gpt_tf2.generation.scheduler import Request
 from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream, discard
-from gpt_tf2.storage.files import read_utf8, write_text
+from gpt_tf2.storage.files import check_writable
+from gpt_tf2.storage.text_files import ENCODING_FIX, check_encoding, read_lines
+from gpt_tf2.tasks.data_files import is_stream
+from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
 
-ESCAPED_QUOTATION_MARK = re.compile(r"""\\(["'`´‘’‚‛“”„‟«»‹›])""")
+ESCAPE = re.compile(r"""\\\\n|\\n|\\["'`´‘’‚‛“”„‟«»‹›]""")
 LINE = "-" * 50
+MOST_SLOTS = 4096  # sequences at a time: more would gain nothing, and a million would fill the memory
 Show = Callable[[str], None]
 
 
@@ -31,8 +38,12 @@ class GenerateSettings(ModelSettings):
     Raises InputError for a value that is out of range, or that contradicts another.
     """
 
-    starter: str = flag("", r"the text to continue; \n in it is a line break (none: a new text)", short="prompt")
-    prompts: str | None = flag(None, "a file of starters instead, one per line; - is stdin")
+    starter: str = flag(
+        "", r"the text to continue; \n in it is a line break, \\n a backslash and n (none: a new text)", short="prompt"
+    )
+    prompts: str | None = flag(None, "a file of starters instead, one per line, read as they stand; - is stdin")
+    encoding: str | None = flag(None, ENCODING)
+    literal_specials: bool = flag(False, "read <|endoftext|> in a starter as letters, not as the token", kind=bool)
     n_samples: int | None = flag(None, "samples of each starter (--batch_size)", **COUNT)
     include_prompt: str = flag("yes", "print the starter in front of each sample", choices=("yes", "no"))
     stop: str | None = flag(None, r"text that ends a sample; \n in it is a line break")
@@ -42,6 +53,7 @@ class GenerateSettings(ModelSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_encoding(self.encoding)
         if not 0 <= self.min_length <= self.output_length:
             raise InputError(f"use 0 to {self.output_length}, the `output_length`", "min_length", self.min_length)
         if self.stop == "":
@@ -55,7 +67,7 @@ class Sample:
     """A completion of a starter.
 
     prompt: the starter, unescaped. text: what the model added. tokens: how many that took.
-    ended: why it ended: "end" (of the text), "stop" (the stop text) or "length".
+    ended: why it ended: "end" (of the text), "stop" (the stop text), "length", or "context" if that was full before.
     """
 
     prompt: str
@@ -81,7 +93,7 @@ def generate(settings: GenerateSettings) -> list[str]:
 
 
 def print_samples(settings: GenerateSettings) -> None:
-    """Generates samples and prints them, or writes them to `output_file`.
+    """Generates samples and prints them, or writes them to `output_file`, each as soon as those before it are done.
 
     A single sample is streamed to stdout as it is generated; progress and speed go to stderr.
     """
@@ -92,89 +104,177 @@ def print_samples(settings: GenerateSettings) -> None:
 
     alone = not settings.prompts and (settings.n_samples or settings.batch_size) == 1
     streaming = alone and not settings.json and not settings.output_file
-    with_starter = settings.include_prompt == "yes"
-    samples: list[Sample] = []
-    content = ""
-    for sample in generate_samples(settings, show if streaming else discard, print_to_stderr):
-        samples.append(sample)
-        if settings.json:
-            piece = json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n"
-        else:
-            piece = f"{sample.prompt * with_starter + sample.text}\n{LINE}\n"
-        if settings.output_file:
-            content += piece
-        else:
-            show(f"\n{LINE}\n" if streaming else piece)
+    count = tokens = 0
+    with contextlib.ExitStack() as stack:
+        write = check_output(settings.output_file) if settings.output_file else show
+        for sample in generate_samples(settings, show if streaming else discard, print_to_stderr):
+            if settings.output_file and not count:  # only now, so that an error before leaves an older file as it was
+                write = stack.enter_context(open_output(settings.output_file))
+            count, tokens = count + 1, tokens + sample.tokens
+            write(f"\n{LINE}\n" if streaming else format_sample(settings, sample))
     if settings.output_file:
-        write_text(settings.output_file, content)
-        print_to_stderr(f"wrote {len(samples):,} samples to {settings.output_file}")
-    tokens, seconds = sum(sample.tokens for sample in samples), time.monotonic() - began
-    print_to_stderr(f"{tokens:,} tokens in {seconds:.1f} s, including loading")
+        print_to_stderr(f"wrote {count:,} samples to {settings.output_file}")
+    print_to_stderr(f"{tokens:,} tokens in {time.monotonic() - began:.1f} s, including loading")
+
+
+def format_sample(settings: GenerateSettings, sample: Sample) -> str:
+    """A sample as it is printed."""
+    if settings.json:
+        return json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n"
+    return f"{sample.prompt * (settings.include_prompt == 'yes') + sample.text}\n{LINE}\n"
+
+
+def check_output(output_file: str) -> Show:
+    """Raises InputError, before hours of work, if a file cannot be written. Returns what writes nothing."""
+    path = Path(output_file)
+    if path.is_dir():
+        raise InputError("is a folder: name a file in it", "output_file", output_file)
+    if not is_stream(output_file):
+        check_writable(path.parent, 0, "choose another `output_file`, or fix the permissions")
+    return discard
+
+
+@contextlib.contextmanager
+def open_output(output_file: str) -> Iterator[Show]:
+    """A function that writes text to a file, which has it at once. Raises InputError if it cannot be written."""
+
+    def fail(error: OSError) -> InputError:
+        return InputError(
+            f"cannot be written ({error.strerror}): free space or choose another", "output_file", output_file
+        )
+
+    try:
+        # What a stream such as /dev/stdout has already is kept.
+        mode = "a" if is_stream(output_file) else "w"
+        file = Path(output_file).open(mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise fail(error) from None
+
+    def write(text: str) -> None:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError as error:
+            raise fail(error) from None
+
+    with file:
+        yield write
 
 
 def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard) -> Iterator[Sample]:
-    """Yields the samples in the order of their starters, once all are finished.
+    """Yields the samples in the order of their starters, each once it and those before it are finished.
 
     Args:
         show: called with each starter and with the text as it is generated.
         say: called with lines about the run.
     """
     model, engine = find_model(settings)
-    tokenizer, config = model.tokenizer, model.config
-    starters = [unescape(starter) for starter in read_starters(settings)]
-    prompts = [tokenizer.encode(starter) for starter in starters]
-    for number, prompt in enumerate(prompts, start=1):
-        if len(prompt) >= config.n_ctx:
-            excess = f"{len(prompt)} tokens, n_ctx of {model.path} is {config.n_ctx}"
-            fix = f"shorten it to {config.n_ctx - 1} or fewer"
-            if settings.prompts:
-                raise InputError(f"the starter has {excess}: {fix}", "prompts", f"{settings.prompts}:{number}")
-            raise InputError(f"`starter` has {excess}: {fix}")
+    tokenizer, n_ctx = model.tokenizer, model.config.n_ctx
+    starters = list_starters(settings)
+    texts = [starter.text for starter in starters]
+    prompts = [tokenizer.encode(text, not settings.literal_specials) or [tokenizer.end_of_text] for text in texts]
+    for starter, prompt in zip(starters, prompts, strict=True):
+        check_prompt(settings, starter, len(prompt), n_ctx, model.path)
+    room = n_ctx - max(map(len, prompts))
+    if room < settings.output_length:
+        after = "the longest prompt" if len(prompts) > 1 else "the prompt"
+        say(f"the context of {n_ctx:,} tokens has room for {room:,} after {after}, not for {settings.output_length:,}")
+    specials = sum(text.count(END_OF_TEXT) for text in texts)
+    if specials:
+        meaning = "letters" if settings.literal_specials else "the end-of-text token"
+        say(f"{specials:,} {END_OF_TEXT} in the prompts, read as {meaning}")
     decoder = load_decoder(settings, model, engine, say)
-    stops = [unescape(settings.stop)] if settings.stop else []
     count = settings.n_samples or settings.batch_size
     began = time.monotonic()
-    sampler, end, draft = settings.sampler(), tokenizer.end_of_text, settings.drafts(False)
-    scheduler = make_scheduler(decoder, sampler, end, settings.batch_size, draft)
+    slots = min(settings.batch_size, count * len(prompts), MOST_SLOTS)
+    scheduler = make_scheduler(decoder, settings.sampler(), tokenizer.end_of_text, slots, settings.drafts(False))
+    requests = make_requests(settings, tokenizer, n_ctx, texts, prompts, show)
+    for request in itertools.islice(requests, 2 * slots):  # the others as those are finished
+        scheduler.submit(request)
+    samples: dict[int, Sample] = {}
+    total = tokens = 0
+    for request in scheduler.run():
+        for following in itertools.islice(requests, 1):
+            scheduler.submit(following)
+        number, stream = request.tag
+        ended = "stop" if stream.stopped else "end"
+        if ended == "end" and stream.tokens >= request.max_new_tokens:
+            ended = "length" if stream.tokens >= settings.output_length else "context"
+        samples[number] = Sample(texts[number // count], stream.finish(), stream.tokens, ended)
+        tokens += stream.tokens
+        while total in samples:
+            yield samples.pop(total)
+            total += 1
+    say(f"{tokens / (time.monotonic() - began):.3g} tokens/s, {decoder.name}")
+
+
+def make_requests(
+    settings: GenerateSettings,
+    tokenizer: Tokenizer,
+    n_ctx: int,
+    starters: Sequence[str],
+    prompts: Sequence[list[int]],
+    show: Show,
+) -> Iterator[Request]:
+    """Yields a request for each sample, tagged with its number and its text, when it is asked for.
+
+    show: called with each starter and with the text as it is generated.
+    """
+    sampler, end = settings.sampler(), tokenizer.end_of_text
+    stops = [unescape(settings.stop)] if settings.stop else []
+    count = settings.n_samples or settings.batch_size
     for number, generator in enumerate(spawn_generators(settings.seed, count * len(prompts))):
+        prompt = prompts[number // count]
         if settings.include_prompt == "yes":
             show(starters[number // count])
-        prompt = prompts[number // count] or [end]
         rules = sampler.rules
         if settings.min_length:  # first, so that a nucleus never holds the end alone
             rules = (MinimumLength(end, len(prompt) + settings.min_length), *rules)
-        room = min(settings.output_length, config.n_ctx - len(prompt))
         stream = TextStream(tokenizer, stops, show)
         ruled = dataclasses.replace(sampler, rules=rules)
-        scheduler.submit(Request(prompt, room, ruled, generator, stream.add, tag=(number, stream)))
-    samples: dict[int, Sample] = {}
-    for request in scheduler.run():
-        number, stream = request.tag
-        ended = "stop" if stream.stopped else "length" if stream.tokens >= request.max_new_tokens else "end"
-        samples[number] = Sample(starters[number // count], stream.finish(), stream.tokens, ended)
-    seconds = time.monotonic() - began
-    tokens = sum(sample.tokens for sample in samples.values())
-    yield from (samples[number] for number in sorted(samples))
-    say(f"{tokens / seconds:.3g} tokens/s, {decoder.name}")
+        room = min(settings.output_length, n_ctx - len(prompt))
+        yield Request(prompt, room, ruled, generator, stream.add, tag=(number, stream))
 
 
-def read_starters(settings: GenerateSettings) -> list[str]:
-    """The starters as they were typed. Raises InputError if their file cannot be read or holds none."""
+class Starter(NamedTuple):
+    """A text to continue. place: the file and line that it is from, if it is from one."""
+
+    text: str
+    place: str | None = None
+
+
+def list_starters(settings: GenerateSettings) -> list[Starter]:
+    """The starters: those of a file as they stand in it, a typed one as it is meant.
+
+    Raises InputError if their file cannot be read or holds none.
+    """
     if settings.prompts is None:
-        return [settings.starter]
-    if settings.prompts == "-":
-        try:
-            text = sys.stdin.buffer.read().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"not UTF-8 text at byte {error.start}: write it as UTF-8", "prompts", "-") from None
-    else:
-        text = read_utf8(Path(settings.prompts))
-    starters = [line for line in text.splitlines() if line.strip()]
+        return [Starter(unescape(settings.starter))]
+    starters = [
+        Starter(line, f"{settings.prompts}:{number}")
+        for number, line in enumerate(read_lines(settings.prompts, settings.encoding, ENCODING_FIX), start=1)
+        if line.strip()
+    ]
     if not starters:
         raise InputError("no starters in it: give a starter a line", "prompts", settings.prompts)
     return starters
 
 
+def check_prompt(settings: GenerateSettings, starter: Starter, tokens: int, n_ctx: int, path: Path) -> None:
+    """Raises InputError if a prompt leaves no room in the context, or less than `min_length`."""
+    name = "the starter" if starter.place else "`starter`"
+    where = ("prompts", starter.place) if starter.place else ()
+    if tokens >= n_ctx:
+        excess = f"{name} has {tokens} tokens, n_ctx of {path} is {n_ctx}"
+        raise InputError(f"{excess}: shorten it to {n_ctx - 1} or fewer", *where)
+    if tokens + settings.min_length > n_ctx:
+        room = f"{name} has {tokens} of the {n_ctx} tokens of n_ctx, which leaves {n_ctx - tokens}"
+        raise InputError(f"{room}, fewer than `min_length` {settings.min_length}: lower `min_length`", *where)
+
+
 def unescape(starter: str) -> str:
-    r"""A starter as it is meant: `\\n` becomes a line break, a backslash before a quotation mark is dropped."""
-    return ESCAPED_QUOTATION_MARK.sub(r"\1", starter.replace("\\n", "\n"))
+    r"""A typed starter as it is meant.
+
+    `\n` becomes a line break, `\\n` a backslash and n, and a backslash before a quotation mark is dropped.
+    """
+    return ESCAPE.sub(lambda match: {"\\n": "\n", "\\\\n": "\\n"}.get(match[0], match[0][1:]), starter)

@@ -11,7 +11,7 @@ from gpt_tf2.decoding.engine import Say, choose_engine, open_decoder
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.sampling import Sampler, make_sampler
 
-COUNT: dict[str, Any] = {"kind": int, "at_least": 1}
+COUNT: dict[str, Any] = {"kind": int, "at_least": 1, "below": 2**31}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,9 @@ def score_rouge(settings: RougeSettings) -> dict[str, dict[str, float]]:
     if len(predictions) != len(references) or not predictions:
         lines = f"{len(predictions)} lines, but {settings.references} has {len(references)}"
         raise InputError(f"{settings.predictions} has {lines}: give one prediction per reference")
+    unseen = rouge.measure_unseen([*predictions, *references])
+    if unseen > 0.5:
+        print(f"{unseen:.0%} of the letters are not a to z: ROUGE-1.5.5 sees no words in them", file=sys.stderr)
     return rouge.to_table(rouge.score_corpus(predictions, references))
 
 
@@ -54,6 +57,8 @@ def score_coqa(settings: CoqaSettings) -> dict[str, dict[str, float]]:
     if missing:
         examples = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         print(f"no prediction for {len(missing):,} of {len(gold):,} turns, which score 0: {examples}", file=sys.stderr)
+    if unknown := [story for story, source in sources.items() if not source]:
+        print(f"no source for {len(unknown):,} stories, which count in overall only", file=sys.stderr)
     return coqa.to_table(coqa.score_conversations(gold, sources, predictions))
 
 

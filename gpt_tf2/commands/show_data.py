@@ -9,20 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, find_task_of
 from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.tasks.examples import Skipped, read_examples
-from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Task
+
+AHEAD = 1 << 20  # characters read before the first is printed: of a small data set all is known, whatever the limit
 
 
 @dataclasses.dataclass(frozen=True)
 class ShowDataSettings:
     """The settings of `show-data`."""
 
-    dataset_path: str = flag(dataclasses.MISSING, "the data: a file, a folder or a glob", short="data")
+    dataset_path: str = flag(dataclasses.MISSING, DATA, short="data")
     data_loader: str = flag("text", "the kind of data: text, cnndm, coqa, or your own task, FILE.py")
+    encoding: str | None = flag(None, ENCODING)
+    column: str | None = flag(None, COLUMN)
+    literal_specials: bool = flag(False, LITERAL_SPECIALS, kind=bool)
     split: str = flag("train", "train, or val and test of cnndm, dev of coqa")
-    limit: int | None = flag(None, "most completions to print (all)", kind=int, at_least=1)
+    limit: int | None = flag(None, "most completions to print (all)", kind=int, at_least=1, below=2**31)
     seed: int = flag(0, "seed of what is drawn, such as one of the highlights", kind=int, at_least=0)
     json: bool = flag(False, "print one JSON object per completion, for programs", kind=bool)
 
@@ -31,16 +36,31 @@ class ShowDataSettings:
 
 
 def show_data(settings: ShowDataSettings) -> None:
-    """Prints each completion after its prompt; what was skipped goes to stderr."""
-    task, skipped = find_task(settings.data_loader), Skipped()
+    """Prints each completion after its prompt; what was decided and skipped goes to stderr."""
+    task, skipped = find_task_of(settings), Skipped()
     task.check_split(settings.split)
-    for record in itertools.islice(list_records(task, settings, skipped), settings.limit):
-        if settings.json:
-            print(json.dumps(record, ensure_ascii=False))
-        else:
-            print(f"== {record['id']}\n{record['prompt']}⟦{record['completion']}⟧\n")
-    for line in skipped.lines():
-        print(line, file=sys.stderr)
+    records = list_records(task, settings, skipped)
+    ahead = read_ahead(records)
+    try:
+        for record in itertools.islice(itertools.chain(ahead, records), settings.limit):
+            if settings.json:
+                print(json.dumps(record, ensure_ascii=False))
+            else:
+                print(f"== {record['id']}\n{record['prompt']}⟦{record['completion']}⟧\n")
+    finally:  # also if the reader of the output is gone, as `head` is
+        for line in skipped.lines():
+            print(line, file=sys.stderr)
+
+
+def read_ahead(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first records, with `AHEAD` characters or a little more."""
+    ahead, size = [], 0
+    for record in records:
+        ahead.append(record)
+        size += len(record["prompt"]) + len(record["completion"])
+        if size > AHEAD:
+            break
+    return ahead
 
 
 def list_records(task: Task, settings: ShowDataSettings, skipped: Skipped) -> Iterator[dict[str, Any]]:

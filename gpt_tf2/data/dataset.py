@@ -13,6 +13,8 @@ from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.data.packing import PackedExamples
 from gpt_tf2.data.prepared import Tokens, data_sources, prepare
 from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.data_files import is_stream
+from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.task import RunningText, Task
 from gpt_tf2.tokenizer import Tokenizer
 
@@ -81,20 +83,26 @@ def open_running_text(
     source: Source, running_text: RunningText, length: int, val_fraction: float, progress: Progress
 ) -> TrainingData:
     """Windows of a text's streams."""
-    large = sum(Path(path).stat().st_size for path in data_sources(source.path).paths()) >= LARGE
     former_key = None
-    if source.cache or large:
+    if not is_stream(source.path) and (source.cache or measure_files(source.path) >= LARGE):
         tokens = prepare_training_split(source, progress)
-        streams, key, former_key = tokens.streams(), tokens.key, tokens.content
+        streams, key, former_key, notes = tokens.streams(), tokens.key, tokens.content, tokens.skipped
     else:
-        streams = read_streams(running_text, source.path, source.tokenizer)
+        skipped = Skipped()
+        streams = read_streams(running_text, source.path, source.tokenizer, skipped)
+        notes = skipped.lines()
         key = hashlib.sha256(b"".join(stream.tobytes() for stream in streams)).hexdigest()
     training, held_out = (StreamWindows(part, length) for part in split(streams, val_fraction))
     check_length(training, "to train on", "lower `length` or give more text", source.path)
     if val_fraction:
         check_length(held_out, "held out", "raise `val_fraction` or lower `length`", source.path)
-    report = [f"{source.path}: {sum(map(len, streams)):,} tokens"]
+    report = [*notes, f"{source.path}: {sum(map(len, streams)):,} tokens"]
     return TrainingData(lambda xla: (training, held_out if val_fraction else None), key, former_key, report, [])
+
+
+def measure_files(dataset_path: str) -> int:
+    """The bytes of a data set's files."""
+    return sum(path.stat().st_size for path in map(Path, data_sources(dataset_path).paths()) if path.is_file())
 
 
 def check_length(windows: StreamWindows, use: str, fix: str, path: str) -> None:

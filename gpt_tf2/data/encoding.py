@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt_tf2.backend.processes import map_in_processes
 from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Example, Part, Piece, RunningText, Task, Unusable
 from gpt_tf2.tokenizer import Tokenizer
@@ -47,19 +48,25 @@ class Job(NamedTuple):
     folder: str
 
 
-def read_streams(running_text: RunningText, dataset_path: str, tokenizer: Tokenizer) -> list[np.ndarray]:
+def read_streams(
+    running_text: RunningText, dataset_path: str, tokenizer: Tokenizer, skipped: Skipped
+) -> list[np.ndarray]:
     """Read a running text into memory: its streams, int32 [tokens] each.
+
+    Args:
+        skipped: keeps the notes on the files, and counts those that are skipped.
 
     Raises InputError if a file cannot be read, or there is no text.
     """
     streams: list[list[np.ndarray]] = []
-    for part in running_text.parts(dataset_path):
+    for part in skipped.take_out(running_text.parts(dataset_path)):
         if part.begins:
             streams.append([])
         streams[-1].append(encode_pieces(running_text.read(part), part.label, tokenizer))
     joined = [np.concatenate(stream) for stream in streams]
     if not any(len(stream) for stream in joined):
-        raise InputError("no text in it: give a file, folder or glob with text", "dataset_path", dataset_path)
+        reasons = "".join(f" ({reason})" for reason in skipped.skips())
+        raise InputError(f"no text in it{reasons}: give a file, folder or glob with text", "dataset_path", dataset_path)
     return joined
 
 

@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import glob
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,11 +13,12 @@ import numpy as np
 from gpt_tf2.data.encoding import STREAM, Encoded, Job, encode_items, smallest_dtype
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.kept import KEPT_FOLDER, Kept, Sources, open_or_build
+from gpt_tf2.tasks.data_files import folder_of, list_files
 from gpt_tf2.tasks.examples import Skipped, no_examples
 from gpt_tf2.tasks.task import Task
 from gpt_tf2.tokenizer import Tokenizer
 
-FORMAT = 2  # of the files: tokens of another format are prepared again
+FORMAT = 3  # of the files and of the rules that they are made by: tokens of another format are prepared again
 # In this order they make up `Tokens.key`. The type of the tokens depends on the vocabulary.
 ARRAYS = {"tokens": None, "ends": "int64", "kinds": "uint8", "first_spans": "int64", "shortest": "int32"}
 Show = Callable[[int, int | None], None]  # items encoded, and of how many if that is known
@@ -38,7 +38,7 @@ class Tokens:
         shortest completion and the end-of-text token.
     key: identifies the arrays, whatever code prepared them.
     content: identifies the files that they were prepared from.
-    skipped: lines to show, one per reason why items were skipped.
+    skipped: lines to show: notes on what was read, and one per reason why items were skipped.
     """
 
     tokens: np.ndarray
@@ -110,17 +110,9 @@ def prepare(
         return open_tokens(kept)
 
 
-def folder_of(dataset_path: str) -> Path:
-    """Return the folder that a data set is or lies in; of a glob, the last folder before the first wildcard."""
-    path = Path(dataset_path)
-    while glob.has_magic(str(path)) or not path.is_dir():
-        path = path.parent
-    return path
-
-
 def settings_key(task: Task, split: str, tokenizer: Tokenizer) -> str:
     """Hash what the tokens depend on besides the data."""
-    digest = hashlib.sha256(f"{FORMAT} {split}\n".encode())
+    digest = hashlib.sha256(f"{FORMAT} {split} {task.reading}\n".encode())
     for path in (task.file, *tokenizer.files):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -132,33 +124,17 @@ def data_sources(dataset_path: str) -> Sources:
     return Sources(lambda: list_files(absolute), lambda path: os.path.relpath(path, absolute))
 
 
-def list_files(dataset_path: str) -> Iterator[str]:
-    """List the files of a data set in a fixed order, without those that are kept beside them."""
-    if not Path(dataset_path).is_dir():
-        yield from sorted(glob.glob(dataset_path, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-        return
-    try:
-        with os.scandir(dataset_path) as folder:
-            entries = sorted((entry.name, entry.is_dir(), entry.path) for entry in folder)
-    except OSError as error:
-        raise InputError(f"{dataset_path}: cannot be read ({error.strerror}): check its permissions") from None
-    for name, is_folder, path in entries:
-        if not is_folder:
-            yield path
-        elif name != KEPT_FOLDER:
-            yield from list_files(path)
-
-
 def write_tokens(
     folder: Path, task: Task, job: Job, dataset_path: str, split: str, dtype: np.dtype, show: Show
 ) -> list[str]:
-    """Encode a split and write its arrays to a folder. Returns lines on what was skipped.
+    """Encode a split and write its arrays to a folder. Returns lines on what was read and skipped.
 
     Raises InputError if the data is bad, or nothing of it can be used.
     """
     items = task.running_text.parts(dataset_path) if task.running_text else task.items(dataset_path, split)
     total = len(items) if isinstance(items, Sized) else None
     skipped, done = Skipped(), 0
+    items = skipped.take_out(items)
     with contextlib.ExitStack() as stack:
         writer = Writer({name: stack.enter_context((folder / name).open("wb")) for name in ARRAYS}, dtype)
         for encoded, unusable in encode_items(task, job, items, total):

@@ -1,6 +1,6 @@
 """Completions of many prompts, and samples of one, as tokens or as text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -87,6 +87,8 @@ def sample_text(
     return stream.finish()
 
 
-def spawn_generators(seed: int | None, count: int) -> list[np.random.Generator]:
-    """`count` independent random generators; the i-th is the same whatever `count` is."""
-    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(count)]
+def spawn_generators(seed: int | None, count: int) -> Iterator[np.random.Generator]:
+    """Yields `count` independent random generators; the i-th is the same whatever `count` is."""
+    sequence = np.random.SeedSequence(seed)
+    for _ in range(count):  # one by one: a billion at once would fill the memory
+        yield np.random.default_rng(sequence.spawn(1)[0])

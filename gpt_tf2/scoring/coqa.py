@@ -48,7 +48,7 @@ def score_conversations(
 
     Args:
         gold: the answers to each turn, by one person or by several.
-        sources: the source of each story by its id, a key of DOMAINS.
+        sources: the source of each story by its id; one that is no key of DOMAINS counts in `overall` only.
         predictions: the answer to score for each turn. A turn without one scores 0.
 
     Example:
@@ -57,12 +57,14 @@ def score_conversations(
         Scores(em=0.0, f1=33.3, turns=2)
     """
     by_domain: dict[str, list[tuple[float, float]]] = {domain: [] for domain in DOMAINS.values()}
+    unknown: list[tuple[float, float]] = []
     for turn, answers in gold.items():
         score = score_turn(answers, predictions[turn]) if turn in predictions else (0.0, 0.0)
-        by_domain[DOMAINS[sources[turn[0]]]].append(score)
+        domain = DOMAINS.get(sources[turn[0]])
+        (by_domain[domain] if domain else unknown).append(score)
     outside = [score for domain in OUT_OF_DOMAIN for score in by_domain[domain]]
     inside = [score for domain, scores in by_domain.items() if domain not in OUT_OF_DOMAIN for score in scores]
-    groups = {**by_domain, "in_domain": inside, "out_domain": outside, "overall": inside + outside}
+    groups = {**by_domain, "in_domain": inside, "out_domain": outside, "overall": inside + outside + unknown}
     return {name: average(scores) for name, scores in groups.items()}
 
 
@@ -114,8 +116,11 @@ def normalize(answer: str) -> str:
     return " ".join(ARTICLE.sub(" ", answer.lower().translate(NO_PUNCTUATION)).split())
 
 
-def read_gold(path: str) -> tuple[dict[TurnId, list[str]], dict[str, str]]:
-    """The answers to each turn in a CoQA file, and the source of each story by its id.
+def read_gold(path: str, any_source: bool = False) -> tuple[dict[TurnId, list[str]], dict[str, str]]:
+    """The answers to each turn in a CoQA file, and the source of each story by its id, "" for one without.
+
+    Args:
+        any_source: whether a source may be none of CoQA's.
 
     Raises InputError, naming the file and the story, if the file cannot be read or is not CoQA's.
     """
@@ -127,8 +132,8 @@ def read_gold(path: str) -> tuple[dict[TurnId, list[str]], dict[str, str]]:
     for number, story in enumerate(content["data"], start=1):
         where = f"{path}: story {number}"
         try:
-            name, source = (check_kind(story[field], str) for field in ("id", "source"))
-            sources[name] = source
+            name = str(story["id"])
+            sources[name] = str(story.get("source") or "")
             people = [story["answers"], *story.get("additional_answers", {}).values()]
             for answers in people:
                 for answer in check_kind(answers, list):
@@ -136,15 +141,15 @@ def read_gold(path: str) -> tuple[dict[TurnId, list[str]], dict[str, str]]:
                     gold.setdefault(turn, []).append(check_kind(answer["input_text"], str))
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{where}: {error} is missing or malformed: give CoQA's own JSON file") from None
-        if source not in DOMAINS:
-            raise InputError(f"{where}: source {source!r} is not CoQA's: give CoQA's own JSON file")
+        if not any_source and sources[name] and sources[name] not in DOMAINS:
+            raise InputError(f"{where}: source {sources[name]!r} is not CoQA's: give CoQA's own JSON file")
     return gold, sources
 
 
 def check_kind(value: Any, kind: type[Kind]) -> Kind:
     """A value out of a JSON file. Raises TypeError if it is of another kind."""
     if not isinstance(value, kind):
-        raise TypeError(f"{str(value)[:40]!r}")
+        raise TypeError(f"{value!r:.40}, which should be {'text' if kind is str else 'a ' + kind.__name__},")
     return value
 
 
@@ -158,7 +163,7 @@ def read_predictions(path: str) -> dict[TurnId, str]:
     predictions: dict[TurnId, str] = {}
     for number, entry in enumerate(entries, start=1):
         try:
-            turn = check_kind(entry["id"], str), check_kind(entry["turn_id"], int)
+            turn = str(entry["id"]), check_kind(entry["turn_id"], int)
             predictions[turn] = str(entry["answer"])
         except (KeyError, TypeError):
             problem = f"entry {number} is not an object with id, turn_id and answer"

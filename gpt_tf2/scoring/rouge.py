@@ -14,7 +14,7 @@ import numpy as np
 
 from gpt_tf2.backend.processes import map_in_processes
 from gpt_tf2.scoring.porter import stem
-from gpt_tf2.storage.files import read_utf8
+from gpt_tf2.storage.text_files import read_lines
 
 RESAMPLES = 1000
 PARALLEL_FROM = 500  # pairs; fewer are scored before other processes would have started
@@ -43,7 +43,7 @@ def read_tagged(path: str | Path) -> list[list[str]]:
 
     Raises InputError if the file cannot be read.
     """
-    return [SENTENCE.findall(line) if "<t>" in line else [line] for line in read_utf8(path).splitlines()]
+    return [SENTENCE.findall(line) if "<t>" in line else [line] for line in read_lines(path)]
 
 
 def score_corpus(predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, Interval]:
@@ -96,6 +96,17 @@ def stem_words(sentence: str) -> list[str]:
     """
     escaped = sentence.replace("<", "&lt;").replace(">", "&gt;")
     return [stem(word) for word in NOT_A_WORD.split(escaped.translate(LOWER)) if word]
+
+
+def measure_unseen(texts: Sequence[Sequence[str]]) -> float:
+    """The share of the letters of texts, each a list of sentences, that are no ASCII letters, and so in no word.
+
+    Example:
+        >>> measure_unseen([["прилив 12"], ["the tide"]])
+        0.46153846153846156
+    """
+    letters = [letter for sentences in texts for sentence in sentences for letter in sentence if letter.isalpha()]
+    return sum(not letter.isascii() for letter in letters) / len(letters) if letters else 0.0
 
 
 def count_ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.text_files import UTF8_FIX, read_text
 
 
-def read_utf8(path: str | Path, fix: str = "check the path", encoding_fix: str = "write it again as UTF-8") -> str:
-    """Read a UTF-8 text file.
+def read_utf8(path: str | Path, fix: str = "check the path", encoding_fix: str = UTF8_FIX) -> str:
+    """Read a UTF-8 text file; see `read_text`, which also reads files with a byte order mark.
 
     Args:
         path: the file.
@@ -24,12 +25,7 @@ def read_utf8(path: str | Path, fix: str = "check the path", encoding_fix: str =
         >>> read_utf8("prompts.txt", encoding_fix="save the prompts as UTF-8")  # doctest: +SKIP
         'The tide\\n'
     """
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): {fix}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text at byte {error.start}: {encoding_fix}") from None
+    return read_text(path, None, fix, encoding_fix)
 
 
 def read_or_empty(path: str) -> str:

@@ -11,11 +11,13 @@ import ftfy
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring import rouge
 from gpt_tf2.scoring.sentences import join_tagged, share_with_repeats, split_sentences, tokenize
-from gpt_tf2.storage.damage import check_expansion, explain_damage
-from gpt_tf2.storage.files import read_utf8
-from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
+from gpt_tf2.storage.text_files import ENCODING_FIX, read_text
+from gpt_tf2.tasks.data_files import list_files
+from gpt_tf2.tasks.parquet import find_text_columns, iterate_rows, open_parquet
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, Prediction, Reading, Scores, Turn, Unusable
 
 SPLITS = ("train", "val", "test")
+READS = ("encoding",)
 STOP = ""
 DRAFTS = True  # summaries copy from their article
 NAMES = ("article", "highlights")
@@ -27,7 +29,17 @@ DAILY_MAIL = ("dailymail.co.uk", "mailonsunday.ie", "lib.store.yahoo.net")
 HIGHLIGHT = "@highlight"
 DATELINE = "(CNN) --"
 AND_LINE = re.compile(r"\A\s*and \S+[^\S\n]*\n")
-UPDATED = re.compile(r"UPDATED:\s*\d\d?:\d\d[^\n]*20\d\d[^\n]*")
+# Small words within a byline such as "By Jane Doe and John Roe for the Orrin Times".
+SMALL_WORDS = {"and", "at", "da", "de", "der", "for", "from", "in", "la", "of", "the", "to", "van", "von", "&", "."}
+# A time stamp is short, so that it is found, or not, in linear time. In an article of one line full stops stand where
+# a story has line breaks.
+STAMP = r"(?: \.)?\s*\d\d?:\d\d[^\n]{0,60}?20\d\d(?: \.)?[ \t]*"
+UPDATED = re.compile(rf"(?:^[ \t|]*|PUBLISHED:{STAMP}[ |]*)UPDATED:{STAMP}", re.MULTILINE)
+STAMPS = re.compile(rf"(?:PUBLISHED:{STAMP})?(?:\| (?:\. )?)?(?:UPDATED:{STAMP})?")
+FIRST_LINE = re.compile(r"(By(?: \.)? \S.{0,100}?) \. ")  # of an article of one line, up to the next full stop
+SECOND_AUTHOR = re.compile(r"and (\S.{0,100}?) \. ")
+SPLIT_NAME = re.compile(r"(?<![a-z])(train|val|test)(?:ing|id|idation)?(?![a-z])")
+SHARDS = re.compile(r"-of-\d+")
 FIX = "give the folder of url_lists/ and cnn/, or of Parquet files such as train.parquet"
 
 
@@ -36,6 +48,7 @@ class StoryFile(NamedTuple):
 
     folder: str
     url: str
+    encoding: str | None
 
 
 class ParquetStory(NamedTuple):
@@ -46,96 +59,108 @@ class ParquetStory(NamedTuple):
     highlights: Any
 
 
-def items(dataset_path: str, split: str) -> Iterable[StoryFile | ParquetStory]:
+def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[StoryFile | ParquetStory]:
     """The stories named in `url_lists/all_SPLIT.txt`, in its order, or the rows of the split's Parquet files.
 
     Args:
-        dataset_path: the folder of `url_lists/`; a folder of Parquet files whose names, or whose folders' names, begin
-            with the split's name; or one Parquet file.
+        dataset_path: the folder of `url_lists/`; a folder of Parquet files whose names, or the names of whose folders
+            in it, tell the split; or one Parquet file.
 
-    Raises InputError if there are none, or if a file cannot be read or lacks the column `article` or `highlights`.
+    Raises InputError if there are none, if the split is there more than once, or if a file cannot be read or lacks the
+    column `article` or `highlights`.
     """
     folder = Path(dataset_path)
     if folder.suffix == ".parquet":
         return ParquetRows([folder])
     urls = folder / "url_lists" / f"all_{split}.txt"
     if not urls.parent.is_dir():
-        files = sorted(path for path in folder.rglob("*.parquet") if is_of_split(path, split))
+        files = find_parquet(dataset_path, split)
         if files:
             return ParquetRows(files)
-    return [StoryFile(dataset_path, url) for url in read_utf8(urls, FIX, "download it again").split()]
+    lines = read_text(urls, reading.encoding, FIX, "download it again").split("\n")
+    return [StoryFile(dataset_path, line.strip(), reading.encoding) for line in lines if line.strip()]
 
 
-def is_of_split(path: Path, split: str) -> bool:
-    """Whether a Parquet file, or its folder, is named after a split."""
-    return path.name.startswith(split) or path.parent.name.startswith(split)
+def find_parquet(dataset_path: str, split: str) -> list[Path]:
+    """The Parquet files of a split. Raises InputError if it is there more than once, as in several versions."""
+    folder = Path(dataset_path)
+    files = []
+    for path in map(Path, list_files(dataset_path) if folder.is_dir() else ()):
+        below = path.relative_to(folder)
+        if path.suffix == ".parquet" and split_of(below) == split and not str(below).startswith("."):
+            files.append(path)
+    copies = {(path.parent, find_series(path.stem)) for path in files}
+    if len(copies) > 1:
+        folders = sorted({parent for parent, _ in copies})
+        places = folders if len(folders) > 1 else files
+        names = ", ".join(str(place.relative_to(folder)) for place in places[:5]) + (", …" if places[5:] else "")
+        raise InputError(f"{split} is there {len(copies)} times, in {names}: give one of them", "dataset_path", folder)
+    return files
+
+
+def find_series(stem: str) -> str:
+    """What the files that make up a split together have in common in their names: files of two series are two copies.
+
+    Example:
+        >>> find_series("train-00001-of-00003"), find_series("train"), find_series("train_part2")
+        ('-of-00003', 'train', '')
+    """
+    shards = SHARDS.search(stem)
+    return shards[0] if shards else stem if SPLIT_NAME.fullmatch(stem) else ""
+
+
+def split_of(path: Path) -> str | None:
+    """The split that a file's name tells, or else its folder's. path: relative to the folder of the data set."""
+    for name in (path.name.lower(), path.parent.name.lower()):
+        if words := SPLIT_NAME.findall(name):
+            return words[0] if name.startswith(words[0]) else words[-1]
+    return None
 
 
 class ParquetRows:
     """The rows of Parquet files, read a few hundred at a time. The column `id` names them if there is one."""
 
     def __init__(self, paths: list[Path]):
-        self.paths = paths
-        self.rows = 0
-        for path in paths:
-            with open_parquet(path) as file:
-                self.rows += file.metadata.num_rows
+        self.columns = {path: list_columns(path) for path in paths}
+        self.rows = sum(rows for rows, _ in self.columns.values())
 
     def __len__(self) -> int:
         return self.rows
 
     def __iter__(self) -> Iterator[ParquetStory]:
-        for path in self.paths:
-            with open_parquet(path) as file:
-                columns = [name for name in ("article", "highlights", "id") if name in file.schema_arrow.names]
-                batches = file.iter_batches(batch_size=256, columns=columns)
-                number = 0
-                while True:
-                    with explain_damage(f"{path}: damaged after row {number}", "download it again"):
-                        batch = next(batches, None)
-                        rows = [] if batch is None else batch.to_pylist()
-                    if batch is None:
-                        break
-                    for row in rows:
-                        number += 1
-                        name = str(row.get("id") or f"{path}:{number}")
-                        yield ParquetStory(name, row["article"], row["highlights"])
+        for path, (_, columns) in self.columns.items():
+            for number, row in enumerate(iterate_rows(path, columns), start=1):
+                yield ParquetStory(row.get("id") or f"{path}:{number}", row["article"], row["highlights"])
 
 
-def open_parquet(path: Path) -> Any:
-    """Opens a Parquet file and checks its columns."""
-    import pyarrow.parquet
-
-    with explain_damage(f"{path}: not a readable Parquet file", "download it again"):
-        file = pyarrow.parquet.ParquetFile(path)
+def list_columns(path: Path) -> tuple[int, list[str]]:
+    """How many rows a Parquet file has, and the names of the columns to read."""
+    with open_parquet(path) as file:
         names = file.schema_arrow.names
-        groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
-        check_expansion(path, sum(group.total_byte_size for group in groups), "download it again")
-    missing = [name for name in NAMES if name not in names]
-    if missing:
-        file.close()
-        columns = f"no column {', '.join(missing)}, only {', '.join(names)}"
-        raise InputError(f"{path}: {columns}: give the data set with article and highlights")
-    return file
+        missing = [name for name in NAMES if name not in names]
+        if missing:
+            columns = f"no column {', '.join(missing)}, only {', '.join(names)}"
+            raise InputError(f"{path}: {columns}: give the data set with article and highlights")
+        return file.metadata.num_rows, [*NAMES, *(["id"] if "id" in find_text_columns(file) else [])]
 
 
 def example(item: StoryFile | ParquetStory) -> Example:
-    """The cleaned article and its highlights. Raises Unusable if either is missing, or the text is not UTF-8."""
+    """The cleaned article and its highlights. Raises Unusable if either is missing, InputError for broken text."""
     if isinstance(item, StoryFile):
-        name = item.url
-        try:
-            text = (Path(item.folder) / story_path(item.url)).read_text(encoding="utf-8")
-        except OSError:
-            raise Unusable("no readable story file", name) from None
-        except UnicodeDecodeError:
-            raise Unusable("the story is not UTF-8", name) from None
+        name, path = item.url, Path(item.folder) / story_path(item.url)
+        if not path.is_file():
+            raise Unusable("no readable story file", name)
+        text = clean(read_text(path, item.encoding, encoding_fix=ENCODING_FIX))
     else:
         name = item.name
         lines = item.highlights.split("\n") if isinstance(item.highlights, str) else item.highlights
         if not isinstance(item.article, str) or not isinstance(lines, list):
             raise Unusable("article or highlights are not text", name)
-        text = item.article + "".join(f"\n\n{HIGHLIGHT}\n\n{line}" for line in lines)
-    article, *highlights = clean(text).split(HIGHLIGHT)
+        highlighted = "".join(f"\n\n{HIGHLIGHT}\n\n{line}" for line in lines)
+        article = item.article.strip()
+        is_line = "\n" not in article
+        text = repair(drop_beginning(article) + highlighted) if is_line else clean(article + highlighted)
+    article, *highlights = text.split(HIGHLIGHT)
     highlights = [highlight for highlight in highlights if highlight.strip()]
     if not article.strip() or not highlights:
         raise Unusable("no article" if highlights else "no highlight", name)
@@ -151,14 +176,52 @@ def story_path(url: str) -> Path:
 def clean(text: str) -> str:
     """A story, highlights included, without bylines, datelines and time stamps, its characters repaired by ftfy."""
     text = text.strip()
-    if text.startswith("By"):
+    if is_byline(text.partition("\n")[0]):
         text = "\n".join(text.split("\n")[2:])
     text = text.rpartition(DATELINE)[2]
     place = text.find("(CNN)", 0, 100)
     if place >= 0:
         text = text[place + len("(CNN)") :]
     text = AND_LINE.sub("", text)
-    text = UPDATED.split(text)[-1]
+    ends = [0, *(stamp.end() for stamp in UPDATED.finditer(text))]
+    return repair(text[ends[-1] :])
+
+
+def is_byline(line: str) -> bool:
+    """Whether a line is the word "By", alone or followed by a name, and not the beginning of a sentence.
+
+    Example:
+        >>> is_byline("By Jane Doe for the Orrin Times"), is_byline("By the time the lamps were lit")
+        (True, False)
+    """
+    by, *words = line.split()[:20] or [""]
+    if by != "By":
+        return False
+    names = [word for word in words if word not in SMALL_WORDS]
+    is_name = len(words) <= 15 and all(name[0].isupper() and not any(map(str.isdecimal, name)) for name in names)
+    is_sentence = len(words[-1]) > 4 and words[-1][-1] in ".!?…" if words else False  # not an initial, nor "Jr."
+    return is_name and not is_sentence and (not words or words[0] == "." or words[0][0].isupper())
+
+
+def drop_beginning(article: str) -> str:
+    """An article of one line without the byline and the time stamps at its beginning.
+
+    Example:
+        >>> drop_beginning("By . Jane Doe . PUBLISHED: . 14:11 EST, 25 October 2013 . Lamps were lit.")
+        'Lamps were lit.'
+    """
+    first = FIRST_LINE.match(article)
+    if first and (first[1].startswith("By . ") or is_byline(first[1])):
+        article = article[first.end() :]
+        second = SECOND_AUTHOR.match(article)
+        if second and is_byline(f"By {second[1]}"):
+            article = article[second.end() :]
+    stamps = STAMPS.match(article)
+    return article[stamps.end() :] if stamps else article
+
+
+def repair(text: str) -> str:
+    """A text with straight single quotes, its characters repaired by ftfy, and at most one blank line in a row."""
     text = text.replace("‘", "'").replace("’", "'")
     return re.sub(r"\n{3,}", "\n\n", ftfy.fix_text(text))
 
@@ -192,7 +255,10 @@ def score(predictions: Sequence[Prediction], dataset_path: str, split: str, refe
             message = f"{len(lines)} lines, but {split} has at least {last + 1} stories: give one line for each story"
             raise InputError(message, "references", references)
         expected = [lines[prediction.number] for prediction in predictions]
+    unseen = rouge.measure_unseen([*ours, *expected])
+    warning: Scores = {"share of letters in which ROUGE-1.5.5 sees no words": {"not a to z": {"share": unseen}}}
     return {
+        **(warning if unseen > 0.5 else {}),
         "summaries": rouge.to_table(rouge.score_corpus(ours, expected)),
         f"LEAD-{LEAD}": rouge.to_table(rouge.score_corpus(lead, expected)),
         "share of texts with a repeated n-gram": {

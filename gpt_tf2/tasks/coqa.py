@@ -9,20 +9,22 @@ import ftfy
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring import coqa
-from gpt_tf2.storage.json_text import read_json
-from gpt_tf2.tasks.task import Example, Prediction, Scores, Turn, Unusable
+from gpt_tf2.storage.json_text import parse_json
+from gpt_tf2.storage.text_files import ENCODING_FIX, read_text
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, Prediction, Reading, Scores, Turn, Unusable
 
 SPLITS = ("train", "dev")
+READS = ("encoding",)
 STOP = "\n"
 DRAFTS = True  # answers copy from their story
 NAMES = None
 SUFFIX = ".json"
 
 
-def items(dataset_path: str, split: str) -> Iterable[tuple[str, Any]]:
+def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[tuple[str, Any]]:
     """The conversations of `coqa-SPLIT-v1.0.json`, each with its name. Raises InputError for another kind of file."""
     path = data_file(dataset_path, split)
-    content = read_json(path)
+    content = parse_json(read_text(path, reading.encoding, encoding_fix=ENCODING_FIX), str(path))
     stories = content.get("data") if isinstance(content, dict) else None
     if not isinstance(stories, list):
         raise InputError(f"{path}: no list named data: give the folder of CoQA's own JSON files")
@@ -86,11 +88,11 @@ def write(predictions: Sequence[Prediction]) -> str:
 
 
 def score(predictions: Sequence[Prediction], dataset_path: str, split: str, references: str | None) -> Scores:
-    """The official figures by domain and overall, over the stories of the predictions.
+    """The official figures by domain and overall, over the stories of the predictions. Sources may be others.
 
     references: a CoQA file with the answers; by default that of the split.
     """
-    gold, sources = coqa.read_gold(references or str(data_file(dataset_path, split)))
+    gold, sources = coqa.read_gold(references or str(data_file(dataset_path, split)), any_source=True)
     asked = {prediction.example.id for prediction in predictions}
     missing = asked - sources.keys()
     if missing:

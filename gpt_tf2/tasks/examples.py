@@ -1,17 +1,20 @@
 """Reading a task's examples, and counting the items that yield none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.tasks.task import Example, Task, Unusable
+from gpt_tf2.tasks.task import Example, Note, Task, Unusable
 
 
 class Skipped:
-    """Counts skipped items by reason, and keeps the first few names of each."""
+    """Counts skipped items by reason, keeps the first few names of each, and keeps the notes on what was read."""
 
     NAMES = 3
+    NOTES = 20  # shown: a folder may hold thousands of tables
 
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self.counts: dict[str, int] = {}
         self.names: dict[str, list[str]] = {}
 
@@ -21,7 +24,23 @@ class Skipped:
         if len(names) < self.NAMES:
             names.append(name)
 
+    def take_out(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Yields the items that are neither notes nor skipped, which are kept and counted here."""
+        for item in items:
+            if isinstance(item, Note):
+                self.notes.append(item.line)
+            elif isinstance(item, Unusable):
+                self.add(item.reason, item.name)
+            else:
+                yield item
+
     def lines(self) -> list[str]:
+        """The notes, not too many, then one line for each reason, with the first few names."""
+        more = len(self.notes) - self.NOTES
+        notes = self.notes if more <= 0 else [*self.notes[: self.NOTES - 1], f"… {more + 1:,} more", self.notes[-1]]
+        return [*notes, *self.skips()]
+
+    def skips(self) -> list[str]:
         """One line for each reason, with the first few names."""
         return [
             f"skipped {count:,}, {reason}: {', '.join(self.names[reason])}{', …' if count > self.NAMES else ''}"
@@ -35,7 +54,7 @@ def read_examples(task: Task, dataset_path: str, split: str, skipped: Skipped) -
     Raises InputError if the data cannot be read, or holds no usable example.
     """
     used = 0
-    for number, item in enumerate(task.items(dataset_path, split)):
+    for number, item in enumerate(skipped.take_out(task.items(dataset_path, split))):
         try:
             example = task.example(item)
         except Unusable as error:
@@ -49,6 +68,6 @@ def read_examples(task: Task, dataset_path: str, split: str, skipped: Skipped) -
 
 def no_examples(dataset_path: str, split: str, skipped: Skipped) -> InputError:
     """The error for a split without a usable example."""
-    reasons = "; ".join(skipped.lines()) or "it is empty"
+    reasons = "; ".join(skipped.skips()) or "it is empty"
     message = f"no usable example in {split} ({reasons}): check that the data is complete and fits `data_loader`"
     return InputError(message, "dataset_path", dataset_path)

@@ -1,5 +1,6 @@
 """Finding a task by name, or in a file of the user's."""
 
+import dataclasses
 import functools
 import importlib
 from pathlib import Path
@@ -7,29 +8,33 @@ from types import ModuleType
 from typing import NoReturn
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.tasks.task import RunningText, Task
+from gpt_tf2.tasks.task import DEFAULT_READING, Reading, RunningText, Task
 
 BUILT_IN = ("text", "cnndm", "coqa")
 OF_EXAMPLES = ("SPLITS", "STOP", "NAMES", "SUFFIX", "items", "example", "write", "score")  # a module must have
 OF_RUNNING_TEXT = ("SPLITS", "items", "example", "parts", "read_part")  # one with `parts` must have
 
 
-def find_task(loader: str) -> Task:
+def find_task(loader: str, reading: Reading = DEFAULT_READING) -> Task:
     """The task of a name, or of a `FILE.py`, which is executed.
 
-    Raises InputError if there is none, or the file lacks a name that a task needs. An error in the file comes through.
+    Args:
+        reading: how its files are read.
+
+    Raises InputError if there is none, if it does not read files that way, or if the file lacks a name that a task
+    needs. An error in the file comes through.
 
     Example:
         >>> find_task("coqa").splits
         ('train', 'dev')
     """
     if loader in BUILT_IN:
-        return make_task(loader, importlib.import_module(f"gpt_tf2.tasks.{loader}"))
+        return make_task(loader, importlib.import_module(f"gpt_tf2.tasks.{loader}"), reading)
     path = Path(loader)
     if path.suffix != ".py" or not path.is_file():
         names = ", ".join(BUILT_IN)
         raise InputError(f"unknown task: use {names}, or the FILE.py of your own", "data_loader", loader)
-    return make_task(loader, execute_file(path.resolve(), path.read_bytes()))
+    return make_task(loader, execute_file(path.resolve(), path.read_bytes()), reading)
 
 
 @functools.cache
@@ -41,27 +46,35 @@ def execute_file(path: Path, content: bytes) -> ModuleType:
     return module
 
 
-def make_task(loader: str, module: ModuleType) -> Task:
+def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
     """The task that a module defines."""
     runs = hasattr(module, "parts")
     missing = [name for name in (OF_RUNNING_TEXT if runs else OF_EXAMPLES) if not hasattr(module, name)]
     if missing:
         raise InputError(f"the file lacks {', '.join(missing)}: see docs/tasks.md", "data_loader", loader)
+    heeded = getattr(module, "READS", ())  # the fields of Reading that apply
+    for name, value in dataclasses.asdict(reading).items():
+        if name not in heeded and value != getattr(DEFAULT_READING, name):
+            raise InputError(
+                f"does not apply to `data_loader` {loader}: leave it out", name, None if value is True else value
+            )
+    options = {"reading": reading} if heeded else {}
     return Task(
         loader=loader,
         name=Path(loader).stem,
         file=Path(str(module.__file__)),
+        reading=reading,
         splits=module.SPLITS,
         stop=getattr(module, "STOP", ""),
         loss_on=getattr(module, "LOSS_ON", "all" if runs else "completion"),
         drafts=getattr(module, "DRAFTS", False),
         names=getattr(module, "NAMES", None),
         suffix=getattr(module, "SUFFIX", ".txt"),
-        items=module.items,
+        items=functools.partial(module.items, **options),
         example=module.example,
         write=getattr(module, "write", has_no_completions),
         score=getattr(module, "score", has_no_completions),
-        running_text=RunningText(module.parts, module.read_part) if runs else None,
+        running_text=RunningText(functools.partial(module.parts, **options), module.read_part) if runs else None,
     )
 
 

@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.text_files import check_encoding
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # table, row, column: figure
 Piece = str | np.ndarray | None  # of running text: text, token ids int [N], or None for the end-of-text token
@@ -60,6 +61,34 @@ class Unusable(ValueError):
         self.reason, self.name = reason, name
 
 
+class Note(NamedTuple):
+    """A line to show, which `items` or `parts` may yield among the others."""
+
+    line: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How the files of a data set are read; each task heeds what applies to it.
+
+    encoding: of text without a byte order mark; None is UTF-8.
+    column: of a table, by its name or its number, from 1; None is the first, or `text`.
+    literal_specials: whether `<|endoftext|>` in a text is its letters instead of the token.
+
+    Raises InputError for an unknown encoding.
+    """
+
+    encoding: str | None = None
+    column: str | None = None
+    literal_specials: bool = False
+
+    def __post_init__(self) -> None:
+        check_encoding(self.encoding)
+
+
+DEFAULT_READING = Reading()
+
+
 class Part(Protocol):
     """A part of running text: cheap to list and to send to a process."""
 
@@ -77,7 +106,8 @@ class RunningText:
     """Text to continue, without prompts: windows of its streams are trained on, and its perplexity is its score.
 
     parts: dataset_path to parts whose tokens, one part after another, are those of the streams. No window crosses from
-        one stream to another. Raises InputError if a file cannot be read.
+        one stream to another. Between them may be a Note, and Unusable for a file that is skipped. Raises InputError
+        if a file cannot be read.
     read: a part to its pieces: text, token ids int [N], or None for the end-of-text token.
     """
 
@@ -92,14 +122,15 @@ class Task:
     loader: the name that `find_task` was given.
     name: of the module, for the names of files.
     file: the module's source.
+    reading: how the files of its data are read.
     splits: the first is for training and the last for evaluation, unless told otherwise.
     stop: a completion ends before this text, as it does before the end-of-text token; "" if only that ends it.
     loss_on: `completion`, or `all` for a loss on prompts too.
     drafts: whether completions copy from what stands before them, so that draft tokens pay.
     names: what `show-data --json` calls the passage and the completions; None leaves them out.
     suffix: of the file of predictions.
-    items: (dataset_path, split) to the raw items, one for each example, cheap to list and to send to a process.
-        Raises InputError if the data cannot be read at all.
+    items: (dataset_path, split) to the raw items, one for each example, cheap to list and to send to a process. Between
+        them may be a Note, and Unusable for what is no item. Raises InputError if the data cannot be read at all.
     example: an item to its example. Raises Unusable if there is none in it.
     write: predictions to the content of their file.
     score: (predictions, dataset_path, split, references) to tables of figures. references: a file to score against
@@ -110,6 +141,7 @@ class Task:
     loader: str
     name: str
     file: Path
+    reading: Reading
     splits: tuple[str, ...]
     stop: str
     loss_on: str

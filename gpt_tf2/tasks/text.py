@@ -1,38 +1,53 @@
-"""The task `text`: running text to continue, from plain files, CSV rows and arrays of token ids."""
+"""The task `text`: running text to continue, from plain files, rows of tables and arrays of token ids."""
 
-import csv
-import glob
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.kept import KEPT_FOLDER
 from gpt_tf2.storage.npz import array_names, read_ids
-from gpt_tf2.tasks.task import Example, Piece, Turn, Unusable
+from gpt_tf2.storage.text_files import ENCODING_FIX, MARKS, decode, plain_suffix, read_blocks
+from gpt_tf2.tasks.data_files import is_stream, list_files
+from gpt_tf2.tasks.tables import is_table, read_table
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Piece, Reading, Turn, Unusable
 
 SPLITS = ("train",)
-PART = 1 << 20  # bytes of a plain file in a part, or a little more
-WINDOW = 1 << 14  # bytes searched at a time for a place to cut
-ROWS = 1000  # of a .csv in a part
+READS = ("encoding", "column", "literal_specials")
+PART = 1 << 20  # characters of a plain file in a part, or a little more
+ROWS = 1000  # of a table in a part
 START_OF_TEXT = "<|startoftext|>"  # has no token of its own: the model sees its letters
+END_OF_TEXT = "<|endoftext|>"
+# The tokenizer cuts there too, so the tokens of parts, one after another, are those of the whole.
+LONE_BREAK = re.compile(r"(?<=\S)\n(?=\S)")
+BINARY = "binary file or archive"
+# How files of other kinds begin that may look like text there. Most others are known by their NUL bytes.
+SIGNATURES = (
+    *(b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh91AY&SY", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!\x1a"),
+    *(b"%PDF-", b"{\\rtf", b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"\x7fELF", b"PAR1", b"\x93NUMPY"),
+    b"\x89HDF",
+)
+HEAD = 8000  # bytes in which a binary file is recognized
+CONTROL = re.compile(r"[\x01-\x08\x0e-\x1a\x7f]")
 
 
 class TextPart(NamedTuple):
-    """A part of the data, to be read and encoded at a time.
+    """A part of the data, to be encoded at a time.
 
     begins: whether a stream begins here.
     follows: whether another text ends before it, so that the end-of-text token comes first.
-    bytes: the range in a plain file. rows: the rows of a `.csv`. name: the array of an `.npz`.
+    text: of a plain file. rows: of a table, with their numbers. name: of the array of an `.npz`.
+    literal: whether `<|endoftext|>` is its letters.
     """
 
     path: str
     begins: bool
     follows: bool = False
-    bytes: tuple[int, int] = (0, 0)
-    rows: tuple[str, ...] = ()
+    text: str = ""
+    rows: tuple[tuple[int, str], ...] = ()
     name: str = ""
+    literal: bool = False
 
     @property
     def label(self) -> str:
@@ -40,139 +55,160 @@ class TextPart(NamedTuple):
         return f"{self.path}: array {self.name}" if self.name else self.path
 
 
-def parts(dataset_path: str) -> Iterator[TextPart]:
+def parts(dataset_path: str, reading: Reading = DEFAULT_READING) -> Iterator[TextPart | Note | Unusable]:
     """The parts of a file, a folder (walked) or a glob, in alphabetical order of the paths.
 
-    Plain files and rows of `.csv` files are one stream: plain files are joined with the end-of-text token, and each row
-    of a `.csv` (first column, header skipped) stands between `<|startoftext|>` and that token and a line break. Each
-    array of an `.npz` is a stream of its own.
+    Plain files and rows of tables are one stream: plain files are joined with the end-of-text token, and each row of a
+    table stands between `<|startoftext|>` and that token and a line break. Each array of an `.npz` is a stream of its
+    own.
 
     Raises InputError if there is no file, or one cannot be read.
     """
-    files = find_files(dataset_path)
-    begins, follows = True, False
-    for path in files:
-        if path.suffix == ".csv":
-            rows = iter(read_column(path))
-            while chunk := tuple(itertools.islice(rows, ROWS)):
-                yield TextPart(str(path), begins, follows, rows=chunk)
-                begins = follows = False
-        elif path.suffix != ".npz":
-            for byte_range in cut_file(path):
-                yield TextPart(str(path), begins, follows, bytes=byte_range)
-                begins = follows = False
-            follows = True
-    for path in files:
-        if path.suffix == ".npz":
-            yield from (TextPart(str(path), True, name=name) for name in array_names(path))
+    for part in read_files(dataset_path, reading):
+        if isinstance(part, Path):
+            yield from (TextPart(str(part), True, name=name) for name in array_names(part))
+        else:
+            yield part
 
 
 def read_part(part: TextPart) -> list[Piece]:
-    """The pieces of a part; bytes that are not UTF-8 are dropped from plain files.
-
-    Raises InputError if it cannot be read, or is an array without token ids.
-    """
+    """The pieces of a part. Raises InputError if it is an array without token ids."""
     if part.name:
         return [read_ids(Path(part.path), part.name)]
     pieces: list[Piece] = [None] if part.follows else []
-    if part.rows:
-        for row in part.rows:
-            pieces += [START_OF_TEXT + row, None, "\n"]
-        return pieces
-    return [*pieces, read_text(Path(part.path), *part.bytes)]
+    for _, row in part.rows:
+        pieces += [*split_specials(START_OF_TEXT + row, part.literal), None, "\n"]
+    return pieces + split_specials(part.text, part.literal)
 
 
-def items(dataset_path: str, split: str) -> Iterator[tuple[str, str | None]]:
-    """The name and the text of each plain file and of each row of a `.csv`; None for the text of an `.npz`."""
-    for path in find_files(dataset_path):
-        if path.suffix == ".npz":
-            yield str(path), None
-        elif path.suffix == ".csv":
-            yield from ((f"{path}:{number}", START_OF_TEXT + row) for number, row in enumerate(read_column(path), 1))
-        else:
-            yield str(path), read_text(path)
+def split_specials(text: str, literal: bool) -> list[Piece]:
+    """The pieces of a text in which `<|endoftext|>` is the token, unless it is literal."""
+    texts = [text] if literal else text.split(END_OF_TEXT)
+    pieces: list[Piece] = [texts[0]]
+    for piece in texts[1:]:
+        pieces += [None, piece]
+    return pieces
 
 
-def example(item: tuple[str, str | None]) -> Example:
-    """A text as one completion without a prompt. Raises Unusable if there is none."""
+def items(
+    dataset_path: str, split: str, reading: Reading = DEFAULT_READING
+) -> Iterator[tuple[str, str] | Note | Unusable]:
+    """The name and the text of each plain file and of each row of a table."""
+    everything: Iterator[Any] = read_files(dataset_path, reading)
+    for path, group in itertools.groupby(everything, lambda part: getattr(part, "text", "") and part.path):
+        if path:
+            yield path, "".join(part.text for part in group)
+            continue
+        for part in group:
+            if isinstance(part, Path):
+                yield Unusable("token ids, no text", str(part))
+            elif isinstance(part, TextPart):
+                yield from ((f"{part.path}:{number}", START_OF_TEXT + row) for number, row in part.rows)
+            else:
+                yield part
+
+
+def example(item: tuple[str, str]) -> Example:
+    """A text as one completion without a prompt."""
     name, text = item
-    if text is None:
-        raise Unusable("token ids, no text", name)
     return Example(name, "", (Turn("", (text,)),))
 
 
-def find_files(dataset_path: str) -> list[Path]:
-    """The files of a data set in alphabetical order of their paths."""
-    path = Path(dataset_path)
-    if path.is_dir():
-        paths: Iterable[Path] = path.rglob("*")
-    elif path.exists():
-        paths = [path]
-    else:
-        paths = map(Path, glob.glob(dataset_path, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    files = sorted(file for file in paths if file.is_file() and KEPT_FOLDER not in file.parts)
-    if not files:
-        raise InputError("no such file: give a file, a folder or a glob", "dataset_path", dataset_path)
-    return files
+def read_files(dataset_path: str, reading: Reading) -> Iterator[TextPart | Note | Unusable | Path]:
+    """The parts of all files but those of an `.npz`, whose paths come last."""
+    begins, follows, specials = True, False, 0
+    arrays = []
+    for path in find_files(dataset_path):
+        if isinstance(path, Unusable):
+            yield path
+        elif plain_suffix(path) == ".npz":
+            arrays.append(path)
+        elif is_table(path):
+            for chunk in chunk_rows(read_table(path, reading)):
+                if isinstance(chunk, Note):
+                    yield chunk
+                    continue
+                specials += sum(row.count(END_OF_TEXT) for _, row in chunk)
+                yield TextPart(str(path), begins, follows, rows=chunk, literal=reading.literal_specials)
+                begins = follows = False
+        else:
+            try:
+                for text in cut_text(read_plain(path, reading.encoding)):
+                    specials += text.count(END_OF_TEXT)
+                    yield TextPart(str(path), begins, follows, text, literal=reading.literal_specials)
+                    begins = follows = False
+                follows = True
+            except Unusable as error:
+                if str(path) == dataset_path:
+                    message = f"a {error.reason}: give a text, or its `encoding` if it is one such as utf-16-le"
+                    raise InputError(message, "dataset_path", path) from None
+                yield error
+    if specials:
+        meaning = "letters" if reading.literal_specials else "the end-of-text token"
+        yield Note(f"{dataset_path}: {specials:,} {END_OF_TEXT} in it, read as {meaning}")
+    yield from arrays
 
 
-def read_text(path: Path, start: int = 0, end: int | None = None) -> str:
-    """The text of a file, or of a range of its bytes, with line breaks as `\\n`."""
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            content = file.read() if end is None else file.read(end - start)
-    except OSError as error:
-        raise unreadable(path, error) from None
-    return content.decode("utf-8", errors="ignore").replace("\r\n", "\n").replace("\r", "\n")
+def find_files(dataset_path: str) -> Iterator[Path | Unusable]:
+    """The files of a data set in alphabetical order of their paths; Unusable for what is hidden in a folder.
 
-
-def unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"cannot be read ({error.strerror}): check its permissions", "dataset_path", path)
-
-
-def cut_file(path: Path) -> Iterator[tuple[int, int]]:
-    """Cuts a plain file into byte ranges, each ending before a line break that stands between two words.
-
-    The tokenizer cuts there too, so the tokens of the ranges, one after another, are those of the whole.
+    Raises InputError if there are none.
     """
-    try:
-        size, start = path.stat().st_size, 0
-        with path.open("rb") as file:
-            while start < size:
-                end = min(start + PART, size)
-                while end < size:
-                    file.seek(end)
-                    window = file.read(WINDOW)
-                    cut = next((i for i in range(8, len(window) - 10) if is_lone_break(window, i)), None)
-                    if cut is not None:
-                        end += cut
-                        break
-                    end = min(end + WINDOW - 18, size)
-                yield start, end
-                start = end
-    except OSError as error:
-        raise unreadable(path, error) from None
+    root = Path(dataset_path)
+    files, hidden = False, ""
+    for path in map(Path, list_files(dataset_path)):
+        below = path.relative_to(root).parts if root.is_dir() else ()
+        first = next((number for number, name in enumerate(below, start=1) if name.startswith(".")), None)
+        if first:
+            name = str(Path(root, *below[:first]))
+            if name != hidden:  # a hidden folder counts once
+                yield Unusable("hidden file or folder", name)
+            hidden = name
+        elif path.is_file() or is_stream(str(path)):
+            files = True
+            yield path
+    if not files and not hidden:
+        raise InputError("no such file: give a file, a folder or a glob", "dataset_path", dataset_path)
 
 
-def is_lone_break(content: bytes, start: int) -> bool:
-    """Whether a line break begins at a byte, with a character other than white space right before and right after."""
-    end = start + (2 if content[start : start + 2] == b"\r\n" else 1)
-    if content[end - 1 : end] != b"\n":
+def read_plain(path: Path, encoding: str | None) -> Iterator[str]:
+    """The text of a plain file, piece by piece. Raises Unusable for a binary file, InputError for broken text."""
+    blocks = read_blocks(path)
+    first = next(blocks, b"")
+    if is_binary(first[:HEAD], encoding):
+        raise Unusable(BINARY, str(path))
+    yield from decode(itertools.chain([first], blocks), path, encoding, ENCODING_FIX)
+
+
+def is_binary(head: bytes, encoding: str | None) -> bool:
+    """Whether a file is no plain text, by its first bytes."""
+    if head.startswith(tuple(MARKS)):
         return False
-    before = content[start - 8 : start].decode("utf-8", errors="ignore")[-1:]
-    after = content[end : end + 8].decode("utf-8", errors="ignore")[:1]
-    return bool(before and after) and not before.isspace() and not after.isspace()
+    text = head.decode(encoding or "utf-8", "ignore")
+    return head.startswith(SIGNATURES) or "\0" in text or 20 * len(CONTROL.findall(text)) > len(text)
 
 
-def read_column(path: Path) -> list[str]:
-    """The first column of a `.csv` without its header."""
-    csv.field_size_limit(2**31 - 1)
-    try:
-        with path.open(encoding="utf-8", errors="ignore", newline="") as file:
-            reader = csv.reader(file)
-            return [row[0] for row in reader if row][1:]
-    except OSError as error:
-        raise unreadable(path, error) from None
-    except csv.Error as error:
-        raise InputError(f"not CSV ({error}): fix that line", "dataset_path", f"{path}:{reader.line_num}") from None
+def cut_text(texts: Iterable[str]) -> Iterator[str]:
+    """Joins pieces of a text into parts, each ending before a line break that stands between two words."""
+    pending: list[str] = []
+    size = 0
+    last = ""  # two characters, which show whether a line break at their end stands between two words
+    for text in texts:
+        text = last + text
+        while lone_break := LONE_BREAK.search(text, max(0, PART - size)):
+            yield "".join([*pending, text[: lone_break.start()]])
+            pending, size, text = [], 0, text[lone_break.start() :]
+        pending.append(text[:-2])
+        size, last = size + len(text) - len(text[-2:]), text[-2:]
+    rest = "".join([*pending, last])
+    if rest:
+        yield rest
+
+
+def chunk_rows(rows: Iterable[tuple[int, str] | Note]) -> Iterator[tuple[tuple[int, str], ...] | Note]:
+    """Groups the rows of a table; the notes come between the groups."""
+    for is_note, group in itertools.groupby(rows, lambda row: isinstance(row, Note)):
+        if is_note:
+            yield from group  # type: ignore[misc]
+        while chunk := tuple(itertools.islice(group, ROWS)):
+            yield chunk  # type: ignore[misc]

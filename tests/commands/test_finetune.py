@@ -33,7 +33,12 @@ from helpers.data_sets import story
         ),
         ("coqa", lambda: Path("coqa/coqa-train-v1.0.json").unlink(), 256, ["coqa-train-v1.0.json", "check the path"]),
         ("cnndm", lambda: story(1).write_text("No highlight"), 256, ["skipped 1, no highlight"]),
-        ("cnndm", lambda: story(1).write_bytes(b"caf\xe9 \xff"), 256, ["skipped 1, the story is not UTF-8"]),
+        (
+            "cnndm",
+            lambda: story(1).write_bytes(b"caf\xe9 \xff"),
+            256,
+            [".story: not UTF-8 text at byte 3, line 1", "--encoding"],
+        ),
     ],
 )
 def test_unusable_examples_are_reported_and_the_rest_is_trained_on(

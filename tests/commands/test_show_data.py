@@ -65,6 +65,11 @@ def test_completions_are_shown_in_brackets(data_sets: Path, capsys: pytest.Captu
             ["no usable example in train", "story 1", "check that the data is complete"],
         ),
         ("--data_loader=coqa --dataset_path=coqa --limit=0", lambda: None, ["--limit 0", "at least 1"]),
+        (
+            "--data_loader=coqa --dataset_path=coqa --limit=99999999999999999999",
+            lambda: None,
+            ["--limit 9999", "below 2^63"],
+        ),
         ("--data_loader=xsum --dataset_path=coqa", lambda: None, ["--data_loader", "xsum", "cnndm"]),
     ],
 )

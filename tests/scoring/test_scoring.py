@@ -200,6 +200,34 @@ def test_each_line_is_a_text_of_tagged_sentences(tmp_path: Path) -> None:
     assert read_tagged(tmp_path / "p.txt") == [["One .", "Two"], ["No tags"], [""], [""]]
 
 
+def test_only_line_feeds_separate_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p").write_bytes("the cat\fsat\n<t> a\u2028dog </t>\nbirds\x85sing\n".encode("utf-8-sig"))
+    Path("r").write_bytes("the cat sat\r\na dog\r\n<t> birds sing </t>".encode("utf-16"))
+    assert main(["score", "rouge", "p", "r", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert {row["mean"] for row in json.loads(out).values()} == {1.0} and err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("Прилив поднял лодки 12", "100% of the letters are not a to z: ROUGE-1.5.5 sees no words in them\n"),
+        ("日本の本書 boat", "56% of the letters are not a to z: ROUGE-1.5.5 sees no words in them\n"),
+        ("Le café fermé était là", ""),
+        ("12 + 30", ""),
+    ],
+)
+def test_text_whose_words_rouge_does_not_see_is_said(
+    text: str, warning: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "p").write_text(text, encoding="utf-8")
+    assert main(["score", "rouge", str(tmp_path / "p"), str(tmp_path / "p"), "--json"]) == 0
+    assert capsys.readouterr().err == warning
+
+
 def test_coqas_figures_are_those_of_the_official_evaluator(capsys: pytest.CaptureFixture) -> None:
     assert main(["score", "coqa", str(COQA / "coqa-dev-v1.0.json"), str(COQA / "predictions.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((COQA / "expected.json").read_text())
@@ -216,6 +244,19 @@ def test_a_turn_without_a_prediction_scores_0_and_is_reported(tmp_path: Path, ca
     (tmp_path / "p.json").write_text(json.dumps([wrong, *predictions]))
     assert main(["score", "coqa", str(COQA / "coqa-dev-v1.0.json"), str(tmp_path / "p.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(out) != json.loads((COQA / "expected.json").read_text())
+
+
+def test_a_story_without_a_source_counts_in_overall_only(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    content = json.loads((COQA / "coqa-dev-v1.0.json").read_text())
+    del content["data"][0]["source"]
+    (tmp_path / "gold.json").write_text(json.dumps(content))
+    assert main(["score", "coqa", str(tmp_path / "gold.json"), str(COQA / "predictions.json"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    scores, expected = json.loads(out), json.loads((COQA / "expected.json").read_text())
+    assert err == "no source for 1 stories, which count in overall only\n"
+    assert scores["overall"] == expected["overall"]
+    turns = len(content["data"][0]["questions"])
+    assert scores["in_domain"]["turns"] + scores["out_domain"]["turns"] == expected["overall"]["turns"] - turns
 
 
 def test_a_turns_score_is_averaged_over_its_answers_leaving_each_out() -> None:
@@ -247,6 +288,7 @@ def test_rouge_is_printed_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("score coqa list.json list.json", ["list.json", "no list under data", "CoQA's own"]),
         ("score coqa gap.json list.json", ["gap.json: story 1: 'answers'", "CoQA's own"]),
         ("score coqa source.json list.json", ["source.json: story 1", "'moon'", "CoQA's own"]),
+        ("score coqa number.json list.json", ["number.json: story 1: 5", "should be text", "CoQA's own"]),
         ("score coqa gold.json list.json", ["list.json: entry 1", "id, turn_id and answer"]),
     ],
 )
@@ -261,6 +303,8 @@ def test_a_bad_file_ends_in_one_line(
     story = {"id": "a", "source": "cnn", "answers": [{"turn_id": 1, "input_text": "x"}]}
     Path("gap.json").write_text(json.dumps({"data": [{"id": "a", "source": "cnn"}]}))
     Path("source.json").write_text(json.dumps({"data": [story | {"source": "moon"}]}))
+    number = story | {"answers": [{"turn_id": 1, "input_text": 5}]}
+    Path("number.json").write_text(json.dumps({"data": [number]}))
     Path("gold.json").write_text(json.dumps({"data": [story]}))
     assert main(arguments.split(" ")) == 2
     err = capsys.readouterr().err

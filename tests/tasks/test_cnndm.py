@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from gpt_tf2.cli import main
-from gpt_tf2.tasks.cnndm import clean, items, story_path
+from gpt_tf2.tasks.cnndm import ParquetStory, clean, drop_beginning, example, items, story_path
 from helpers.data_sets import FIXTURES, URLS, show_data, story
 from helpers.workplace import OPENAI_TINY
 
@@ -45,6 +45,16 @@ def test_every_highlight_is_drawn_by_some_seed_and_the_same_one_by_the_same_seed
         ("ROME (CNN) -- One (CNN) -- Two", " Two"),
         ("Rome (CNN)Text (CNN) stays", "Text (CNN) stays"),
         ("x" * 100 + "(CNN)", "x" * 100 + "(CNN)"),
+        ("By Jane Doe and John Roe\n\nText.", "Text."),
+        ("By the time it rained\n\nText.", "By the time it rained\n\nText."),
+        ("Byron wrote.\n\nText.", "Byron wrote.\n\nText."),
+        ("By Orrin Harbour.\n\nText.", "By Orrin Harbour.\n\nText."),
+        (
+            "One. UPDATED: 15:36 EST, 25 October 2013 . Two\nText",
+            "One. UPDATED: 15:36 EST, 25 October 2013 . Two\nText",
+        ),
+        ("PUBLISHED: 11:40 GMT, 4 March 2013 | UPDATED: 12:40 GMT, 4 March 2013\nText", "\nText"),
+        ("PUBLISHED:\n\n11:40 GMT, 4 March 2013\n\n|\n\nUPDATED:\n\n12:40 GMT, 4 March 2013\n\nText", "\n\nText"),
         ("UPDATED:\n\n11:40 GMT, 4 March 2013\n\nText", "\n\nText"),
         ("UPDATED: 1:40, 2012 x\nOld\nUPDATED: 11:40 EST, 4 March 2013\nText", "\nText"),
         ("It’s ‘so’ “here”", "It's 'so' \"here\""),
@@ -54,6 +64,52 @@ def test_every_highlight_is_drawn_by_some_seed_and_the_same_one_by_the_same_seed
 )
 def test_an_article_is_cleaned(raw: str, cleaned: str) -> None:
     assert clean(raw) == cleaned
+
+
+BODY = "The mayor lit the lamps. By . then (CNN) -- boats came home. UPDATED: 1:00, 2012 . Nobody saw them"
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        "By . Jane Doe . PUBLISHED: . 14:11 EST, 25 October 2013 . | . UPDATED: . 15:36 EST, 25 October 2013 . ",
+        "By . Jane Doe for Daily Mail Australia . ",
+        "By . Jane Doe . and John Roe . PUBLISHED: . 4:11 EST, 5 October 2013 . ",
+        "By . J. R. Doe . ",
+        "By Jane Doe for the Orrin Times . ",
+        "PUBLISHED: . 10:10 EST, 30 June 2013 . | . UPDATED: . 02:30 EST, 1 July 2013 . ",
+        "UPDATED: . 02:30 EST, 1 July 2013 . ",
+    ],
+)
+def test_an_article_of_one_line_loses_its_byline_and_time_stamps(beginning: str) -> None:
+    (turn,) = example(ParquetStory("1", beginning + BODY, "Lamps ‘lit’ .\nBoats .")).turns
+    assert turn.completions == ("\n\nLamps 'lit' .\n\n", "\n\nBoats .")
+    assert example(ParquetStory("1", beginning + BODY, "Lamps .")).passage == BODY
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        "By the time the lamps were lit the boats were home. ",
+        "By Monday the boats were home . ",
+        "By 2010 . ",
+        "Byron lit the lamps. ",
+        "LONDON, England (CNN) -- ",
+        "(CNN)",
+        "A first sentence. UPDATED: 15:36 EST, 25 October 2013 . ",
+        "and boats . ",
+    ],
+)
+def test_an_article_of_one_line_loses_nothing_else(beginning: str) -> None:
+    assert example(ParquetStory("1", beginning + BODY, "Lamps .")).passage == beginning + BODY
+
+
+def test_time_stamps_are_found_in_linear_time() -> None:
+    """It took 100 s."""
+    text = "UPDATED: 12:30 " * 70_000
+    assert clean(text) == text.strip()
+    assert drop_beginning(text) == text
+    assert clean("PUBLISHED: 12:30 " * 10_000 + "\nUPDATED: 12:30, 2013\nText") == "\nText"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +132,6 @@ def test_a_storys_site_follows_from_its_url(url: str, site: str) -> None:
     [
         (lambda: story(0).unlink(), "no readable story file"),
         (lambda: (story(0).unlink(), story(0).mkdir()), "no readable story file"),
-        (lambda: story(0).write_bytes(b"caf\xe9\n\n@highlight\n\nx"), "not UTF-8"),
         (lambda: story(0).write_text("Only an article."), "no highlight"),
         (lambda: story(0).write_text("An article.\n\n@highlight\n\n\n"), "no highlight"),
         (lambda: story(0).write_text("@highlight\n\nOnly a highlight"), "no article"),
@@ -90,6 +145,9 @@ def test_an_unusable_story_is_skipped_and_reported(
     records, err = show_data(capsys, "cnndm")
     assert [record["id"] for record in records] == URLS[1:]
     assert err.startswith("skipped 1, ") and reason in err and URLS[0] in err and err.count("\n") == 1
+
+
+COLUMNS = ("article", "highlights", "id")
 
 
 def write_parquet(path: str, **columns: object) -> None:
@@ -141,6 +199,49 @@ def test_parquet_rows_are_counted_before_they_are_read(data_sets: Path) -> None:
     write_parquet("p/train-1.parquet")
     rows = items("p", "train")
     assert len(rows) == 6 == len(list(rows))
+
+
+@pytest.mark.parametrize("folder", ["test_cnn", "training", "valset", "p [x]"])
+def test_the_folder_that_the_user_names_does_not_tell_the_split(folder: str, data_sets: Path) -> None:
+    for split, rows in {"train": 3, "validation": 2, "test": 1}.items():
+        write_parquet(f"{folder}/{split}-00000-of-00002.parquet", **{name: ["x"] * rows for name in COLUMNS})
+        write_parquet(f"{folder}/{split}-00001-of-00002.parquet", **{name: ["y"] * rows for name in COLUMNS})
+    assert [len(list(items(folder, split))) for split in ("train", "val", "test")] == [6, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (
+            ["1.0.0/train-00000-of-00001", "2.0.0/train-00000-of-00001", "3.0.0/train"],
+            "3 times, in 1.0.0, 2.0.0, 3.0.0",
+        ),
+        (["train", "train-00000-of-00001"], "2 times, in train-00000-of-00001.parquet, train.parquet"),
+        (["train-0-of-2", "train-1-of-2", "train-0-of-1"], "2 times"),
+        (["a/train/0000", "b/train/0000"], "2 times, in a/train, b/train"),
+    ],
+)
+def test_a_split_that_is_there_twice_is_an_error(
+    paths: list[str], names: str, data_sets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for path in paths:
+        write_parquet(f"p/{path}.parquet")
+    assert main(["show-data", "--data_loader=cnndm", "--dataset_path=p"]) == 2
+    err = capsys.readouterr().err
+    assert f"--dataset_path p: train is there {names}" in err and "give one of them" in err and err.count("\n") == 1
+    assert len(list(items(f"p/{paths[0]}.parquet", "train"))) == 3
+
+
+def test_a_story_in_another_encoding_is_refused_or_read_by_its_name(
+    data_sets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    story(0).write_bytes("One\r\ncafé\n\n@highlight\n\nx".encode("cp1252"))
+    assert main(["show-data", "--data_loader=cnndm", "--dataset_path=cnndm"]) == 2
+    err = capsys.readouterr().err
+    assert f"{story(0)}: not UTF-8 text at byte 8, line 2 (0xe9): give its --encoding" in err and err.count("\n") == 1
+    assert show_data(capsys, "cnndm", "--encoding=cp1252")[0][0]["article"] == "One\ncafé"
+    story(0).write_bytes("One\ncafé\n\n@highlight\n\nx".encode("utf-16"))
+    assert show_data(capsys, "cnndm")[0][0]["article"] == "One\ncafé"
 
 
 def truncate(path: str, share: float) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gpt_tf2.cli import main
+from gpt_tf2.tasks.lookup import find_task
+from gpt_tf2.tasks.task import Prediction
 from helpers.data_sets import show_data
 
 
@@ -47,3 +50,33 @@ def test_an_unusable_conversation_is_skipped_and_reported(
     records, err = show_data(capsys, "coqa", "--split=dev")
     assert {record["id"] for record in records} == {"dev-2"}
     assert err.startswith("skipped 1, ") and "dev-1" in err and reason in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_conversations_in_other_encodings_are_read(
+    encoding: str, data_sets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = Path("coqa/coqa-dev-v1.0.json")
+    content = json.loads(path.read_text())
+    content["data"][0]["story"] = "Un été."
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding, "replace"))
+    if encoding == "cp1252":
+        assert main(["show-data", "--data_loader=coqa", "--dataset_path=coqa", "--split=dev"]) == 2
+        assert "coqa-dev-v1.0.json: not UTF-8 text at byte" in capsys.readouterr().err
+    flags = ["--encoding=cp1252"] if encoding == "cp1252" else []
+    assert show_data(capsys, "coqa", "--split=dev", *flags)[0][0]["prompt"].startswith("Un été.")
+
+
+@pytest.mark.parametrize("source", [None, "my own"])
+def test_conversations_without_coqas_sources_are_scored_without_domains(source: str | None, data_sets: Path) -> None:
+    edit_story(lambda story: story.update(source=source, id=7))
+    task = find_task("coqa")
+    items = list(task.items("coqa", "dev"))
+    predictions = []
+    for number, item in enumerate(items):
+        example = task.example(item)
+        predictions.append(Prediction(number, example, tuple(turn.completions[0] for turn in example.turns)))
+    table = task.score(predictions, "coqa", "dev", None)["answers"]
+    turns = len(predictions[0].example.turns)
+    assert table["overall"]["turns"] == 11 and table["overall"]["f1"] > 40
+    assert table["in_domain"]["turns"] + table["out_domain"]["turns"] == 11 - turns

@@ -52,6 +52,15 @@ def test_a_task_in_one_file_works_in_every_command(folder: Path, capsys: pytest.
     assert [answer["answer"] for answer in answers] == list(COLOURS.values())
 
 
+def test_only_line_feeds_separate_the_lines_of_the_example(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    pairs = [{"instruction": f"Say{space}it", "answer": "it"} for space in "\u2028\x85\x0c "]
+    lines = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
+    Path("data/train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert main(["show-data", "--data_loader=instructions.py", "--dataset_path=data", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("Say") == 4 and err == ""
+
+
 @pytest.mark.parametrize(
     ("data_loader", "words"),
     [
