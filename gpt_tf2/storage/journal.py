@@ -2,17 +2,18 @@
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
-from gpt_tf2.errors import InputError
+from gpt_tf2.storage.files import write_error
 
 
 class Journal:
-    """A file of results by key, one JSON line each. Its first line names the job that they belong to.
+    """A file of results by key, one JSON line each with its checksum. Its first line names the job that they belong to.
 
-    Opening the journal of a killed job reads its results; a line that the kill cut off is dropped. The journal of
-    another job is overwritten.
+    Opening the journal of a killed job reads its results up to the first line that is cut off or damaged; that line
+    and what follows it are dropped. The journal of another job is overwritten.
 
     Args:
         path: the journal's file.
@@ -20,8 +21,9 @@ class Journal:
 
     Attributes:
         results: key to result, in the order they were put.
+        damage: a line that says what was dropped, to show; empty if all lines were whole.
 
-    Raises InputError if the file cannot be written.
+    Raises InputError if the file cannot be read or written.
 
     Example:
         >>> journal = Journal(Path("scores.partial"), job="124M on story.txt")  # doctest: +SKIP
@@ -34,20 +36,36 @@ class Journal:
     def __init__(self, path: Path, job: str):
         self.path = path
         self.results: dict[str, Any] = {}
-        header = json.dumps(job).encode() + b"\n"
+        self.damage = ""
         try:
-            lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-            whole = [line for line in lines if line.endswith(b"\n")] if lines[:1] == [header] else []
-            for line in whole[1:]:
-                self.results.update(json.loads(line))
+            whole = self._read(job) if path.is_file() else 0  # bytes
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = path.open("r+b" if whole else "wb")
-            self.file.truncate(sum(map(len, whole)))
+            self.file.truncate(whole)
             self.file.seek(0, os.SEEK_END)
         except OSError as error:
-            raise self._write_error(error) from None
+            raise write_error(path, error) from None
         if not whole:
             self._append(job)
+
+    def _read(self, job: str) -> int:
+        """Read the results of this job, and return how many bytes they take: 0 for the journal of another job."""
+        content = self.path.read_bytes()
+        first, *lines = content.splitlines(keepends=True) or [b""]
+        header = parse_line(first)
+        if header != job:
+            self.damage = "" if header else f"{self.path}: damaged: starting again"
+            return 0
+        size = len(first)
+        for line in lines:
+            result = parse_line(line)
+            if not isinstance(result, dict):
+                break
+            self.results.update(result)
+            size += len(line)
+        if b"\n" in content[size:]:  # a kill leaves a line without its end
+            self.damage = f"{self.path}: damaged after {len(self.results):,} results: the rest is made again"
+        return size
 
     def get(self, key: str) -> Any | None:
         """Return a result, or None if there is none yet."""
@@ -65,11 +83,23 @@ class Journal:
 
     def _append(self, value: Any) -> None:
         try:
-            self.file.write(json.dumps(value).encode() + b"\n")
+            self.file.write(format_line(value))
             self.file.flush()
             os.fsync(self.file.fileno())
         except OSError as error:
-            raise self._write_error(error) from None
+            raise write_error(self.path, error) from None
 
-    def _write_error(self, error: OSError) -> InputError:
-        return InputError(f"{self.path}: cannot be written ({error.strerror}): free space or choose another folder")
+
+def format_line(value: Any) -> bytes:
+    """Return a JSON value as a line that ends with the CRC-32 of what precedes it."""
+    text = json.dumps(value).encode()
+    return text + b" %08x\n" % zlib.crc32(text)
+
+
+def parse_line(line: bytes) -> Any | None:
+    """Return the value of a line; None if it is cut off or damaged."""
+    try:
+        value = json.loads(line[: -len(" 01234567\n")])
+        return value if format_line(value) == line else None
+    except (ValueError, RecursionError):
+        return None
