@@ -28,6 +28,7 @@ def locate(path: str | Path) -> Path:
     Raises InputError if there is no checkpoint, or if the file is of no known format.
     """
     path = Path(path)
+    openai.finish_save(path / "model.ckpt" if path.is_dir() else path)
     if path.is_dir():
         for name in ("model.safetensors", "model.ckpt.index"):
             if (path / name).is_file():

@@ -171,7 +171,15 @@ def replace_file(source: Path, path: Path) -> None:
             os.chown(source, old.st_uid, old.st_gid)
         source.chmod(stat.S_IMODE(old.st_mode))
     sync_to_disk(source)
-    source.replace(target)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with create_beside(target) as copy:  # a link led to another file system
+            shutil.copyfile(source, copy)
+            replace_file(copy, target)
+        source.unlink()
     sync_to_disk(target.parent)
 
 
