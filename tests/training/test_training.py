@@ -1,18 +1,25 @@
 """Fine-tuning: schedules, losses, saves, resuming, stopping. Runs on either backend."""
 
+import fcntl
+import os
 import random
 import shutil
 import signal
+import termios
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from gpt_tf2 import InputError, finetune, load_model
 from gpt_tf2.cli import main
+from gpt_tf2.training.loop import stop_on_signal
+from gpt_tf2.training.monitor import EventLog
 from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
 from helpers.finetuning import FLAGS, are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
 from helpers.markers import slow_on_jax
@@ -191,7 +198,9 @@ def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) ->
 
 
 @slow_on_jax
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_a_signal_saves_the_run_and_exits_cleanly(workplace: Path, number: signal.Signals) -> None:
     process = start_script("finetune.py", *FLAGS, "--num_epoch=1000", folder=workplace)
     line = ""
@@ -204,6 +213,62 @@ def test_a_signal_saves_the_run_and_exits_cleanly(workplace: Path, number: signa
     assert "continue with --resume" in out
     assert len(read_hdf5(workplace / "output" / "m" / "state.h5")["losses"]) > 0
     assert load_model(workplace / "output" / "m.h5").config == load_model(OPENAI_TINY).config
+
+
+@pytest.mark.slow
+@slow_on_jax
+def test_a_closed_terminal_saves_the_run(workplace: Path) -> None:
+    master, slave = os.openpty()
+    terminal = {"stdin": slave, "stdout": slave, "stderr": slave, "start_new_session": True}
+    take_terminal = partial(fcntl.ioctl, slave, termios.TIOCSCTTY, 0)
+    process = start_script(
+        "finetune.py", *FLAGS, "--num_epoch=1000", folder=workplace, preexec_fn=take_terminal, **terminal
+    )
+    os.close(slave)
+    while b"tokens/s" not in os.read(master, 10_000):
+        pass
+    os.close(master)
+    assert process.wait(60) == 0
+    assert len(read_hdf5(workplace / "output" / "m" / "state.h5")["losses"]) > 0
+
+
+def test_signals_stop_training_but_sighup_stays_ignored_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with stop_on_signal() as stopped:
+            signal.raise_signal(number)
+            assert stopped.is_set()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signal() as stopped:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stopped.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_logs_and_stdout_that_cannot_be_written_do_not_stop_training(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """As on a full disk: the files open, but no byte can be written."""
+    append = EventLog.add_scalar
+
+    def fill(self: EventLog, name: str, value: float, step: int) -> None:
+        if step == 3:
+            self.file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+            self.records = RecordWriter(self.file)
+        append(self, name, value, step)
+
+    monkeypatch.setattr(EventLog, "add_scalar", fill)
+    flags = [*FLAGS, "--num_epoch=1", "--steps_per_epoch=6", "--save_every=5"]
+    assert main(["finetune", *flags]) == 0
+    out = capfd.readouterr().out
+    assert out.count("output/m/logs: cannot be written (No space left on device): training goes on") == 1
+    assert len(read_hdf5(Path("output/m/state.h5"))["losses"]) == 6
+    result = run_script("finetune.py", *flags, folder=workplace, stdout=os.open("/dev/full", os.O_WRONLY))
+    assert result.returncode == 0
+    assert result.stderr == "stdout cannot be written (No space left on device): training goes on\n"
 
 
 def test_a_checkpoint_alone_takes_hparams_and_vocabulary_from_the_model_folder(workplace: Path) -> None:
