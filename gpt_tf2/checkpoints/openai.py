@@ -1,6 +1,7 @@
 """OpenAI's format: a TensorFlow 1 checkpoint, `model.ckpt.index` and `model.ckpt.data-00000-of-00001`."""
 
 import contextlib
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +14,12 @@ from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import replace_file, sync_to_disk, write_error
+from gpt_tf2.storage.files import read_or_empty, replace_file, sync_to_disk, write_error
 from gpt_tf2.storage.locks import hold_lock
 
 INDEX = ".index"
 DATA = ".data-00000-of-00001"
+LATEST = re.compile(r'^model_checkpoint_path: "(.+)"', re.MULTILINE)
 
 
 def is_prefix(path: Path) -> bool:
@@ -28,6 +30,13 @@ def is_prefix(path: Path) -> bool:
 def with_suffix(prefix: Path, suffix: str) -> Path:
     """One of the files of a checkpoint, such as `model.ckpt.index`."""
     return prefix.with_name(prefix.name + suffix)
+
+
+def find_latest(folder: Path) -> Path | None:
+    """The prefix of the checkpoint that the file `checkpoint`, written by TensorFlow's saver, says is the latest."""
+    match = LATEST.search(read_or_empty(str(folder / "checkpoint")))
+    prefix = folder / Path(match[1]).name if match else None  # the folder may have been moved
+    return prefix if prefix and is_prefix(prefix) else None
 
 
 def open_checkpoint(prefix: Path) -> Checkpoint:
@@ -44,7 +53,8 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
         if not path.is_file():
             raise InputError(f"{path}: no such file: {fix}")
     try:
-        reader = tf.train.load_checkpoint(str(prefix))
+        # Unlike `tf.train.load_checkpoint` it also reads a prefix that is the name of a folder as well.
+        reader = tf.compat.v1.train.NewCheckpointReader(str(prefix))
         stored = reader.get_variable_to_shape_map()
     except read_errors as error:
         raise InputError(f"{index}: not a checkpoint ({first_line(error)}): {fix}") from None

@@ -3,22 +3,22 @@
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.opened import OpenedModel
+from gpt_tf2.commands.evaluation_output import claim_output, identify, journal_path, write_scores
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
-from gpt_tf2.commands.progress import Counter
+from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.commands.score import print_table
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.errors import InputError
 from gpt_tf2.evaluation.perplexity import measure_perplexity
 from gpt_tf2.evaluation.predictions import EvaluationProtocol, predict
-from gpt_tf2.storage.files import check_writable, read_utf8, write_text
+from gpt_tf2.storage.files import write_text
 from gpt_tf2.storage.journal import Journal
 from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tasks.examples import Skipped, read_examples
@@ -68,18 +68,20 @@ def evaluate(settings: EvaluateSettings) -> Scores:
         check_whole(settings)
     else:
         check_room(settings, model)
-    output = find_output(settings, task, split)
-    check_writable(output.parent, 0, "choose another `output_file`, or fix the permissions")
-    with Counter("evaluating", "batches" if task.running_text else "completions") as counter:
+    of = settings.model_path, settings.dataset_path
+    with (
+        claim_output(settings.output_file, *of, task, split) as output,
+        Counter("evaluating", "batches" if task.running_text else "completions") as counter,
+    ):
         scores: Scores
         if task.running_text:
             scores = {task.name: score_text(settings, task.running_text, model, output, counter)}
         else:
             scores = score_task(settings, task, split, model, engine, output, counter)
+        saved = write_scores(output, scores, *of)
     for title, table in scores.items():
         print_table(title, table)
-    write_text(output.with_suffix(".scores.json"), json.dumps(scores, indent=1) + "\n")
-    print(f"saved the scores, {output.with_suffix('.scores.json')}")
+    print(f"saved the scores, {saved}")
     return scores
 
 
@@ -90,14 +92,6 @@ def check_whole(settings: EvaluateSettings) -> None:
             raise InputError("running text is scored whole: leave it out", name, getattr(settings, name))
     if settings.quantize:
         raise InputError("running text is scored by the Keras graph: leave it out", "quantize", settings.quantize)
-
-
-def find_output(settings: EvaluateSettings, task: Task, split: str) -> Path:
-    """The file for the predictions."""
-    if settings.output_file:
-        return Path(settings.output_file)
-    model = Path(settings.model_path)
-    return Path("output") / f"{model.name if model.is_dir() else model.stem}_{task.name}_{split}{task.suffix}"
 
 
 def score_task(
@@ -114,8 +108,7 @@ def score_task(
     examples = list(itertools.islice(read_examples(task, settings.dataset_path, split, skipped), settings.limit))
     for line in skipped.lines():
         counter.say(line)
-    if settings.references:
-        read_utf8(settings.references)  # now, not after hours of work
+    task.check(examples, settings.dataset_path, split, settings.references)  # now, not after hours of work
     decoder = load_decoder(settings, model, engine, counter.say)
     counter.say(f"{model.path}: {len(examples):,} examples of {settings.dataset_path}, {split}; {decoder.name}")
     protocol = EvaluationProtocol(
@@ -128,7 +121,7 @@ def score_task(
         draft=settings.drafts(task.drafts),
     )
     work = [protocol, engine, decoder.precision, digest(example for _, example in examples)]
-    journal = begin_journal(output, counter, model, work)
+    journal = begin_journal(settings, output, counter, model, work)
     predictions, shortened = predict(decoder, model.tokenizer, examples, protocol, journal, counter.show)
     if shortened:
         counter.say(f"{shortened:,} prompts did not fit into {model.config.n_ctx} tokens and were shortened")
@@ -153,7 +146,7 @@ def score_text(
     work = [settings.batch_size, digest(s.tobytes() for s in streams)]
     if precision != "float32":
         work.append(precision)
-    journal = begin_journal(output, counter, model, work)
+    journal = begin_journal(settings, output, counter, model, work)
     figures = measure_perplexity(
         streams, model.tokenizer, model.config.n_ctx, settings.batch_size, blockwise.loss, journal, counter.show
     )
@@ -161,10 +154,15 @@ def score_text(
     return {settings.dataset_path: figures}
 
 
-def begin_journal(output: Path, counter: Counter, model: OpenedModel, work: list) -> Journal:
+def begin_journal(
+    settings: EvaluateSettings, output: Path, counter: Counter, model: OpenedModel, work: list
+) -> Journal:
     """The journal of an evaluation of this model; says where it resumes."""
+    of = identify(settings.model_path, settings.dataset_path)
     weights = Sources(lambda: map(os.path.abspath, model.sources)).digest()
-    journal = Journal(output.with_name(output.name + ".partial"), f"{weights} {work}")
+    journal = Journal(journal_path(output), f"{of} {weights} {work}")
+    if journal.damage:
+        print_to_stderr(journal.damage)
     if journal.results:
         counter.say(f"{journal.path}: resuming after {len(journal.results):,} {counter.unit}")
     return journal

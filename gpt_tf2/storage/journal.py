@@ -8,6 +8,8 @@ from typing import Any
 
 from gpt_tf2.storage.files import write_error
 
+LONGEST_JOB = 1 << 20  # bytes
+
 
 class Journal:
     """A file of results by key, one JSON line each with its checksum. Its first line names the job that they belong to.
@@ -88,6 +90,16 @@ class Journal:
             os.fsync(self.file.fileno())
         except OSError as error:
             raise write_error(self.path, error) from None
+
+
+def read_job(path: Path) -> str | None:
+    """Return the job that a journal belongs to; None if there is no journal or its first line is damaged."""
+    try:
+        with path.open("rb") as file:
+            job = parse_line(file.readline(LONGEST_JOB))
+    except OSError:
+        return None
+    return job if isinstance(job, str) else None
 
 
 def format_line(value: Any) -> bytes:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -127,7 +128,13 @@ def open_or_build(
     if otherwise and not is_writable(folder.parent) and open_current(folder, key, sources) is None:
         folder = otherwise
     with locked(folder, on_wait, fix):
-        yield open_current(folder, key, sources) or build_folder(folder, key, sources, build, fix, changed)
+        kept = open_current(folder, key, sources, report_damage)
+        yield kept or build_folder(folder, key, sources, build, fix, changed)
+
+
+def report_damage(line: str) -> None:
+    """Print why a folder is built again, on stderr: that is no part of any result."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def is_writable(folder: Path) -> bool:
@@ -174,15 +181,24 @@ def remove_unfinished(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def open_current(folder: Path, key: str, sources: Sources) -> Kept | None:
-    """Open a kept folder if it is whole, has this key and was built from the sources as they are now."""
+def open_current(
+    folder: Path, key: str, sources: Sources, report: Callable[[str], None] = lambda line: None
+) -> Kept | None:
+    """Open a kept folder if it is whole, has this key and was built from the sources as they are now.
+
+    Args:
+        report: called with a line if it is damaged.
+    """
     kept = read_about(folder)
-    if kept is None or kept.key != key:
+    if kept is None:
+        if folder.exists():
+            report(f"{folder}: damaged, or made by another user or version: making it again")
         return None
     stamp = sources.stamp()
-    if kept.stamp != stamp and kept.content != sources.digest():
+    if kept.key != key or (kept.stamp != stamp and kept.content != sources.digest()):
         return None
     if not is_whole(kept):
+        report(f"{folder}: damaged: making it again")
         return None
     if kept.stamp != stamp:  # touched, but the same: the next start need not read all sources
         kept = dataclasses.replace(kept, stamp=stamp)

@@ -8,7 +8,7 @@ from pathlib import Path
 import filelock
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import is_stream, write_error
+from gpt_tf2.storage.files import write_error
 
 SUFFIX = ".gpt_tf2-lock"
 PATIENCE = 1.0  # seconds to wait in silence: the other process may be about to end
@@ -53,16 +53,18 @@ def find_locks(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def write_alone(path: Path, setting: str) -> Iterator[None]:
-    """Be the only process that writes an output, a file or a folder. Its folder is created.
+def write_alone(path: Path, setting: str, locked: Path) -> Iterator[None]:
+    """Be the only process that writes an output. Its folder is created.
 
     Args:
-        setting: names the output in the error.
+        path: the output, named by the error.
+        setting: chooses the output.
+        locked: the path to lock: what outputs share that cannot be written at once.
 
     Raises InputError if another process is writing it, or if nothing can be written beside it.
 
     Example:
-        >>> with write_alone(Path("output/book"), "output_name"):  # doctest: +SKIP
+        >>> with write_alone(Path("output/book.h5"), "output_name", Path("output/book")):  # doctest: +SKIP
         ...     train()
     """
 
@@ -70,9 +72,8 @@ def write_alone(path: Path, setting: str) -> Iterator[None]:
         raise InputError(f"{path}: another process is writing it: wait for its end, or choose another `{setting}`")
 
     with contextlib.ExitStack() as stack:
-        if not is_stream(path):
-            try:
-                stack.enter_context(hold_lock(Path(os.path.realpath(path)), refuse))
-            except OSError as error:
-                raise write_error(path, error) from None
+        try:
+            stack.enter_context(hold_lock(Path(os.path.realpath(locked)), refuse))
+        except OSError as error:
+            raise write_error(path, error) from None
         yield

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks.task import RunningText, Task
 
 BUILT_IN = ("text", "cnndm", "coqa")
@@ -61,6 +62,7 @@ def make_task(loader: str, module: ModuleType) -> Task:
         example=module.example,
         write=getattr(module, "write", has_no_completions),
         score=getattr(module, "score", has_no_completions),
+        check=getattr(module, "check", check_references),
         running_text=RunningText(module.parts, module.read_part) if runs else None,
     )
 
@@ -68,3 +70,9 @@ def make_task(loader: str, module: ModuleType) -> Task:
 def has_no_completions(*_: object) -> NoReturn:
     """Stands for `write` and `score` of running text."""
     raise TypeError("running text has no completions")
+
+
+def check_references(examples: object, dataset_path: str, split: str, references: str | None) -> None:
+    """Stands for `check` where a task has none."""
+    if references:
+        read_utf8(references)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from gpt_tf2.checkpoints import openai
-from gpt_tf2.checkpoints.formats import open_checkpoint
+from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.checkpoints.formats import locate, open_checkpoint
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import replace_file
@@ -110,6 +111,18 @@ def test_links_to_other_file_systems_stay() -> None:
         assert read() == 1.0 and Path("m/model.ckpt.data-00000-of-00001").is_symlink() and data.stat().st_size
     finally:
         data.unlink(missing_ok=True)
+
+
+def test_a_prefix_of_another_name_is_found_by_its_name_and_by_its_folder() -> None:
+    """Also where its companion folder, which has the prefix's name, was made."""
+    write(1.0)
+    for path in Path("m").glob("model.ckpt*"):
+        path.rename(path.with_name(path.name.replace("model.ckpt", "model-1000")))
+    Path("m/checkpoint").write_text('model_checkpoint_path: "/elsewhere/run1/model-1000"\n')
+    for _ in range(2):
+        assert locate("m") == locate("m/model-1000") == Path("m/model-1000")
+        (companion_folder("m/model-1000") / ".gpt_tf2").mkdir(parents=True, exist_ok=True)
+        assert read() == 1.0
 
 
 def start(values: str, count: int) -> subprocess.Popen:
