@@ -22,7 +22,7 @@ import filelock
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import sync_to_disk, write_text
-from gpt_tf2.storage.locks import find_locks, hold_lock, lock_path
+from gpt_tf2.storage.locks import find_locks, hold_lock, lock_path, remove_if_empty
 from gpt_tf2.storage.machine import is_signed, sign
 
 KEPT_FOLDER = ".gpt_tf2"  # holds the kept folders, beside their sources
@@ -160,11 +160,6 @@ def locked(folder: Path, on_wait: Callable[[], None], fix: str) -> Iterator[None
                 remove_unfinished(other)
                 lock_path(other).unlink()
         yield
-
-
-def remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def unfinished_path(folder: Path) -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 import filelock
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import write_error
 
 SUFFIX = ".gpt_tf2-lock"
 PATIENCE = 1.0  # seconds to wait in silence: the other process may be about to end
@@ -35,6 +34,7 @@ def hold_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         try:
             lock.acquire(timeout)
         except filelock.Timeout:
+            lock_path(path).touch()  # raises if nobody can lock it
             on_wait()
             timeout = -1
         except FileNotFoundError:
@@ -54,7 +54,7 @@ def find_locks(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def write_alone(path: Path, setting: str, locked: Path) -> Iterator[None]:
-    """Be the only process that writes an output. Its folder is created.
+    """Be the only process that writes an output. Its folder is created, and removed if nothing is written.
 
     Args:
         path: the output, named by the error.
@@ -72,8 +72,19 @@ def write_alone(path: Path, setting: str, locked: Path) -> Iterator[None]:
         raise InputError(f"{path}: another process is writing it: wait for its end, or choose another `{setting}`")
 
     with contextlib.ExitStack() as stack:
+        if not locked.parent.exists():
+            stack.callback(remove_if_empty, locked.parent)
         try:
             stack.enter_context(hold_lock(Path(os.path.realpath(locked)), refuse))
         except OSError as error:
-            raise write_error(path, error) from None
+            reason = error.strerror or error
+            raise InputError(
+                f"{path}: cannot be written ({reason}): choose another `{setting}`, or fix the permissions"
+            ) from None
         yield
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Remove a folder unless something is in it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
