@@ -43,10 +43,10 @@ def claim_output(output_file: str | None, model_path: str, dataset_path: str, ta
             output = output.with_name(f"{name}_{identity}{task.suffix}")
     if is_stream(output):
         raise InputError("a journal and the scores go beside it: give the name of a file", "output_file", output)
-    for path in (output, scores_path(output), journal_path(output)):
-        check_output(path, FIX)
     alone = write_alone(output, "output_file", locked=output.with_suffix(""))
     with alone if is_first_process() else contextlib.nullcontext():
+        for path in (output, scores_path(output), journal_path(output)):
+            check_output(path, FIX)
         yield output
 
 
