@@ -13,6 +13,7 @@ from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write
+from gpt_tf2.storage.sealed import seal
 
 # What h5py raises for a damaged file.
 READ_ERRORS = (OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError)
@@ -73,14 +74,21 @@ def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def atomic_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Yields an HDF5 file to write to, which replaces `path` once it is complete; see `atomic_write`."""
-    with atomic_write(path) as temporary, temporary.open("w+b", buffering=0) as raw:
-        guarded = GuardedFile(raw)
-        with h5py.File(guarded, "w") as file:
-            yield file
+def atomic_hdf5(path: Path, sealed: bool = False) -> Iterator[h5py.File]:
+    """Yields an HDF5 file to write to, which replaces `path` once it is complete; see `atomic_write`.
+
+    Args:
+        sealed: whether to append a checksum; see `check_seal`.
+    """
+    with atomic_write(path) as temporary:
+        with temporary.open("w+b", buffering=0) as raw:
+            guarded = GuardedFile(raw)
+            with h5py.File(guarded, "w") as file:
+                yield file
         if guarded.error:
             raise guarded.error
+        if sealed:
+            seal(temporary)
 
 
 class GuardedFile:

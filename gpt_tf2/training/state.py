@@ -14,6 +14,7 @@ import numpy as np
 
 from gpt_tf2.checkpoints.hdf5 import READ_ERRORS, atomic_hdf5
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.sealed import check_seal
 
 if TYPE_CHECKING:
     from gpt_tf2.training.trainer import Trainer
@@ -41,7 +42,7 @@ def save_state(path: Path, trainer: "Trainer", history: History, run: dict[str, 
 
     Raises InputError if the file cannot be written.
     """
-    with atomic_hdf5(path) as file:
+    with atomic_hdf5(path, sealed=True) as file:
         file.attrs["run"] = json.dumps(run)
         state = {key: getattr(trainer.step_state, field) for field, key in STEP_STATE_KEYS.items()}
         file.attrs["progress"] = json.dumps(state)
@@ -54,7 +55,8 @@ def save_state(path: Path, trainer: "Trainer", history: History, run: dict[str, 
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return what a saved run's result depends on. Raises InputError if the file is damaged."""
+    """Return what a saved run's result depends on. Raises InputError if the file is damaged anywhere."""
+    check_seal(path, "leave `resume` out to start again")
     try:
         with h5py.File(path, "r") as file:
             return json.loads(str(file.attrs["run"]))
@@ -77,7 +79,10 @@ def load_state(path: Path, trainer: "Trainer", run: dict[str, Any]) -> History:
             for field, key in STEP_STATE_KEYS.items():
                 setattr(trainer.step_state, field, state[key])
             for name, variable in trainer.trained.items():
-                variable.assign(file[f"model/{name}"][()])
+                value = file[f"model/{name}"][()]
+                if not np.isfinite(value).all():
+                    raise damaged(path, ValueError(f"{name} is not finite"))
+                variable.assign(value)
                 for i, tensor in enumerate(trainer.optimizer_state[name]):
                     tensor.assign(file[f"optimizer/{name}/{i}"][()])
             validation = [(int(step), float(loss)) for step, loss in file["validation"][()]]

@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,9 +19,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from gpt_tf2 import InputError, finetune, load_model
 from gpt_tf2.cli import main
+from gpt_tf2.storage.sealed import SEAL
 from gpt_tf2.training.loop import stop_on_signal
 from gpt_tf2.training.monitor import EventLog
 from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
+from gpt_tf2.training.state import read_run
 from helpers.finetuning import FLAGS, are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
 from helpers.markers import slow_on_jax
 from helpers.processes import run_script, start_script
@@ -163,6 +166,22 @@ def test_resuming_with_other_settings_or_data_is_refused(finished: Path) -> None
     Path("story.txt").write_text("Another story. " * 200)
     with pytest.raises(InputError, match="the text of dataset_path has changed since the run began"):
         finetune(change_settings(resume=True))
+
+
+def test_a_damaged_state_is_never_resumed_nor_made_a_model(finished: Path) -> None:
+    state = Path("output/m/state.h5")
+    whole, model = state.read_bytes(), finished.read_bytes()
+    draw = random.Random(5)
+    for position in [*(draw.randrange(len(whole) - SEAL.size) for _ in range(20)), len(whole) - 1]:
+        state.write_bytes(whole[:position] + bytes([whole[position] ^ 16]) + whole[position + 1 :])
+        with pytest.raises(InputError, match=r"state\.h5 is damaged .*leave resume out to start again"):
+            read_run(state)
+    state.write_bytes(whole[: -SEAL.size])  # as earlier versions wrote it
+    with h5py.File(state, "r+") as file:
+        file["model/ln_f/g"][3] = np.nan
+    with pytest.raises(InputError, match=r"state\.h5 is damaged \(ln_f/g is not finite\)"):
+        finetune(change_settings(resume=True))
+    assert finished.read_bytes() == model
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_save(finished: Path) -> None:
