@@ -17,10 +17,8 @@ from rich.progress import (
 
 from gpt_tf2.checkpoints.download import BASE_URL, FILES, download_file
 from gpt_tf2.commands.flags import check_ranges, flag
-from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.config import SIZES
 from gpt_tf2.storage.files import check_writable
-from gpt_tf2.storage.locks import hold_lock
 
 BASE_URL_VARIABLE = "GPT_TF2_BASE_URL"
 
@@ -45,11 +43,7 @@ def download(settings: DownloadSettings) -> Path:
     folder = Path("models") / settings.size
     check_writable(folder, 0, "work in a folder that you can write to")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    waits = f"{folder}: another process is downloading it: waiting"
-    with (
-        hold_lock(folder / "download", lambda: print_to_stderr(waits)),
-        Progress(*columns, TimeRemainingColumn()) as progress,
-    ):
+    with Progress(*columns, TimeRemainingColumn()) as progress:
         for name in FILES:
             task = progress.add_task(name, total=None)
             show = functools.partial(show_progress, progress, task)
