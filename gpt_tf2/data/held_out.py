@@ -34,14 +34,16 @@ def encode(tokens: np.ndarray) -> bytes:
 def read_held_out(folder: Path, n_vocab: int) -> tuple[np.ndarray | None, str]:
     """The tokens kept in a model's folder, [N], or None if there are none; and a line to show if they are damaged."""
     path = folder / NAME
+    if not path.exists():
+        return None, ""
     try:
-        with path.open("rb") as file:
-            content = file.read(HEADER + 4 * TOKENS + CHECKSUM + 1)
+        content = b""
+        if path.is_file():  # what somebody made may be a FIFO
+            with path.open("rb") as file:
+                content = file.read(HEADER + 4 * TOKENS + CHECKSUM + 1)
         tokens = np.frombuffer(content[HEADER:-CHECKSUM], "<i4")
         if content == encode(tokens) and len(tokens) > 1 and tokens.min() >= 0 and tokens.max() < n_vocab:
             return tokens, ""
-    except FileNotFoundError:
-        return None, ""
     except (OSError, ValueError):
         pass
     return None, f"{path}: damaged or of another version, so the sample is not of this model's own held-out text"

@@ -28,6 +28,7 @@ from gpt_tf2.storage.machine import is_signed, sign
 KEPT_FOLDER = ".gpt_tf2"  # holds the kept folders, beside their sources
 ABOUT = "about.json"  # in each kept folder, what it was built from
 UNFINISHED = ".gpt_tf2-unfinished"  # ends the name of a folder that is being built
+LARGEST_ABOUT = 1 << 24  # bytes
 CHECKSUM_BLOCK, DIGEST_BLOCK = 1 << 22, 1 << 20  # bytes read at a time
 
 
@@ -236,8 +237,11 @@ def build_folder(
 
 def read_about(folder: Path) -> Kept | None:
     """Read what a folder was built from; None if it is missing, damaged, of another version or another machine."""
+    path = folder / ABOUT
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if not path.is_file() or path.stat().st_size > LARGEST_ABOUT:  # what somebody made may be a FIFO, or endless
+            return None
+        about = json.loads(path.read_text(encoding="utf-8"))
         signature = about.pop("signature")
         if is_signed(encode_about(about), signature):
             return Kept(folder, **about)

@@ -1,6 +1,7 @@
 """Locks between processes. The system lifts a lock when its process ends, however it ends; its file goes as well."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import filelock
 from gpt_tf2.errors import InputError
 
 SUFFIX = ".gpt_tf2-lock"
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 PATIENCE = 1.0  # seconds to wait in silence: the other process may be about to end
 
 
@@ -39,11 +41,15 @@ def hold_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
             timeout = -1
         except FileNotFoundError:
             continue  # the process that held the lock left nothing, not even the folder
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in WITHOUT_LOCKS:
+                raise
+            break  # this file system has no locks: who works on it has to take care
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink()  # before the release: whoever waits notices, and locks a new file
+            lock_path(path).unlink()  # before the release: whoever waits notices, and locks a new file
         lock.release()
 
 

@@ -1,5 +1,7 @@
 """The sample of held-out tokens: written and read, and damaged in any way."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,7 @@ def test_tokens_that_the_model_cannot_be_measured_on_are_not_used(tokens: list[i
     assert read_held_out(tmp_path, N_VOCAB)[1]
 
 
-def test_a_folder_in_its_place_is_damage(tmp_path: Path) -> None:
-    (tmp_path / NAME).mkdir()
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_folder_or_a_fifo_in_its_place_is_damage(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / NAME)
     assert read_held_out(tmp_path, N_VOCAB)[1]

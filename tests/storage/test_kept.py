@@ -190,15 +190,21 @@ def test_a_flipped_byte_anywhere_is_noticed(name: str) -> None:
         lambda folder: (folder / "about.json").write_text("[]"),
         lambda folder: (folder / "about.json").write_text('{"settings": "", "stamp": "", "content": "", "bytes": {}}'),
         lambda folder: (folder / "about.json").unlink(),
+        lambda folder: (folder / "about.json").unlink() or os.mkfifo(folder / "about.json"),
+        lambda folder: (folder / "about.json").write_text("[" * 100_000),
+        lambda folder: os.truncate(folder / "about.json", 1 << 33),
         lambda folder: (folder / "first").replace(folder / "second"),
         shutil.rmtree,
     ],
 )
-def test_a_damaged_folder_is_built_again(damage: Callable[[Path], object]) -> None:
+def test_a_damaged_folder_is_built_again(damage: Callable[[Path], object], capsys: pytest.CaptureFixture) -> None:
     first, _ = open_kept()
+    first_exists = damage is not shutil.rmtree
     damage(first.folder)
     assert open_kept() == (first, True)
+    assert capsys.readouterr().err.count("home/kept: damaged") == first_exists
     assert open_kept() == (first, False)
+    assert not capsys.readouterr().err
     assert list_names(first.folder) == ["about.json", "first", "second"]
 
 
