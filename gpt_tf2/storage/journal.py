@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import write_error
 
 LONGEST_JOB = 1 << 20  # bytes
@@ -37,37 +38,16 @@ class Journal:
 
     def __init__(self, path: Path, job: str):
         self.path = path
-        self.results: dict[str, Any] = {}
-        self.damage = ""
+        self.results, size, self.damage = read_results(path, job)
         try:
-            whole = self._read(job) if path.is_file() else 0  # bytes
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("r+b" if whole else "wb")
-            self.file.truncate(whole)
+            self.file = path.open("r+b" if size else "wb")
+            self.file.truncate(size)
             self.file.seek(0, os.SEEK_END)
         except OSError as error:
             raise write_error(path, error) from None
-        if not whole:
+        if not size:
             self._append(job)
-
-    def _read(self, job: str) -> int:
-        """Read the results of this job, and return how many bytes they take: 0 for the journal of another job."""
-        content = self.path.read_bytes()
-        first, *lines = content.splitlines(keepends=True) or [b""]
-        header = parse_line(first)
-        if header != job:
-            self.damage = "" if header else f"{self.path}: damaged: starting again"
-            return 0
-        size = len(first)
-        for line in lines:
-            result = parse_line(line)
-            if not isinstance(result, dict):
-                break
-            self.results.update(result)
-            size += len(line)
-        if b"\n" in content[size:]:  # a kill leaves a line without its end
-            self.damage = f"{self.path}: damaged after {len(self.results):,} results: the rest is made again"
-        return size
 
     def get(self, key: str) -> Any | None:
         """Return a result, or None if there is none yet."""
@@ -81,7 +61,7 @@ class Journal:
     def remove(self) -> None:
         """Delete the file: the job is done."""
         self.file.close()
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
     def _append(self, value: Any) -> None:
         try:
@@ -90,6 +70,34 @@ class Journal:
             os.fsync(self.file.fileno())
         except OSError as error:
             raise write_error(self.path, error) from None
+
+
+def read_results(path: Path, job: str) -> tuple[dict[str, Any], int, str]:
+    """Return the results in the journal of a job, the bytes of its whole lines, and a line to show on what is damaged.
+
+    Of another job's journal there are no results and 0 bytes. What a kill has cut off is no damage.
+
+    Raises InputError if the file is there but cannot be read.
+    """
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): fix its permissions, or delete it") from None
+    first, *lines = content.splitlines(keepends=True) or [b""]
+    header = parse_line(first)
+    if header != job:
+        damaged = header is None and first.endswith(b"\n")
+        return {}, 0, f"{path}: damaged: starting again" if damaged else ""
+    results: dict[str, Any] = {}
+    size = len(first)
+    for line in lines:
+        result = parse_line(line)
+        if not isinstance(result, dict):
+            break
+        results.update(result)
+        size += len(line)
+    damaged = b"\n" in content[size:]  # a kill leaves a line without its end
+    return results, size, f"{path}: damaged after {len(results):,} results: the rest is made again" if damaged else ""
 
 
 def read_job(path: Path) -> str | None:
