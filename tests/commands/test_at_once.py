@@ -1,16 +1,17 @@
 """Real processes: two that write the same output at once, and ones that are killed at a random moment."""
 
+import contextlib
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gpt_tf2.cli import main
+from gpt_tf2.storage.locks import SUFFIX
 from helpers import made_up
 from helpers.finetuning import FLAGS, are_identical, read_hdf5, read_weights
 from helpers.markers import slow_on_jax
@@ -37,7 +38,7 @@ AT_ONCE = {
 @pytest.fixture
 def folder(workplace: Path) -> Path:
     """A folder with a model and a text, and a model and a data set for answers."""
-    made_up.write_conversations(workplace / "talks", train=600, dev=12)
+    made_up.write_conversations(workplace / "talks", train=600, dev=60)
     made_up.write_model(workplace / "models" / "small", 64)
     return workplace
 
@@ -70,14 +71,26 @@ def test_of_two_at_once_one_is_refused_or_waits_and_the_output_is_whole(kind: st
         assert {path for path in folder.rglob("*") if "events.out" not in path.name} == before
 
 
-def kill_at_random(script: str, *flags: str, folder: Path, draw: random.Random, began: Callable[[], bool]) -> None:
-    """Run a script and kill it a random time after it began to write."""
+def kill_at_random(script: str, *flags: str, folder: Path, draw: random.Random, watched: Path) -> bool:
+    """Run a script and kill it a random time after it began to write in a folder. Returns whether it still ran."""
+    before = list_changes(watched)
     process = start_script(script, *flags, folder=folder, start_new_session=True)
-    while process.poll() is None and not began():
-        time.sleep(0.005)
-    time.sleep(draw.uniform(0, 0.5))
+    while process.poll() is None and list_changes(watched) == before:
+        time.sleep(0.002)
+    time.sleep(draw.uniform(0, 0.3))
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def list_changes(folder: Path) -> set[tuple[str, int]]:
+    """The files in a folder, locks aside, and when they were changed."""
+    changes = set()
+    for path in folder.rglob("*"):
+        if not path.name.endswith(SUFFIX):
+            with contextlib.suppress(FileNotFoundError):
+                changes.add((str(path), path.stat().st_mtime_ns))
+    return changes
 
 
 @pytest.mark.slow
@@ -87,8 +100,10 @@ def test_killed_fine_tunings_leave_what_can_be_resumed_and_nothing_else(kills: i
     flags = [*FLAGS, "--num_epoch=1", "--steps_per_epoch=60", "--save_every=1", "--resume"]
     assert main(["finetune", *[flag.replace("m.h5", "whole.h5") for flag in flags]]) == 0
     draw, state = random.Random(1), folder / "output" / "m" / "state.h5"
-    for _ in range(kills):
-        kill_at_random("finetune.py", *flags, folder=folder, draw=draw, began=state.parent.exists)
+    killed = [
+        kill_at_random("finetune.py", *flags, folder=folder, draw=draw, watched=state.parent) for _ in range(kills)
+    ]
+    assert sum(killed) > kills / 2
     assert main(["finetune", *flags]) == 0
     assert are_identical(read_hdf5(state), read_hdf5(folder / "output" / "whole" / "state.h5"))
     assert are_identical(read_weights(folder / "output" / "m.h5"), read_weights(folder / "output" / "whole.h5"))
@@ -103,7 +118,7 @@ def test_killed_preparations_are_made_again_and_leave_nothing(kills: int, folder
     draw, home = random.Random(2), folder / "talks" / ".gpt_tf2"
     for _ in range(kills):
         shutil.rmtree(home, ignore_errors=True)
-        kill_at_random("finetune.py", *PREPARED, *SHORT, folder=folder, draw=draw, began=home.exists)
+        kill_at_random("finetune.py", *PREPARED, *SHORT, folder=folder, draw=draw, watched=home)
     assert main(["finetune", *PREPARED, *SHORT]) == 0
     names = list_names(home)
     assert len(names) == 1 and not names[0].startswith(".")
@@ -119,7 +134,7 @@ def test_killed_conversions_are_made_again_and_leave_nothing(kills: int, folder:
     draw, home = random.Random(3), folder / "models" / "tiny" / ".gpt_tf2"
     for _ in range(kills):
         shutil.rmtree(home, ignore_errors=True)
-        kill_at_random("inference.py", *flags, folder=folder, draw=draw, began=home.exists)
+        kill_at_random("inference.py", *flags, folder=folder, draw=draw, watched=home)
     assert main(["generate", *flags]) == 0
     killed = (folder / "s.txt").read_text()
     assert list_names(home) == ["litert-model.ckpt-float32"]
@@ -134,11 +149,12 @@ def test_killed_conversions_are_made_again_and_leave_nothing(kills: int, folder:
 def test_killed_evaluations_make_the_same_predictions_and_leave_nothing(kills: int, folder: Path) -> None:
     flags = [*ANSWERS, "--top_k=0", "--seed=4", "--batch_size=2"]
     assert main(["evaluate", *flags, "--output_file=e/whole.json"]) == 0
-    draw, journal = random.Random(4), folder / "e" / "killed.json.partial"
-    for _ in range(kills):
-        kill_at_random(
-            "evaluate.py", *flags, "--output_file=e/killed.json", folder=folder, draw=draw, began=journal.exists
-        )
-    assert main(["evaluate", *flags, "--output_file=e/killed.json"]) == 0
+    flags.append("--output_file=e/killed.json")
+    draw = random.Random(4)
+    killed = [
+        kill_at_random("evaluate.py", *flags, folder=folder, draw=draw, watched=folder / "e") for _ in range(kills)
+    ]
+    assert any(killed)
+    assert main(["evaluate", *flags]) == 0
     assert (folder / "e/killed.json").read_bytes() == (folder / "e/whole.json").read_bytes()
     assert list_names(folder / "e") == ["killed.json", "killed.scores.json", "whole.json", "whole.scores.json"]
