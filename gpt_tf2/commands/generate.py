@@ -1,5 +1,6 @@
 """`generate`: samples of a model's text."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -17,7 +18,8 @@ from gpt_tf2.generation.sampling import MinimumLength
 from gpt_tf2.generation.scheduler import Request
 from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream, discard
-from gpt_tf2.storage.files import read_utf8, write_text
+from gpt_tf2.storage.files import read_utf8
+from gpt_tf2.storage.pieces import write_pieces
 
 ESCAPED_QUOTATION_MARK = re.compile(r"""\\(["'`´‘’‚‛“”„‟«»‹›])""")
 LINE = "-" * 50
@@ -94,19 +96,16 @@ def print_samples(settings: GenerateSettings) -> None:
     streaming = alone and not settings.json and not settings.output_file
     with_starter = settings.include_prompt == "yes"
     samples: list[Sample] = []
-    content = ""
-    for sample in generate_samples(settings, show if streaming else discard, print_to_stderr):
-        samples.append(sample)
-        if settings.json:
-            piece = json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n"
-        else:
-            piece = f"{sample.prompt * with_starter + sample.text}\n{LINE}\n"
-        if settings.output_file:
-            content += piece
-        else:
-            show(f"\n{LINE}\n" if streaming else piece)
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(write_pieces(settings.output_file, "output_file")) if settings.output_file else show
+        for sample in generate_samples(settings, show if streaming else discard, print_to_stderr):
+            samples.append(sample)
+            if settings.json:
+                piece = json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n"
+            else:
+                piece = f"{sample.prompt * with_starter + sample.text}\n{LINE}\n"
+            write(f"\n{LINE}\n" if streaming else piece)
     if settings.output_file:
-        write_text(settings.output_file, content)
         print_to_stderr(f"wrote {len(samples):,} samples to {settings.output_file}")
     tokens, seconds = sum(sample.tokens for sample in samples), time.monotonic() - began
     print_to_stderr(f"{tokens:,} tokens in {seconds:.1f} s, including loading")

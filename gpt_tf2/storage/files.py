@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from gpt_tf2.errors import InputError
@@ -187,60 +187,6 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text atomically; see `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def write_pieces(path: str | Path, setting: str) -> Iterator[Callable[[str], None]]:
-    """Write a text piece by piece, each on its way to disk before the next one is made.
-
-    Yields the function to call with each piece. The first one replaces what was in the file. Whatever ends the process,
-    the file holds whole pieces; a file that got none is as it was.
-
-    Args:
-        setting: named by the errors.
-
-    Raises InputError if the file cannot be written, or if another process is writing it.
-
-    Example:
-        >>> with write_pieces("samples.txt", "output_file") as write:  # doctest: +SKIP
-        ...     write("The tide …\\n")
-    """
-    path = Path(path)
-    is_new, size = not path.exists(), 0
-    descriptor = -1
-
-    def write(piece: str) -> None:
-        nonlocal size
-        content = piece.encode("utf-8", "backslashreplace")
-        try:
-            if is_regular and size == 0:
-                os.ftruncate(descriptor, 0)
-            rest = memoryview(content)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-        except OSError as error:
-            if is_regular:
-                os.ftruncate(descriptor, size)
-            raise write_error(path, error) from None
-        size += len(content)
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_regular = not is_stream(path)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666) if is_regular else open_stream(path)
-        if is_regular:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError("another process is writing it: wait for its end, or choose another", setting, path) from None
-    except OSError as error:
-        raise write_error(path, error) from None
-    try:
-        yield write
-    finally:
-        if is_new and not size and is_regular:
-            path.unlink(missing_ok=True)
-        os.close(descriptor)
 
 
 def check_output(path: str | Path, fix: str) -> None:

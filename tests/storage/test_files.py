@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import atomic_write, check_output, write_pieces, write_text
+from gpt_tf2.storage.files import atomic_write, check_output, write_text
 from helpers.workplace import ROOT, list_names
 
 # Writes one letter over and over, `count` times, pausing within each write.
@@ -165,46 +165,6 @@ def test_of_writers_at_once_each_writes_whole_files(rounds: int) -> None:
         assert [writer.communicate() and writer.returncode for writer in writers] == [0, 0]
         assert list_names(Path()) == ["file"]
     assert seen <= set("ab")
-
-
-def test_pieces_are_in_the_file_as_soon_as_they_are_made() -> None:
-    Path("file").write_text("what an earlier run wrote, which is longer")
-    with write_pieces("file", "output_file") as write:
-        assert Path("file").read_text().startswith("what")
-        for piece in ("one\n", "two ä\n", "lone \ud800\n"):
-            write(piece)
-            assert Path("file").read_text().endswith(piece.replace("\ud800", "\\ud800"))
-    assert Path("file").read_text() == "one\ntwo ä\nlone \\ud800\n"
-
-
-def test_without_a_piece_the_file_is_as_it_was() -> None:
-    Path("old").write_text("old")
-    for path in ("old", "new/file"):
-        with pytest.raises(InputError), write_pieces(path, "output_file"):
-            raise InputError("bad input")
-    assert Path("old").read_text() == "old" and not Path("new/file").exists()
-
-
-def test_two_that_write_pieces_to_a_file_never_mix() -> None:
-    with write_pieces("file", "output_file") as write:
-        write("one\n")
-        message = "output_file=file: another process is writing it: wait for its end, or choose another"
-        with pytest.raises(InputError, match=message), write_pieces("file", "output_file"):
-            pytest.fail("both write")
-        write("two\n")
-    assert Path("file").read_text() == "one\ntwo\n"
-
-
-def test_pieces_go_through_a_fifo() -> None:
-    os.mkfifo("fifo")
-    read: list[str] = []
-    reader = threading.Thread(target=lambda: read.append(Path("fifo").read_text()))
-    reader.start()
-    with write_pieces("fifo", "output_file") as write:
-        write("one\n")
-        write("two\n")
-    reader.join(10)
-    assert read == ["one\ntwo\n"]
 
 
 def test_an_output_is_checked_before_the_work() -> None:
