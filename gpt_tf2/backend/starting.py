@@ -115,7 +115,10 @@ def keep_compilations() -> None:
     config: Any = jax.config
     if config.jax_compilation_cache_dir:
         return
-    config.update("jax_compilation_cache_dir", str(user_cache() / "jax"))
+    cache = user_cache()
+    if cache is None:
+        return
+    config.update("jax_compilation_cache_dir", str(cache / "jax"))
     config.update("jax_persistent_cache_min_compile_time_secs", 0)  # also what compiles in less than a second
     config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

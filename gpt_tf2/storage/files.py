@@ -201,6 +201,12 @@ def check_output(path: str | Path, fix: str) -> None:
         check_writable(path.parent, 0, fix)
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether a folder, or the nearest one above it that exists, can be written to."""
+    above = (folder, *folder.absolute().parents)
+    return os.access(next(path for path in above if os.path.exists(path)), os.W_OK | os.X_OK)  # noqa: PTH110 - no errors
+
+
 def check_writable(folder: Path, size: int, fix: str) -> None:
     """Create a folder if it is missing, and check that `size` bytes can be written to it.
 

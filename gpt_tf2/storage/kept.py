@@ -21,7 +21,7 @@ from typing import Any
 import filelock
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import sync_to_disk, write_text
+from gpt_tf2.storage.files import is_writable, sync_to_disk, write_text
 from gpt_tf2.storage.locks import find_locks, hold_lock, lock_path, remove_if_empty
 from gpt_tf2.storage.machine import is_signed, sign
 
@@ -136,11 +136,6 @@ def open_or_build(
 def report_damage(line: str) -> None:
     """Print why a folder is built again, on stderr: that is no part of any result."""
     print(line, file=sys.stderr, flush=True)
-
-
-def is_writable(folder: Path) -> bool:
-    """Whether a folder, or the nearest one above it that exists, can be written to."""
-    return os.access(next(path for path in (folder, *folder.absolute().parents) if path.exists()), os.W_OK | os.X_OK)
 
 
 @contextlib.contextmanager

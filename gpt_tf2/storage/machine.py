@@ -1,22 +1,38 @@
 """What belongs to this user on this machine: a cache folder, and a key that tells own work from what was copied."""
 
+import contextlib
 import functools
 import hmac
 import os
 import secrets
+import stat
+import tempfile
 from pathlib import Path
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import atomic_write
+from gpt_tf2.storage.files import atomic_write, is_writable
 from gpt_tf2.storage.locks import hold_lock
 
 KEY_BYTES = 32
 
 
-def user_cache() -> Path:
-    """Return the user's cache folder for this program, `$XDG_CACHE_HOME/gpt-tf2` or `~/.cache/gpt-tf2`."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    return Path(home) / "gpt-tf2"
+def user_cache() -> Path | None:
+    """Return the user's cache folder for this program, or None if there is none that only this user can write to.
+
+    It is `$XDG_CACHE_HOME/gpt-tf2` or `~/.cache/gpt-tf2`, or `/tmp/gpt-tf2-UID` where nothing can be written there.
+    """
+    with contextlib.suppress(RuntimeError):  # a user without a home folder
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+        if is_writable(home / "gpt-tf2"):
+            return home / "gpt-tf2"
+    temporary = Path(tempfile.gettempdir()) / f"gpt-tf2-{os.getuid()}"
+    try:
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        entry = temporary.lstat()
+    except OSError:
+        return None
+    is_own = entry.st_uid == os.getuid() and not entry.st_mode & 0o077 and stat.S_ISDIR(entry.st_mode)
+    return temporary if is_own else None
 
 
 def sign(content: bytes) -> str:
@@ -31,14 +47,17 @@ def is_signed(content: bytes, signature: object) -> bool:
 
 def read_key() -> bytes:
     """Read the key, which is made when it is first needed. Where it cannot be kept it lasts as long as the process."""
+    folder = user_cache()
+    if folder is None:
+        return make_passing_key()
+    path = folder / "key"
     try:
-        path = user_cache() / "key"
         if not is_key(path):
             with hold_lock(path, on_wait=lambda: None):
                 if not is_key(path):
                     write_key(path)
         return path.read_bytes()
-    except (OSError, RuntimeError, InputError):  # a user without a home folder is a RuntimeError
+    except (OSError, InputError):
         return make_passing_key()
 
 

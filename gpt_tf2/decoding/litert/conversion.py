@@ -42,10 +42,8 @@ def cached_folder(path: Path, precision: str) -> Path | None:
     """Return where the conversion of a checkpoint is kept if nothing can be written beside it."""
     folder = conversion_folder(path, precision)
     digest = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
-    try:
-        return user_cache() / f"conversions-{digest}" / folder.name
-    except RuntimeError:  # a user without a home folder
-        return None
+    cache = user_cache()
+    return cache / f"conversions-{digest}" / folder.name if cache else None
 
 
 @contextlib.contextmanager
