@@ -19,10 +19,9 @@ FIX = "choose another `output_file`, or fix the permissions"
 
 
 def identify(model_path: str, dataset_path: str) -> str:
-    """A short digest of where the model and the data lie."""
-    return hashlib.sha256(os.fsencode(f"{Path(model_path).absolute()}\0{Path(dataset_path).absolute()}")).hexdigest()[
-        :8
-    ]
+    """A short digest of where the model and the data lie, seen from here: the same on all hosts of a run."""
+    places = "\0".join(map(os.path.relpath, (model_path, dataset_path)))
+    return hashlib.sha256(os.fsencode(places)).hexdigest()[:8]
 
 
 @contextlib.contextmanager
