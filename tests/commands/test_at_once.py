@@ -71,13 +71,15 @@ def test_of_two_at_once_one_is_refused_or_waits_and_the_output_is_whole(kind: st
         assert {path for path in folder.rglob("*") if "events.out" not in path.name} == before
 
 
-def kill_at_random(script: str, *flags: str, folder: Path, draw: random.Random, watched: Path) -> bool:
-    """Run a script and kill it a random time after it began to write in a folder. Returns whether it still ran."""
+def kill_at_random(
+    script: str, *flags: str, folder: Path, draw: random.Random, watched: Path, within: float = 0.3
+) -> bool:
+    """Run a script and kill it `within` seconds after it began to write in a folder. Returns whether it still ran."""
     before = list_changes(watched)
     process = start_script(script, *flags, folder=folder, start_new_session=True)
     while process.poll() is None and list_changes(watched) == before:
         time.sleep(0.002)
-    time.sleep(draw.uniform(0, 0.3))
+    time.sleep(draw.uniform(0, within))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return process.returncode == -signal.SIGKILL
@@ -134,7 +136,7 @@ def test_killed_conversions_are_made_again_and_leave_nothing(kills: int, folder:
     draw, home = random.Random(3), folder / "models" / "tiny" / ".gpt_tf2"
     for _ in range(kills):
         shutil.rmtree(home, ignore_errors=True)
-        kill_at_random("inference.py", *flags, folder=folder, draw=draw, watched=home)
+        kill_at_random("inference.py", *flags, folder=folder, draw=draw, watched=home, within=3)
     assert main(["generate", *flags]) == 0
     killed = (folder / "s.txt").read_text()
     assert list_names(home) == ["litert-model.ckpt-float32"]
