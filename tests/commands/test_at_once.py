@@ -30,7 +30,7 @@ AT_ONCE = {
         [flag for flag in FLAGS if "output_name" not in flag] + [*SHORT, "--output_name=m/model.ckpt"],
         "output/m/model.ckpt.data-00000-of-00001",
     ),
-    "evaluate": ("evaluate.py", [*ANSWERS, "--top_k=0", "--output_file=a.json"], "a.json"),
+    "evaluate": ("evaluate.py", [*ANSWERS, "--top_k=0", "--limit=4", "--output_file=a.json"], "a.json"),
     "generate": ("inference.py", [*SAMPLES, "--output_file=s.txt"], "s.txt"),
 }
 
