@@ -9,12 +9,12 @@ from pathlib import Path
 
 from gpt_tf2.backend.starting import is_first_process
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import check_output, is_stream, read_json, write_text
+from gpt_tf2.storage.files import check_output, is_stream, read_or_empty, write_text
 from gpt_tf2.storage.journal import read_job
 from gpt_tf2.storage.locks import write_alone
+from gpt_tf2.storage.machine import user_cache
 from gpt_tf2.tasks.task import Scores, Task
 
-OF = "evaluation"  # in a file of scores, which evaluation they are of
 FIX = "choose another `output_file`, or fix the permissions"
 
 
@@ -54,13 +54,15 @@ def is_of_another(output: Path, identity: str) -> bool:
     job = read_job(journal_path(output))
     if job and not job.startswith(identity):
         return True
-    if not scores_path(output).exists():
-        return False
-    try:
-        content = read_json(scores_path(output))
-        return not isinstance(content, dict) or content[OF]["id"] != identity
-    except (InputError, KeyError, TypeError):
-        return True
+    note = note_path(output)
+    return scores_path(output).exists() and (note is None or read_or_empty(str(note)) != identity)
+
+
+def note_path(output: Path) -> Path | None:
+    """Where it is noted, in the user's cache folder, which evaluation the scores are of: the file holds but tables."""
+    cache = user_cache()
+    name = hashlib.sha256(os.fsencode(os.path.realpath(scores_path(output)))).hexdigest()[:16]
+    return cache / "evaluations" / name if cache else None
 
 
 def scores_path(output: Path) -> Path:
@@ -74,7 +76,10 @@ def journal_path(output: Path) -> Path:
 
 
 def write_scores(output: Path, scores: Scores, model_path: str, dataset_path: str) -> Path:
-    """Writes the scores, with what they are of, and returns their file."""
-    of = {"model": model_path, "data": dataset_path, "id": identify(model_path, dataset_path)}
-    write_text(scores_path(output), json.dumps({**scores, OF: of}, indent=1) + "\n")
+    """Writes the scores, notes what they are of, and returns their file."""
+    note = note_path(output)
+    if note:
+        with contextlib.suppress(InputError):  # the next default name has a digest then
+            write_text(note, identify(model_path, dataset_path))
+    write_text(scores_path(output), json.dumps(scores, indent=1) + "\n")
     return scores_path(output)

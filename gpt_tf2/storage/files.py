@@ -49,9 +49,9 @@ def read_json(path: str | Path) -> object:
 
 
 def read_or_empty(path: str) -> str:
-    """Read a text file of the operating system, for example under `/proc`; empty if it cannot be read."""
+    """Read a small text file, for example of the operating system under `/proc`; empty if it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8", errors="replace") if Path(path).is_file() else ""
     except OSError:
         return ""
 
