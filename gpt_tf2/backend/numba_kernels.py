@@ -1,7 +1,10 @@
 """What the functions that Numba compiles share: compiler options, and a maximum and an exponential that vectorize."""
 
+import contextlib
+import functools
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,18 +12,54 @@ import numpy as np
 # Before Numba is imported: its idle threads would otherwise spin on the cores that LiteRT needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from numba import njit
+from numba.core.caching import FunctionCache
 
 f32 = np.float32
 LOG2_E, LN_2 = f32(math.log2(math.e)), f32(math.log(2))
-# Sums may be reordered, so that they vectorize; infinities keep their meaning. Machine code is cached for later runs.
+# Sums may be reordered, so that they vectorize; infinities keep their meaning.
 JIT_OPTIONS: dict[str, Any] = {
     "fastmath": {"nnan", "nsz", "arcp", "contract", "afn", "reassoc"},
     "error_model": "numpy",
-    "cache": True,
 }
 
 
-@njit(**JIT_OPTIONS)
+class ForgivingCache(FunctionCache):
+    """Numba's cache of machine code, where any failure to read or write it only means that it is compiled again."""
+
+    def load_overload(self, *arguments: Any) -> Any | None:
+        """Returns the code of a function for its types; None if it is not cached or damaged."""
+        try:
+            return super().load_overload(*arguments)
+        except Exception:  # unpickling a damaged file may raise any
+            with contextlib.suppress(Exception):
+                self.flush()  # or it could not be replaced either
+            return None
+
+    def save_overload(self, *arguments: Any) -> None:
+        """Keeps the code of a function for its types, if there is space for it."""
+        with contextlib.suppress(Exception):
+            super().save_overload(*arguments)
+
+
+def compile_kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compiles a function with `JIT_OPTIONS` when it first runs, and caches its machine code where there is a place.
+
+    Example:
+        >>> @compile_kernel(parallel=True)
+        ... def add(x, y):
+        ...     return x + y
+        >>> add(1, 2)
+        3
+    """
+    if function is None:
+        return functools.partial(compile_kernel, **options)
+    kernel = njit(**JIT_OPTIONS, **options)(function)
+    with contextlib.suppress(RuntimeError, OSError):  # neither beside the code nor in the user's cache folder
+        kernel._cache = ForgivingCache(function)  # Numba has no public way: `cache=True` raises where none is
+    return kernel
+
+
+@compile_kernel
 def find_largest(x: np.ndarray) -> np.float32:
     """The largest of float32 [N] without NaN. Compares integers of the same order, since only those vectorize."""
     bits, largest = x.view(np.int32), np.int32(-(2**31))
@@ -29,13 +68,13 @@ def find_largest(x: np.ndarray) -> np.float32:
     return np.int32(flip_if_negative(largest)).view(np.float32)
 
 
-@njit(**JIT_OPTIONS)
+@compile_kernel
 def flip_if_negative(bits: np.int32) -> np.int32:
     """A float's bits as an integer of the same order: all but the sign flipped if negative. Its own inverse."""
     return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
 
 
-@njit(**JIT_OPTIONS)
+@compile_kernel
 def exponentiate(x: np.ndarray, largest: np.float32) -> None:
     """Replaces float32 x [N] by exp(x - largest), with a relative error below 4e-6; zero below 2^-126.
 

@@ -5,15 +5,20 @@ import functools
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from gpt_tf2.backend.choice import find_backend, has_driver, has_jax_for_gpu, is_installed, requested_backend
 from gpt_tf2.backend.memory import return_freed_memory
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.machine import user_cache
 
 PROCESS_VARIABLES = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 LOST_AFTER = 20  # seconds without a sign of life of another process of the run
+
+
+def is_first_process() -> bool:
+    """Whether this is the first process of its run, or the only one. Asked before the backend starts."""
+    return os.environ.get("JAX_PROCESS_ID", "0") == "0"
 
 
 @contextlib.contextmanager
@@ -110,8 +115,10 @@ def keep_compilations() -> None:
     config: Any = jax.config
     if config.jax_compilation_cache_dir:
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "gpt-tf2" / "jax"
-    config.update("jax_compilation_cache_dir", str(folder))
+    cache = user_cache()
+    if cache is None:
+        return
+    config.update("jax_compilation_cache_dir", str(cache / "jax"))
     config.update("jax_persistent_cache_min_compile_time_secs", 0)  # also what compiles in less than a second
     config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -2,22 +2,20 @@
 
 import asyncio
 import base64
-import contextlib
 import dataclasses
 import hashlib
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO
 
-import filelock
 import httpx
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import sync_to_disk
-from gpt_tf2.storage.kept import acquire
+from gpt_tf2.storage.locks import hold_lock
 
 ATTEMPTS = 6  # in a row that bring less than WINDOW new bytes
 STALL = 60.0  # seconds in which an answer must begin, and then bring each WINDOW of bytes
@@ -77,7 +75,8 @@ def download_file(
     try:
         if path.exists() and not find_damage(path):
             return
-        with locked(path):
+        waiting = f"{path}: another process is downloading it: waiting"
+        with hold_lock(path, lambda: print(waiting, file=sys.stderr)):
             if path.exists():
                 damage = find_damage(path)
                 if not damage:
@@ -96,18 +95,6 @@ def download_file(
             sync_to_disk(path.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}): free space and try again") from None
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, which the system lifts if the process is killed."""
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
-    acquire(lock, path.parent, lambda: print(f"{path}: another process is downloading it: waiting", file=sys.stderr))
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # before the release: whoever waits notices, and locks a new file
-        lock.release()
 
 
 def fetch_whole(url: str, part: Path, show: Show, wait: float, find_damage: Callable[[Path], str], largest: int) -> str:

@@ -31,16 +31,19 @@ def locate(path: str | Path) -> Path:
     Raises InputError if there is no checkpoint, or if the file is of no known format.
     """
     path = Path(path)
+    openai.finish_save(path / "model.ckpt" if path.is_dir() else path)
+    if openai.is_prefix(path):  # also where a folder has the same name: the one for what belongs to the checkpoint
+        return path
     if path.is_dir():
         for name in ("model.safetensors", "model.ckpt.index"):
             if (path / name).is_file():
                 return path / name.removesuffix(".index")
+        if prefix := openai.find_latest(path):
+            return prefix
         for unread in ("model.safetensors.index.json", "pytorch_model.bin.index.json", "pytorch_model.bin"):
             if (path / unread).is_file():
                 raise not_read(path / unread)
         raise InputError(f"{path}: neither model.ckpt.index nor model.safetensors in this folder: give {FORMATS}")
-    if openai.is_prefix(path):
-        return path
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint: download it (gpt-tf2 download SIZE), or give {FORMATS}")
     if PART.search(path.name) or path.suffix == ".bin":

@@ -13,6 +13,7 @@ from gpt_tf2.config import GPT2Config
 from gpt_tf2.storage.files import atomic_write
 from gpt_tf2.storage.hdf5 import HDF5File, open_hdf5
 from gpt_tf2.storage.json_text import parse_json
+from gpt_tf2.storage.sealed import seal
 
 
 def read_config(path: Path) -> GPT2Config:
@@ -45,14 +46,21 @@ def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def atomic_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Yields an HDF5 file to write to, which replaces `path` once it is complete; see `atomic_write`."""
-    with atomic_write(path) as temporary, temporary.open("w+b", buffering=0) as raw:
-        guarded = GuardedFile(raw)
-        with h5py.File(guarded, "w", libver="earliest") as file:  # the layout that `open_hdf5` reads
-            yield file
+def atomic_hdf5(path: Path, sealed: bool = False) -> Iterator[h5py.File]:
+    """Yields an HDF5 file to write to, which replaces `path` once it is complete; see `atomic_write`.
+
+    Args:
+        sealed: whether to append a checksum; see `check_seal`.
+    """
+    with atomic_write(path) as temporary:
+        with temporary.open("w+b", buffering=0) as raw:
+            guarded = GuardedFile(raw)
+            with h5py.File(guarded, "w", libver="earliest") as file:  # the layout that `open_hdf5` reads
+                yield file
         if guarded.error:
             raise guarded.error
+        if sealed:
+            seal(temporary)
 
 
 class GuardedFile:

@@ -1,5 +1,8 @@
 """OpenAI's format: a TensorFlow 1 checkpoint, `model.ckpt.index` and `model.ckpt.data-00000-of-00001`."""
 
+import contextlib
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,12 @@ from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.tf1_index import read_index
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import atomic_write, write_text
+from gpt_tf2.storage.files import read_or_empty, replace_file, sync_to_disk, write_error
+from gpt_tf2.storage.locks import hold_lock
 
 INDEX = ".index"
 DATA = ".data-00000-of-00001"
+LATEST = re.compile(r'^model_checkpoint_path: "(.+)"', re.MULTILINE)
 
 
 def is_prefix(path: Path) -> bool:
@@ -26,6 +31,13 @@ def is_prefix(path: Path) -> bool:
 def with_suffix(prefix: Path, suffix: str) -> Path:
     """One of the files of a checkpoint, such as `model.ckpt.index`."""
     return prefix.with_name(prefix.name + suffix)
+
+
+def find_latest(folder: Path) -> Path | None:
+    """The prefix of the checkpoint that the file `checkpoint`, written by TensorFlow's saver, says is the latest."""
+    match = LATEST.search(read_or_empty(str(folder / "checkpoint")))
+    prefix = folder / Path(match[1]).name if match else None  # the folder may have been moved
+    return prefix if prefix and is_prefix(prefix) else None
 
 
 def open_checkpoint(prefix: Path) -> Checkpoint:
@@ -73,30 +85,68 @@ def drop_width(shape: tuple[int, ...]) -> tuple[int, ...]:
 def write(prefix: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
     """Writes the tensors, the file `checkpoint`, which names them for TensorFlow, and `hparams.json`.
 
-    Of the tensors' two files the index comes last: it is what makes them a checkpoint.
+    All are written to a folder beside their places and then moved, the index last. Killed while it writes, a process
+    leaves the old checkpoint; killed while it moves, one that `finish_save` makes whole.
 
     Raises InputError if a file cannot be written.
     """
     tf = import_tensorflow_for_files()
     names = sorted(f"model/{name}" for name in tensors)  # the order of TensorFlow 1's saver
-    index, data = (with_suffix(prefix, suffix) for suffix in (INDEX, DATA))
-    with atomic_write(index) as temporary_index, atomic_write(data) as temporary_data, tf.device("CPU"):
-        temporary = prefix.with_name(f".{prefix.name}.part")
-        values = [tf.convert_to_tensor(tensors[name.removeprefix("model/")]) for name in names]
-        values = [value[None] if name.endswith("/w") else value for name, value in zip(names, values, strict=True)]
-        try:
-            tf.raw_ops.SaveV2(
-                prefix=str(temporary), tensor_names=names, shape_and_slices=[""] * len(names), tensors=values
-            )
-            with_suffix(temporary, DATA).replace(temporary_data)
-            with_suffix(temporary, INDEX).replace(temporary_index)
-        except tf.errors.OpError as error:
-            raise OSError(first_line(error)) from None
-        finally:
-            for leftover in prefix.parent.glob(f"{temporary.name}.*"):
-                leftover.unlink()
-    write_text(prefix.with_name("checkpoint"), f'model_checkpoint_path: "{prefix.name}"\n')
-    write_text(companion_folder(prefix) / "hparams.json", config.to_json())
+    folder = prefix.with_name(f".{prefix.name}.gpt_tf2-part")
+    try:
+        with hold_lock(prefix, on_wait=lambda: None), tf.device("CPU"):
+            finish_save(prefix)
+            shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
+            folder.mkdir()
+            values = [tf.convert_to_tensor(tensors[name.removeprefix("model/")]) for name in names]
+            values = [value[None] if name.endswith("/w") else value for name, value in zip(names, values, strict=True)]
+            try:
+                tf.raw_ops.SaveV2(
+                    prefix=str(folder / "model"), tensor_names=names, shape_and_slices=[""] * len(names), tensors=values
+                )
+                (folder / "checkpoint").write_text(f'model_checkpoint_path: "{prefix.name}"\n', encoding="utf-8")
+                (folder / "hparams.json").write_text(config.to_json(), encoding="utf-8")
+                for file in folder.iterdir():
+                    sync_to_disk(file)
+                sync_to_disk(folder)
+                folder.rename(saved_folder(prefix))
+            except tf.errors.OpError as error:
+                raise OSError(first_line(error)) from None
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            finish_save(prefix)
+    except OSError as error:
+        raise write_error(with_suffix(prefix, DATA), error) from None
+
+
+def saved_folder(prefix: Path) -> Path:
+    """The folder that holds those files of a whole save that are not in their places yet."""
+    return prefix.with_name(f".{prefix.name}.gpt_tf2-unfinished")
+
+
+def finish_save(prefix: Path) -> None:
+    """Moves the files of a save to their places, if a killed process has not.
+
+    Raises InputError if they cannot be moved.
+    """
+    folder, companions = saved_folder(prefix), companion_folder(prefix)
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    targets = {
+        f"model{DATA}": with_suffix(prefix, DATA),
+        "checkpoint": prefix.with_name("checkpoint"),
+        "hparams.json": companions / "hparams.json",
+        f"model{INDEX}": with_suffix(prefix, INDEX),
+    }
+    try:
+        companions.mkdir(parents=True, exist_ok=True)
+        for name, target in targets.items():
+            with contextlib.suppress(FileNotFoundError):  # it was moved
+                replace_file(folder / name, target)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        reason = f"unfinished save ({error.strerror or error})"
+        raise InputError(f"{prefix}: {reason}: open it where it can be written, or `resume` its run") from None
 
 
 def first_line(error: Exception) -> str:

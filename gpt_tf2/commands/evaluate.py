@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,16 +11,17 @@ from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, find_task_of
+from gpt_tf2.commands.evaluation_output import claim_output, identify, journal_path, write_scores
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
-from gpt_tf2.commands.progress import Counter
+from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.commands.score import print_table
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.errors import InputError
 from gpt_tf2.evaluation.perplexity import measure_perplexity
 from gpt_tf2.evaluation.predictions import EvaluationProtocol, predict
 from gpt_tf2.evaluation.shared_journal import SharedJournal
-from gpt_tf2.storage.files import check_writable, read_utf8, write_text
+from gpt_tf2.storage.files import write_text
 from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.task import Example, RunningText, Scores, Task
@@ -77,20 +77,22 @@ def evaluate(settings: EvaluateSettings) -> Scores:
     else:
         check_room(settings, model)
     workers = find_workers(settings.devices)
-    output = find_output(settings, task, split)
-    check_writable(output.parent, 0, "choose another `output_file`, or fix the permissions")
-    unit = "batches" if task.running_text else "completions"
-    with Counter("evaluating", unit, shown=workers.is_main) as counter:
+    of = settings.model_path, settings.dataset_path
+    with (
+        claim_output(settings.output_file, *of, task, split) as output,
+        Counter("evaluating", "batches" if task.running_text else "completions", shown=workers.is_main) as counter,
+    ):
         scores: Scores
         if task.running_text:
             scores = {task.name: score_text(settings, task.running_text, model, output, workers, counter)}
         else:
             scores = score_task(settings, task, split, model, engine, output, workers, counter)
+        if workers.is_main:
+            saved = write_scores(output, scores, *of)
     if workers.is_main:
         for title, table in scores.items():
             print_table(title, table)
-        write_text(output.with_suffix(".scores.json"), json.dumps(scores, indent=1) + "\n")
-        print(f"saved the scores, {output.with_suffix('.scores.json')}")
+        print(f"saved the scores, {saved}")
     return workers.exchange(scores)[0]
 
 
@@ -101,14 +103,6 @@ def check_whole(settings: EvaluateSettings) -> None:
             raise InputError("running text is scored whole: leave it out", name, getattr(settings, name))
     if settings.quantize:
         raise InputError("running text is scored by the Keras graph: leave it out", "quantize", settings.quantize)
-
-
-def find_output(settings: EvaluateSettings, task: Task, split: str) -> Path:
-    """The file for the predictions."""
-    if settings.output_file:
-        return Path(settings.output_file)
-    model = Path(settings.model_path)
-    return Path("output") / f"{model.name if model.is_dir() else model.stem}_{task.name}_{split}{task.suffix}"
 
 
 def score_task(
@@ -126,8 +120,7 @@ def score_task(
     examples = list(itertools.islice(read_examples(task, settings.dataset_path, split, skipped), settings.limit))
     for line in skipped.lines():
         counter.say(line)
-    if settings.references:
-        read_utf8(settings.references)  # now, not after hours of work
+    task.check(examples, settings.dataset_path, split, settings.references)  # now, not after hours of work
     decoders = workers.make_on_each(lambda: load_decoder(settings, model, engine, counter.say))
     name = decoders[0].name + workers.describe()
     counter.say(f"{model.path}: {len(examples):,} examples of {settings.dataset_path}, {split}; {name}")
@@ -141,7 +134,7 @@ def score_task(
         draft=settings.drafts(task.drafts),
     )
     work = [protocol, engine, decoders[0].precision, digest(example for _, example in examples)]
-    journal = begin_journal(output, counter, model, work, workers)
+    journal = begin_journal(settings, output, counter, model, work, workers)
     predictions, shortened = predict(decoders, model.tokenizer, examples, protocol, workers, journal, counter.show)
     if shortened:
         counter.say(f"{shortened:,} prompts did not fit into {model.config.n_ctx} tokens and were shortened")
@@ -178,7 +171,7 @@ def score_text(
     work = [settings.batch_size, digest(s.tobytes() for s in streams)]
     if precision != "float32":
         work.append(precision)
-    journal = begin_journal(output, counter, model, work, workers)
+    journal = begin_journal(settings, output, counter, model, work, workers)
     figures = measure_perplexity(
         streams, model.tokenizer, model.config.n_ctx, settings.batch_size, losses, workers, journal, counter.show
     )
@@ -186,10 +179,15 @@ def score_text(
     return {settings.dataset_path: figures}
 
 
-def begin_journal(output: Path, counter: Counter, model: OpenedModel, work: list, workers: Workers) -> SharedJournal:
+def begin_journal(
+    settings: EvaluateSettings, output: Path, counter: Counter, model: OpenedModel, work: list, workers: Workers
+) -> SharedJournal:
     """The journal of an evaluation of this model; says where it resumes."""
+    of = identify(settings.model_path, settings.dataset_path)
     weights = Sources(lambda: map(os.path.abspath, model.sources)).digest()
-    journal = SharedJournal(output.with_name(output.name + ".partial"), f"{weights} {work}", workers)
+    journal = SharedJournal(journal_path(output), f"{of} {weights} {work}", workers)
+    if journal.damage:
+        print_to_stderr(journal.damage)
     if journal.results:
         counter.say(f"{journal.path}: resuming after {len(journal.results):,} {counter.unit}")
     return journal

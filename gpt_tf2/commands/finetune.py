@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpt_tf2.backend.compiling import run_eagerly, uses_xla
 from gpt_tf2.backend.hardware import has_fast_bfloat16
 from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
-from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.backend.starting import is_first_process, start_backend
 from gpt_tf2.checkpoints import adapters
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
@@ -25,6 +25,7 @@ from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
 from gpt_tf2.data.held_out import write_held_out
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
+from gpt_tf2.storage.locks import write_alone
 from gpt_tf2.tasks.task import Task
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, predict_total
 from gpt_tf2.training.state import History, load_state, read_run, save_state
@@ -44,15 +45,19 @@ def finetune(settings: FinetuneSettings) -> Path:
     Returns:
         The path of the fine-tuned model, for `load_model`.
 
-    Raises InputError if a setting or a file is bad, the output cannot be written, or training diverges.
+    Raises InputError if a setting or a file is bad, the output cannot be written or another process writes it, or if
+    training diverges.
 
     Example:
         >>> finetune(FinetuneSettings(dataset_path="book.txt", base_lr=1e-4))  # doctest: +SKIP
         PosixPath('output/book_124M.h5')
     """
-    run = resolve(settings)
-    trainer, history = build(run)
-    train(run, trainer, history)
+    output = settings.output()
+    alone = write_alone(output, "output_name", locked=companion_folder(output))
+    with alone if is_first_process() else contextlib.nullcontext():
+        run = resolve(settings)
+        trainer, history = build(run)
+        train(run, trainer, history)
     return run.output
 
 
@@ -141,9 +146,9 @@ def resolve(settings: FinetuneSettings) -> Run:
 
 def open_base(settings: FinetuneSettings) -> OpenedModel:
     """The model to start from, with its weights checked."""
-    folder = Path("models") / settings.model
+    base = settings.base()
     model = open_model(
-        settings.model_ckpt or folder, settings.json_hparams, settings.json_encoder, settings.vocab_bpe, folder
+        settings.model_ckpt or base, settings.json_hparams, settings.json_encoder, settings.vocab_bpe, base
     )
     model.checkpoint.check(model.config)  # now, not after hours of preparing data
     return model

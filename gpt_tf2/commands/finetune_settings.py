@@ -35,7 +35,7 @@ class FinetuneSettings:
     """
 
     dataset_path: str = flag(dataclasses.MISSING, DATA, short="data")
-    model: str = flag("124M", "the model to start from, a folder of models/")
+    model: str = flag("124M", "the model to start from, a folder of models/ or a path")
     model_ckpt: str | None = flag(None, "its checkpoint: a TF1 prefix or folder, .h5 or .safetensors (models/MODEL)")
     json_hparams: str | None = flag(None, "its hyper-parameters (from the checkpoint, its folder or models/MODEL)")
     json_encoder: str | None = flag(None, "its token table (encoder.json beside the checkpoint or in models/MODEL)")
@@ -175,10 +175,17 @@ class FinetuneSettings:
         """The dtype of the model's matrices: those neither trained nor saved need no more than the computation."""
         return self.precision if self.lora_rank else "float32"
 
+    def base(self) -> Path:
+        """The folder or the path that `model` names."""
+        folder, path = Path("models") / self.model, Path(self.model)
+        is_path = path.exists() or Path(f"{path}.index").is_file()
+        return path if is_path and not folder.exists() else folder
+
     def output(self) -> Path:
         """The file to write; for a TF1 checkpoint its prefix."""
         data = Path(self.dataset_path)
-        path = Path("output") / (self.output_name or f"{data.stem if data.exists() else 'data'}_{self.model}.h5")
+        model = self.model if self.base() == Path("models") / self.model else self.base().stem
+        path = Path("output") / (self.output_name or f"{data.stem if data.exists() else 'data'}_{model}.h5")
         check_format(path)
         if self.lora_rank and path.suffix not in HDF5_SUFFIXES:
             raise InputError("adapters are written as .h5: end the name in .h5", "output_name", path.name)

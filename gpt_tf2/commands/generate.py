@@ -20,9 +20,8 @@ from gpt_tf2.generation.sampling import MinimumLength
 from gpt_tf2.generation.scheduler import Request
 from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream, discard
-from gpt_tf2.storage.files import check_writable
+from gpt_tf2.storage.pieces import write_pieces
 from gpt_tf2.storage.text_files import ENCODING_FIX, check_encoding, read_lines
-from gpt_tf2.tasks.data_files import is_stream
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
 
 ESCAPE = re.compile(r"""\\\\n|\\n|\\["'`´‘’‚‛“”„‟«»‹›]""")
@@ -106,10 +105,8 @@ def print_samples(settings: GenerateSettings) -> None:
     streaming = alone and not settings.json and not settings.output_file
     count = tokens = 0
     with contextlib.ExitStack() as stack:
-        write = check_output(settings.output_file) if settings.output_file else show
+        write = stack.enter_context(write_pieces(settings.output_file, "output_file")) if settings.output_file else show
         for sample in generate_samples(settings, show if streaming else discard, print_to_stderr):
-            if settings.output_file and not count:  # only now, so that an error before leaves an older file as it was
-                write = stack.enter_context(open_output(settings.output_file))
             count, tokens = count + 1, tokens + sample.tokens
             write(f"\n{LINE}\n" if streaming else format_sample(settings, sample))
     if settings.output_file:
@@ -122,43 +119,6 @@ def format_sample(settings: GenerateSettings, sample: Sample) -> str:
     if settings.json:
         return json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n"
     return f"{sample.prompt * (settings.include_prompt == 'yes') + sample.text}\n{LINE}\n"
-
-
-def check_output(output_file: str) -> Show:
-    """Raises InputError, before hours of work, if a file cannot be written. Returns what writes nothing."""
-    path = Path(output_file)
-    if path.is_dir():
-        raise InputError("is a folder: name a file in it", "output_file", output_file)
-    if not is_stream(output_file):
-        check_writable(path.parent, 0, "choose another `output_file`, or fix the permissions")
-    return discard
-
-
-@contextlib.contextmanager
-def open_output(output_file: str) -> Iterator[Show]:
-    """A function that writes text to a file, which has it at once. Raises InputError if it cannot be written."""
-
-    def fail(error: OSError) -> InputError:
-        return InputError(
-            f"cannot be written ({error.strerror}): free space or choose another", "output_file", output_file
-        )
-
-    try:
-        # What a stream such as /dev/stdout has already is kept.
-        mode = "a" if is_stream(output_file) else "w"
-        file = Path(output_file).open(mode, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise fail(error) from None
-
-    def write(text: str) -> None:
-        try:
-            file.write(text)
-            file.flush()
-        except OSError as error:
-            raise fail(error) from None
-
-    with file:
-        yield write
 
 
 def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard) -> Iterator[Sample]:

@@ -1,9 +1,11 @@
 """Progress that a person watches: a bar on a terminal, elsewhere a line now and then."""
 
 import contextlib
+import os
 import sys
 import time
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import NoReturn, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +18,14 @@ SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
 def print_to_stderr(line: str) -> None:
     """Prints a line that is not part of the result."""
     print(line, file=sys.stderr, flush=True)
+
+
+class PlainConsole(Console):
+    """A console that raises BrokenPipeError, where rich would end the process."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Called while the error is handled."""
+        raise
 
 
 class Display(contextlib.AbstractContextManager):
@@ -38,7 +48,7 @@ class Display(contextlib.AbstractContextManager):
         shown: bool = True,
         stderr: bool = False,
     ):
-        self.console = Console(soft_wrap=True, highlight=False, quiet=not shown, stderr=stderr)
+        self.console = PlainConsole(soft_wrap=True, highlight=False, quiet=not shown, stderr=stderr)
         self.silent_until = silent_until
         self.progress = Progress(*columns, console=self.console)
         self.task = self.progress.add_task(label, total=total, completed=done)
@@ -66,7 +76,7 @@ class Display(contextlib.AbstractContextManager):
 
 
 class TrainingDisplay(Display):
-    """Shows training steps.
+    """Shows training steps. If stdout can no longer be written, training goes on.
 
     Args:
         steps: how many there are in all.
@@ -77,6 +87,28 @@ class TrainingDisplay(Display):
     def __init__(self, steps: int, done: int, shown: bool = True):
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=20), TextColumn("{task.description}"))
         super().__init__(*columns, label="starting", total=steps, done=done, silent_until=0.0, shown=shown)
+
+    def update(self, done: int, total: int | None, description: str, line: str, last: bool = False) -> None:
+        """Shows progress; see `Display.update`."""
+        with self._end_on_error():
+            super().update(done, total, description, line, last)
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        with self._end_on_error():
+            super().say(text)
+
+    @contextlib.contextmanager
+    def _end_on_error(self) -> Iterator[None]:
+        """Shows nothing more once stdout cannot be written: the disk is full, its reader or the terminal is gone."""
+        try:
+            yield
+        except OSError as error:
+            self.console.quiet = True
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered would fail at exit
+            with contextlib.suppress(OSError):
+                print_to_stderr(f"stdout cannot be written ({error.strerror}): training goes on")
 
 
 class Counter(Display):

@@ -15,7 +15,7 @@ from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.data.held_out import TOKENS, read_held_out
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.decoding.decoder import Decoder
-from gpt_tf2.decoding.litert.conversion import Perplexities, conversion_folder, open_conversion
+from gpt_tf2.decoding.litert.conversion import Perplexities, open_conversion
 from gpt_tf2.decoding.sample_perplexity import measure_perplexity
 from gpt_tf2.errors import InputError
 
@@ -69,12 +69,15 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
         precision = "float32"
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
+    began = time.monotonic()
     with open_conversion(
         model,
         precision,
         lambda folder: convert(model, precision, folder, say, show),
         on_wait=lambda: say(f"{model.path}: another process is converting or opening it: waiting"),
     ) as conversion:
+        if conversion.is_new:
+            say(f"{conversion.folder}: converted in {time.monotonic() - began:.0f} s")
         if conversion.perplexity:
             for line in describe_int8(*conversion.perplexity):
                 say(line)
@@ -88,27 +91,26 @@ def convert(model: OpenedModel, precision: str, folder: Path, say: Say, show: Sh
     from gpt_tf2.decoding.litert.attention import compile_for
     from gpt_tf2.decoding.litert.graphs import convert as write_graphs
 
-    began = time.monotonic()
     write_graphs(checkpoint, model.config, folder, precision == "int8", show)
     compile_for(precision)
-    perplexity = measure_int8(model, folder) if precision == "int8" else None
-    say(f"{conversion_folder(model.path, precision)}: converted in {time.monotonic() - began:.0f} s")
-    return perplexity
+    return measure_int8(model, folder, say) if precision == "int8" else None
 
 
-def measure_int8(model: OpenedModel, folder: Path) -> Perplexities:
+def measure_int8(model: OpenedModel, folder: Path, say: Say) -> Perplexities:
     """The perplexity of a sample in float32, and in int8 by the conversion in a folder."""
     from gpt_tf2.decoding.keras_graph import GraphDecoder
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
-    ids = read_sample(model)
+    ids = read_sample(model, say)
     exact = measure_perplexity(GraphDecoder(model.load()), ids)
     return exact, measure_perplexity(LiteRTDecoder(folder, model.config, "int8"), ids)
 
 
-def read_sample(model: OpenedModel) -> np.ndarray:
+def read_sample(model: OpenedModel, say: Say) -> np.ndarray:
     """Tokens to measure on, [N]: those that the model's own run held out, or Python's language reference."""
-    held_out = read_held_out(companion_folder(model.path))
+    held_out, damage = read_held_out(companion_folder(model.path), model.config.n_vocab)
+    if damage:
+        say(damage)
     if held_out is not None:
         return held_out
     return np.array(model.tokenizer.encode(read_reference_text()[-8 * TOKENS :])[:TOKENS])

@@ -21,6 +21,7 @@ class SharedJournal:
 
     Attributes:
         results: key to result: of all processes when it is opened or gathered, and this one's since.
+        damage: a line to show on what is damaged in this one's file; empty if nothing is.
 
     Raises InputError if a file cannot be read or written, if the processes have different jobs, or if one has ended.
     """
@@ -34,6 +35,7 @@ class SharedJournal:
         if any(other != job for other, _ in offers):
             raise InputError("the processes of this run have different settings, models or data: give all the same")
         self._own = Journal(path.with_name(f"{path.name}.{workers.number}") if workers.number else path, job)
+        self.damage = self._own.damage
         self.results: dict[str, Any] = {key: result for _, known in offers for key, result in known.items()}
 
     def get(self, key: str) -> Any | None:

@@ -4,15 +4,14 @@ A token's weight is exp(logit - largest logit): its probability, not normalized.
 """
 
 import numpy as np
-from numba import njit
 
-from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, exponentiate, f32, find_largest
+from gpt_tf2.backend.numba_kernels import compile_kernel, exponentiate, f32, find_largest
 
 CHUNK = 256  # tokens whose weights are summed in float32 before the float64 sum
 SORTABLE = 128  # tokens among which sorting finds the nucleus's edge
 
 
-@njit(**JIT_OPTIONS)
+@compile_kernel
 def draw_token(logits: np.ndarray, uniform: float) -> int:
     """The first token id whose cumulative probability is above `uniform`.
 
@@ -25,7 +24,7 @@ def draw_token(logits: np.ndarray, uniform: float) -> int:
     return chunk * CHUNK + find_cumulative(weights[chunk * CHUNK : (chunk + 1) * CHUNK], rest)[0]
 
 
-@njit(**JIT_OPTIONS)
+@compile_kernel
 def keep_nucleus(logits: np.ndarray, p: float) -> np.ndarray:
     """The logits of the smallest set of most likely tokens with total probability `p` or more; -inf elsewhere.
 
@@ -78,7 +77,7 @@ def keep_nucleus(logits: np.ndarray, p: float) -> np.ndarray:
     return result
 
 
-@njit(**JIT_OPTIONS)
+@compile_kernel
 def compute_weights(logits: np.ndarray, largest: np.float32) -> tuple[np.ndarray, np.ndarray]:
     """The weights, float32 [n_vocab], and the sum of each CHUNK of them, float64 [n_vocab / CHUNK, rounded up]."""
     weights = logits.copy()
@@ -92,7 +91,7 @@ def compute_weights(logits: np.ndarray, largest: np.float32) -> tuple[np.ndarray
     return weights, chunk_sums
 
 
-@njit(**JIT_OPTIONS)
+@compile_kernel
 def find_cumulative(weights: np.ndarray, target: float) -> tuple[int, float]:
     """The first index whose cumulative sum is above `target`, and `target` less the sum before it.
 

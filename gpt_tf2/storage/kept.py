@@ -1,7 +1,8 @@
 """Folders that are built from source files once and kept: prepared tokens and converted models.
 
 A kept folder is reused while its sources and its settings stay the same and none of its files is damaged. Otherwise
-it is built again. One process builds; others that need the same folder wait and use its work.
+it is built again, as is a folder that came with somebody's files: the account in it is signed with a key of this
+user's. One process builds; others that need the same folder wait and use its work.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +21,14 @@ from typing import Any
 import filelock
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import sync_to_disk, write_text
+from gpt_tf2.storage.files import is_writable, sync_to_disk, write_text
+from gpt_tf2.storage.locks import find_locks, hold_lock, lock_path, remove_if_empty
+from gpt_tf2.storage.machine import is_signed, sign
 
 KEPT_FOLDER = ".gpt_tf2"  # holds the kept folders, beside their sources
 ABOUT = "about.json"  # in each kept folder, what it was built from
-PATIENCE = 1.0  # seconds to wait in silence: the other process may only be opening the folder
+UNFINISHED = ".gpt_tf2-unfinished"  # ends the name of a folder that is being built
+LARGEST_ABOUT = 1 << 24  # bytes
 CHECKSUM_BLOCK, DIGEST_BLOCK = 1 << 22, 1 << 20  # bytes read at a time
 
 
@@ -87,14 +92,16 @@ def open_or_build(
     on_wait: Callable[[], None],
     fix: str,
     changed: InputError,
+    otherwise: Path | None = None,
 ) -> Iterator[Kept]:
-    """Open a kept folder, or build it if it is missing, out of date or damaged.
+    """Open a kept folder, or build it if it is missing, out of date, damaged or another machine's.
 
     Inside the `with` block no other process replaces the folder, so open its files there. What is open stays readable
     afterwards.
 
     Args:
-        folder: where the folder lies. Its lock and its temporary folder lie beside it; their names begin with a dot.
+        folder: where the folder lies. While it is built or opened, its lock and its temporary folder lie beside it;
+            their names begin with a dot. What killed processes left of theirs is removed.
         key: what the folder depends on besides its sources: settings, the format of its files.
         sources: the files that it is built from.
         build: writes the files to a temporary folder and returns facts to keep, JSON values. The folder takes its
@@ -102,6 +109,7 @@ def open_or_build(
         on_wait: called if another process holds the folder for longer than a moment.
         fix: what the error advises if the folder cannot be written.
         changed: raised if the sources change during the build.
+        otherwise: where the folder lies if it is not current and nothing can be written where it should lie.
 
     Raises InputError if the folder has to be built but cannot be written. A folder that is up to date is read where
     nothing can be written, without a lock.
@@ -118,56 +126,70 @@ def open_or_build(
         ... ) as kept:
         ...     lengths = np.load(kept.folder / "lengths.npy")
     """
+    if otherwise and not is_writable(folder.parent) and open_current(folder, key, sources) is None:
+        folder = otherwise
     with locked(folder, on_wait, fix):
-        yield open_current(folder, key, sources) or build_folder(folder, key, sources, build, fix, changed)
+        kept = open_current(folder, key, sources, report_damage)
+        yield kept or build_folder(folder, key, sources, build, fix, changed)
+
+
+def report_damage(line: str) -> None:
+    """Print why a folder is built again, on stderr: that is no part of any result."""
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def locked(folder: Path, on_wait: Callable[[], None], fix: str) -> Iterator[None]:
-    """Hold a folder's lock, which the system lifts if the process is killed. Leaves nothing if no folder is built."""
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        acquire(lock, folder.parent, on_wait)
-    except OSError as error:
-        if not folder.is_dir():
-            raise write_error(folder.parent, error, fix) from None
-        yield  # read-only: what lies there can still be read
-        return
-    try:
-        yield
-    finally:
-        if not folder.is_dir():
-            with contextlib.suppress(OSError):
-                Path(lock.lock_file).unlink()  # before the release: whoever waits notices, and locks a new file
-        lock.release()
-        if not folder.is_dir():
-            with contextlib.suppress(OSError):
-                folder.parent.rmdir()
-
-
-def acquire(lock: filelock.BaseFileLock, home: Path, on_wait: Callable[[], None]) -> None:
-    """Acquire a lock whose file lies in `home`, which is created."""
-    timeout = PATIENCE
-    while not lock.is_locked:
-        home.mkdir(parents=True, exist_ok=True)
+    """Hold a folder's lock, after removing what killed builds left behind. Leaves nothing if no folder is built."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove_if_empty, folder.parent)
         try:
-            lock.acquire(timeout)
-        except filelock.Timeout:
-            on_wait()
-            timeout = -1
-        except FileNotFoundError:
-            continue  # the process that held the lock left nothing, not even `home`
+            stack.enter_context(hold_lock(folder, on_wait))
+        except OSError as error:
+            if not folder.is_dir():
+                raise write_error(folder.parent, error, fix) from None
+            yield  # read-only: what lies there can still be read
+            return
+        remove_unfinished(folder)
+        for other in set(find_locks(folder.parent)) - {folder}:
+            with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(lock_path(other), timeout=0):
+                remove_unfinished(other)
+                lock_path(other).unlink()
+        yield
 
 
-def open_current(folder: Path, key: str, sources: Sources) -> Kept | None:
-    """Open a kept folder if it is whole, has this key and was built from the sources as they are now."""
+def unfinished_path(folder: Path) -> Path:
+    """Return the path of the temporary folder in which a folder is built."""
+    return folder.with_name(f".{folder.name}{UNFINISHED}")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed build of a folder left, even if that is a link, which is not followed."""
+    path = unfinished_path(folder)
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def open_current(
+    folder: Path, key: str, sources: Sources, report: Callable[[str], None] = lambda line: None
+) -> Kept | None:
+    """Open a kept folder if it is whole, has this key and was built from the sources as they are now.
+
+    Args:
+        report: called with a line if it is damaged.
+    """
     kept = read_about(folder)
-    if kept is None or kept.key != key:
+    if kept is None:
+        if folder.exists():
+            report(f"{folder}: damaged, or made by another user or version: making it again")
         return None
     stamp = sources.stamp()
-    if kept.stamp != stamp and kept.content != sources.digest():
+    if kept.key != key or (kept.stamp != stamp and kept.content != sources.digest()):
         return None
     if not is_whole(kept):
+        report(f"{folder}: damaged: making it again")
         return None
     if kept.stamp != stamp:  # touched, but the same: the next start need not read all sources
         kept = dataclasses.replace(kept, stamp=stamp)
@@ -186,9 +208,8 @@ def build_folder(
 ) -> Kept:
     """Build in a temporary folder, check that the sources have not changed, and put it in place."""
     stamp, content = sources.stamp(), sources.digest()
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = unfinished_path(folder)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         temporary.mkdir()
         facts = build(temporary)
         names = sorted(path.name for path in temporary.iterdir())
@@ -210,24 +231,28 @@ def build_folder(
 
 
 def read_about(folder: Path) -> Kept | None:
-    """Read what a folder was built from; None if it is missing, damaged or of another version."""
+    """Read what a folder was built from; None if it is missing, damaged, of another version or another machine."""
+    path = folder / ABOUT
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        if about.pop("crc32") == checksum_of(about):
+        if not path.is_file() or path.stat().st_size > LARGEST_ABOUT:  # what somebody made may be a FIFO, or endless
+            return None
+        about = json.loads(path.read_text(encoding="utf-8"))
+        signature = about.pop("signature")
+        if is_signed(encode_about(about), signature):
             return Kept(folder, **about)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return None
 
 
 def format_about(kept: Kept) -> str:
-    """Write what a folder was built from as JSON, with a checksum of it."""
+    """Write what a folder was built from as JSON, with a signature."""
     about = {name: value for name, value in vars(kept).items() if name != "folder"}
-    return json.dumps({**about, "crc32": checksum_of(about)})
+    return json.dumps({**about, "signature": sign(encode_about(about))})
 
 
-def checksum_of(about: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(about).encode())
+def encode_about(about: dict[str, Any]) -> bytes:
+    return json.dumps(about).encode()
 
 
 def is_whole(kept: Kept) -> bool:

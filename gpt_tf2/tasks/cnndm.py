@@ -266,3 +266,9 @@ def score(predictions: Sequence[Prediction], dataset_path: str, split: str, refe
             for n in (2, 3, 4)
         },
     }
+
+
+def check(examples: Sequence[tuple[int, Example]], dataset_path: str, split: str, references: str | None) -> None:
+    """Raises InputError if the summaries of these stories could not be scored: scores the last one's own highlight."""
+    number, story = examples[-1]
+    score([Prediction(number, story, story.turns[0].completions[:1])], dataset_path, split, references)

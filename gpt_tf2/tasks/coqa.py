@@ -1,6 +1,7 @@
 """The task `coqa`: answers in a conversation about a passage (Reddy et al. 2019)."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,12 @@ def score(predictions: Sequence[Prediction], dataset_path: str, split: str, refe
         raise InputError(message, "references", references)
     gold = {turn: given for turn, given in gold.items() if turn[0] in asked}
     return {"answers": coqa.to_table(coqa.score_conversations(gold, sources, list_answers(predictions)))}
+
+
+def check(examples: Sequence[tuple[int, Example]], dataset_path: str, split: str, references: str | None) -> None:
+    """Raises InputError if the answers to these stories could not be scored."""
+    ids = [story.id for _, story in examples]
+    repeated = next((name for name, count in Counter(ids).items() if count > 1), None)
+    if repeated is not None:
+        raise InputError(f"{data_file(dataset_path, split)}: several stories have the id {repeated}: give each its own")
+    score([Prediction(number, story, ()) for number, story in examples], dataset_path, split, references)

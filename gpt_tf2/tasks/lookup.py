@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks.task import DEFAULT_READING, Reading, RunningText, Task
 
 BUILT_IN = ("text", "cnndm", "coqa")
@@ -74,6 +75,7 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
         example=module.example,
         write=getattr(module, "write", has_no_completions),
         score=getattr(module, "score", has_no_completions),
+        check=getattr(module, "check", check_references),
         running_text=RunningText(functools.partial(module.parts, **options), module.read_part) if runs else None,
     )
 
@@ -81,3 +83,9 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
 def has_no_completions(*_: object) -> NoReturn:
     """Stands for `write` and `score` of running text."""
     raise TypeError("running text has no completions")
+
+
+def check_references(examples: object, dataset_path: str, split: str, references: str | None) -> None:
+    """Stands for `check` where a task has none."""
+    if references:
+        read_utf8(references)

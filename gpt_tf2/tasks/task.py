@@ -135,6 +135,8 @@ class Task:
     write: predictions to the content of their file.
     score: (predictions, dataset_path, split, references) to tables of figures. references: a file to score against
         instead of the data's own completions. Raises InputError if it cannot be used.
+    check: (numbered examples, dataset_path, split, references); raises, before the predictions are made, the InputError
+        that `score` would raise.
     running_text: how the data is read for training and scored, if it is not made of examples.
     """
 
@@ -152,6 +154,7 @@ class Task:
     example: Callable[[Any], Example]
     write: Callable[[Sequence[Prediction]], str]
     score: Callable[[Sequence[Prediction], str, str, str | None], Scores]
+    check: Callable[[Sequence[tuple[int, Example]], str, str, str | None], None]
     running_text: RunningText | None = None
 
     def check_split(self, split: str) -> None:

@@ -57,7 +57,8 @@ def train(
     Args:
         validation: held-out data; None skips validation.
         history: losses so far; new ones are appended.
-        save: called every `save_every` steps, at the end, and after the step during which SIGINT or SIGTERM arrived.
+        save: called every `save_every` steps, at the end, and after the step during which SIGINT, SIGTERM or SIGHUP
+            arrived.
         sample: returns a text to show.
 
     Returns:
@@ -149,7 +150,10 @@ def diverged(symptom: str) -> InputError:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """Yield an event that SIGINT or SIGTERM sets; a second signal interrupts at once."""
+    """Yield an event that SIGINT, SIGTERM or SIGHUP sets; a second signal interrupts at once.
+
+    SIGHUP, which a terminal sends when it is closed, stays ignored under `nohup`.
+    """
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
@@ -160,7 +164,10 @@ def stop_on_signal() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stopped.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield stopped
     finally:

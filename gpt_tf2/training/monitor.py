@@ -1,15 +1,20 @@
 """What a person sees of a training run: progress, speed, and TensorBoard's logs."""
 
 import contextlib
+import socket
 import time
 from collections import deque
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-from tensorboard.summary import Writer
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 AVERAGED_STEPS = 20  # steps that tokens/s is averaged over
+SECONDS_BETWEEN_FLUSHES = 30.0
 
 
 class Display(Protocol):
@@ -22,8 +27,42 @@ class Display(Protocol):
         """Print a line."""
 
 
+class EventLog:
+    """A file of TensorBoard's events.
+
+    TensorBoard's own writer writes in a thread, whose errors, of a full disk, nobody can catch.
+
+    Args:
+        folder: created if it is missing.
+
+    Its functions raise OSError if the file cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        self.file = (folder / name).open("xb")
+        self.records = RecordWriter(self.file)
+        self.flushed = time.monotonic()
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self.file.flush()
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Append a value; it is on disk after half a minute at the latest."""
+        self._write(Event(wall_time=time.time(), step=step, summary=scalar_pb(name, value)))
+        if time.monotonic() > self.flushed + SECONDS_BETWEEN_FLUSHES:
+            self.file.flush()
+            self.flushed = time.monotonic()
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _write(self, event: Event) -> None:
+        self.records.write(event.SerializeToString())
+
+
 class Monitor(contextlib.AbstractContextManager):
-    """Reports steps and validations to a display and to TensorBoard.
+    """Reports steps and validations to a display and to TensorBoard. If a log cannot be written, training goes on.
 
     Args:
         steps: in all, those of an earlier process included.
@@ -35,14 +74,19 @@ class Monitor(contextlib.AbstractContextManager):
     def __init__(self, steps: int, logs: Path, display: Display, shown: bool = True):
         self.steps = steps
         self.display = display
-        self.writer = Writer(str(logs)) if shown else None
+        self.logs = logs
+        self.log: EventLog | None = None
         self.times: deque[float] = deque(maxlen=AVERAGED_STEPS + 1)  # in seconds, when steps were done
         self.tokens: deque[int] = deque(maxlen=AVERAGED_STEPS)
         self.validation_loss = ""
+        if shown:
+            with self._stop_on_error():
+                self.log = EventLog(logs)
 
     def __exit__(self, *_: object) -> None:
-        if self.writer:
-            self.writer.close()
+        with self._stop_on_error():
+            if self.log:
+                self.log.close()
 
     def step(self, done: int, loss: float, learning_rate: float, tokens: int) -> None:
         """Report a training step.
@@ -82,5 +126,18 @@ class Monitor(contextlib.AbstractContextManager):
         self.times.clear()
 
     def _log(self, name: str, value: float, done: int) -> None:
-        if self.writer:
-            self.writer.add_scalar(name, value, done)
+        with self._stop_on_error():
+            if self.log:
+                self.log.add_scalar(name, value, done)
+
+    @contextlib.contextmanager
+    def _stop_on_error(self) -> Iterator[None]:
+        """Stop logging, with a line, if it fails."""
+        try:
+            yield
+        except OSError as error:
+            log, self.log = self.log, None
+            if log:
+                with contextlib.suppress(OSError):  # what is buffered still cannot be written
+                    log.close()
+            self.say(f"{self.logs}: cannot be written ({error.strerror}): training goes on without these logs")

@@ -15,10 +15,12 @@ from gpt_tf2.checkpoints.hdf5 import atomic_hdf5
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.hdf5 import HDF5File, open_hdf5
 from gpt_tf2.storage.json_text import parse_json
+from gpt_tf2.storage.sealed import check_seal
 
 if TYPE_CHECKING:
     from gpt_tf2.training.trainer import Trainer
 
+STATE_FIX = "leave `resume` out to start again"
 STEP_STATE_KEYS = {"updates": "updates", "loss_scale": "scale", "updates_at_scale": "held"}  # field → key in the file
 
 
@@ -42,7 +44,7 @@ def save_state(path: Path, trainer: "Trainer", history: History, run: dict[str, 
 
     Raises InputError if the file cannot be written.
     """
-    with atomic_hdf5(path) as file:
+    with atomic_hdf5(path, sealed=True) as file:
         file.attrs["run"] = json.dumps(run)
         state = {key: getattr(trainer.step_state, field) for field, key in STEP_STATE_KEYS.items()}
         file.attrs["progress"] = json.dumps(state)
@@ -56,11 +58,12 @@ def save_state(path: Path, trainer: "Trainer", history: History, run: dict[str, 
 
 def open_state(path: Path) -> HDF5File:
     """Open a saved run. Raises InputError if it is damaged."""
-    return open_hdf5(path, "leave `resume` out to start again")
+    return open_hdf5(path, STATE_FIX)
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return what a saved run's result depends on. Raises InputError if the file is damaged."""
+    """Return what a saved run's result depends on. Raises InputError if the file is damaged anywhere."""
+    check_seal(path, STATE_FIX)
     return read_table(open_state(path), "run")
 
 
@@ -97,7 +100,10 @@ def load_state(path: Path, trainer: "Trainer", run: dict[str, Any]) -> History:
     for field, key in STEP_STATE_KEYS.items():
         setattr(trainer.step_state, field, state[key])
     for name, tensor in tensors.items():
-        tensor.assign(trainer.devices.place(file.read(name)))
+        value = file.read(name)
+        if not np.isfinite(value).all():
+            raise InputError(f"{path}: {name} is not finite, so the run has diverged: {file.fix}")
+        tensor.assign(trainer.devices.place(value))
     validation = [(int(step), float(loss)) for step, loss in file.read("validation")]
     return History(file.read("losses").tolist(), validation)
 

@@ -278,7 +278,7 @@ def test_a_killed_run_is_not_in_the_way(folder: Path) -> None:
     assert not list(Path("stories/.gpt_tf2").glob("*/about.json"))[1:]
     tokens, shown = prepare_stories()
     assert shown != [] and equal(tokens, prepare_stories(cache="elsewhere")[0])
-    assert sorted(path.suffix for path in Path("stories/.gpt_tf2").iterdir()) == ["", ".lock"]
+    assert len(list(Path("stories/.gpt_tf2").iterdir())) == 1
 
 
 def find_children(pid: int) -> list[int]:

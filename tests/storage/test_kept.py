@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage import kept as module
+from gpt_tf2.storage import locks
 from gpt_tf2.storage.kept import Kept, Sources, open_or_build
 from helpers.workplace import ROOT, list_names
 
@@ -25,10 +25,10 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage import kept as module
+from gpt_tf2.storage import locks
 from gpt_tf2.storage.kept import Sources, open_or_build
 
-module.PATIENCE = 0.1
+locks.PATIENCE = 0.1
 say = lambda line: print(line, flush=True)
 
 def build(folder):
@@ -99,7 +99,7 @@ def test_a_folder_is_built_once() -> None:
     for _ in range(2):
         again, built = open_kept()
         assert not built and again == first
-    assert list_names(Path("home")) == [".kept.lock", "kept"]
+    assert list_names(Path("home")) == ["kept"]
     assert list_names(Path("home/kept")) == ["about.json", "first", "second"]
 
 
@@ -190,15 +190,21 @@ def test_a_flipped_byte_anywhere_is_noticed(name: str) -> None:
         lambda folder: (folder / "about.json").write_text("[]"),
         lambda folder: (folder / "about.json").write_text('{"settings": "", "stamp": "", "content": "", "bytes": {}}'),
         lambda folder: (folder / "about.json").unlink(),
+        lambda folder: (folder / "about.json").unlink() or os.mkfifo(folder / "about.json"),
+        lambda folder: (folder / "about.json").write_text("[" * 100_000),
+        lambda folder: os.truncate(folder / "about.json", 1 << 33),
         lambda folder: (folder / "first").replace(folder / "second"),
         shutil.rmtree,
     ],
 )
-def test_a_damaged_folder_is_built_again(damage: Callable[[Path], object]) -> None:
+def test_a_damaged_folder_is_built_again(damage: Callable[[Path], object], capsys: pytest.CaptureFixture) -> None:
     first, _ = open_kept()
+    first_exists = damage is not shutil.rmtree
     damage(first.folder)
     assert open_kept() == (first, True)
+    assert capsys.readouterr().err.count("home/kept: damaged") == first_exists
     assert open_kept() == (first, False)
+    assert not capsys.readouterr().err
     assert list_names(first.folder) == ["about.json", "first", "second"]
 
 
@@ -222,7 +228,7 @@ def test_a_build_that_fails_leaves_nothing() -> None:
     first, _ = open_kept()
     with pytest.raises(InputError, match="bad data"):
         open_kept(fail, key="other")
-    assert list_names(Path("home")) == [".kept.lock", "kept"]
+    assert list_names(Path("home")) == ["kept"]
     assert open_kept() == (first, False)
 
 
@@ -322,7 +328,7 @@ def test_of_several_processes_one_builds_and_the_others_wait() -> None:
         Path("slow").unlink()
         outputs = [process.communicate(timeout=60) for process in processes]
     assert outputs == [("ONE\n", "")] * 3
-    assert list_names(Path("home")) == [".kept.lock", "kept"]
+    assert list_names(Path("home")) == ["kept"]
 
 
 def test_a_waiting_process_takes_over_from_a_killed_one() -> None:
@@ -330,12 +336,12 @@ def test_a_waiting_process_takes_over_from_a_killed_one() -> None:
     with started(2) as processes:
         first_lines = [process.stdout.readline().strip() for process in processes]
         builder, waiter = (processes[first_lines.index(line)] for line in ("building", "waiting"))
-        assert list_names(Path("home")) == [".kept.lock", ".kept.tmp"]
+        assert list_names(Path("home")) == [".kept.gpt_tf2-lock", ".kept.gpt_tf2-unfinished"]
         builder.send_signal(signal.SIGKILL)
         assert waiter.stdout.readline() == "building\n"
         Path("slow").unlink()
         assert waiter.communicate(timeout=60) == ("ONE\n", "")
-    assert list_names(Path("home")) == [".kept.lock", "kept"]
+    assert list_names(Path("home")) == ["kept"]
 
 
 def test_a_killed_build_is_not_in_the_way() -> None:
@@ -343,9 +349,9 @@ def test_a_killed_build_is_not_in_the_way() -> None:
     for _ in range(2):
         with started(1) as (process,):
             assert process.stdout.readline() == "building\n"
-    assert list_names(Path("home")) == [".kept.lock", ".kept.tmp"]
+    assert list_names(Path("home")) == [".kept.gpt_tf2-lock", ".kept.gpt_tf2-unfinished"]
     assert open_kept()[1]
-    assert list_names(Path("home")) == [".kept.lock", "kept"]
+    assert list_names(Path("home")) == ["kept"]
 
 
 def test_a_waiting_process_goes_on_where_a_failed_build_left_nothing() -> None:
@@ -360,8 +366,45 @@ def test_a_waiting_process_goes_on_where_a_failed_build_left_nothing() -> None:
     assert not Path("home").exists()
 
 
+def test_what_killed_builds_of_other_folders_left_is_removed_unless_they_still_run() -> None:
+    Path("slow").touch()
+    with started(1) as (process,):
+        assert process.stdout.readline() == "building\n"
+        open_kept(path=Path("home/other"))
+        assert list_names(Path("home")) == [".kept.gpt_tf2-lock", ".kept.gpt_tf2-unfinished", "other"]
+    open_kept(path=Path("home/other"))
+    assert list_names(Path("home")) == ["other"]
+
+
+def test_a_folder_signed_with_another_key_is_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("mine").absolute()))
+    first, _ = open_kept()
+    assert Path("mine/gpt-tf2/key").stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("theirs").absolute()))
+    assert open_kept() == (first, True) and open_kept() == (first, False)
+    Path("theirs/gpt-tf2/key").write_bytes(b"damaged")
+    assert open_kept() == (first, True) and open_kept() == (first, False)
+
+
+def test_links_planted_in_a_kept_folder_are_not_followed() -> None:
+    """As they may come with somebody's model."""
+    Path("home").mkdir()
+    Path("victim").mkdir()
+    Path("victim/file").write_text("precious")
+    Path("home/.kept.gpt_tf2-unfinished").symlink_to(Path("victim").absolute())
+    Path("home/.other.gpt_tf2-unfinished").symlink_to(Path("victim").absolute())
+    Path("home/.other.gpt_tf2-lock").touch()
+    assert open_kept()[1]
+    assert list_names(Path("victim")) == ["file"] and list_names(Path("home")) == ["kept"]
+    shutil.rmtree("home/kept")
+    Path("home/.kept.gpt_tf2-lock").symlink_to(Path("victim/file").absolute())
+    with pytest.raises(InputError, match="home: cannot be written"):
+        open_kept()
+    assert Path("victim/file").read_text() == "precious"
+
+
 def test_a_short_wait_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 60)
+    monkeypatch.setattr(locks, "PATIENCE", 60)
     Path("slow").touch()
     with started(1) as (process,):
         assert process.stdout.readline() == "building\n"

@@ -1,19 +1,29 @@
 """Fine-tuning: schedules, losses, saves, resuming, stopping. Runs on either backend."""
 
+import fcntl
+import os
 import random
 import shutil
 import signal
+import termios
 import time
+from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from gpt_tf2 import InputError, finetune, load_model
 from gpt_tf2.cli import main
+from gpt_tf2.storage.sealed import SEAL
+from gpt_tf2.training.loop import stop_on_signal
+from gpt_tf2.training.monitor import EventLog
 from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
+from gpt_tf2.training.state import read_run
 from helpers.finetuning import FLAGS, are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
 from helpers.markers import slow_on_jax
 from helpers.processes import run_script, start_script
@@ -158,6 +168,22 @@ def test_resuming_with_other_settings_or_data_is_refused(finished: Path) -> None
         finetune(change_settings(resume=True))
 
 
+def test_a_damaged_state_is_never_resumed_nor_made_a_model(finished: Path) -> None:
+    state = Path("output/m/state.h5")
+    whole, model = state.read_bytes(), finished.read_bytes()
+    draw = random.Random(5)
+    for position in [*(draw.randrange(len(whole) - SEAL.size) for _ in range(20)), len(whole) - 1]:
+        state.write_bytes(whole[:position] + bytes([whole[position] ^ 16]) + whole[position + 1 :])
+        with pytest.raises(InputError, match=r"state\.h5 is damaged .*leave resume out to start again"):
+            read_run(state)
+    state.write_bytes(whole[: -SEAL.size])  # as earlier versions wrote it
+    with h5py.File(state, "r+") as file:
+        file["model/ln_f/g"][3] = np.nan
+    with pytest.raises(InputError, match=r"state\.h5 is damaged \(ln_f/g is not finite\)"):
+        finetune(change_settings(resume=True))
+    assert finished.read_bytes() == model
+
+
 def test_a_diverged_run_stops_and_keeps_the_last_save(finished: Path) -> None:
     before = read_hdf5(Path("output/m/state.h5")), finished.read_bytes()
     with pytest.raises(InputError, match=r"step \d+: .* diverged.*lower base_lr"):
@@ -191,7 +217,9 @@ def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) ->
 
 
 @slow_on_jax
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_a_signal_saves_the_run_and_exits_cleanly(workplace: Path, number: signal.Signals) -> None:
     process = start_script("finetune.py", *FLAGS, "--num_epoch=1000", folder=workplace)
     line = ""
@@ -204,6 +232,62 @@ def test_a_signal_saves_the_run_and_exits_cleanly(workplace: Path, number: signa
     assert "continue with --resume" in out
     assert len(read_hdf5(workplace / "output" / "m" / "state.h5")["losses"]) > 0
     assert load_model(workplace / "output" / "m.h5").config == load_model(OPENAI_TINY).config
+
+
+@pytest.mark.slow
+@slow_on_jax
+def test_a_closed_terminal_saves_the_run(workplace: Path) -> None:
+    master, slave = os.openpty()
+    terminal = {"stdin": slave, "stdout": slave, "stderr": slave, "start_new_session": True}
+    take_terminal = partial(fcntl.ioctl, slave, termios.TIOCSCTTY, 0)
+    process = start_script(
+        "finetune.py", *FLAGS, "--num_epoch=1000", folder=workplace, preexec_fn=take_terminal, **terminal
+    )
+    os.close(slave)
+    while b"tokens/s" not in os.read(master, 10_000):
+        pass
+    os.close(master)
+    assert process.wait(60) == 0
+    assert len(read_hdf5(workplace / "output" / "m" / "state.h5")["losses"]) > 0
+
+
+def test_signals_stop_training_but_sighup_stays_ignored_under_nohup(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with stop_on_signal() as stopped:
+            signal.raise_signal(number)
+            assert stopped.is_set()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signal() as stopped:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stopped.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_logs_and_stdout_that_cannot_be_written_do_not_stop_training(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """As on a full disk: the files open, but no byte can be written."""
+    append = EventLog.add_scalar
+
+    def fill(self: EventLog, name: str, value: float, step: int) -> None:
+        if step == 3:
+            self.file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+            self.records = RecordWriter(self.file)
+        append(self, name, value, step)
+
+    monkeypatch.setattr(EventLog, "add_scalar", fill)
+    flags = [*FLAGS, "--num_epoch=1", "--steps_per_epoch=6", "--save_every=5"]
+    assert main(["finetune", *flags]) == 0
+    out = capfd.readouterr().out
+    assert out.count("output/m/logs: cannot be written (No space left on device): training goes on") == 1
+    assert len(read_hdf5(Path("output/m/state.h5"))["losses"]) == 6
+    result = run_script("finetune.py", *flags, folder=workplace, stdout=os.open("/dev/full", os.O_WRONLY))
+    assert result.returncode == 0
+    assert result.stderr == "stdout cannot be written (No space left on device): training goes on\n"
 
 
 def test_a_checkpoint_alone_takes_hparams_and_vocabulary_from_the_model_folder(workplace: Path) -> None:

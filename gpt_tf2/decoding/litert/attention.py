@@ -13,9 +13,9 @@ import math
 
 import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, exponentiate, f32, find_largest
+from gpt_tf2.backend.numba_kernels import compile_kernel, exponentiate, f32, find_largest
 
 TILE = 128  # positions
 GROUP = 4  # queries that are computed together, if a sequence has that many new tokens: they share each byte read
@@ -53,7 +53,7 @@ def compile_for(precision: str) -> None:
     attend(np.zeros((1, 3, 1, 1), "float32"), np.ones(1, "int32"), np.zeros(1, "int32"), cache, scales)
 
 
-@njit(parallel=True, **JIT_OPTIONS)
+@compile_kernel(parallel=True)
 def attend_heads(
     new: np.ndarray,
     counts: np.ndarray,
@@ -76,7 +76,7 @@ def attend_heads(
         attend_head(new[tokens, :, head], lengths[sequence], keys, values, key_scales, value_scales, out[tokens, head])
 
 
-@njit(**JIT_OPTIONS)
+@compile_kernel
 def attend_head(
     new: np.ndarray,
     length: int,
@@ -118,7 +118,7 @@ def attend_head(
                 out[first + query, d] = sums[query, d]
 
 
-@njit(**JIT_OPTIONS)
+@compile_kernel
 def store(vector: np.ndarray, target: np.ndarray) -> np.float32:
     """Writes a vector [D] to its position in the cache, rounded if that is int8, and returns its scale."""
     scale = f32(1)
@@ -135,7 +135,7 @@ def store(vector: np.ndarray, target: np.ndarray) -> np.float32:
     return scale
 
 
-@njit(**JIT_OPTIONS)
+@compile_kernel
 def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
     """Adds the product of left [1 or GROUP, K] and right [K, M] to out [1 or GROUP, M].
 
@@ -186,7 +186,7 @@ def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
                 out[i, m] += left[i, k] * f32(right[k, m])
 
 
-@njit(**JIT_OPTIONS)
+@compile_kernel
 def softmax(scores: np.ndarray, query: int, visible: int, key_scales: np.ndarray, value_scales: np.ndarray) -> None:
     """Turns a query's scores into attention weights times the values' scales, in place.
 

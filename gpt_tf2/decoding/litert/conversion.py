@@ -1,7 +1,8 @@
-"""A checkpoint's LiteRT graphs: converted once and kept beside the checkpoint."""
+"""A checkpoint's LiteRT graphs: converted once and kept beside the checkpoint, or else in the user's cache folder."""
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.kept import KEPT_FOLDER, Sources, open_or_build
+from gpt_tf2.storage.machine import user_cache
 
 FORMAT = 3  # of the graphs: a conversion of another format is converted again
 
@@ -20,15 +22,28 @@ Perplexities = tuple[float, float]  # of a sample of text: in float32, in int8
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """A folder of LiteRT graphs. perplexity: what int8 costs on a sample of text; None in float32."""
+    """A folder of LiteRT graphs.
+
+    perplexity: what int8 costs on a sample of text; None in float32.
+    is_new: whether the model was converted just now.
+    """
 
     folder: Path
     perplexity: Perplexities | None
+    is_new: bool = dataclasses.field(default=False, compare=False)
 
 
 def conversion_folder(path: Path, precision: str) -> Path:
     """Return where the conversion of a checkpoint is kept. Several checkpoints may share the folder that it lies in."""
     return companion_folder(path) / KEPT_FOLDER / f"litert-{path.name}-{precision}"
+
+
+def cached_folder(path: Path, precision: str) -> Path | None:
+    """Return where the conversion of a checkpoint is kept if nothing can be written beside it."""
+    folder = conversion_folder(path, precision)
+    digest = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+    cache = user_cache()
+    return cache / f"conversions-{digest}" / folder.name if cache else None
 
 
 @contextlib.contextmanager
@@ -50,7 +65,10 @@ def open_conversion(
     Raises InputError if the graphs cannot be written.
     """
 
+    built: list[Path] = []
+
     def build(folder: Path) -> dict[str, Any]:
+        built.append(folder)
         return {"perplexity": convert(folder)}
 
     with open_or_build(
@@ -61,6 +79,7 @@ def open_conversion(
         on_wait=on_wait,
         fix="free space, or set `engine` to graph",
         changed=InputError(f"{model.path}: changed while it was converted: start again"),
+        otherwise=cached_folder(model.path, precision),
     ) as kept:
         perplexity = kept.facts["perplexity"]
-        yield Conversion(kept.folder, perplexity and (perplexity[0], perplexity[1]))
+        yield Conversion(kept.folder, perplexity and (perplexity[0], perplexity[1]), bool(built))

@@ -14,6 +14,7 @@ from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.decoding.litert import conversion as module
 from gpt_tf2.decoding.litert.conversion import conversion_folder, open_conversion
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage import kept
 from helpers.workplace import ROOT, list_names
 
 # Opens the decoder in a process of its own. With a file `slow`, converting takes as long as the file is there.
@@ -23,9 +24,9 @@ from pathlib import Path
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.decoding.engine import open_decoder
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage import kept
+from gpt_tf2.storage import locks
 
-kept.PATIENCE = 0.1
+locks.PATIENCE = 0.1
 say = lambda line: print(line, flush=True)
 
 def show(done, total):
@@ -139,24 +140,50 @@ def test_two_first_runs_convert_once_even_after_a_kill(model: OpenedModel) -> No
     converting, waiting = sorted(outputs, key=len, reverse=True)
     assert any("converted in" in line for line in converting) and converting[-1] == "TensorFlow True"
     assert waiting == [converting[-2], "TensorFlow False"] and waiting[0].startswith("logits")
-    assert list_names(Path("models/tiny/.gpt_tf2")) == [".litert-model.ckpt-float32.lock", "litert-model.ckpt-float32"]
+    assert list_names(Path("models/tiny/.gpt_tf2")) == ["litert-model.ckpt-float32"]
 
 
 @pytest.mark.slow
-def test_where_nothing_can_be_written_a_conversion_is_read_or_the_error_names_the_fix(model: OpenedModel) -> None:
+def test_a_read_only_model_is_converted_into_the_users_cache_folder(model: OpenedModel) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("no unprivileged mount namespaces here")
     Path("program.py").write_text(PROGRAM)
-    program = f"{sys.executable} program.py"
-    shell = f"mount --bind models models; mount -o remount,ro,bind models; {program}"
-    command = ["unshare", "-rm", "sh", "-ec", shell]
+    shell = f"mount --bind models models; mount -o remount,ro,bind models; {sys.executable} program.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "tensorflow"}
 
-    def run(command: list[str]) -> list[str]:
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    def run(command: list[str], cache: str) -> list[str]:
+        variables = {**environment, "XDG_CACHE_HOME": str(Path(cache).absolute())}
+        result = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
         return result.stdout.splitlines()
 
-    error = "models/tiny/.gpt_tf2: cannot be written (Read-only file system): free space, or set engine to graph"
-    assert run(command) == [error, "TensorFlow False"]
-    written = run([sys.executable, "program.py"])
-    assert run(command) == [written[-2], "TensorFlow False"]
+    read_only = ["unshare", "-rm", "sh", "-ec", shell]
+    converted = run(read_only, "cache")
+    assert converted[0] == "converting" and "cache/gpt-tf2/conversions-" in converted[-3]
+    assert run(read_only, "cache") == [converted[-2], "TensorFlow False"]
+    Path("blocked").write_text("a file in the way")
+    Path("tmp").mkdir()
+    environment["TMPDIR"] = str(Path("tmp").absolute())
+    assert "tmp/gpt-tf2-" in run(read_only, "blocked")[-3]
+    # A conversion of the same user that lies beside the model is read there.
+    shutil.rmtree("cache/gpt-tf2", ignore_errors=True)
+    written = run([sys.executable, "program.py"], "cache")
+    assert run(read_only, "cache") == [written[-2], "TensorFlow False"]
+
+
+def test_a_conversion_is_cached_where_the_folder_cannot_be_written(
+    model: OpenedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kept, "is_writable", lambda folder: False)
+    first, converted = open_fake(model)
+    assert converted and first.folder.is_relative_to(tmp_path / "cache/gpt-tf2")
+    assert open_fake(model) == (first, False) and not Path("models/tiny/.gpt_tf2").exists()
+
+
+def test_a_conversion_that_came_with_the_model_is_converted_again(
+    model: OpenedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Somebody else has another key in another cache folder."""
+    open_fake(model)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    assert open_fake(model)[1] and not open_fake(model)[1]
