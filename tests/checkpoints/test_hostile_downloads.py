@@ -218,7 +218,7 @@ def test_a_killed_download_resumes_with_the_same_file_only(tmp_path: Path) -> No
         process.kill()
         process.wait()
         size = (tmp_path / "f.part").stat().st_size
-        assert list_names(tmp_path) == [".f.lock", "f.part", "f.part.json"]
+        assert list_names(tmp_path) == [".f.gpt_tf2-lock", "f.part", "f.part.json"]
 
         def send_rest(path: str, headers: Headers) -> Iterator[bytes]:
             assert headers["if-range"] == '"a"'

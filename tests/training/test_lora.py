@@ -10,6 +10,7 @@ from gpt_tf2 import GenerateSettings, InputError, Tokenizer, finetune, generate,
 from gpt_tf2.cli import main
 from gpt_tf2.data.batches import StreamWindows, split
 from gpt_tf2.data.encoding import read_streams
+from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.training.blockwise import BlockwiseModel
 from helpers.finetuning import SETTINGS, are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
@@ -58,7 +59,7 @@ def test_generation_from_adapters_equals_generation_from_the_merged_model(traine
 
 def test_the_merged_model_has_the_loss_of_the_last_validation(trained: Path) -> None:
     tokenizer = Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe")
-    streams = read_streams(find_task("text").running_text, "story.txt", tokenizer)
+    streams = read_streams(find_task("text").running_text, "story.txt", tokenizer, Skipped())
     held_out = StreamWindows(split(streams, SETTINGS.val_fraction)[1], SETTINGS.length)
     blockwise, batches = BlockwiseModel(load_model(trained), ()), list(held_out.windows(2, 64))
     loss = sum(float(blockwise.loss(batch)) for batch in batches) / sum(batch.weights.sum() for batch in batches)

@@ -179,7 +179,7 @@ def test_a_damaged_state_is_never_resumed_nor_made_a_model(finished: Path) -> No
     state.write_bytes(whole[: -SEAL.size])  # as earlier versions wrote it
     with h5py.File(state, "r+") as file:
         file["model/ln_f/g"][3] = np.nan
-    with pytest.raises(InputError, match=r"state\.h5 is damaged \(ln_f/g is not finite\)"):
+    with pytest.raises(InputError, match=r"state\.h5: model/ln_f/g is not finite, so the run has diverged"):
         finetune(change_settings(resume=True))
     assert finished.read_bytes() == model
 

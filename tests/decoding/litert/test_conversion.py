@@ -116,7 +116,7 @@ def test_many_samples_of_many_prompts(workplace: Path, capsys: pytest.CaptureFix
     flags = ["generate", "--model=models/tiny", "--prompts=prompts.txt", "--length=6", "--seed=3", "--n_samples=3"]
     assert main([*flags, "--batch_size=2", "--json"]) == 0
     samples = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [sample["prompt"] for sample in samples] == ["The tide"] * 3 + ["One\nTwo"] * 3
+    assert [sample["prompt"] for sample in samples] == ["The tide"] * 3 + ["One\\nTwo"] * 3
     assert all(0 < sample["tokens"] <= 6 and sample["ended"] in ("length", "end") for sample in samples)
     assert main([*flags, "--batch_size=5", "--output_file=out/samples.txt", "--include_prompt=no"]) == 0
     assert capsys.readouterr().out == ""
