@@ -97,6 +97,7 @@ def test_jax_runs_without_tensorflow_and_names_it_for_its_checkpoints(tmp_path: 
     hidden = "import sys; sys.modules['tensorflow'] = None\n"
     out, errors = start_process(hidden + START, tmp_path)
     assert out == ["JAX on cpu", "jax"] and not errors
-    read = "from gpt_tf2.cli import main; main('generate --model tests/fixtures/openai_tiny --prompt The --length 5'.split())"
+    typed = "generate --model tests/fixtures/openai_tiny --prompt The --length 5"
+    read = f"from gpt_tf2.cli import main; main({typed.split()})"
     _, errors = start_process(f"import os; os.chdir({str(ROOT)!r})\n{hidden}{read}", tmp_path)
     assert len(errors) == 1 and "pip install tensorflow" in errors[0]
