@@ -49,6 +49,7 @@ def run(code: str, *arguments: str, folder: Path = ROOT, backend: str = "jax", *
     return result.stdout
 
 
+@pytest.mark.slow
 def test_a_second_process_compiles_nothing(workplace: Path) -> None:
     first, second = (
         json.loads(
@@ -78,5 +79,6 @@ def test_products_of_float32_are_exact_and_those_of_bfloat16_as_fast_as_ever() -
     assert run(PRODUCT + ON_TENSORFLOW, "bfloat16", backend="tensorflow").strip() == "True"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_tensorflow_is_read_without_a_gpu() -> None:
     assert run(READ).strip() == "['CPU']"

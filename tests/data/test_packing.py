@@ -212,6 +212,7 @@ def test_an_examples_spans_are_its_passage_and_then_prompts_with_their_completio
         assert re.fullmatch("a(pc+)+", kinds)
 
 
+@pytest.mark.slow
 def test_a_run_on_examples_resumes_exactly(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder / "model", "models/small")

@@ -59,6 +59,7 @@ ANSWERS = ["--data_loader=coqa", "--dataset_path=talks", "--model_path=output/co
 GREEDY, DRAWN = ["--temperature=0"], ["--top_k=40", "--seed=3"]
 
 
+@pytest.mark.slow
 def test_a_model_fine_tuned_on_stories_beats_lead_3(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", *SUMMARIES, *GREEDY, "--output_file=summaries.txt"]) == 0
     out = capsys.readouterr().out

@@ -122,6 +122,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 def test_odd_pairs_score_as_the_perl_program_scores_them(perl: Path, tmp_path: Path) -> None:
     _, expected = run_perl(perl, tmp_path, ODD)
     for pair, row in zip(ODD, expected, strict=True):

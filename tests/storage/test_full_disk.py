@@ -35,6 +35,7 @@ def test_a_disk_that_is_too_small_is_an_error_before_training(workplace: Path) -
     assert result.stderr.count("\n") == 1 and "GB free" in result.stderr and "free space" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_training_keeps_the_last_save(workplace: Path) -> None:
     """There is space for the run, but another program takes it after the first save."""
     program = f"""

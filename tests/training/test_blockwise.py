@@ -75,6 +75,7 @@ def test_checkpointing_and_chunks_do_not_change_gradients(remat: bool, chunk: in
     assert are_close(gradients, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX is XLA")
 def test_xla_does_not_change_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = make_model(), make_batch()
@@ -128,7 +129,12 @@ def test_updating_block_by_block_gives_the_weights_of_updating_after_all_gradien
 
 
 @pytest.mark.parametrize(
-    "options", [pytest.param({"accumulate": 2}, marks=pytest.mark.slow), {"accumulate": 3}, {"clip_norm": 1e9}]
+    "options",
+    [
+        pytest.param({"accumulate": 2}, marks=pytest.mark.slow),
+        pytest.param({"accumulate": 3}, marks=pytest.mark.slow),
+        {"clip_norm": 1e9},
+    ],
 )
 def test_accumulation_gives_the_gradients_of_the_whole_batch(options: dict) -> None:
     gradients = collect_gradients(BlockwiseTrainer(make_model(), AdamW(), **options))

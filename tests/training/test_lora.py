@@ -66,6 +66,7 @@ def test_the_merged_model_has_the_loss_of_the_last_validation(trained: Path) -> 
     assert loss == pytest.approx(read_hdf5(Path("output/m/state.h5"))["validation"][-1, 1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_resumes_exactly(workplace: Path) -> None:
     finetune(change_settings(**LORA, output_name="whole.h5"))
     finetune(change_settings(**LORA, num_epoch=1))
@@ -96,7 +97,7 @@ def test_frozen_tensors_do_not_change(workplace: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"optimizer": "lion", "base_lr": 1e-4},
+        pytest.param({"optimizer": "lion", "base_lr": 1e-4}, marks=pytest.mark.slow),
         pytest.param({"optimizer": "adafactor", "base_lr": 0.05}, marks=pytest.mark.slow),
     ],
 )

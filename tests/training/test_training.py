@@ -134,7 +134,7 @@ def full_precision(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.nda
     return read_hdf5(run_in_new_folder(tmp_path_factory, precision="float32") / "output" / "m" / "state.h5")
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision_learns_as_much_and_resumes_exactly(
     workplace: Path, full_precision: dict[str, np.ndarray], precision: str
 ) -> None:
@@ -193,7 +193,7 @@ def test_a_diverged_run_stops_and_keeps_the_last_save(finished: Path) -> None:
 
 
 @slow_on_jax
-@pytest.mark.parametrize("times", [2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) -> None:
     flags = [*FLAGS, "--num_epoch=3", f"--steps_per_epoch={6 * times}", "--save_every=3"]
     assert main(["finetune", *flags, "--output_name=whole.h5"]) == 0
@@ -267,6 +267,7 @@ def test_signals_stop_training_but_sighup_stays_ignored_under_nohup(monkeypatch:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_logs_and_stdout_that_cannot_be_written_do_not_stop_training(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:

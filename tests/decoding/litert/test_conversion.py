@@ -83,10 +83,8 @@ def write_small(folder: Path) -> str:
     return "\n\n".join("\n".join(made_up.make_story(draw)) for _ in range(1000))
 
 
-@pytest.mark.parametrize(
-    ("write_model", "steps", "perplexity"),
-    [(write_small, 40, 4), pytest.param(write_demo, 150, 60, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("write_model", "steps", "perplexity"), [(write_small, 40, 4), (write_demo, 150, 60)])
 def test_int8_costs_less_than_a_percent_of_perplexity_and_says_so(
     write_model: Callable[[Path], str],
     steps: int,

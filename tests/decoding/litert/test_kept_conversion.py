@@ -126,6 +126,7 @@ def start_backend() -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_two_first_runs_convert_once_even_after_a_kill(model: OpenedModel) -> None:
     Path("slow").touch()
     killed = start_backend()
