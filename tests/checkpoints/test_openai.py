@@ -135,7 +135,7 @@ def start(values: str, count: int) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_save_that_is_killed_leaves_the_old_checkpoint_or_the_new_one(kills: int) -> None:
     draw = random.Random(3)
     for _ in range(kills):
@@ -149,7 +149,7 @@ def test_a_save_that_is_killed_leaves_the_old_checkpoint_or_the_new_one(kills: i
     assert read() == 3.0 and list_names(Path("m")) == WHOLE
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_of_two_that_save_at_once_each_saves_a_whole_checkpoint(rounds: int) -> None:
     for _ in range(rounds):
         shutil.rmtree("m", ignore_errors=True)

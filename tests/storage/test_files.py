@@ -152,7 +152,7 @@ def test_a_killed_write_leaves_the_old_file_and_the_next_one_removes_what_it_lef
     assert list_names(Path()) == ["file"]
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_of_writers_at_once_each_writes_whole_files(rounds: int) -> None:
     for _ in range(rounds):
         writers = [start_writer(letter, 12) for letter in "ab"]
