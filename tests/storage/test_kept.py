@@ -192,6 +192,8 @@ def test_a_flipped_byte_anywhere_is_noticed(name: str) -> None:
         lambda folder: (folder / "about.json").unlink(),
         lambda folder: (folder / "about.json").unlink() or os.mkfifo(folder / "about.json"),
         lambda folder: (folder / "about.json").write_text("[" * 100_000),
+        lambda folder: (folder / "about.json").write_text("9" * 5000),
+        lambda folder: (folder / "about.json").write_bytes(b"\xff"),
         lambda folder: os.truncate(folder / "about.json", 1 << 33),
         lambda folder: (folder / "first").replace(folder / "second"),
         shutil.rmtree,
