@@ -10,8 +10,8 @@ import pyarrow
 import pytest
 
 from gpt_tf2 import InputError
-from gpt_tf2.storage import text_files
-from gpt_tf2.storage.text_files import check_encoding, read_lines, read_text
+from gpt_tf2.storage import damage, text_files
+from gpt_tf2.storage.text_files import check_encoding, read_blocks, read_lines, read_text
 
 TEXT = "Le café 日本 📚\nsecond line\n"
 
@@ -102,3 +102,17 @@ def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path: Path) -> None
 def test_an_unknown_encoding_is_an_error(encoding: str) -> None:
     with pytest.raises(InputError, match="no such encoding: use a name such as cp1252"):
         check_encoding(encoding)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, content = tmp_path / f"a{suffix}", b"tide " * 500_000
+    WRITERS[suffix](path, content)
+    assert b"".join(read_blocks(path)) == content
+    monkeypatch.setattr(damage, "MOST_BYTES", 1 << 20)
+    blocks = read_blocks(path)
+    assert len(next(blocks)) <= 1 << 20
+    with pytest.raises(InputError, match=r"bytes of data in a file of .*: unpack it"):
+        next(blocks)
