@@ -3,7 +3,9 @@
 import bz2
 import gzip
 import lzma
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow
@@ -89,6 +91,15 @@ def test_a_compressed_file_is_read_as_its_text(suffix: str, tmp_path: Path) -> N
             read_text(path)
     with pytest.raises(InputError, match=r"No such file"):
         read_text(tmp_path / f"no.txt{suffix}")
+
+
+def test_a_compressed_pipe_is_read_whatever_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(damage, "MOST_BYTES", 0)  # a pipe has no size to compare with
+    path = tmp_path / "pipe.txt.gz"
+    os.mkfifo(path)
+    with ThreadPoolExecutor() as threads:
+        threads.submit(path.write_bytes, gzip.compress(TEXT.encode()))
+        assert read_text(path) == TEXT
 
 
 def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path: Path) -> None:
