@@ -63,7 +63,8 @@ class Sources:
         for path in self.paths():
             digest.update(f"{self.name(path)}\0".encode(errors="surrogateescape"))
             with contextlib.suppress(OSError):
-                digest.update(hash_file(path))
+                if os.path.isfile(path):  # noqa: PTH113 - see `stamp`; a pipe that nobody writes never ends
+                    digest.update(hash_file(path))
         return digest.hexdigest()
 
 

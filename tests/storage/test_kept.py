@@ -154,6 +154,11 @@ def test_another_key_builds_again() -> None:
     assert open_kept(key="other") == (again, False)
 
 
+def test_a_pipe_among_the_sources_is_not_read() -> None:
+    os.mkfifo("pipe")
+    assert Sources(lambda: ["pipe"]).digest() == Sources(lambda: ["gone/pipe"]).digest()
+
+
 def test_the_digest_counts_names_and_not_where_files_lie() -> None:
     def sources_in(folder: str) -> Sources:
         root = Path(folder).absolute()
