@@ -9,12 +9,13 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import sync_to_disk
+from gpt_tf2.storage.json_text import read_json
 from gpt_tf2.storage.locks import hold_lock
 
 ATTEMPTS = 6  # in a row that bring less than WINDOW new bytes
@@ -282,8 +283,9 @@ def write_version(part: Path, version: Version) -> None:
 def read_version(part: Path, url: str) -> Version:
     """What was announced of a part, as far as it was this server that announced it."""
     try:
-        version = Version(**json.loads(version_path(part).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        values: Any = read_json(version_path(part))
+        version = Version(**values)
+    except (InputError, TypeError):
         return Version(url)
     is_valid = re.fullmatch(r'"[!#-~]+"', str(version.etag)) and re.fullmatch("[0-9a-f]{32}|None", str(version.md5))
     return version if version.url == url and is_valid else Version(url)

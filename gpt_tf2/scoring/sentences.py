@@ -1,20 +1,23 @@
 """Sentences and words as the common ROUGE scripts prepare them: split, tokenized as in the Penn Treebank, tagged."""
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import sentencex
 
+LINE_BREAK = re.compile(r"\r\n?|\n")
+
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of an English text. A line break ends a sentence.
+    """The sentences of an English text. A line break ends a sentence; a form feed and U+2028 are none.
 
     Example:
         >>> split_sentences("The tide turned. Mr. Orrin slept\\nThe boats came home.")
         ['The tide turned.', 'Mr. Orrin slept', 'The boats came home.']
     """
-    sentences = [sentence.strip() for line in text.splitlines() for sentence in sentencex.segment("en", line)]
+    sentences = [sentence.strip() for line in LINE_BREAK.split(text) for sentence in sentencex.segment("en", line)]
     return [sentence for sentence in sentences if sentence]
 
 

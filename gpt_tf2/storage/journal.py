@@ -1,5 +1,6 @@
 """A journal of a long job: each result is on disk as soon as it is known, so that a killed job can continue."""
 
+import io
 import json
 import os
 import zlib
@@ -83,7 +84,7 @@ def read_results(path: Path, job: str) -> tuple[dict[str, Any], int, str]:
         content = path.read_bytes() if path.is_file() else b""
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): fix its permissions, or delete it") from None
-    first, *lines = content.splitlines(keepends=True) or [b""]
+    first, *lines = io.BytesIO(content).readlines() or [b""]  # splitlines would end a line at a damaged byte, too
     header = parse_line(first)
     if header != job:
         damaged = header is None and first.endswith(b"\n")

@@ -15,13 +15,16 @@ def read_json(path: str | Path) -> object:
     return parse_json(content, str(path))
 
 
-def parse_json(content: str | bytes, source: str, fix: str = "fetch or write the file again") -> object:
+def parse_json(
+    content: str | bytes, source: str, fix: str = "fetch or write the file again", line: int | None = None
+) -> object:
     """Parse JSON.
 
     Args:
         content: text; or bytes in UTF-8, or in UTF-16 or UTF-32, with or without a byte order mark.
         source: where it comes from, for messages.
         fix: what the error advises.
+        line: which line of its source the content is, for messages; by default it is all of it.
 
     Raises InputError for anything that is not JSON, or that Python cannot hold: numbers of more than 4,300 digits,
     thousands of lists in each other.
@@ -30,15 +33,16 @@ def parse_json(content: str | bytes, source: str, fix: str = "fetch or write the
         >>> parse_json(b"[1, 2]", "numbers.json")
         [1, 2]
     """
+    place = source if line is None else f"{source}:{line}"
     try:
         if isinstance(content, bytes):
             content = content.decode(json.detect_encoding(content))
         return json.loads(content)
     except json.JSONDecodeError as error:
-        raise InputError(f"{source}:{error.lineno}: not JSON ({error.msg}): {fix}") from None
+        raise InputError(f"{source}:{line or error.lineno}: not JSON ({error.msg}): {fix}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{source}: not {error.encoding} text at byte {error.start}: {fix}") from None
+        raise InputError(f"{place}: not {error.encoding} text at byte {error.start}: {fix}") from None
     except RecursionError:
-        raise InputError(f"{source}: not JSON of this program (nested too deep): {fix}") from None
+        raise InputError(f"{place}: not JSON of this program (nested too deep): {fix}") from None
     except ValueError:
-        raise InputError(f"{source}: not JSON of this program (a number of thousands of digits): {fix}") from None
+        raise InputError(f"{place}: not JSON of this program (a number of thousands of digits): {fix}") from None

@@ -22,6 +22,7 @@ import filelock
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import is_writable, sync_to_disk, write_text
+from gpt_tf2.storage.json_text import parse_json
 from gpt_tf2.storage.locks import find_locks, hold_lock, lock_path, remove_if_empty
 from gpt_tf2.storage.machine import is_signed, sign
 
@@ -62,7 +63,8 @@ class Sources:
         for path in self.paths():
             digest.update(f"{self.name(path)}\0".encode(errors="surrogateescape"))
             with contextlib.suppress(OSError):
-                digest.update(hash_file(path))
+                if os.path.isfile(path):  # noqa: PTH113 - see `stamp`; a pipe that nobody writes never ends
+                    digest.update(hash_file(path))
         return digest.hexdigest()
 
 
@@ -236,7 +238,7 @@ def read_about(folder: Path) -> Kept | None:
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_ABOUT:  # what somebody made may be a FIFO, or endless
             return None
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about: Any = parse_json(path.read_bytes(), str(path))
         signature = about.pop("signature")
         if is_signed(encode_about(about), signature):
             return Kept(folder, **about)

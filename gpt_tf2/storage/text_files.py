@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.damage import check_expansion
 
 STDIN = "-"
 BLOCK = 1 << 20  # bytes read at a time
@@ -65,11 +66,15 @@ def read_lines(path: str | Path, encoding: str | None = None, encoding_fix: str 
 def read_blocks(path: str | Path, fix: str = "check the path") -> Iterator[bytes]:
     """Yield the bytes of a file block by block, decompressed if its name says that it is compressed.
 
-    Raises InputError if it cannot be read.
+    Raises InputError if it cannot be read, or unpacks to far more bytes than it has.
     """
+    packed, size = Path(path).suffix.lower() in COMPRESSED and Path(path).is_file(), 0
     try:
         with open_bytes(Path(path)) as file:
             while block := file.read(BLOCK):
+                size += len(block)
+                if packed:
+                    check_expansion(Path(path), size, "unpack it, and give what was in it")
                 yield block
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: damaged ({error}): write it again") from None

@@ -87,7 +87,8 @@ def find_parquet(dataset_path: str, split: str) -> list[Path]:
     files = []
     for path in map(Path, list_files(dataset_path) if folder.is_dir() else ()):
         below = path.relative_to(folder)
-        if path.suffix == ".parquet" and split_of(below) == split and not str(below).startswith("."):
+        is_data = path.suffix == ".parquet" and split_of(below) == split and not str(below).startswith(".")
+        if is_data and path.is_file():
             files.append(path)
     copies = {(path.parent, find_series(path.stem)) for path in files}
     if len(copies) > 1:

@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.json_text import parse_json
 from gpt_tf2.storage.text_files import ENCODING_FIX, decode, plain_suffix, read_blocks
 from gpt_tf2.tasks.parquet import find_text_columns, iterate_rows, open_parquet
 from gpt_tf2.tasks.task import Note, Reading
@@ -173,13 +173,7 @@ def read_jsonl(lines: Iterable[str], path: Path, reading: Reading) -> Iterator[R
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = str(error)[:80]
-            raise InputError(
-                f"not JSON ({reason}): write one value per line", "dataset_path", f"{path}:{number}"
-            ) from None
+        value = parse_json(line, str(path), "write one value per line", number)
         if isinstance(value, dict):
             if not used + empty:  # the first object decides
                 texts = [name for name, cell in value.items() if isinstance(cell, str)]

@@ -150,7 +150,7 @@ def read_files(dataset_path: str, reading: Reading) -> Iterator[TextPart | Note 
 
 
 def find_files(dataset_path: str) -> Iterator[Path | Unusable]:
-    """The files of a data set in alphabetical order of their paths; Unusable for what is hidden in a folder.
+    """The files of a data set in alphabetical order of their paths; Unusable for what is hidden or no file in a folder.
 
     Raises InputError if there are none.
     """
@@ -164,9 +164,11 @@ def find_files(dataset_path: str) -> Iterator[Path | Unusable]:
             if name != hidden:  # a hidden folder counts once
                 yield Unusable("hidden file or folder", name)
             hidden = name
-        elif path.is_file() or is_stream(str(path)):
+        elif path.is_file() or (path == root and is_stream(dataset_path)):
             files = True
             yield path
+        elif not path.is_dir():
+            yield Unusable("pipe, device or broken link", str(path))  # reading a pipe that nobody writes never ends
     if not files and not hidden:
         raise InputError("no such file: give a file, a folder or a glob", "dataset_path", dataset_path)
 

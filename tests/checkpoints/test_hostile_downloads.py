@@ -247,6 +247,18 @@ def test_another_servers_part_is_not_continued_without_an_md5(tmp_path: Path) ->
     assert "if-range" not in server.asked[0][1]
 
 
+@pytest.mark.parametrize(
+    "known", [b"[" * 100_000, b"9" * 5000, b"\xff", b"7", b'{"tide": 1}', b'{"url": 7, "etag": []}']
+)
+def test_a_part_of_which_nothing_is_known_is_fetched_again(known: bytes, tmp_path: Path) -> None:
+    (tmp_path / "f.part").write_bytes(OTHER[:HALF])
+    (tmp_path / "f.part.json").write_bytes(known)
+    with raw_server(send_in_turn(rest(**TAG), whole())) as server:
+        download_file(f"{server.url}/f", tmp_path / "f", wait=0)
+    assert (tmp_path / "f").read_bytes() == BODY
+    assert "if-range" not in server.asked[0][1]
+
+
 def test_two_downloads_of_a_file_at_once_make_one(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     def answer(path: str, headers: Headers) -> Iterator[bytes]:
         yield half()

@@ -1,12 +1,15 @@
-"""`finetune` on examples that do not fit or are broken."""
+"""`finetune` on examples that do not fit or are broken, its model by name or path, and two at once."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from gpt_tf2 import FinetuneSettings
 from gpt_tf2.cli import main
+from gpt_tf2.storage.locks import write_alone
 from helpers import made_up
+from helpers.commands import FINETUNE
 from helpers.data_sets import story
 
 
@@ -60,3 +63,33 @@ def test_unusable_examples_are_reported_and_the_rest_is_trained_on(
     for word in words:
         assert word in shown, shown
     assert Path(f"output/{loader}_tiny.h5").is_file() == (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "base", "output"),
+    [
+        ("tiny", "models/tiny", "output/story_tiny.h5"),
+        ("models/tiny", "models/tiny", "output/story_tiny.h5"),
+        ("models/tiny/model.ckpt", "models/tiny/model.ckpt", "output/story_model.h5"),
+        ("output/m.h5", "output/m.h5", "output/story_m.h5"),
+        ("none", "models/none", "output/story_none.h5"),
+    ],
+)
+def test_a_model_is_named_by_its_folder_of_models_or_by_its_path(
+    model: str, base: str, output: str, workplace: Path
+) -> None:
+    Path("output").mkdir()
+    Path("output/m.h5").touch()
+    settings = FinetuneSettings(dataset_path="story.txt", model=model)
+    assert (settings.base(), settings.output()) == (Path(base), Path(output))
+
+
+def test_a_second_run_is_refused_at_its_start(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("gpt_tf2.storage.locks.PATIENCE", 0.01)
+    with write_alone(Path("output/m.h5"), "output_name", Path("output/m")):
+        assert main([*FINETUNE.split(), "--output_name=m.h5"]) == 2
+    err = capsys.readouterr().err
+    assert "output/m.h5: another process is writing it" in err and "--output_name" in err and err.count("\n") == 1
+    assert not Path("output").exists()

@@ -19,6 +19,7 @@ from gpt_tf2.scoring import rouge
 from gpt_tf2.scoring.coqa import normalize, score_turn
 from gpt_tf2.scoring.porter import read_exceptions
 from gpt_tf2.scoring.rouge import NAMES, find_lcs, read_tagged, score_corpus, score_pair
+from gpt_tf2.scoring.sentences import split_sentences
 from helpers.workplace import ROOT
 
 COQA = ROOT / "tests" / "fixtures" / "coqa"  # two made-up stories, and the official evaluator's figures of predictions
@@ -210,6 +211,11 @@ def test_only_line_feeds_separate_texts(
     assert main(["score", "rouge", "p", "r", "--json"]) == 0
     out, err = capsys.readouterr()
     assert {row["mean"] for row in json.loads(out).values()} == {1.0} and err == ""
+
+
+def test_only_line_breaks_and_full_stops_separate_sentences() -> None:
+    text = "The cat\fsat on\u2028a\x85mat. It slept\rThe dog\r\nbarked\nat it"
+    assert split_sentences(text) == ["The cat\fsat on\u2028a\x85mat.", "It slept", "The dog", "barked", "at it"]
 
 
 @pytest.mark.parametrize(

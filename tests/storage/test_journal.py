@@ -70,7 +70,8 @@ def test_a_damaged_tail_is_reported_and_dropped(path: Path, tail: bytes) -> None
     assert not Journal(path, "job").damage
 
 
-def test_a_damaged_beginning_is_reported(path: Path) -> None:
-    path.write_bytes(bytes(10) + path.read_bytes())
+@pytest.mark.parametrize("beginning", [bytes(10), b"\r", b"9" * 5000])
+def test_a_damaged_beginning_is_reported(beginning: bytes, path: Path) -> None:
+    path.write_bytes(beginning + path.read_bytes())
     assert Journal(path, "job").damage == f"{path}: damaged: starting again"
     assert not Journal(path, "job").damage

@@ -45,6 +45,12 @@ def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes, words: str) 
         read_json(tmp_path / "a.json")
 
 
+def test_errors_in_one_line_of_a_file_have_its_number() -> None:
+    for content in (b"{", b"[" * 100_000, b"9" * 5000, b'"\xff"'):
+        with pytest.raises(InputError, match=r"^a.jsonl:7: not .*: copy it again$"):
+            parse_json(content, "a.jsonl", "copy it again", 7)
+
+
 def test_errors_name_the_source_and_the_fix(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^m.h5: hparams:1: not JSON \(.*\): copy it again$"):
         parse_json("{", "m.h5: hparams", "copy it again")

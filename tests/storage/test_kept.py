@@ -154,6 +154,11 @@ def test_another_key_builds_again() -> None:
     assert open_kept(key="other") == (again, False)
 
 
+def test_a_pipe_among_the_sources_is_not_read() -> None:
+    os.mkfifo("pipe")
+    assert Sources(lambda: ["pipe"]).digest() == Sources(lambda: ["gone/pipe"]).digest()
+
+
 def test_the_digest_counts_names_and_not_where_files_lie() -> None:
     def sources_in(folder: str) -> Sources:
         root = Path(folder).absolute()
@@ -192,6 +197,8 @@ def test_a_flipped_byte_anywhere_is_noticed(name: str) -> None:
         lambda folder: (folder / "about.json").unlink(),
         lambda folder: (folder / "about.json").unlink() or os.mkfifo(folder / "about.json"),
         lambda folder: (folder / "about.json").write_text("[" * 100_000),
+        lambda folder: (folder / "about.json").write_text("9" * 5000),
+        lambda folder: (folder / "about.json").write_bytes(b"\xff"),
         lambda folder: os.truncate(folder / "about.json", 1 << 33),
         lambda folder: (folder / "first").replace(folder / "second"),
         shutil.rmtree,

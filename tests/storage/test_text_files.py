@@ -3,15 +3,17 @@
 import bz2
 import gzip
 import lzma
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow
 import pytest
 
 from gpt_tf2 import InputError
-from gpt_tf2.storage import text_files
-from gpt_tf2.storage.text_files import check_encoding, read_lines, read_text
+from gpt_tf2.storage import damage, text_files
+from gpt_tf2.storage.text_files import check_encoding, read_blocks, read_lines, read_text
 
 TEXT = "Le café 日本 📚\nsecond line\n"
 
@@ -91,6 +93,15 @@ def test_a_compressed_file_is_read_as_its_text(suffix: str, tmp_path: Path) -> N
         read_text(tmp_path / f"no.txt{suffix}")
 
 
+def test_a_compressed_pipe_is_read_whatever_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(damage, "MOST_BYTES", 0)  # a pipe has no size to compare with
+    path = tmp_path / "pipe.txt.gz"
+    os.mkfifo(path)
+    with ThreadPoolExecutor() as threads:
+        threads.submit(path.write_bytes, gzip.compress(TEXT.encode()))
+        assert read_text(path) == TEXT
+
+
 def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes("one\ftwo\x0b\x1c\x85\u2028\u2029 \r\nthree\rfour\n\n".encode())
     assert read_lines(tmp_path / "a") == ["one\ftwo\x0b\x1c\x85\u2028\u2029 ", "three", "four", ""]
@@ -102,3 +113,17 @@ def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path: Path) -> None
 def test_an_unknown_encoding_is_an_error(encoding: str) -> None:
     with pytest.raises(InputError, match="no such encoding: use a name such as cp1252"):
         check_encoding(encoding)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, content = tmp_path / f"a{suffix}", b"tide " * 500_000
+    WRITERS[suffix](path, content)
+    assert b"".join(read_blocks(path)) == content
+    monkeypatch.setattr(damage, "MOST_BYTES", 1 << 20)
+    blocks = read_blocks(path)
+    assert len(next(blocks)) <= 1 << 20
+    with pytest.raises(InputError, match=r"bytes of data in a file of .*: unpack it"):
+        next(blocks)

@@ -61,6 +61,14 @@ def test_only_line_feeds_separate_the_lines_of_the_example(folder: Path, capsys:
     assert out.count("Say") == 4 and err == ""
 
 
+def test_the_example_skips_what_is_no_pair(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    lines = ['{"instruction": "Say it", "answer": "it"}', "[" * 100_000, "9" * 5000, "7", '{"instruction": 7}', "{"]
+    Path("data/train.jsonl").write_text("\n".join(lines))
+    assert main(["show-data", "--data_loader=instructions.py", "--dataset_path=data"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("Say it") == 1 and err.startswith("skipped 5, no instruction and answer")
+
+
 @pytest.mark.parametrize(
     ("data_loader", "words"),
     [

@@ -198,9 +198,12 @@ def test_what_is_no_text_in_a_folder_is_skipped_and_counted(tmp_path: Path) -> N
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+    os.mkfifo(folder / "j.txt")
+    (folder / "k.txt").symlink_to("nothing")
     streams, notes = read_with_notes(folder)
     assert streams == [[*ids("One."), END, *ids("Two."), END, *ids("Three.")]]
-    hidden, binary = notes
+    hidden, binary, others = notes
+    assert others == f"skipped 2, pipe, device or broken link: {folder}/j.txt, {folder}/k.txt"
     assert hidden == f"skipped 4, hidden file or folder: {folder}/.DS_Store, {folder}/._a.txt, {folder}/.git, …"
     assert binary == f"skipped 6, binary file or archive: {folder}/c.docx, {folder}/d.png, {folder}/e.pdf, …"
     assert read(folder / "sub" / ".hidden.txt") == [ids("Hidden.")]
