@@ -23,8 +23,9 @@ def measure_device_memory() -> float | None:
     if keras.backend.backend() == "jax":
         import jax
 
-        stats = jax.local_devices()[0].memory_stats()
-        return float(stats["bytes_limit"]) if stats else measure_free_memory()
+        device = jax.local_devices()[0]
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        return float(limit) if limit else None if device.platform == "gpu" else measure_free_memory()
     import tensorflow as tf
 
     if not tf.config.list_physical_devices("GPU"):

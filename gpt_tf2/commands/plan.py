@@ -51,7 +51,7 @@ def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:
     run = FinetuneSettings(dataset_path="", batch_size=settings.batch_size, length=settings.length)
     measure = functools.partial(measure_plan, run, SIZES[settings.model], None, ONE_DEVICE, math.inf)
     workers = max(1, (os.cpu_count() or 1) // 4)  # a compilation keeps several cores busy
-    with Counter("measuring", "plans") as counter, ThreadPoolExecutor(workers) as threads:
+    with Counter("measuring", "plans", stderr=True) as counter, ThreadPoolExecutor(workers) as threads:
         rows = []
         for candidate, sizes in zip(plans, threads.map(measure, plans), strict=True):
             rows.append((candidate, sizes))

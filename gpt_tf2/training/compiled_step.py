@@ -21,6 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from keras import ops
 
+from gpt_tf2.backend.hardware import has_fast_bfloat16
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.model import (
     SameShape,
@@ -192,8 +193,8 @@ def run_network(
     x = make_drop(graph, None if draws is None else draws[-1])(
         embed(ends, batch["tokens"], batch["positions"], dtype)
     )  # [B, T, C]
-    uses_flash = draws is None and can_use_flash(dtype)
     segments = batch["segments"]
+    uses_flash = draws is None and can_use_flash(dtype, config.n_embd // config.n_head, segments.shape[1], packed)
     bias = None if uses_flash and not packed else attention_bias(segment_mask(segments), dtype)  # [B, 1, T, T]
     of_block = {name.removeprefix("h0/"): axis for name, axis in axes.items() if name.startswith("h0/")}
     block: Callable[..., Tensor] = jax.jit(functools.partial(run_block, graph, uses_flash, of_block))  # traced once
@@ -250,9 +251,14 @@ def attend_by_flash(qkv: Tensor, n_head: int, bias: Tensor | None) -> Tensor:
     return attended.reshape(batch, time, width // 3)
 
 
-def can_use_flash(dtype: str) -> bool:
-    """Whether cuDNN's flash attention runs here: on a GPU, in half precision."""
-    return jax.default_backend() == "gpu" and dtype in ("bfloat16", "float16")
+def can_use_flash(dtype: str, depth: int, time: int, with_bias: bool) -> bool:
+    """Whether cuDNN's flash attention runs here: on an Ampere GPU or newer, in half precision, for these shapes.
+
+    Args:
+        depth: channels per head. time: tokens per sequence, which must be even if there is a bias.
+    """
+    is_possible = dtype in ("bfloat16", "float16") and depth % 8 == 0 and depth <= 128 and not (with_bias and time % 2)
+    return is_possible and jax.default_backend() == "gpu" and has_fast_bfloat16()
 
 
 def make_drop(graph: StepGraph, draw: Tensor | None) -> SameShape:

@@ -1,7 +1,9 @@
 """The `Trainer` on JAX, where a step is one compiled graph."""
 
+import dataclasses
 from collections.abc import Collection
 
+import jax.numpy as jnp
 import keras
 import numpy as np
 
@@ -12,6 +14,8 @@ from gpt_tf2.training.compiled_step import Arrays, StepGraph, Trained
 from gpt_tf2.training.devices import ONE_DEVICE, Devices
 from gpt_tf2.training.optimizers import Optimizer
 from gpt_tf2.training.step_state import StepState
+
+SHAPES = 4  # numbers of predicted tokens, at most, of a micro-batch of one width
 
 
 class CompiledTrainer:
@@ -125,16 +129,29 @@ class CompiledTrainer:
         }
 
     def _zeros(self, shape: tuple[int, ...], name: str) -> keras.Variable:
-        zeros = self.devices.place(np.zeros(shape, "float32"))
+        zeros = jnp.zeros(shape, "float32", device=self.devices.sharding(shape))  # made where it lies
         return keras.Variable(zeros, trainable=False, name=name.replace("/", "_"))
 
 
 def split(batch: Batch, accumulate: int, devices: Devices) -> tuple[Arrays, ...]:
     """The micro-batches of a batch, equal in shape, each spread over the devices."""
-    shares = [parts(micro, devices.count) for micro in parts(batch, accumulate)]
+    if accumulate == devices.count == 1:
+        return (vars(batch),)
+    shares = [[drop_padding(share) for share in parts(micro, devices.count)] for micro in parts(batch, accumulate)]
     rows = max(len(share.tokens) for micro in shares for share in micro)
     picks = max(len(share.picks) for micro in shares for share in micro)
+    # To quarters of all tokens, because each new shape costs a compilation.
+    tokens = rows * batch.tokens.shape[1]
+    picks = min(-(-picks * SHAPES // tokens) * tokens // SHAPES, tokens)
     return tuple(join([pad(share, rows, picks) for share in micro], devices) for micro in shares)
+
+
+def drop_padding(batch: Batch) -> Batch:
+    """A batch without the picks of weight 0."""
+    is_learned = batch.weights > 0
+    return dataclasses.replace(
+        batch, picks=batch.picks[is_learned], targets=batch.targets[is_learned], weights=batch.weights[is_learned]
+    )
 
 
 def join(shares: list[Batch], devices: Devices) -> Arrays:

@@ -73,7 +73,7 @@ class Devices:
         try:
             yield
         except RuntimeError as error:
-            if self.processes == 1:
+            if self.processes == 1 or "RESOURCE_EXHAUSTED" in str(error):
                 raise
             reason = str(error).splitlines()[0][:120]
             raise InputError(

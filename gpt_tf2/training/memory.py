@@ -33,6 +33,7 @@ class MemoryPlan:
     sequences: that go through the network at a time.
     length: tokens per sequence.
     collects: whether all gradients are computed before the first update: for accumulation, clipping and float16.
+    freezes: whether parts of the network are frozen, so that LoRA, which freezes all of it, cannot replace this plan.
     """
 
     optimizer: str = "adamw"
@@ -42,6 +43,7 @@ class MemoryPlan:
     sequences: int = 1
     length: int = 1024
     collects: bool = False
+    freezes: bool = False
 
     def settings(self) -> dict[str, str]:
         """Return the settings of `finetune` that tell this plan from others, by name."""
@@ -94,6 +96,7 @@ def candidates(asked: MemoryPlan, remat: str, flexible: bool) -> Iterator[Memory
         yield dataclasses.replace(asked, remat=on)
     if flexible and not asked.lora_rank:
         yield dataclasses.replace(asked, remat=True, optimizer="adafactor")
+    if flexible and not asked.lora_rank and not asked.freezes:
         yield dataclasses.replace(asked, remat=True, optimizer="adamw", lora_rank=LORA_RANK)
 
 
@@ -130,7 +133,8 @@ def suggest_fix(measure: Measure, asked: MemoryPlan, tried: MemoryPlan, memory: 
     for plan in candidates(asked, "auto", True):
         if measure(plan) <= memory:
             return f"try {changes(plan)}"
-    smallest = dataclasses.replace(asked, remat=True, lora_rank=asked.lora_rank or LORA_RANK, sequences=1, length=128)
+    rank = asked.lora_rank or (0 if asked.freezes else LORA_RANK)
+    smallest = dataclasses.replace(asked, remat=True, lora_rank=rank, sequences=1, length=128)
     if measure(smallest) <= memory:
         return "try " + " and ".join(filter(None, [changes(smallest), "a smaller `batch_size` or `length`"]))
     return "use a smaller `model`"

@@ -436,7 +436,7 @@ def compilations() -> Iterator[list[str]]:
 
     jax.monitoring.register_event_duration_secs_listener(note)
     yield names
-    jax.monitoring.clear_event_listeners()
+    jax.monitoring.unregister_event_duration_listener(note)
 
 
 def test_1000_tokens_compile_at_most_four_graphs(compilations: list[str]) -> None:

@@ -35,7 +35,7 @@ def compiled() -> Iterator[list[str]]:
 
     jax.monitoring.register_event_duration_secs_listener(note)
     yield names
-    jax.monitoring.clear_event_listeners()
+    jax.monitoring.unregister_event_duration_listener(note)
 
 
 @pytest.fixture
