@@ -70,6 +70,16 @@ def read_config(path: Path) -> GPT2Config | None:
     return hdf5.read_config(path) if path.suffix in HDF5_SUFFIXES else huggingface.read_config(path)
 
 
+def read_vocabulary_digest(path: Path) -> str | None:
+    """The digest of the vocabulary that adapters were trained with; None for other checkpoints and earlier versions.
+
+    Raises InputError if the file is damaged.
+    """
+    if openai.is_prefix(path) or path.suffix not in HDF5_SUFFIXES:
+        return None
+    return adapters.read_vocabulary_digest(path)
+
+
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint without reading its tensors.
 

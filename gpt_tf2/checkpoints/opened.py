@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder, find_companion
-from gpt_tf2.checkpoints.formats import list_sources, locate, open_checkpoint, read_config, write_checkpoint
+from gpt_tf2.checkpoints.formats import (
+    list_sources,
+    locate,
+    open_checkpoint,
+    read_config,
+    read_vocabulary_digest,
+    write_checkpoint,
+)
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import write_text
+from gpt_tf2.storage.files import atomic_write
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gpt_tf2.model import GPT2, Place
 
 
@@ -49,9 +58,26 @@ class OpenedModel:
         precision: str = "float32",
         held: str = "float32",
         place: "Place | None" = None,
+        digests: dict[str, str] | None = None,
     ) -> "GPT2":
-        """Builds the network with its weights, reading tensor by tensor. The arguments are those of `GPT2`."""
-        return read_model(self.checkpoint, self.config, dropout, precision, held, place)
+        """Builds the network with its weights, reading tensor by tensor.
+
+        Args:
+            dropout, precision, held, place: those of `GPT2`.
+            digests: gets the digest of each tensor as it was read, by name, which takes a second per GB.
+        """
+        checkpoint = self.checkpoint if digests is None else note_digests(self.checkpoint, digests)
+        return read_model(checkpoint, self.config, dropout, precision, held, place)
+
+
+def note_digests(checkpoint: Checkpoint, digests: dict[str, str]) -> Checkpoint:
+    """The same checkpoint, but reading a tensor puts its digest into `digests`."""
+
+    def read(name: str) -> "np.ndarray":
+        values, digests[name] = checkpoint.read_with_digest(name)
+        return values
+
+    return dataclasses.replace(checkpoint, read=read)
 
 
 def open_model(
@@ -69,7 +95,8 @@ def open_model(
         json_encoder, vocab_bpe: the files of the vocabulary. Default: those beside the checkpoint.
         fallback: the folder to search for files that are not beside the checkpoint.
 
-    Raises InputError if a file is missing or malformed, or if vocabulary and model differ in size.
+    Raises InputError if a file is missing or malformed, if vocabulary and model differ in size, or if adapters were
+    trained with another vocabulary.
 
     Example:
         >>> open_model("models/124M").config.n_layer  # doctest: +SKIP
@@ -157,6 +184,9 @@ def find_tokenizer(
         if tokenizer.n_vocab < config.n_vocab:
             fix += ", or take added tokens out of the model (resize_token_embeddings in transformers)"
         raise InputError(f"{encoder}: {sizes}: {fix}")
+    if read_vocabulary_digest(path) not in (None, tokenizer.digest):
+        problem = f"another vocabulary than the one that the adapters {path} were trained with"
+        raise InputError(f"{encoder}: {problem}: put the right encoder.json and vocab.bpe there")
     return tokenizer
 
 
@@ -179,9 +209,10 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
 
 
 def save_vocabulary(tokenizer: Tokenizer, path: Path) -> None:
-    """Copies a tokenizer's two files beside a checkpoint."""
+    """Writes a tokenizer's two files beside a checkpoint, as they were when it read them."""
     names = ("vocab.json", "merges.txt") if path.suffix == ".safetensors" else ("encoder.json", "vocab.bpe")
-    for source, name in zip(tokenizer.files, names, strict=True):
+    for content, name in zip(tokenizer.contents, names, strict=True):
         copy = companion_folder(path) / name
-        if source.resolve() != copy.resolve():
-            write_text(copy, source.read_text(encoding="utf-8"))
+        if not copy.is_file() or copy.read_bytes() != content:  # it may be read-only, where nothing changes
+            with atomic_write(copy) as temporary:
+                temporary.write_bytes(content)

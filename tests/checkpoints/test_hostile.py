@@ -19,7 +19,7 @@ from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.checkpoints.tf1_index import read_index
 from gpt_tf2.config import adapter_shapes, tensor_shapes
 from gpt_tf2.training.state import History, load_state, read_run, save_state
-from helpers.fuzzing import CONFIG, RUN, make_trainer, random_tensors, sign_blocks
+from helpers.fuzzing import CONFIG, RUN, describe_base, make_trainer, random_tensors, sign_blocks
 from helpers.workplace import OPENAI_TINY
 
 TENSORS = random_tensors(tensor_shapes(CONFIG))
@@ -149,7 +149,7 @@ def test_hyper_parameters_larger_than_the_checkpoint_are_refused(
 def write_adapters(folder: Path, **changes: Any) -> Path:
     """A model and its adapters, some of whose attributes or factors are changed; None leaves one out."""
     hdf5.write(folder / "base.h5", CONFIG, TENSORS)
-    adapters.write(folder / "a.h5", CONFIG, hdf5.open_checkpoint(folder / "base.h5"), FACTORS)
+    adapters.write(folder / "a.h5", CONFIG, describe_base(hdf5.open_checkpoint(folder / "base.h5")), FACTORS)
     import h5py
 
     with h5py.File(folder / "a.h5", "a") as file:
@@ -168,8 +168,13 @@ FACTOR = "h0/attn/c_attn/lora_a"
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"base_digest": np.zeros(3)}, "no attribute base_digest"),
-        ({"base_digest": None}, "no attribute base_digest"),
+        ({"base_digests": np.zeros(3)}, "no attribute base_digest"),
+        ({"base_digests": None}, "no attribute base_digest"),
+        ({"base_digests": None, "base_digest": np.zeros(3)}, "no attribute base_digest"),
+        ({"base_digests": None, "base_digest": "0"}, "made for another model"),
+        ({"base_digests": "{"}, "not JSON"),
+        ({"base_digests": "[1]"}, "base_digests is damaged"),
+        ({"base_digests": '{"wte": 3}'}, "base_digests is damaged"),
         ({"hparams": None}, "no attribute hparams"),
         ({"hparams": "[1]"}, "not a JSON object"),
         ({FACTOR: None}, "h0/attn/c_attn/lora_b does not fit"),
