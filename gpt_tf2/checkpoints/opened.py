@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gpt_tf2.model import GPT2, Place
+
+Note = Callable[[str, str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,23 +61,24 @@ class OpenedModel:
         precision: str = "float32",
         held: str = "float32",
         place: "Place | None" = None,
-        digests: dict[str, str] | None = None,
+        note: Note | None = None,
     ) -> "GPT2":
         """Builds the network with its weights, reading tensor by tensor.
 
         Args:
             dropout, precision, held, place: those of `GPT2`.
-            digests: gets the digest of each tensor as it was read, by name, which takes a second per GB.
+            note: is given the name and the digest of each tensor as it was read. Hashing takes a second per GB.
         """
-        checkpoint = self.checkpoint if digests is None else note_digests(self.checkpoint, digests)
+        checkpoint = with_notes(self.checkpoint, note) if note else self.checkpoint
         return read_model(checkpoint, self.config, dropout, precision, held, place)
 
 
-def note_digests(checkpoint: Checkpoint, digests: dict[str, str]) -> Checkpoint:
-    """The same checkpoint, but reading a tensor puts its digest into `digests`."""
+def with_notes(checkpoint: Checkpoint, note: Note) -> Checkpoint:
+    """The same checkpoint, but reading a tensor calls `note` with its name and its digest."""
 
     def read(name: str) -> "np.ndarray":
-        values, digests[name] = checkpoint.read_with_digest(name)
+        values, digest = checkpoint.read_with_digest(name)
+        note(name, digest)
         return values
 
     return dataclasses.replace(checkpoint, read=read)

@@ -216,7 +216,13 @@ def build(run: Run) -> "tuple[Run, Trainer, History]":
 
     settings = run.settings
     digests: dict[str, str] = {}
-    network = run.model.load(settings.dropout, settings.precision, settings.held(), run.devices.place, digests)
+    with Counter("reading the model", "tensors", shown=run.devices.is_main) as counter:
+
+        def note(name: str, digest: str) -> None:
+            digests[name] = digest
+            counter.show(len(digests), len(run.model.checkpoint.shapes))
+
+        network = run.model.load(settings.dropout, settings.precision, settings.held(), run.devices.place, note)
     run = dataclasses.replace(run, digests=digests, identity=run.identity | {WEIGHTS: first_weights(run, digests)})
     if settings.lora_rank:
         add_adapters(network, run.trained, settings.seed)

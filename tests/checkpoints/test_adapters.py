@@ -102,9 +102,7 @@ def test_adapters_of_adapters_know_both_files_below(tmp_path: Path) -> None:
 
 
 def test_the_digests_of_a_thousand_blocks_fit_into_a_file(tmp_path: Path) -> None:
-    digests = {
-        name: "0" * 64 for name in tensor_shapes(GPT2Config(n_vocab=8, n_ctx=4, n_embd=4, n_head=2, n_layer=1000))
-    }
+    digests = dict.fromkeys(tensor_shapes(GPT2Config(n_vocab=8, n_ctx=4, n_embd=4, n_head=2, n_layer=1000)), "0" * 64)
     adapters.write(tmp_path / "a.h5", CONFIG, adapters.Base(tmp_path, digests, ""), FACTORS)
     assert json.loads(hdf5.open_hdf5(tmp_path / "a.h5").attribute("base_digests")) == digests
 
