@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,18 +45,25 @@ def write(path: Path, config: GPT2Config, base: Base, adapters: Mapping[str, Any
     with atomic_hdf5(path) as file:
         file.attrs["hparams"] = config.to_json()
         file.attrs["base"] = str(base.path)
+        file.attrs["base_from_here"] = os.path.relpath(base.path, path.parent)
         file.attrs["base_digests"] = json.dumps(dict(base.digests))
         file.attrs["vocabulary_digest"] = base.vocabulary
         for name, tensor in adapters.items():
             file[name] = np.asarray(tensor)
 
 
-def read_base_path(path: Path) -> str | None:
-    """The path of the model that an HDF5 file's adapters belong to; None if the file holds no adapters.
+def read_base_paths(path: Path) -> tuple[str, ...]:
+    """Where to look for the model that an HDF5 file's adapters belong to; nowhere if the file holds no adapters.
+
+    First where it lies as seen from the adapters, so that both can move together, and then where training read it.
 
     Raises InputError if the file is damaged.
     """
-    return open_hdf5(path).attributes.get("base")
+    attributes = open_hdf5(path).attributes
+    if "base" not in attributes:
+        return ()
+    beside = [os.path.normpath(path.parent / attributes[name]) for name in ("base_from_here",) if name in attributes]
+    return (*beside, attributes["base"])
 
 
 def read_vocabulary_digest(path: Path) -> str | None:

@@ -56,7 +56,7 @@ def test_a_base_that_differs_in_one_bit_is_refused(tmp_path: Path, name: str) ->
 def test_a_base_replaced_after_opening_is_refused_when_it_is_read(tmp_path: Path) -> None:
     path = write_pair(tmp_path)
     huggingface.write(tmp_path / "model.safetensors", CONFIG, TENSORS)
-    change_attributes(path, base=str(tmp_path / "model.safetensors"))
+    change_attributes(path, base_from_here="model.safetensors")
     opened = open_checkpoint(path)
     huggingface.write(tmp_path / "model.safetensors", CONFIG, TENSORS | {"wte": TENSORS["wte"] + 1})
     assert np.array_equal(opened.read("h0/ln_1/g"), TENSORS["h0/ln_1/g"])
@@ -68,16 +68,36 @@ def test_a_base_with_the_same_weights_in_another_place_or_format_is_taken(tmp_pa
     path = write_pair(tmp_path)
     expected = read_all(path)
     huggingface.write(tmp_path / "moved" / "model.safetensors", CONFIG, TENSORS)
-    change_attributes(path, base=str(tmp_path / "moved"))
+    change_attributes(path, base_from_here="moved")
     (tmp_path / "base.h5").unlink()
     assert all(np.array_equal(values, expected[name]) for name, values in read_all(path).items())
+
+
+def test_adapters_find_their_base_from_every_folder_and_after_moving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hdf5.write(Path("one/models/base.h5"), CONFIG, TENSORS)
+    base = describe_base(open_checkpoint("one/models/base.h5"))
+    adapters.write(Path("one/output/a.h5"), CONFIG, base, FACTORS)
+    monkeypatch.chdir(tmp_path / "one" / "output")
+    read_all(Path("a.h5"))
+    monkeypatch.chdir(tmp_path)
+    Path("one").rename("other")
+    read_all(Path("other/output/a.h5"))
+    Path("other/output/a.h5").rename("a.h5")
+    with pytest.raises(InputError, match=r"a.h5 holds adapters of one/models/base.h5, which cannot be opened"):
+        open_checkpoint("a.h5")
+    Path("other").rename("one")
+    read_all(Path("a.h5"))
 
 
 def test_adapters_of_an_earlier_version_are_checked_by_its_rule(tmp_path: Path) -> None:
     path = write_pair(tmp_path)
     former = hashlib.sha256(b"".join(TENSORS[name].tobytes() for name in ("wpe", "ln_f/g", "ln_f/b"))).hexdigest()
     expected = read_all(path)
-    change_attributes(path, base_digests=None, vocabulary_digest=None, base_digest=former)
+    new = dict.fromkeys(("base_digests", "vocabulary_digest", "base_from_here"))
+    change_attributes(path, **new, base_digest=former)
     assert all(np.array_equal(values, expected[name]) for name, values in read_all(path).items())
     hdf5.write(tmp_path / "base.h5", CONFIG, TENSORS | {"wpe": TENSORS["wpe"] + 1})
     with pytest.raises(InputError, match="made for another model"):

@@ -192,10 +192,10 @@ def test_damaged_adapters_are_refused(tmp_path: Path, changes: dict[str, Any], w
 
 @pytest.mark.parametrize("through", ["a.h5", "other.h5"])
 def test_adapters_of_themselves_are_refused(tmp_path: Path, through: str) -> None:
-    path = write_adapters(tmp_path, base=str(tmp_path / through))
+    path = write_adapters(tmp_path, base="no.h5", base_from_here=through)
     if through != "a.h5":
         shutil.copy(path, tmp_path / through)
-        write_adapters(tmp_path, base=str(tmp_path / through))
+        write_adapters(tmp_path, base=str(tmp_path / through), base_from_here=None)
     for act in (open_checkpoint, list_sources):
         with pytest.raises(InputError, match="adapters of themselves"):
             act(path)
@@ -205,7 +205,7 @@ def test_adapters_whose_base_is_gone_say_where_it_was(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"a.h5 holds adapters of x/no.h5, .* no such checkpoint: .* the adapters were"
     ):
-        open_checkpoint(write_adapters(tmp_path, base="x/no.h5"))
+        open_checkpoint(write_adapters(tmp_path, base="x/no.h5", base_from_here="no.h5"))
 
 
 @pytest.mark.parametrize(
