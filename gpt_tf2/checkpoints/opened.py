@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from gpt_tf2.checkpoints.formats import (
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write
+from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -38,12 +40,14 @@ class OpenedModel:
     config: the hyper-parameters.
     tokenizer: the vocabulary.
     sources: the files that the weights and the hyper-parameters are read from.
+    stamp: of the sources when the model was found; see `Sources.stamp`.
     """
 
     path: Path
     config: GPT2Config
     tokenizer: Tokenizer
     sources: tuple[Path, ...]
+    stamp: str
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -68,9 +72,19 @@ class OpenedModel:
         Args:
             dropout, precision, held, place: those of `GPT2`.
             note: is given the name and the digest of each tensor as it was read. Hashing takes a second per GB.
+
+        Raises InputError if a file is damaged, or has changed since the model was found: half of it may be another's.
         """
         checkpoint = with_notes(self.checkpoint, note) if note else self.checkpoint
-        return read_model(checkpoint, self.config, dropout, precision, held, place)
+        network = read_model(checkpoint, self.config, dropout, precision, held, place)
+        if stamp_files(self.sources) != self.stamp:
+            raise InputError(f"{self.path}: has changed since it was opened: start again")
+        return network
+
+
+def stamp_files(paths: tuple[Path, ...]) -> str:
+    """A text that changes with the files. Pipes, whose time changes as they are read, do not count."""
+    return Sources(lambda: [os.path.abspath(path) for path in paths if path.is_file()]).stamp()
 
 
 def with_notes(checkpoint: Checkpoint, note: Note) -> Checkpoint:
@@ -108,10 +122,11 @@ def open_model(
     """
     path = locate(path)
     hparams = json_hparams or find_companion(path, "hparams.json", fallback=fallback)
+    sources = (*list_sources(path), *([Path(hparams)] if hparams else []))
+    stamp = stamp_files(sources)
     config = choose_config(path, None if json_hparams else read_config(path), hparams)
     tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallback)
-    sources = (*list_sources(path), *([Path(hparams)] if hparams else []))
-    return OpenedModel(path, config, tokenizer, sources)
+    return OpenedModel(path, config, tokenizer, sources, stamp)
 
 
 def load_model(

@@ -8,7 +8,8 @@ from typing import Any
 import h5py
 import pytest
 
-from gpt_tf2 import InputError, finetune, load_model
+from gpt_tf2 import InputError, finetune, load_model, save_model
+from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.commands import finetune as command
 from gpt_tf2.training.state import VOCABULARY, WEIGHTS, read_run
 from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
@@ -78,6 +79,19 @@ def test_what_is_replaced_during_training_is_not_saved_as_what_was_trained(
     shutil.copy(OPENAI_TINY / DATA, "models/tiny")
     shutil.copy(OPENAI_TINY / "model.ckpt.index", "models/tiny")
     load_model(path)
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_an_error(workplace: Path) -> None:
+    save_model(load_model("models/tiny"), "hf/model.safetensors", open_model("models/tiny").tokenizer)
+    model = open_model("hf")
+    content = Path("hf/model.safetensors").read_bytes()
+
+    def replace(name: str, digest: str) -> None:
+        Path("hf/new").write_bytes(content[:-4] + bytes(4))
+        Path("hf/new").replace("hf/model.safetensors")
+
+    with pytest.raises(InputError, match=r"^hf/model\.safetensors: has changed since it was opened: start again$"):
+        model.load(note=replace)
 
 
 @pytest.mark.parametrize("how", [LORA, pytest.param({}, marks=pytest.mark.slow)], ids=["lora", "all"])
