@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +83,7 @@ class OpenedModel:
 
 def stamp_files(paths: tuple[Path, ...]) -> str:
     """A text that changes with the files. Pipes, whose time changes as they are read, do not count."""
-    return Sources(lambda: [os.path.abspath(path) for path in paths if path.is_file()]).stamp()
+    return Sources(lambda: [str(path.absolute()) for path in paths if path.is_file()]).stamp()
 
 
 def with_notes(checkpoint: Checkpoint, note: Note) -> Checkpoint:
