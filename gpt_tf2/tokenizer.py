@@ -1,5 +1,7 @@
 """Byte-level byte-pair encoding with OpenAI's `encoder.json` and `vocab.bpe` (Radford et al. 2019, section 2.2)."""
 
+import functools
+import hashlib
 import itertools
 import os
 import re
@@ -11,8 +13,8 @@ import numpy as np
 import tiktoken
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import read_utf8
-from gpt_tf2.storage.json_text import read_json
+from gpt_tf2.storage.json_text import parse_json
+from gpt_tf2.storage.text_files import decode, read_blocks
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -36,6 +38,7 @@ class Tokenizer:
         n_vocab: tokens in the vocabulary.
         end_of_text: the id of `<|endoftext|>`, the last of the vocabulary.
         files: the two files.
+        contents: their bytes. Each file is read once, so these are the vocabulary even if a file is replaced later.
 
     Raises InputError if a file cannot be read, is malformed, or does not belong to the other.
 
@@ -46,14 +49,15 @@ class Tokenizer:
     """
 
     def __init__(self, encoder_json: str | Path, vocab_bpe: str | Path):
-        ids = read_json(encoder_json)
+        self.files = Path(encoder_json), Path(vocab_bpe)
+        self.contents = b"".join(read_blocks(encoder_json)), b"".join(read_blocks(vocab_bpe))
+        ids = parse_json(self.contents[0], str(encoder_json))
         if not isinstance(ids, dict) or not all(type(i) is int for i in ids.values()):
             raise InputError(f"{encoder_json}: not a table of tokens and ids: give the model's encoder.json")
         if END_OF_TEXT not in ids:
             raise InputError(f"{encoder_json}: no token {END_OF_TEXT}: give the encoder.json of a GPT-2")
-        ranks = read_ranks(vocab_bpe)
+        ranks = parse_ranks(self.contents[1], vocab_bpe)
         check_pair(encoder_json, ids, vocab_bpe, ranks)
-        self.files = Path(encoder_json), Path(vocab_bpe)
         self.n_vocab = len(ids)
         self.end_of_text: int = ids[END_OF_TEXT]
         self._encoding = tiktoken.Encoding(
@@ -62,6 +66,15 @@ class Tokenizer:
             mergeable_ranks=ranks,
             special_tokens={END_OF_TEXT: self.end_of_text},
         )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The SHA-256 of every token's bytes, in the order of their ids: the same in every file format and layout."""
+        digest = hashlib.sha256()
+        for id in range(self.n_vocab):
+            token = self.decode_bytes(id)
+            digest.update(b"%d " % len(token) + token)
+        return digest.hexdigest()
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """The ids of a text. A lone surrogate, which UTF-8 cannot hold, is encoded as U+FFFD.
@@ -114,9 +127,9 @@ def byte_characters() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-def read_ranks(vocab_bpe: str | Path) -> dict[bytes, int]:
+def parse_ranks(content: bytes, vocab_bpe: str | Path) -> dict[bytes, int]:
     """The id of each token by its bytes: first the 256 bytes, then one token per merge, in the order of the file."""
-    lines = read_utf8(vocab_bpe, encoding_fix="give the model's vocab.bpe").split("\n")
+    lines = "".join(decode([content], vocab_bpe, encoding_fix="give the model's vocab.bpe")).split("\n")
     byte_of = byte_characters()
     ranks = {bytes([byte]): i for i, byte in enumerate(byte_of.values())}
     for number, line in enumerate(lines[1:], start=2):

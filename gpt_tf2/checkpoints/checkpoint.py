@@ -1,6 +1,7 @@
 """A checkpoint of any format, seen as a lazy mapping from OpenAI's tensor names to arrays."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,12 +19,24 @@ class Checkpoint:
     shapes: each tensor's name and shape, as in `tensor_shapes`. Tensors that are not GPT-2's keep the file's name.
     read: returns the tensor with a name as float32. Raises InputError with file and tensor if it is damaged.
     config: the hyper-parameters that the checkpoint carries; None for TF1.
+    read_hashed: for a tensor made from several: reads it with a digest of what it is made from.
     """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
     read: Callable[[str], np.ndarray]
     config: GPT2Config | None = None
+    read_hashed: Callable[[str], tuple[np.ndarray, str]] | None = None
+
+    def read_with_digest(self, name: str) -> tuple[np.ndarray, str]:
+        """Reads a tensor, and hashes the values that were read: a file may be replaced at any time.
+
+        The digest is the same in every format that holds the same float32 values. Raises InputError like `read`.
+        """
+        if self.read_hashed:
+            return self.read_hashed(name)
+        values = self.read(name)
+        return values, hash_arrays(values)
 
     def check(self, config: GPT2Config) -> None:
         """Raises InputError unless these are exactly the tensors of a GPT-2 with these hyper-parameters."""
@@ -42,3 +55,11 @@ class Checkpoint:
                 raise InputError(
                     f"{self.path}: tensor {name} is not part of this GPT-2: save its weights alone, or {fix}"
                 )
+
+
+def hash_arrays(*arrays: np.ndarray, begin: str = "") -> str:
+    """The SHA-256 of a text and the values of arrays."""
+    digest = hashlib.sha256(begin.encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).ravel().view("uint8").data)
+    return digest.hexdigest()

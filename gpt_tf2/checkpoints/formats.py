@@ -70,6 +70,16 @@ def read_config(path: Path) -> GPT2Config | None:
     return hdf5.read_config(path) if path.suffix in HDF5_SUFFIXES else huggingface.read_config(path)
 
 
+def read_vocabulary_digest(path: Path) -> str | None:
+    """The digest of the vocabulary that adapters were trained with; None for other checkpoints and earlier versions.
+
+    Raises InputError if the file is damaged.
+    """
+    if openai.is_prefix(path) or path.suffix not in HDF5_SUFFIXES:
+        return None
+    return adapters.read_vocabulary_digest(path)
+
+
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint without reading its tensors.
 
@@ -92,24 +102,37 @@ def open_located(path: Path, adapted: tuple[Path, ...] = ()) -> Checkpoint:
         return openai.open_checkpoint(path)
     if path.suffix not in HDF5_SUFFIXES:
         return huggingface.open_checkpoint(path)
-    base = adapters.read_base_path(path)
-    if base is None:
+    bases = adapters.read_base_paths(path)
+    if not bases:
         return hdf5.open_checkpoint(path)
-    with explain_base(path, base):
-        checkpoint = open_located(locate_base(path, base, adapted), (*adapted, path))
+    with explain_base(path, bases[-1]):
+        checkpoint = open_located(locate_base(path, bases, adapted), (*adapted, path))
     return adapters.open_merged(path, checkpoint)
 
 
-def locate_base(path: Path, base: str, adapted: tuple[Path, ...]) -> Path:
-    """The file of the model `base` of the adapters at `path`. Raises InputError if it is one of the files above it."""
-    try:
-        located = locate(base)
-    except InputError as error:
-        started = "" if Path(base).is_absolute() else ", or start in the folder where the adapters were made"
-        raise InputError(f"{error}{started}") from None
+def locate_base(path: Path, bases: tuple[str, ...], adapted: tuple[Path, ...]) -> Path:
+    """The file of the model of the adapters at `path`, which is in the first of the places `bases` that has one.
+
+    Raises InputError if there is none, or if it is one of the files above it.
+    """
+    *before, last = bases
+    located = next((found for found in map(try_to_locate, before) if found), None)
+    if not located:
+        try:
+            located = locate(last)
+        except InputError as error:
+            started = "" if Path(last).is_absolute() else ", or start in the folder where the adapters were made"
+            raise InputError(f"{error}{started}") from None
     if any(located.samefile(above) for above in (*adapted, path) if located.exists()):
         raise InputError(f"{located}: adapters of themselves: put the model there that they were made for")
     return located
+
+
+def try_to_locate(path: str) -> Path | None:
+    """Like `locate`, but None if there is no checkpoint."""
+    with contextlib.suppress(InputError):
+        return locate(path)
+    return None
 
 
 @contextlib.contextmanager
@@ -131,11 +154,11 @@ def list_sources(path: Path, adapted: tuple[Path, ...] = ()) -> tuple[Path, ...]
     if path.suffix not in HDF5_SUFFIXES:
         config_json = find_companion(path, "config.json")
         return (path, config_json) if config_json else (path,)
-    base = adapters.read_base_path(path)
-    if base is None:
+    bases = adapters.read_base_paths(path)
+    if not bases:
         return (path,)
-    with explain_base(path, base):
-        return (path, *list_sources(locate_base(path, base, adapted), (*adapted, path)))
+    with explain_base(path, bases[-1]):
+        return (path, *list_sources(locate_base(path, bases, adapted), (*adapted, path)))
 
 
 def write_checkpoint(path: str | Path, config: GPT2Config, tensors: Mapping[str, Any]) -> Path:

@@ -2,20 +2,33 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder, find_companion
-from gpt_tf2.checkpoints.formats import list_sources, locate, open_checkpoint, read_config, write_checkpoint
+from gpt_tf2.checkpoints.formats import (
+    list_sources,
+    locate,
+    open_checkpoint,
+    read_config,
+    read_vocabulary_digest,
+    write_checkpoint,
+)
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import write_text
+from gpt_tf2.storage.files import atomic_write
+from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gpt_tf2.model import GPT2, Place
+
+Note = Callable[[str, str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +39,14 @@ class OpenedModel:
     config: the hyper-parameters.
     tokenizer: the vocabulary.
     sources: the files that the weights and the hyper-parameters are read from.
+    stamp: of the sources when the model was found; see `Sources.stamp`.
     """
 
     path: Path
     config: GPT2Config
     tokenizer: Tokenizer
     sources: tuple[Path, ...]
+    stamp: str
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -49,9 +64,37 @@ class OpenedModel:
         precision: str = "float32",
         held: str = "float32",
         place: "Place | None" = None,
+        note: Note | None = None,
     ) -> "GPT2":
-        """Builds the network with its weights, reading tensor by tensor. The arguments are those of `GPT2`."""
-        return read_model(self.checkpoint, self.config, dropout, precision, held, place)
+        """Builds the network with its weights, reading tensor by tensor.
+
+        Args:
+            dropout, precision, held, place: those of `GPT2`.
+            note: is given the name and the digest of each tensor as it was read. Hashing takes a second per GB.
+
+        Raises InputError if a file is damaged, or has changed since the model was found: half of it may be another's.
+        """
+        checkpoint = with_notes(self.checkpoint, note) if note else self.checkpoint
+        network = read_model(checkpoint, self.config, dropout, precision, held, place)
+        if stamp_files(self.sources) != self.stamp:
+            raise InputError(f"{self.path}: has changed since it was opened: start again")
+        return network
+
+
+def stamp_files(paths: tuple[Path, ...]) -> str:
+    """A text that changes with the files. Pipes, whose time changes as they are read, do not count."""
+    return Sources(lambda: [str(path.absolute()) for path in paths if path.is_file()]).stamp()
+
+
+def with_notes(checkpoint: Checkpoint, note: Note) -> Checkpoint:
+    """The same checkpoint, but reading a tensor calls `note` with its name and its digest."""
+
+    def read(name: str) -> "np.ndarray":
+        values, digest = checkpoint.read_with_digest(name)
+        note(name, digest)
+        return values
+
+    return dataclasses.replace(checkpoint, read=read)
 
 
 def open_model(
@@ -69,7 +112,8 @@ def open_model(
         json_encoder, vocab_bpe: the files of the vocabulary. Default: those beside the checkpoint.
         fallback: the folder to search for files that are not beside the checkpoint.
 
-    Raises InputError if a file is missing or malformed, or if vocabulary and model differ in size.
+    Raises InputError if a file is missing or malformed, if vocabulary and model differ in size, or if adapters were
+    trained with another vocabulary.
 
     Example:
         >>> open_model("models/124M").config.n_layer  # doctest: +SKIP
@@ -77,10 +121,11 @@ def open_model(
     """
     path = locate(path)
     hparams = json_hparams or find_companion(path, "hparams.json", fallback=fallback)
+    sources = (*list_sources(path), *([Path(hparams)] if hparams else []))
+    stamp = stamp_files(sources)
     config = choose_config(path, None if json_hparams else read_config(path), hparams)
     tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallback)
-    sources = (*list_sources(path), *([Path(hparams)] if hparams else []))
-    return OpenedModel(path, config, tokenizer, sources)
+    return OpenedModel(path, config, tokenizer, sources, stamp)
 
 
 def load_model(
@@ -157,6 +202,9 @@ def find_tokenizer(
         if tokenizer.n_vocab < config.n_vocab:
             fix += ", or take added tokens out of the model (resize_token_embeddings in transformers)"
         raise InputError(f"{encoder}: {sizes}: {fix}")
+    if read_vocabulary_digest(path) not in (None, tokenizer.digest):
+        problem = f"another vocabulary than the one that the adapters {path} were trained with"
+        raise InputError(f"{encoder}: {problem}: put the right encoder.json and vocab.bpe there")
     return tokenizer
 
 
@@ -179,9 +227,10 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
 
 
 def save_vocabulary(tokenizer: Tokenizer, path: Path) -> None:
-    """Copies a tokenizer's two files beside a checkpoint."""
+    """Writes a tokenizer's two files beside a checkpoint, as they were when it read them."""
     names = ("vocab.json", "merges.txt") if path.suffix == ".safetensors" else ("encoder.json", "vocab.bpe")
-    for source, name in zip(tokenizer.files, names, strict=True):
+    for content, name in zip(tokenizer.contents, names, strict=True):
         copy = companion_folder(path) / name
-        if source.resolve() != copy.resolve():
-            write_text(copy, source.read_text(encoding="utf-8"))
+        if not copy.is_file() or copy.read_bytes() != content:  # it may be read-only, where nothing changes
+            with atomic_write(copy) as temporary:
+                temporary.write_bytes(content)

@@ -28,7 +28,7 @@ from gpt_tf2.storage.files import check_writable
 from gpt_tf2.storage.locks import write_alone
 from gpt_tf2.tasks.task import Task
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, predict_total
-from gpt_tf2.training.state import History, load_state, read_run, save_state
+from gpt_tf2.training.state import VOCABULARY, WEIGHTS, History, check_run, load_state, read_run, save_state
 
 if TYPE_CHECKING:
     from gpt_tf2.training.devices import Devices
@@ -55,8 +55,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     output = settings.output()
     alone = write_alone(output, "output_name", locked=companion_folder(output))
     with alone if is_first_process() else contextlib.nullcontext():
-        run = resolve(settings)
-        trainer, history = build(run)
+        run, trainer, history = build(resolve(settings))
         train(run, trainer, history)
     return run.output
 
@@ -67,8 +66,9 @@ class Run:
 
     settings: without "auto".
     model: to start from. trained: the tensors to train, name to shape.
-    output: the file to write. state: where the run is saved for `resume`. resumes: whether a save is there to resume.
+    output: the file to write. state: where the run is saved for `resume`. saved: the identity of the save to resume.
     identity: what a resumed run must have in common with the saved one.
+    digests: of the weights to start from, by tensor, once they are read.
     device: what it runs on, for people.
     step_bytes: the memory that a step takes.
     """
@@ -82,11 +82,16 @@ class Run:
     trained: Shapes
     output: Path
     state: Path
-    resumes: bool
+    saved: dict[str, Any] | None
     identity: dict[str, Any]
     device: str
     devices: "Devices"
     step_bytes: float
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def sources(self) -> dict[str, Path]:
+        """The files to name if weights or vocabulary are not those that the run began with."""
+        return {WEIGHTS: self.model.path, VOCABULARY: self.model.tokenizer.files[0]}
 
     def count_parameters(self) -> tuple[int, int]:
         """The parameters of the model, and those that are trained."""
@@ -104,13 +109,18 @@ def resolve(settings: FinetuneSettings) -> Run:
     if settings.length > model.config.n_ctx:
         message = f"is above n_ctx {model.config.n_ctx} of {model.path}: lower it"
         raise InputError(message, "length", settings.length)
+    if settings.lora_rank and output.resolve() in [source.resolve() for source in model.sources]:
+        message = "the adapters would replace the model that they belong to: choose another name"
+        raise InputError(message, "output_name", output.name)
+    state = companion_folder(output) / "state.h5"
+    saved = read_run(state) if settings.resume and state.is_file() else None
+    if saved is not None:  # now, because preparing the data takes long
+        check_run(state, {VOCABULARY: model.tokenizer.digest}, saved, {VOCABULARY: model.tokenizer.files[0]})
     settings = dataclasses.replace(settings, loss_on=settings.loss_on or task.loss_on)
     source = Source(task, settings.dataset_path, model.tokenizer, settings.cache)
     with Counter(f"preparing {task.splits[0]}", "parts" if task.running_text else "examples") as counter:
         completion_only = settings.loss_on == "completion"
         data = open_training_data(source, settings.length, settings.val_fraction, completion_only, counter)
-    state = companion_folder(output) / "state.h5"
-    saved = read_run(state) if settings.resume and state.is_file() else None
     device = start_backend(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 
@@ -129,8 +139,8 @@ def resolve(settings: FinetuneSettings) -> Run:
         trained=list_trained(settings, model.config),
         output=output,
         state=state,
-        resumes=saved is not None,
-        identity=identify_run(settings, model.config, key),
+        saved=saved,
+        identity=identify_run(settings, model.config, model.tokenizer.digest, key),
         device=device,
         devices=devices,
         step_bytes=step_bytes,
@@ -195,14 +205,25 @@ def without_auto(
     return settings.with_plan(chosen), measure(chosen)
 
 
-def build(run: Run) -> "tuple[Trainer, History]":
-    """Loads the model, with adapters if they are trained, and the saved state if the run resumes."""
+def build(run: Run) -> "tuple[Run, Trainer, History]":
+    """Loads the model, with adapters if they are trained, and the saved state if the run resumes.
+
+    Returns the run with the digests of the weights that were read.
+    """
     from gpt_tf2.training.lora import add_adapters
     from gpt_tf2.training.optimizers import make_optimizer
     from gpt_tf2.training.trainer import make_trainer
 
     settings = run.settings
-    network = run.model.load(settings.dropout, settings.precision, settings.held(), run.devices.place)
+    digests: dict[str, str] = {}
+    with Counter("reading the model", "tensors", shown=run.devices.is_main) as counter:
+
+        def note(name: str, digest: str) -> None:
+            digests[name] = digest
+            counter.show(len(digests), len(run.model.checkpoint.shapes))
+
+        network = run.model.load(settings.dropout, settings.precision, settings.held(), run.devices.place, note)
+    run = dataclasses.replace(run, digests=digests, identity=run.identity | {WEIGHTS: first_weights(run, digests)})
     if settings.lora_rank:
         add_adapters(network, run.trained, settings.seed)
     trainer = make_trainer(
@@ -214,7 +235,19 @@ def build(run: Run) -> "tuple[Trainer, History]":
         settings.clip_norm,
         devices=run.devices,
     )
-    return trainer, load_state(run.state, trainer, run.identity) if run.resumes else History()
+    history = load_state(run.state, trainer, run.identity, run.sources()) if run.saved is not None else History()
+    return run, trainer, history
+
+
+def first_weights(run: Run, digests: dict[str, str]) -> dict[str, str]:
+    """The digests of the weights that a run began with, by those that it has read.
+
+    A run that writes to the model it began with finds there what it has trained itself: the save says what was there.
+    """
+    saved = run.saved.get(WEIGHTS) if run.saved else None
+    if not isinstance(saved, dict) or run.model.path.resolve() != run.output.resolve():
+        return digests
+    return digests | {name: saved[name] for name in run.trained if name in saved}
 
 
 def train(run: Run, trainer: "Trainer", history: History) -> None:
@@ -279,7 +312,7 @@ def describe(run: Run, history: History) -> list[str]:
         *run.data.report,
     ]
     if run.settings.resume:
-        saved = f"resuming after step {len(history.losses)}" if run.resumes else "no save yet"
+        saved = f"resuming after step {len(history.losses)}" if run.saved is not None else "no save yet"
         lines.append(f"{run.state}: {saved}")
     return lines
 
@@ -292,7 +325,8 @@ def save(run: Run, trainer: "Trainer", history: History) -> None:
 
     save_state(run.state, trainer, history, run.identity)
     if run.settings.lora_rank:
-        adapters.write(run.output, run.model.config, run.model.checkpoint, trainer.trained)
+        base = adapters.Base(run.model.path, run.digests, run.model.tokenizer.digest)
+        adapters.write(run.output, run.model.config, base, trainer.trained)
         save_vocabulary(run.model.tokenizer, run.output)
     else:
         save_model(trainer.model, run.output, run.model.tokenizer)

@@ -11,6 +11,7 @@ from gpt_tf2.commands.flags import check_ranges, flag, flags_of
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
+from gpt_tf2.training.state import VOCABULARY
 
 if TYPE_CHECKING:
     from gpt_tf2.training.schedule import Schedule
@@ -222,16 +223,18 @@ def is_in_part(name: str, part: str) -> bool:
     return part in name.split("/")
 
 
-def identify_run(settings: FinetuneSettings, config: GPT2Config, data_key: str) -> dict[str, Any]:
-    """What the weights after a step depend on; a resumed run must have the same.
+def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str, data_key: str) -> dict[str, Any]:
+    """What the weights after a step depend on, but for the first weights; a resumed run must have the same.
 
     The names are those of the state files: a setting is called by its flag.
 
     Args:
         settings: without "auto".
+        vocabulary: see `Tokenizer.digest`.
         data_key: identifies the training data.
     """
     shared = {f"--{name}": getattr(settings, name) for name, declared in flags_of(settings).items() if declared.shared}
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.num_epoch  # the cosine ends with the run
-    return shared | {"the model": dataclasses.asdict(config), "the text of --dataset_path": data_key}
+    described = {"the model": dataclasses.asdict(config), VOCABULARY: vocabulary}
+    return shared | described | {"the text of --dataset_path": data_key}

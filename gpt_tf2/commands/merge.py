@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from gpt_tf2.backend.starting import start_backend
-from gpt_tf2.checkpoints.adapters import read_base_path
+from gpt_tf2.checkpoints.adapters import read_base_paths
 from gpt_tf2.checkpoints.formats import check_format
 from gpt_tf2.checkpoints.opened import open_model, save_model
 from gpt_tf2.commands.flags import flag
@@ -26,7 +26,7 @@ def merge(settings: MergeSettings) -> Path:
     """
     path, output = Path(settings.adapters), Path(settings.output)
     check_format(output)
-    if path.is_file() and read_base_path(path) is None:
+    if path.is_file() and not read_base_paths(path):
         raise InputError(f"{path}: holds no adapters: give a file written by finetune with `lora_rank`")
     model = open_model(path)
     start_backend()

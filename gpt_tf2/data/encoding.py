@@ -38,12 +38,14 @@ class Job(NamedTuple):
 
     loader: the task, for `find_task`.
     vocabulary: the tokenizer's two files.
+    digest: the tokenizer's; see `Tokenizer.digest`.
     key: differs if the content of the task's file or of the vocabulary does: a worker outlives a run.
     folder: the working directory, which relative paths start from.
     """
 
     loader: str
     vocabulary: tuple[Path, Path]
+    digest: str
     key: str
     folder: str
 
@@ -112,8 +114,14 @@ def encode_chunk(job: Job, items: list[Any]) -> tuple[list[Encoded], list[Unusab
 
 @functools.lru_cache(maxsize=1)
 def open_job(job: Job) -> tuple[Task, Tokenizer]:
-    """Look up the task and read the vocabulary, once per process and job."""
-    return find_task(job.loader), Tokenizer(*job.vocabulary)
+    """Look up the task and read the vocabulary, once per process and job.
+
+    Raises InputError if the vocabulary is no longer the one that the run began with.
+    """
+    tokenizer = Tokenizer(*job.vocabulary)
+    if tokenizer.digest != job.digest:
+        raise InputError(f"{job.vocabulary[0]}: has changed since it was opened: start again")
+    return find_task(job.loader), tokenizer
 
 
 def encode_part(running_text: RunningText, part: Part, tokenizer: Tokenizer) -> Encoded:

@@ -94,7 +94,7 @@ def prepare(
     key = settings_key(task, split, tokenizer)
 
     def build(folder: Path) -> dict[str, Any]:
-        job = Job(task.loader, tokenizer.files, key, str(Path.cwd()))
+        job = Job(task.loader, tokenizer.files, tokenizer.digest, key, str(Path.cwd()))
         dtype = smallest_dtype(tokenizer)
         return {"dtype": dtype.name, "skipped": write_tokens(folder, task, job, dataset_path, split, dtype, show)}
 
@@ -113,8 +113,8 @@ def prepare(
 def settings_key(task: Task, split: str, tokenizer: Tokenizer) -> str:
     """Hash what the tokens depend on besides the data."""
     digest = hashlib.sha256(f"{FORMAT} {split} {task.reading}\n".encode())
-    for path in (task.file, *tokenizer.files):
-        digest.update(path.read_bytes())
+    for content in (task.file.read_bytes(), *tokenizer.contents):
+        digest.update(content)
     return digest.hexdigest()
 
 

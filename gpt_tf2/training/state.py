@@ -6,6 +6,7 @@ what the result depends on, and `progress`, the trainer's `StepState`.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from gpt_tf2.training.trainer import Trainer
 
 STATE_FIX = "leave `resume` out to start again"
+# What a run also depends on, by the names in the state file. Earlier versions did not save it: their runs resume.
+WEIGHTS, VOCABULARY = "the weights", "the vocabulary"
 STEP_STATE_KEYS = {"updates": "updates", "loss_scale": "scale", "updates_at_scale": "held"}  # field → key in the file
 
 
@@ -75,16 +78,20 @@ def read_table(file: HDF5File, name: str) -> dict[str, Any]:
     return table
 
 
-def load_state(path: Path, trainer: "Trainer", run: dict[str, Any]) -> History:
+def load_state(
+    path: Path, trainer: "Trainer", run: dict[str, Any], sources: Mapping[str, Path] | None = None
+) -> History:
     """Load a saved state into a trainer and its model, tensor by tensor, and return the history.
+
+    Args:
+        run: as in `save_state`.
+        sources: the files that `WEIGHTS` and `VOCABULARY` were read from, for errors.
 
     Raises InputError if the file is damaged, or if the saved run differs from `run`.
     """
     file = open_state(path)
     saved_run = read_table(file, "run")
-    for key, value in run.items():
-        if saved_run.get(key) != value:
-            raise differing(path, key, value, saved_run.get(key))
+    check_run(path, run, saved_run, sources or {})
     state = read_table(file, "progress")
     tensors = {f"model/{name}": variable for name, variable in trainer.trained.items()}
     for name, parts in trainer.optimizer_state.items():
@@ -106,6 +113,17 @@ def load_state(path: Path, trainer: "Trainer", run: dict[str, Any]) -> History:
         tensor.assign(trainer.devices.place(value))
     validation = [(int(step), float(loss)) for step, loss in file.read("validation")]
     return History(file.read("losses").tolist(), validation)
+
+
+def check_run(path: Path, run: dict[str, Any], saved: dict[str, Any], sources: Mapping[str, Path]) -> None:
+    """Raise InputError, which names the first difference, unless a run is the saved one."""
+    for key, value in run.items():
+        if saved.get(key) == value or (key in (WEIGHTS, VOCABULARY) and key not in saved):
+            continue
+        if key in sources:
+            problem = f"differs from {key} that the run began with ({path})"
+            raise InputError(f"{sources[key]}: {problem}: use the same, or leave `resume` out")
+        raise differing(path, key, value, saved.get(key))
 
 
 def differing(path: Path, key: str, value: object, saved: object) -> InputError:

@@ -19,7 +19,7 @@ from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.checkpoints.tf1_index import read_index
 from gpt_tf2.config import adapter_shapes, tensor_shapes
 from gpt_tf2.training.state import History, load_state, read_run, save_state
-from helpers.fuzzing import CONFIG, RUN, make_trainer, random_tensors, sign_blocks
+from helpers.fuzzing import CONFIG, RUN, describe_base, make_trainer, random_tensors, sign_blocks
 from helpers.workplace import OPENAI_TINY
 
 TENSORS = random_tensors(tensor_shapes(CONFIG))
@@ -149,7 +149,7 @@ def test_hyper_parameters_larger_than_the_checkpoint_are_refused(
 def write_adapters(folder: Path, **changes: Any) -> Path:
     """A model and its adapters, some of whose attributes or factors are changed; None leaves one out."""
     hdf5.write(folder / "base.h5", CONFIG, TENSORS)
-    adapters.write(folder / "a.h5", CONFIG, hdf5.open_checkpoint(folder / "base.h5"), FACTORS)
+    adapters.write(folder / "a.h5", CONFIG, describe_base(hdf5.open_checkpoint(folder / "base.h5")), FACTORS)
     import h5py
 
     with h5py.File(folder / "a.h5", "a") as file:
@@ -168,8 +168,13 @@ FACTOR = "h0/attn/c_attn/lora_a"
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"base_digest": np.zeros(3)}, "no attribute base_digest"),
-        ({"base_digest": None}, "no attribute base_digest"),
+        ({"base_digests": np.zeros(3)}, "no attribute base_digest"),
+        ({"base_digests": None}, "no attribute base_digest"),
+        ({"base_digests": None, "base_digest": np.zeros(3)}, "no attribute base_digest"),
+        ({"base_digests": None, "base_digest": "0"}, "made for another model"),
+        ({"base_digests": "{"}, "not JSON"),
+        ({"base_digests": "[1]"}, "base_digests is damaged"),
+        ({"base_digests": '{"wte": 3}'}, "base_digests is damaged"),
         ({"hparams": None}, "no attribute hparams"),
         ({"hparams": "[1]"}, "not a JSON object"),
         ({FACTOR: None}, "h0/attn/c_attn/lora_b does not fit"),
@@ -187,10 +192,10 @@ def test_damaged_adapters_are_refused(tmp_path: Path, changes: dict[str, Any], w
 
 @pytest.mark.parametrize("through", ["a.h5", "other.h5"])
 def test_adapters_of_themselves_are_refused(tmp_path: Path, through: str) -> None:
-    path = write_adapters(tmp_path, base=str(tmp_path / through))
+    path = write_adapters(tmp_path, base="no.h5", base_from_here=through)
     if through != "a.h5":
         shutil.copy(path, tmp_path / through)
-        write_adapters(tmp_path, base=str(tmp_path / through))
+        write_adapters(tmp_path, base=str(tmp_path / through), base_from_here=None)
     for act in (open_checkpoint, list_sources):
         with pytest.raises(InputError, match="adapters of themselves"):
             act(path)
@@ -200,7 +205,7 @@ def test_adapters_whose_base_is_gone_say_where_it_was(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"a.h5 holds adapters of x/no.h5, .* no such checkpoint: .* the adapters were"
     ):
-        open_checkpoint(write_adapters(tmp_path, base="x/no.h5"))
+        open_checkpoint(write_adapters(tmp_path, base="x/no.h5", base_from_here="no.h5"))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tokenizer import Tokenizer
 from helpers import made_up
-from helpers.workplace import ROOT
+from helpers.workplace import ROOT, swap_last_tokens
 
 STORIES = 700  # enough for several processes
 PREPARE = """
@@ -227,6 +227,13 @@ def test_data_that_changes_while_it_is_read_is_an_error(folder: Path) -> None:
     assert caught.value.on_command_line() == "--dataset_path stories: changed while it was read: start again"
     assert prepare_stories()[1] != []
     assert prepare_stories()[1] == []
+
+
+def test_a_vocabulary_that_changes_while_data_is_prepared_is_an_error(folder: Path) -> None:
+    tokenizer = Tokenizer("encoder.json", "vocab.bpe")
+    swap_last_tokens(folder)
+    with pytest.raises(InputError, match=r"encoder\.json: has changed since it was opened: start again"):
+        prepare(find_task("cnndm"), "stories", "train", tokenizer, None, lambda *progress: None, pytest.fail)
 
 
 def test_skipped_items_are_reported_each_time(folder: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpt_tf2 import GPT2Config, InputError, Tokenizer
 from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai, tf1_index
+from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.formats import open_checkpoint
 from gpt_tf2.config import adapter_shapes, tensor_shapes
 from gpt_tf2.scoring.coqa import read_gold, read_predictions, score_conversations
@@ -187,8 +188,14 @@ def read_all(path: Path) -> None:
 
 def write_adapters(folder: Path) -> None:
     hdf5.write(folder / "base.h5", CONFIG, random_tensors(tensor_shapes(CONFIG)))
-    base = hdf5.open_checkpoint(folder / "base.h5")
+    base = describe_base(hdf5.open_checkpoint(folder / "base.h5"))
     adapters.write(folder / "a.h5", CONFIG, base, random_tensors(adapter_shapes(CONFIG, 2)))
+
+
+def describe_base(checkpoint: Checkpoint, vocabulary: str = "") -> adapters.Base:
+    """A checkpoint as the base of adapters."""
+    digests = {name: checkpoint.read_with_digest(name)[1] for name in checkpoint.shapes}
+    return adapters.Base(checkpoint.path, digests, vocabulary)
 
 
 class Slot:

@@ -1,5 +1,6 @@
 """Paths of the repository, and the folder that most tests work in."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -19,3 +20,14 @@ def fill_workplace(folder: Path) -> None:
 def list_names(folder: Path) -> list[str]:
     """The names of a folder's files and folders, hidden ones too, sorted."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def swap_last_tokens(folder: Path) -> None:
+    """Makes the vocabulary in a folder another one, in which the last two tokens have each other's id."""
+    encoder_json, vocab_bpe = folder / "encoder.json", folder / "vocab.bpe"
+    *lines, one, other = vocab_bpe.read_text().splitlines()
+    ids = json.loads(encoder_json.read_text())
+    names = [line.replace(" ", "") for line in (one, other)]
+    ids |= dict(zip(names, (ids[names[1]], ids[names[0]]), strict=True))
+    vocab_bpe.write_text("\n".join([*lines, other, one]) + "\n")
+    encoder_json.write_text(json.dumps(ids))
