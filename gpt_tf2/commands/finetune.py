@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from gpt_tf2.backend.compiling import run_eagerly, uses_xla
 from gpt_tf2.backend.hardware import has_fast_bfloat16
 from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
-from gpt_tf2.backend.starting import is_first_process, start_backend
+from gpt_tf2.backend.starting import is_first_process, leave_processes, start_backend
+from gpt_tf2.backend.workers import Workers
 from gpt_tf2.checkpoints import adapters
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
@@ -125,6 +128,7 @@ def resolve(settings: FinetuneSettings) -> Run:
     from gpt_tf2.training.devices import find_devices
 
     devices = find_devices(settings.devices, settings.shard)
+    devices.check_split(tensor_shapes(model.config).values())
     training, held_out = data.make_batches(uses_xla())
     settings, step_bytes = without_auto(settings, model.config, saved, training, devices)
     output = settings.output()
@@ -181,7 +185,7 @@ def without_auto(
     """The settings with what the device and its memory decide, and the bytes that a step takes.
 
     Args:
-        saved: the identity of the run to resume, which decides about activation checkpointing.
+        saved: the identity of the run to resume, which decides what would else be chosen.
 
     Raises InputError if the run does not fit into the memory.
     """
@@ -191,6 +195,10 @@ def without_auto(
     asked, remat = settings.memory_plan(precision), settings.remat
     if remat == "auto" and saved:
         remat = saved.get("--remat", "auto")
+    chooses = settings.memory is not None
+    if chooses and saved:
+        ways = {field: saved.get(f"--{field}", getattr(asked, field)) for field in ("optimizer", "lora_rank")}
+        asked, chooses = dataclasses.replace(asked, **ways), False
     memory = settings.memory_limit() or measure_device_memory()
     limit = math.inf if memory is None else memory
 
@@ -201,7 +209,7 @@ def without_auto(
     if memory is None:
         chosen = dataclasses.replace(asked, remat=remat == "on")
     else:
-        chosen = choose_plan(measure, asked, memory, remat, flexible=settings.memory is not None)
+        chosen = choose_plan(measure, asked, memory, remat, flexible=chooses)
     return settings.with_plan(chosen), measure(chosen)
 
 
@@ -236,7 +244,27 @@ def build(run: Run) -> "tuple[Run, Trainer, History]":
         devices=run.devices,
     )
     history = load_state(run.state, trainer, run.identity, run.sources()) if run.saved is not None else History()
+    check_agreement(run, history)
     return run, trainer, history
+
+
+def check_agreement(run: Run, history: History) -> None:
+    """Raises InputError unless all processes of the run train the same from the same step."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return
+    import jax
+
+    identity = hashlib.sha256(json.dumps(run.identity, sort_keys=True).encode()).hexdigest()
+    workers = Workers(processes=jax.process_count(), number=jax.process_index())
+    offers = workers.exchange([identity, len(history.losses)])
+    if any(offer != offers[0] for offer in offers):
+        difference = "saves" if len({steps for _, steps in offers}) > 1 else "settings, models or data"
+        leave_processes()
+        raise InputError(
+            f"the processes of this run have different {difference}: give all the same, in a shared folder"
+        )
 
 
 def first_weights(run: Run, digests: dict[str, str]) -> dict[str, str]:

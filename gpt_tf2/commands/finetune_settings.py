@@ -159,6 +159,7 @@ class FinetuneSettings:
             sequences=-(-self.batch_size // self.accumulate),
             length=self.length,
             collects=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
+            freezes=bool(self.freeze),
         )
 
     def with_plan(self, plan: MemoryPlan) -> "FinetuneSettings":
@@ -169,7 +170,6 @@ class FinetuneSettings:
             remat="on" if plan.remat else "off",
             optimizer=plan.optimizer,
             lora_rank=plan.lora_rank,
-            freeze="" if plan.lora_rank else self.freeze,
         )
 
     def held(self) -> str:
@@ -185,7 +185,8 @@ class FinetuneSettings:
     def output(self) -> Path:
         """The file to write; for a TF1 checkpoint its prefix."""
         data = Path(self.dataset_path)
-        model = self.model if self.base() == Path("models") / self.model else self.base().stem
+        base = self.base()
+        model = base.name if base.is_dir() else base.stem
         path = Path("output") / (self.output_name or f"{data.stem if data.exists() else 'data'}_{model}.h5")
         check_format(path)
         if self.lora_rank and path.suffix not in HDF5_SUFFIXES:

@@ -4,6 +4,7 @@ import glob
 from pathlib import Path
 from typing import Any
 
+from gpt_tf2.backend.starting import leave_processes
 from gpt_tf2.backend.workers import Workers
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.journal import Journal, read_results
@@ -33,6 +34,7 @@ class SharedJournal:
             known |= read_results(file, job)[0]
         offers = workers.exchange([job, known])
         if any(other != job for other, _ in offers):
+            leave_processes()
             raise InputError("the processes of this run have different settings, models or data: give all the same")
         self._own = Journal(path.with_name(f"{path.name}.{workers.number}") if workers.number else path, job)
         self.damage = self._own.damage

@@ -5,7 +5,8 @@ Weights and optimizer state are whole on every device, or split over them (ZeRO 
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -61,6 +62,16 @@ class Devices:
     def spread(self, values: np.ndarray) -> Tensor:
         """Spread an array over the devices along its first axis."""
         return distribute(values, NamedSharding(self.mesh, PartitionSpec(AXIS))) if self.mesh else values
+
+    def check_split(self, shapes: Iterable[tuple[int, ...]]) -> None:
+        """Raise InputError if most of the weights stay whole although they should be split."""
+        sizes = [(math.prod(shape), self.split_axis(shape)) for shape in shapes]
+        split = sum(size for size, axis in sizes if axis is not None) / sum(size for size, _ in sizes)
+        if self.splits_weights and split < 0.5:
+            message = (
+                f"{self.count} devices divide {split:.0%} of the weights evenly: choose another number of `devices`"
+            )
+            raise InputError(message, "shard")
 
     def describe(self) -> str:
         """Return a suffix for a device's name, such as ` × 2`; empty for one device."""

@@ -84,6 +84,11 @@ def test_a_model_is_named_by_its_folder_of_models_or_by_its_path(
     assert (settings.base(), settings.output()) == (Path(base), Path(output))
 
 
+def test_an_absolute_path_names_a_model_by_its_last_part(workplace: Path) -> None:
+    settings = FinetuneSettings(dataset_path="story.txt", model=str(workplace / "models" / "tiny"))
+    assert settings.output() == Path("output/story_tiny.h5")
+
+
 def test_a_second_run_is_refused_at_its_start(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

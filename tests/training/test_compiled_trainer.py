@@ -1,5 +1,6 @@
 """The compiled step on JAX against the step that runs block by block, which torch and transformers check."""
 
+import dataclasses
 from pathlib import Path
 
 import keras
@@ -172,3 +173,23 @@ def test_a_state_written_by_either_trainer_resumes_in_the_other(options: dict, t
         assert history.losses == losses.tolist() and second.step_state.updates == 5
         rest = [float(second.step(batch, 1e-3, seed=3, step=5 + i)) for i, batch in enumerate(batches[5:])]
         assert [*losses, *rest] == pytest.approx(uninterrupted, rel=1e-5)
+
+
+def test_packed_batches_of_every_size_share_a_few_shapes_when_they_are_split() -> None:
+    from gpt_tf2.training.compiled_trainer import split
+
+    draw = np.random.default_rng(0)
+    for accumulate, devices in ((4, ONE_DEVICE), (1, find_devices(4)), (2, find_devices(2))):
+        shapes = set()
+        for batch in map(pack, (whole_rows(draw.integers(0, 512, (8, 32))) for _ in range(30))):
+            learned = np.sort(draw.choice(len(batch.picks), draw.integers(1, len(batch.picks)), replace=False))
+            some = dataclasses.replace(
+                batch,
+                picks=np.pad(batch.picks[learned], (0, 5)),
+                targets=np.pad(batch.targets[learned], (0, 5)),
+                weights=np.pad(batch.weights[learned], (0, 5)),
+            )
+            micro = split(some, accumulate, devices)
+            shapes.add(tuple(np.shape(array) for array in micro[0].values()))
+            assert sum(float(np.sum(each["weights"])) for each in micro) == len(learned)
+        assert len(shapes) <= 4

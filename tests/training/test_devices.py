@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpt_tf2 import FinetuneSettings, InputError, finetune
 from gpt_tf2.cli import main
 from helpers.finetuning import read_hdf5, read_weights
 from helpers.processes import find_free_port, run_script, start_script
@@ -99,6 +100,44 @@ def test_if_one_process_is_killed_the_other_ends_with_a_clear_error(workplace: P
     )
     assert len(read_hdf5(state)["losses"]) % 5 == 0
     processes[1].communicate()
+
+
+@pytest.mark.slow
+def test_processes_that_resume_from_different_saves_are_refused(workplace: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    fill_workplace(other)
+    ends = []
+    for flags in (["--num_epoch=1"], ["--num_epoch=2", "--resume"]):
+        address = f"127.0.0.1:{find_free_port()}"
+        shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": ""}
+        pair = [
+            start_script(
+                "finetune.py",
+                *FLAGS,
+                *flags,
+                "--output_name=p.h5",
+                folder=folder,
+                env={**shared, "JAX_PROCESS_ID": str(i)},
+            )
+            for i, folder in enumerate((workplace, other))  # each with a disk of its own: the second has no save
+        ]
+        ends.append([(process.communicate(timeout=120)[1], process.returncode) for process in pair])
+    assert [code for _, code in ends[0]] == [0, 0]
+    for err, code in ends[1]:
+        assert code == 2 and "the processes of this run have different saves: give all the same" in err
+
+
+def test_a_split_of_hardly_any_weight_is_refused(workplace: Path) -> None:
+    with pytest.raises(InputError, match="5 devices divide 0% of the weights evenly: choose another number of devices"):
+        finetune(FinetuneSettings(dataset_path="story.txt", model="tiny", length=32, devices=5, shard=True))
+
+
+@pytest.mark.parametrize("flags", [["--shard"], ["--devices=2"]])
+def test_samples_are_drawn_on_several_devices(workplace: Path, capsys: pytest.CaptureFixture, flags: list[str]) -> None:
+    typed = [*FLAGS, *flags, "--sample_every=2", "--steps_per_epoch=2", "--num_epoch=1", "--output_name=s.h5"]
+    assert main(["finetune", *typed]) == 0
+    assert "sample: " in capsys.readouterr().out
 
 
 def test_more_devices_than_jax_sees_are_refused(workplace: Path) -> None:

@@ -10,6 +10,7 @@ from gpt_tf2 import InputError, finetune
 from gpt_tf2.cli import main
 from gpt_tf2.config import SIZES
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, parse_memory, predict_bytes, predict_total
+from gpt_tf2.training.state import read_run
 from helpers.finetuning import change_settings
 
 # Measured by benchmarks/memory.py: GB of a step with remat, 1 × 1024 tokens, bfloat16 (docs/performance.md).
@@ -67,6 +68,20 @@ def test_a_run_that_does_not_fit_is_refused_with_settings_that_would() -> None:
         choose_plan(measure, MemoryPlan(sequences=64), 3.5e9)
     with pytest.raises(InputError, match=r"try a smaller batch_size or length$"):
         choose_plan(measure, MemoryPlan(sequences=64, lora_rank=8), 3.5e9)
+
+
+def test_lora_is_neither_chosen_nor_suggested_where_parts_are_frozen() -> None:
+    measure, asked = functools.partial(predict_total, SIZES["774M"]), MemoryPlan(freezes=True)
+    with pytest.raises(
+        InputError, match=r"needs 4\.\d GB \(remat on, optimizer adafactor\), but 3\.5 GB .*: use a smaller"
+    ):
+        choose_plan(measure, asked, 3.5e9, flexible=True)
+
+
+def test_a_resumed_run_keeps_what_the_planner_chose(workplace: Path) -> None:
+    finetune(change_settings(optimizer="lion", num_epoch=1))
+    finetune(change_settings(num_epoch=2, resume=True, memory="auto"))
+    assert read_run(Path("output/m/state.h5"))["--optimizer"] == "lion"
 
 
 def test_sizes_are_read_as_people_write_them() -> None:
