@@ -111,7 +111,7 @@ def train_ours(work: Training) -> Measure:
         lora_rank=work.lora_rank,
     )
     run = resolve(settings)
-    trainer, _ = build(run)
+    _, trainer, _ = build(run)
     if work.stories:
         data: Any = packed_stories(40 * work.rows, work.length, multiple=work.length // 4)
     else:

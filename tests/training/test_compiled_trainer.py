@@ -160,7 +160,12 @@ def test_a_step_goes_on_from_weights_that_were_loaded_meanwhile() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"clip_norm": 0.5}, {"devices": 8, "shard": True, "optimizer": "adafactor"}], ids=str
+    "options",
+    [
+        {"clip_norm": 0.5},
+        pytest.param({"devices": 8, "shard": True, "optimizer": "adafactor"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_state_written_by_either_trainer_resumes_in_the_other(options: dict, tmp_path: Path) -> None:
     batches = make_batches()

@@ -48,6 +48,7 @@ def expected_losses(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     return losses
 
 
+@pytest.mark.slow
 def test_two_devices_give_the_losses_of_one(workplace: Path, expected_losses: np.ndarray) -> None:
     flags = [*FLAGS, "--devices=2", "--num_epoch=1", "--output_name=two.h5"]
     result = run_script("finetune.py", *flags, folder=workplace, env=TWO)
@@ -55,7 +56,7 @@ def test_two_devices_give_the_losses_of_one(workplace: Path, expected_losses: np
     assert read_losses(workplace, "two") == pytest.approx(expected_losses, rel=1e-5)
 
 
-@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize("lora", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_whose_weights_are_split_resumes_and_gives_the_losses_of_one_device(
     workplace: Path, expected_losses: np.ndarray, capsys: pytest.CaptureFixture, lora: int
 ) -> None:
@@ -133,7 +134,7 @@ def test_a_split_of_hardly_any_weight_is_refused(workplace: Path) -> None:
         finetune(FinetuneSettings(dataset_path="story.txt", model="tiny", length=32, devices=5, shard=True))
 
 
-@pytest.mark.parametrize("flags", [["--shard"], ["--devices=2"]])
+@pytest.mark.parametrize("flags", [["--shard"], pytest.param(["--devices=2"], marks=pytest.mark.slow)])
 def test_samples_are_drawn_on_several_devices(workplace: Path, capsys: pytest.CaptureFixture, flags: list[str]) -> None:
     typed = [*FLAGS, *flags, "--sample_every=2", "--steps_per_epoch=2", "--num_epoch=1", "--output_name=s.h5"]
     assert main(["finetune", *typed]) == 0
