@@ -6,6 +6,7 @@ import random
 import resource
 import struct
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,11 @@ from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai, tf1_index
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.formats import open_checkpoint
 from gpt_tf2.config import adapter_shapes, tensor_shapes
+from gpt_tf2.data.held_out import encode, read_held_out
 from gpt_tf2.scoring.coqa import read_gold, read_predictions, score_conversations
+from gpt_tf2.storage.journal import Journal, read_results
+from gpt_tf2.storage.kept import Sources, open_or_build
+from gpt_tf2.storage.sealed import MARK, SEAL
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.training.state import STEP_STATE_KEYS, History, load_state, read_run, save_state
@@ -273,6 +278,62 @@ def read_parts(data: Path) -> None:
         task.running_text.read(part)
 
 
+def sign_state(content: bytes) -> bytes:
+    """A saved run with the right checksum at its end."""
+    data = content[: -SEAL.size]
+    return data + SEAL.pack(MARK, zlib.crc32(data))
+
+
+KEPT_BYTES = bytes(range(256)) * 40
+RESULTS = {f"0:{number}": "word " * number for number in range(30)}
+HELD_OUT = np.arange(40, dtype="<i4")
+
+
+def open_kept(folder: Path) -> None:
+    """Opens a kept folder, or builds it again, and compares what is in it with what was built."""
+
+    def build(temporary: Path) -> dict[str, Any]:
+        (temporary / "tokens.npy").write_bytes(KEPT_BYTES)
+        return {"count": 40}
+
+    sources = Sources(lambda: [str(folder / "source.txt")])
+    options: Any = {"on_wait": lambda: None, "fix": "free space", "changed": InputError("changed: start again")}
+    with open_or_build(folder / "kept", "format 1", sources, build, **options) as kept:
+        assert (kept.folder / "tokens.npy").read_bytes() == KEPT_BYTES and kept.facts == {"count": 40}
+
+
+def write_kept(folder: Path) -> None:
+    (folder / "source.txt").write_text("The tide.")
+    open_kept(folder)
+
+
+def write_journal(folder: Path) -> None:
+    journal = Journal(folder / "a.partial", "job")
+    for key, result in RESULTS.items():
+        journal.put(key, result)
+
+
+def read_journal(folder: Path) -> None:
+    """Reads a journal, and compares its results with the first ones that were written."""
+    results = read_results(folder / "a.partial", "job")[0]
+    assert results == dict(list(RESULTS.items())[: len(results)])
+
+
+def write_validation(folder: Path) -> None:
+    (folder / "validation.npy").write_bytes(encode(HELD_OUT))
+
+
+def read_validation(folder: Path) -> None:
+    tokens, line = read_held_out(folder, n_vocab=100)
+    assert line if tokens is None else np.array_equal(tokens, HELD_OUT)
+
+
+# What the program keeps for itself: damage is noticed, and the work is done again.
+KEPT = {
+    "kept folder": Target(write_kept, open_kept, (".npy", "about.json")),
+    "journal": Target(write_journal, read_journal, (".partial",)),
+    "held-out tokens": Target(write_validation, read_validation, (".npy",)),
+}
 TARGETS = {
     "HDF5": Target(
         lambda folder: hdf5.write(folder / "m.h5", CONFIG, random_tensors(tensor_shapes(CONFIG))),
@@ -284,6 +345,12 @@ TARGETS = {
         lambda folder: save_state(folder / "state.h5", make_trainer(), History([1.0], [(1, 2.0)]), RUN),
         read_state,
         (".h5",),
+    ),
+    "state with a right checksum": Target(
+        lambda folder: save_state(folder / "state.h5", make_trainer(), History([1.0], [(1, 2.0)]), RUN),
+        read_state,
+        (".h5",),
+        sign_state,
     ),
     "TF1": Target(
         lambda folder: openai.write(folder / "model.ckpt", CONFIG, random_tensors(tensor_shapes(CONFIG))),
