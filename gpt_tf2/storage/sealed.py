@@ -19,8 +19,8 @@ def seal(path: Path) -> None:
         file.write(SEAL.pack(MARK, checksum))
 
 
-def check_seal(path: Path, fix: str) -> None:
-    """Compare a file with its checksum. A file without one, of an earlier version, is taken as it is.
+def check_seal(path: Path, fix: str) -> bool:
+    """Compare a file with its checksum. Returns whether it has one: an earlier version wrote none.
 
     Raises InputError, which advises `fix`, if it cannot be read or is damaged.
     """
@@ -32,6 +32,7 @@ def check_seal(path: Path, fix: str) -> None:
             file.seek(0)
             if mark == MARK and compute_checksum(file, size) != expected:
                 raise InputError(f"{path} is damaged (its checksum differs): {fix}")
+            return mark == MARK
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): {fix}") from None
 

@@ -1,7 +1,7 @@
 """A training run on disk: weights, optimizer state, step and history in one HDF5 file, complete or absent.
 
 Datasets: `model/NAME`, `optimizer/NAME/i`, `losses` [steps], `validation` [validations, 2]. Attributes, as JSON: `run`,
-what the result depends on, and `progress`, the trainer's `StepState`.
+what the result depends on, and `progress`, the trainer's `StepState`. A checksum of the file ends it.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from gpt_tf2.storage.sealed import check_seal
 if TYPE_CHECKING:
     from gpt_tf2.training.trainer import Trainer
 
+SEALED = "checksum"  # the attribute of a file that has one
 STATE_FIX = "leave `resume` out to start again"
 # What a run also depends on, by the names in the state file. Earlier versions did not save it: their runs resume.
 WEIGHTS, VOCABULARY = "the weights", "the vocabulary"
@@ -48,6 +49,7 @@ def save_state(path: Path, trainer: "Trainer", history: History, run: dict[str, 
     Raises InputError if the file cannot be written.
     """
     with atomic_hdf5(path, sealed=True) as file:
+        file.attrs[SEALED] = "CRC-32"
         file.attrs["run"] = json.dumps(run)
         state = {key: getattr(trainer.step_state, field) for field, key in STEP_STATE_KEYS.items()}
         file.attrs["progress"] = json.dumps(state)
@@ -66,8 +68,10 @@ def open_state(path: Path) -> HDF5File:
 
 def read_run(path: Path) -> dict[str, Any]:
     """Return what a saved run's result depends on. Raises InputError if the file is damaged anywhere."""
-    check_seal(path, STATE_FIX)
-    return read_table(open_state(path), "run")
+    is_sealed, file = check_seal(path, STATE_FIX), open_state(path)
+    if SEALED in file.attributes and not is_sealed:
+        raise InputError(f"{path} is damaged (its checksum is missing): {STATE_FIX}")
+    return read_table(file, "run")
 
 
 def read_table(file: HDF5File, name: str) -> dict[str, Any]:

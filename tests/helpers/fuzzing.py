@@ -214,6 +214,7 @@ class Slot:
 
     def assign(self, value: np.ndarray) -> None:
         assert value.shape == self.shape
+        self.assigned = value
 
 
 def make_trainer() -> Any:
@@ -231,9 +232,17 @@ def make_trainer() -> Any:
 RUN = {"--length": 4, "data": "x"}
 
 
-def read_state(folder: Path) -> None:
+def read_state(folder: Path) -> Any:
+    """A trainer with a saved run loaded."""
+    trainer = make_trainer()
     read_run(folder / "state.h5")
-    load_state(folder / "state.h5", make_trainer(), RUN)
+    load_state(folder / "state.h5", trainer, RUN)
+    return trainer
+
+
+def compare_state(folder: Path) -> None:
+    """Loads a saved run, and compares its weights with those that were saved."""
+    assert all(np.array_equal(slot.assigned, slot.value) for slot in read_state(folder).trained.values())
 
 
 def write_parquet(folder: Path) -> None:
@@ -343,7 +352,7 @@ TARGETS = {
     "adapters": Target(write_adapters, lambda folder: read_all(folder / "a.h5"), ("a.h5",)),
     "state": Target(
         lambda folder: save_state(folder / "state.h5", make_trainer(), History([1.0], [(1, 2.0)]), RUN),
-        read_state,
+        compare_state,
         (".h5",),
     ),
     "state with a right checksum": Target(

@@ -23,7 +23,7 @@ from gpt_tf2.storage.sealed import SEAL
 from gpt_tf2.training.loop import stop_on_signal
 from gpt_tf2.training.monitor import EventLog
 from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
-from gpt_tf2.training.state import read_run
+from gpt_tf2.training.state import SEALED, read_run
 from helpers.finetuning import FLAGS, are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
 from helpers.markers import slow_on_jax
 from helpers.processes import run_script, start_script
@@ -176,8 +176,11 @@ def test_a_damaged_state_is_never_resumed_nor_made_a_model(finished: Path) -> No
         state.write_bytes(whole[:position] + bytes([whole[position] ^ 16]) + whole[position + 1 :])
         with pytest.raises(InputError, match=r"state\.h5 is damaged .*leave resume out to start again"):
             read_run(state)
-    state.write_bytes(whole[: -SEAL.size])  # as earlier versions wrote it
+    state.write_bytes(whole[: -SEAL.size])
+    with pytest.raises(InputError, match="its checksum is missing"):
+        read_run(state)
     with h5py.File(state, "r+") as file:
+        del file.attrs[SEALED]  # as earlier versions wrote it
         file["model/ln_f/g"][3] = np.nan
     with pytest.raises(InputError, match=r"state\.h5: model/ln_f/g is not finite, so the run has diverged"):
         finetune(change_settings(resume=True))
