@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from helpers.fuzzing import KEPT, TARGETS, fuzz
+from helpers.markers import skip_on_jax
+
+pytestmark = skip_on_jax
 
 
 @pytest.mark.parametrize("name", TARGETS)

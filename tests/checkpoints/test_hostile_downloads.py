@@ -16,9 +16,12 @@ import pytest
 from gpt_tf2 import InputError
 from gpt_tf2.checkpoints import download
 from gpt_tf2.checkpoints.download import download_file
+from helpers.markers import skip_on_jax
 from helpers.processes import ROOT
 from helpers.raw_http import Answer, head, raw_server
 from helpers.workplace import list_names
+
+pytestmark = skip_on_jax
 
 BODY = random.Random(1).randbytes(300_000)
 OTHER = random.Random(2).randbytes(300_000)

@@ -14,10 +14,11 @@ from gpt_tf2.cli import main
 from gpt_tf2.storage.locks import SUFFIX
 from helpers import made_up
 from helpers.finetuning import FLAGS, are_identical, read_hdf5, read_weights
+from helpers.markers import skip_on_jax
 from helpers.processes import start_script
 from helpers.workplace import list_names
 
-pytestmark = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="the backend writes no file")
+pytestmark = skip_on_jax
 KILLS = 4  # of one kind
 PREPARED = ["--data_loader=coqa", "--dataset_path=talks", "--model=small", "--length=64", "--output_name=p.h5"]
 SHORT = ["--num_epoch=1", "--steps_per_epoch=8", "--sample_every=0"]

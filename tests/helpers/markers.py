@@ -10,3 +10,6 @@ import pytest
 slow_on_jax: Callable[[Any], Any] = (
     pytest.mark.slow if os.environ.get("KERAS_BACKEND") == "jax" else lambda function: function
 )
+
+# For long tests in which no backend takes part: running them on one is enough.
+skip_on_jax = pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="no backend takes part")

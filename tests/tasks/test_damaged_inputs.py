@@ -16,6 +16,9 @@ from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Reading
 from helpers.made_up import make_conversation, make_story
+from helpers.markers import skip_on_jax
+
+pytestmark = skip_on_jax
 
 URL = "http://www.cnn.com/made-up/1"
 # Pieces that mean something to a reader, and bytes that mean nothing.
