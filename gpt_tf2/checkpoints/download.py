@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import dataclasses
-import hashlib
 import json
 import re
 import sys
@@ -14,14 +13,13 @@ from typing import IO, Any
 import httpx
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import sync_to_disk
+from gpt_tf2.storage.files import hash_file, sync_to_disk
 from gpt_tf2.storage.json_text import read_json
 from gpt_tf2.storage.locks import hold_lock
 
 ATTEMPTS = 6  # in a row that bring less than WINDOW new bytes
 STALL = 60.0  # seconds in which an answer must begin, and then bring each WINDOW of bytes
 WINDOW = 1 << 16  # bytes: about 1 KB/s
-BLOCK = 1 << 20  # bytes hashed at a time
 LARGEST = 1 << 40  # bytes
 TRY_AGAIN = "check the network, or try again later"
 Show = Callable[[int, int | None], None]
@@ -101,7 +99,7 @@ def download_file(
 def fetch_whole(url: str, part: Path, show: Show, wait: float, find_damage: Callable[[Path], str], largest: int) -> str:
     """Fetch a file into `part`. Returns what is wrong with it, having deleted it, or an empty text."""
     md5 = asyncio.run(fetch(url, part, show, wait, largest))
-    if md5 and hash_md5(part) != md5:
+    if md5 and hash_file(part, "md5").hexdigest() != md5:
         damage = "the MD5 differs from the server's, so the file was damaged on its way"
     else:
         damage = find_damage(part)
@@ -295,14 +293,6 @@ def discard(part: Path) -> None:
     """Delete a part and what is known of it."""
     part.unlink(missing_ok=True)
     version_path(part).unlink(missing_ok=True)
-
-
-def hash_md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def file_size(path: Path) -> int:

@@ -1,10 +1,11 @@
 """OpenAI's released models: where their files are, and how a file shows that it is not damaged."""
 
-import hashlib
+import struct
 from pathlib import Path
 
+from gpt_tf2.checkpoints.tf1_index import Damage, parse_index, read_varint
 from gpt_tf2.config import SIZES, GPT2Config
-from gpt_tf2.storage.files import read_utf8
+from gpt_tf2.storage.files import hash_file, read_utf8
 from gpt_tf2.storage.json_text import read_json
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -13,7 +14,6 @@ HPARAMS, ENCODER, MERGES = "hparams.json", "encoder.json", "vocab.bpe"
 DATA, INDEX, META = "model.ckpt.data-00000-of-00001", "model.ckpt.index", "model.ckpt.meta"
 FILES = (HPARAMS, "checkpoint", ENCODER, DATA, INDEX, META, MERGES)  # each after those that it is checked against
 LARGEST = 1 << 26  # bytes of a file that holds no weights; the released ones have up to 1.8 MB
-BLOCK = 1 << 20  # bytes hashed at a time
 
 # SHA-256 of the released files, from the download script of the public repository MontrealAI/AGI-Alpha-Agent-v0.
 # tiktoken has the same for the vocabulary, and a second document for the weights; `checkpoint` and `hparams.json` were
@@ -29,9 +29,6 @@ SHA256 = {
         MERGES: "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     }
 }
-
-FOOTER, BLOCK_TRAILER = 48, 5  # bytes at the end of LevelDB's tables, and of each of their blocks
-MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")  # ends each of LevelDB's tables
 
 
 def find_damage(path: Path, name: str, size: str | None) -> str:
@@ -54,7 +51,7 @@ def find_damage(path: Path, name: str, size: str | None) -> str:
         "its SHA-256 is not that of OpenAI's file"
     """
     if sha256 := SHA256.get(size or "", {}).get(name):
-        return "" if hash_sha256(path) == sha256 else "its SHA-256 is not that of OpenAI's file"
+        return "" if hash_file(path).hexdigest() == sha256 else "its SHA-256 is not that of OpenAI's file"
     try:
         if name == HPARAMS:
             config = GPT2Config.from_json(path)
@@ -69,8 +66,8 @@ def find_damage(path: Path, name: str, size: str | None) -> str:
         elif name == DATA:
             is_whole = path.stat().st_size == count_bytes(config)
         else:
-            is_whole = (is_table if name == INDEX else is_message)(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+            is_whole = (is_index if name == INDEX else is_message)(path.read_bytes())
+    except (ValueError, RecursionError, Damage) as error:
         return f"not a whole {name} ({error})"
     return "" if is_whole else f"not a whole {name}"
 
@@ -82,7 +79,7 @@ def find_largest_size(name: str, folder: Path, size: str | None) -> int:
 
 def find_differences(folder: Path, size: str) -> list[str]:
     """The names of the files that have another SHA-256 than OpenAI's, as far as that is published."""
-    return [name for name, sha256 in SHA256.get(size, {}).items() if hash_sha256(folder / name) != sha256]
+    return [name for name, sha256 in SHA256.get(size, {}).items() if hash_file(folder / name).hexdigest() != sha256]
 
 
 def read_config(folder: Path, size: str | None) -> GPT2Config:
@@ -113,20 +110,12 @@ def is_vocabulary(ids: object, n_vocab: int) -> bool:
     )
 
 
-def is_table(content: bytes) -> bool:
-    """Whether bytes end with a LevelDB table's footer, and the footer's two handles describe what precedes it.
-
-    The footer: offset and size of the block of meta data, those of the block's index, zeros, the magic number.
-    """
-    footer = content[-FOOTER:]
-    if len(footer) < FOOTER or not footer.endswith(MAGIC):
+def is_index(content: bytes) -> bool:
+    """Whether bytes are the index of a checkpoint."""
+    try:
+        return bool(parse_index(content))
+    except (Damage, UnicodeDecodeError, struct.error):
         return False
-    numbers, at = [], 0
-    for _ in range(4):
-        number, at = read_varint(footer, at)
-        numbers.append(number)
-    _, _, offset, size = numbers
-    return offset + size + BLOCK_TRAILER + FOOTER == len(content)
 
 
 def is_message(content: bytes) -> bool:
@@ -143,24 +132,3 @@ def is_message(content: bytes) -> bool:
         else:  # a MetaGraphDef has no fields of fixed width
             return False
     return content.startswith(b"\n") and at == len(content)
-
-
-def read_varint(content: bytes, at: int) -> tuple[int, int]:
-    """The number of LevelDB and protocol buffers that begins at a byte, and where it ends. Raises ValueError."""
-    number = 0
-    for shift in range(0, 64, 7):
-        if at >= len(content):
-            break
-        byte, at = content[at], at + 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, at
-    raise ValueError(f"no number ends at byte {at}")
-
-
-def hash_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import secrets
 import shutil
@@ -11,10 +12,12 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.text_files import UTF8_FIX, read_text
 
+BLOCK = 1 << 20  # bytes hashed at a time
 STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
@@ -100,7 +103,7 @@ def find_descriptor(path: Path) -> int | None:
 
 
 def open_stream(path: Path) -> int:
-    """Open a stream for writing. A descriptor is duplicated: opened anew, it would begin at its file's first byte."""
+    """Open a stream for writing. A descriptor is duplicated: opened again, it would begin at its file's first byte."""
     number = find_descriptor(path)
     return os.open(path, os.O_WRONLY) if number is None else os.dup(number)
 
@@ -207,6 +210,20 @@ def check_writable(folder: Path, size: int, fix: str) -> None:
         raise InputError(f"{folder}: cannot be written to ({error.strerror}): {fix}") from None
     if free < size:
         raise InputError(f"{folder}: {free / 1e9:.1f} GB free, {size / 1e9:.1f} GB needed: free space on this disk")
+
+
+def hash_file(path: str | Path, algorithm: str = "sha256") -> Any:
+    """Hash a file's content. Returns the object of hashlib. Raises OSError if the file cannot be read.
+
+    Example:
+        >>> hash_file("/dev/null").hexdigest()[:8]
+        'e3b0c442'
+    """
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:  # noqa: PTH123 - a Path for each of 100,000 files takes longer than the call
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest
 
 
 def sync_to_disk(path: Path) -> None:

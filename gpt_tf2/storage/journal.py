@@ -50,10 +50,6 @@ class Journal:
         if not size:
             self._append(job)
 
-    def get(self, key: str) -> Any | None:
-        """Return a result, or None if there is none yet."""
-        return self.results.get(key)
-
     def put(self, key: str, result: Any) -> None:
         """Add a result, a JSON value. It is on disk when this returns. Raises InputError if it cannot be written."""
         self._append({key: result})

@@ -21,7 +21,7 @@ from typing import Any
 import filelock
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import is_writable, sync_to_disk, write_text
+from gpt_tf2.storage.files import hash_file, is_writable, sync_to_disk, write_text
 from gpt_tf2.storage.json_text import parse_json
 from gpt_tf2.storage.locks import find_locks, hold_lock, lock_path, remove_if_empty
 from gpt_tf2.storage.machine import is_signed, sign
@@ -30,7 +30,7 @@ KEPT_FOLDER = ".gpt_tf2"  # holds the kept folders, beside their sources
 ABOUT = "about.json"  # in each kept folder, what it was built from
 UNFINISHED = ".gpt_tf2-unfinished"  # ends the name of a folder that is being built
 LARGEST_ABOUT = 1 << 24  # bytes
-CHECKSUM_BLOCK, DIGEST_BLOCK = 1 << 22, 1 << 20  # bytes read at a time
+CHECKSUM_BLOCK = 1 << 22  # bytes read at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Sources:
             digest.update(f"{self.name(path)}\0".encode(errors="surrogateescape"))
             with contextlib.suppress(OSError):
                 if os.path.isfile(path):  # noqa: PTH113 - see `stamp`; a pipe that nobody writes never ends
-                    digest.update(hash_file(path))
+                    digest.update(hash_file(path).digest())
         return digest.hexdigest()
 
 
@@ -277,15 +277,6 @@ def compute_checksums(folder: Path, names: list[str]) -> dict[str, list[int]]:
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return dict(zip(names, threads.map(compute, names), strict=True))
-
-
-def hash_file(path: str) -> bytes:
-    """Hash a file's content, with SHA-256."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:  # noqa: PTH123 - see `Sources.stamp`
-        while block := file.read(DIGEST_BLOCK):
-            digest.update(block)
-    return digest.digest()
 
 
 def write_error(path: Path, error: OSError, fix: str) -> InputError:
