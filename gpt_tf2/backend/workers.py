@@ -159,7 +159,7 @@ def find_workers(count: int | None) -> Workers:
     Args:
         count: by default 1, or all devices if this run has several processes.
 
-    Raises InputError if there are not so many; see `take_devices`.
+    Raises InputError if there are fewer; see `take_devices`.
     """
     if find_backend() != "jax" and (count or 1) == 1:
         return Workers()  # LiteRT starts without TensorFlow

@@ -107,7 +107,7 @@ def find_devices(count: int | None, splits_weights: bool = False) -> Devices:
     Args:
         count: by default all if the weights are split.
 
-    Raises InputError if there are not so many, or if the weights cannot be split.
+    Raises InputError if there are fewer, or if the weights cannot be split.
     """
     if splits_weights and keras.backend.backend() != "jax":
         raise InputError("TensorFlow trains on one device here: set KERAS_BACKEND=jax", "shard")

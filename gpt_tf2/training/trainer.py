@@ -19,7 +19,7 @@ class Trainer(Protocol):
     trained: the trained variables by OpenAI's names.
     optimizer_state: for each of them a tuple of variables.
     step_state: the rest of what a step changes.
-    devices: that hold the variables.
+    devices: where the variables lie.
     steps_ahead: how many steps may run while the loss of an earlier one has not been read.
     """
 
