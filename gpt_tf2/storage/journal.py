@@ -32,7 +32,7 @@ class Journal:
     Example:
         >>> journal = Journal(Path("scores.partial"), job="124M on story.txt")  # doctest: +SKIP
         >>> for key in keys:  # doctest: +SKIP
-        ...     if journal.get(key) is None:
+        ...     if key not in journal.results:
         ...         journal.put(key, compute(key))
         >>> journal.remove()  # doctest: +SKIP
     """
