@@ -106,7 +106,7 @@ class Command:
     positional: Sequence[str] = ()
 
 
-COMMANDS: Mapping[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "demo": Command("start", "train a small GPT-2 on Python's language reference, without a download", demo),
     "download": Command("start", "download one of OpenAI's models", download, ["size"]),
     "finetune": Command("train", "fine-tune a model on a text, summaries, conversations or your own task", finetune),
@@ -194,7 +194,7 @@ def answer(arguments: Sequence[str]) -> str:
         raise InputError(
             f"unknown command {first}{suggest(first, {name.split()[0] for name in COMMANDS})} (see gpt-tf2 --help)"
         )
-    if prefix and not set(arguments[1:]) <= {"-h", "--help"}:
+    if prefix and arguments[1:2] not in (["-h"], ["--help"]):
         raise InputError(f"{' '.join(arguments[:2])}: use {' or '.join(commands)}")
     return list_commands(commands)
 

@@ -73,7 +73,13 @@ class FinetuneSettings:
     steps: int = flag(100, "optimizer steps per epoch", also=("steps_per_epoch",), **SHARED, **COUNT)
     batch_size: int = flag(1, "sequences per step, each a window of text or packed examples", **SHARED, **COUNT)
     length: int = flag(1024, "tokens per sequence, at most the model's n_ctx", **SHARED, kind=int, at_least=2)
-    lr: float = flag(0.001, "peak learning rate", also=("base_lr",), **SHARED, **POSITIVE)
+    lr: float | None = flag(
+        None,
+        "peak learning rate (by size: 1e-4 for 124M to 2e-5 for 1558M; 2e-4 for LoRA)",
+        also=("base_lr",),
+        **SHARED,
+        **POSITIVE,
+    )
     lr_schedule: str = flag(
         "step",
         "learning-rate schedule: step (decays at --decay_epochs) or cosine (over the whole run)",
@@ -195,9 +201,10 @@ class FinetuneSettings:
         return [epoch * self.steps for epoch in self.decay_epochs]
 
     def schedule(self) -> "Schedule":
-        """The learning rate of each step."""
+        """The learning rate of each step. `lr` is no longer None."""
         from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
 
+        assert self.lr is not None
         if self.lr_schedule == "cosine":
             schedule = cosine_decay(self.lr, self.decay_lr, self.epochs * self.steps)
         else:
@@ -237,6 +244,10 @@ class FinetuneSettings:
         is_path = path.exists() or Path(f"{path}.index").is_file()
         return path if is_path and not folder.exists() else folder
 
+    def output_setting(self) -> str:
+        """The setting that names the output."""
+        return "output_name" if self.output_name else "output"
+
     def output_path(self) -> Path:
         """The file to write; for a TF1 checkpoint its prefix."""
         data, base = Path(self.data), self.base()
@@ -246,7 +257,7 @@ class FinetuneSettings:
         path = Path("output") / name if is_name else Path(name)
         check_format(path)
         if self.lora_rank and path.suffix not in HDF5_SUFFIXES:
-            raise InputError("adapters are written as .h5: end the name in .h5", "output", path.name)
+            raise InputError("adapters are written as .h5: end the name in .h5", self.output_setting(), path.name)
         return path if path.suffix else path / "model.ckpt"
 
 

@@ -104,7 +104,7 @@ def test_plan_prints_what_fits(capsys: pytest.CaptureFixture) -> None:
 
 def test_a_run_prints_its_plan_or_refuses_before_it_writes(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     run_finetune(change_settings(epochs=1))
-    assert "training 112,560 parameters (--remat off --optimizer adamw), about" in capsys.readouterr().out
+    assert "training 112,560 parameters (--remat off --optimizer adamw --lr 0.001), about" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"needs \d\.\d GB .*, but 0\.1 GB is available"):
         run_finetune(change_settings(epochs=1, memory="100MB", output_name="other.h5"))
     assert not Path("output/other.h5").exists()
