@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt_tf2.checkpoints import openai
+from gpt_tf2.checkpoints.adapters import read_base_paths
 from gpt_tf2.checkpoints.companions import find_companion
-from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, PART, SAFETENSORS, locate, read_config, try_to_locate
+from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, PART, SAFETENSORS, find_base, locate, read_config, try_to_locate
 from gpt_tf2.checkpoints.opened import choose_config
 from gpt_tf2.checkpoints.released import (
     cached_folder,
     count_bytes,
     expected_size,
     find_server,
+    find_size,
     is_downloaded,
     is_unfinished,
 )
@@ -28,6 +30,8 @@ FOLDERS = (MODELS, Path("output"))  # of own models
 def find_model_path(model: str, offline: bool = False) -> Path:
     """The path of a model, for `open_model`. A released size that is not on this machine is downloaded.
 
+    So is the released model that adapters belong to.
+
     Args:
         model: a name in `models/`, a path, or a released size.
         offline: whether to raise instead of downloading.
@@ -40,6 +44,9 @@ def find_model_path(model: str, offline: bool = False) -> Path:
     """
     path = find_on_machine(model)
     if path:
+        base = find_missing_base(path)
+        if base:
+            find_model_path(base, offline)
         return path
     if model not in SIZES:
         raise explain_missing(model)
@@ -58,6 +65,14 @@ def find_on_machine(model: str) -> Path | None:
         return None
     cached = cached_folder(model)
     return cached if cached and is_downloaded(cached, expected_size(model, find_server())) else None
+
+
+def find_missing_base(path: Path) -> str | None:
+    """The released size whose adapters a file holds, if that model is not on this machine."""
+    if openai.is_prefix(path) or path.suffix not in HDF5_SUFFIXES or not path.is_file():
+        return None
+    bases = read_base_paths(path)
+    return find_size(bases[-1]) if bases and not find_base(bases) else None
 
 
 def is_there(path: Path) -> bool:

@@ -139,15 +139,10 @@ def format_origin(model: ListedModel) -> str:
     if model.problem:
         return model.problem.removeprefix(f"{model.path}: ")
     run = model.run or {}
-    base = f"adapters of {short_name(model.base)}" if model.base else run.get("model", "")
+    base = f"adapters of {companion_folder(model.base).name}" if model.base else run.get("model", "")
     data = f" on {Path(str(run['data'])).name}" if "data" in run else ""
     figures = [f", {label.format(run[key])}" for key, label in (("epochs", "{} epochs"), ("lr", "lr {}")) if key in run]
     return "".join([base, data, *figures]) or "-"
-
-
-def short_name(path: str) -> str:
-    """The name of a model by the path of its checkpoint: `124M` for `models/124M/model.ckpt`."""
-    return (Path(path).parent if Path(path).stem == "model" else Path(path)).name
 
 
 def shorten(line: str) -> str:

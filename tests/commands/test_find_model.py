@@ -7,11 +7,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from gpt_tf2.checkpoints import adapters
+from gpt_tf2.checkpoints.adapters import read_base_paths
+from gpt_tf2.checkpoints.opened import open_model, save_vocabulary
 from gpt_tf2.checkpoints.released import DATA, FILES, INDEX, META, is_downloaded
 from gpt_tf2.cli import main
 from gpt_tf2.commands.find_model import find_model_path, find_on_machine
+from gpt_tf2.config import adapter_shapes
 from gpt_tf2.errors import InputError
 from helpers.commands import FINETUNE
 from helpers.raw_http import RawServer, head, raw_server
@@ -145,9 +150,26 @@ def test_two_processes_download_a_model_together(server: RawServer, cache: Path)
 def test_finetuning_starts_from_the_cache_and_adapters_name_it(server: RawServer, workplace: Path, cache: Path) -> None:
     flags = [flag for flag in FINETUNE.split() if flag != "--model=tiny"]
     assert main([*flags, "--model=124M", "--lora_rank=2"]) == 0
-    assert Path("output/story_124M.h5").is_file()
-    assert main(["merge", "output/story_124M.h5", "merged.safetensors"]) == 0
-    assert Path("merged.safetensors").is_file()
+    trained = Path("output/story_124M.h5")
+    assert read_base_paths(trained)[-1] == str(cache / "model.ckpt")
+
+
+def test_adapters_on_another_machine_fetch_the_released_model_that_they_belong_to(
+    server: RawServer, workplace: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    base = open_model("models/tiny")
+    digests = {name: base.checkpoint.read_with_digest(name)[1] for name in base.checkpoint.shapes}
+    elsewhere = Path("/home/ada/.cache/gpt-tf2/models/124M/model.ckpt")
+    factors = {name: np.zeros(shape, "float32") for name, shape in adapter_shapes(base.config, 2).items()}
+    adapters.write(Path("style.h5"), base.config, adapters.Base(elsewhere, digests, base.tokenizer.digest), factors)
+    assert main(["generate", "--model=style.h5", "--offline"]) == 2
+    assert "--offline: 124M is not on this machine: run gpt-tf2 download 124M" in capsys.readouterr().err
+    assert find_model_path("style.h5") == Path("style.h5") and is_downloaded(cache, None)
+    assert find_model_path("style.h5", offline=True) == Path("style.h5") and len(server.asked) == len(FILES)
+    save_vocabulary(base.tokenizer, Path("style.h5"))
+    model = open_model("style.h5")
+    assert model.sources[1:] == tuple(cache / name for name in (INDEX, DATA))
+    assert (model.checkpoint.read("wte") == base.checkpoint.read("wte")).all()
 
 
 def test_a_model_ckpt_needs_no_download(server: RawServer, workplace: Path, cache: Path) -> None:
