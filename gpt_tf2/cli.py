@@ -26,6 +26,12 @@ def download() -> "Parts":
     return DownloadSettings, print_download
 
 
+def models() -> "Parts":
+    from gpt_tf2.commands.models import ModelsSettings, print_models
+
+    return ModelsSettings, print_models
+
+
 def plan() -> "Parts":
     from gpt_tf2.commands.plan import PlanSettings, print_plan
 
@@ -109,6 +115,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "demo": Command("start", "train a small GPT-2 on Python's language reference, without a download", demo),
     "download": Command("start", "download one of OpenAI's models", download, ["size"]),
+    "models": Command("start", "list the released models and your own: size, place, what they were made from", models),
     "finetune": Command("train", "fine-tune a model on a text, summaries, conversations or your own task", finetune),
     "plan": Command("train", "predict the memory of fine-tuning, by optimizer, --remat and LoRA", plan),
     "show-data": Command("train", "print a data set's prompts and completions as a model sees them", show_data),

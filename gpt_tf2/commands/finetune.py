@@ -18,6 +18,7 @@ from gpt_tf2.checkpoints import adapters
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
 from gpt_tf2.commands.data_settings import find_task_of
+from gpt_tf2.commands.find_model import find_model_path, find_on_machine
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
 from gpt_tf2.commands.measured_plan import measure_plan
@@ -164,7 +165,10 @@ def resolve(settings: FinetuneSettings) -> Run:
 
 def open_base(settings: FinetuneSettings) -> OpenedModel:
     """The model to start from, with its weights checked."""
-    base = settings.base()
+    if settings.model_ckpt:  # which the files beside the model may belong to: it is never downloaded for them
+        base = find_on_machine(settings.model) or Path(settings.model)
+    else:
+        base = find_model_path(settings.model, settings.offline)
     model = open_model(
         settings.model_ckpt or base, settings.json_hparams, settings.json_encoder, settings.vocab_bpe, base
     )

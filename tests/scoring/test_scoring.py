@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2.cli import main
+from gpt_tf2.commands.score import print_table
 from gpt_tf2.scoring import rouge
 from gpt_tf2.scoring.coqa import normalize, score_turn
 from gpt_tf2.scoring.porter import read_exceptions
@@ -318,3 +319,12 @@ def test_a_bad_file_ends_in_one_line(
     assert err.count("\n") == 1 and "Traceback" not in err
     for word in words:
         assert word in err, err
+
+
+def test_a_table_is_at_most_60_columns_wide(capsys: pytest.CaptureFixture) -> None:
+    name = "held_out/a/folder/[whose]/name/is/long/and_a_file_whose_name_is_long.txt"
+    print_table("text", {name: {"bits per byte": 1.25, "perplexity per token": 23.5, "tokens": 1234567}})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60 and any("tokens" in line and "1,234,567" in line for line in lines)
+    named = [line.split("┃")[2].strip() for line in lines if line.startswith("┃")]
+    assert "".join(named) == name
