@@ -1,6 +1,6 @@
 """Continuing sequences of token ids, as arrays: what `GPT2.generate` does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,14 @@ from gpt_tf2.generation.sampling import make_sampler
 from gpt_tf2.model import GPT2
 
 MOST_SLOTS = 64  # sequences at a time: more need more memory for their keys and values
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "max_new_tokens": (lambda value: value >= 1, "1 or more"),
+    "temperature": (lambda value: value >= 0, "0 or more"),
+    "top_k": (lambda value: value >= 0, "0 or more"),
+    "top_p": (lambda value: 0 < value <= 1, "more than 0, at most 1"),
+    "min_p": (lambda value: 0 <= value < 1, "0 or more, less than 1"),
+    "repetition_penalty": (lambda value: value > 0, "more than 0"),
+}
 
 
 def continue_sequences(
@@ -34,11 +42,13 @@ def continue_sequences(
     Returns:
         For an array, an array int32 [B, longest], filled up with `end`. For a list, a list of int32 arrays.
 
-    Raises InputError if `max_new_tokens` is below 1, or if a sequence is empty, leaves no room in the context, or holds
-    an id outside the vocabulary.
+    Raises InputError if a setting is out of its range, or if a sequence is empty, leaves no room in the context, or
+    holds an id outside the vocabulary.
     """
-    if max_new_tokens < 1:
-        raise InputError("give 1 or more", "max_new_tokens", max_new_tokens)
+    for name, value in {"max_new_tokens": max_new_tokens, **rules}.items():
+        accepts, allowed = RANGES[name]
+        if not accepts(value):
+            raise InputError(f"use {allowed}", name, value)
     prompts = [[int(id) for id in sequence] for sequence in ids]
     for number, prompt in enumerate(prompts):
         check_prompt(prompt, f"ids[{number}]", model.config)
