@@ -100,8 +100,8 @@ def test_the_end_of_text_in_a_starter_is_the_token(
     workplace: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts: list[list[int]] = []
-    make_requests = module.make_requests
-    monkeypatch.setattr(module, "make_requests", lambda *given: prompts.extend(given[4]) or make_requests(*given))
+    check_prompt = module.check_prompt
+    monkeypatch.setattr(module, "check_prompt", lambda *given: prompts.append(given[1].ids) or check_prompt(*given))
     short = ["--starter=One<|endoftext|>Two<|endoftext|>", "--output_length=2"]
     samples, err = run(capsys, *short)
     assert samples[0]["prompt"] == short[0].removeprefix("--starter=")
@@ -113,7 +113,7 @@ def test_the_end_of_text_in_a_starter_is_the_token(
 
 def test_samples_come_in_order_and_as_soon_as_they_are_finished(workplace: Path) -> None:
     settings = GenerateSettings(
-        "models/tiny", prompt="The", n_samples=10**9, batch_size=3, max_new_tokens=5, top_k=0, seed=1
+        model="models/tiny", prompt="The", n_samples=10**9, batch_size=3, max_new_tokens=5, top_k=0, seed=1
     )
     first = [sample.text for sample in itertools.islice(generate_samples(settings, len), 7)]
     few = GenerateSettings(model="models/tiny", prompt="The", n_samples=7, max_new_tokens=5, top_k=0, seed=1)
