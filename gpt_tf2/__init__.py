@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gpt_tf2.checkpoints.opened import load_model, save_model
     from gpt_tf2.config import GPT2Config
     from gpt_tf2.errors import InputError
+    from gpt_tf2.language_model import LanguageModel, load
     from gpt_tf2.model import GPT2
     from gpt_tf2.tokenizer import Tokenizer
 
@@ -26,10 +27,12 @@ __all__ = [
     "GPT2",
     "GPT2Config",
     "InputError",
+    "LanguageModel",
     "Tokenizer",
     "__version__",
     "evaluate",
     "finetune",
+    "load",
     "load_model",
     "save_model",
 ]
@@ -38,9 +41,11 @@ MODULES = {
     "GPT2": "model",
     "GPT2Config": "config",
     "InputError": "errors",
+    "LanguageModel": "language_model",
     "Tokenizer": "tokenizer",
     "evaluate": "api",
     "finetune": "api",
+    "load": "language_model",
     "load_model": "checkpoints.opened",
     "save_model": "checkpoints.opened",
 }
