@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, overload
 
@@ -47,7 +47,7 @@ def load(
     Args:
         model: a released size, such as "124M", or a path: a file, a folder, or the prefix of a TF1 checkpoint.
         precision: "float32" or "bfloat16", to generate in. "auto": bfloat16 on a GPU, float32 on a CPU.
-        quantize: "int8" on a CPU: half the memory, three times as fast, almost the same text.
+        quantize: "int8" on a CPU: half the memory, three times as fast. The logger is told what it costs in perplexity.
         engine: "litert" or "graph" (Keras). "auto": LiteRT on a CPU, unless Keras runs on JAX.
         offline: whether to refuse to download a released size that is not on this machine.
 
@@ -89,11 +89,12 @@ class TokenLogprob(NamedTuple):
 
 
 class LanguageModel:
-    """A model with its vocabulary. `load` makes one.
+    """A model with its vocabulary, loaded once and used many times. `load` makes one.
 
-    Threads may share it. Each step of the decoder, which appends a token or a few to every running text, has the model
-    to itself, so the texts are those of calls one after another. A call never waits for a stream to be read: a stream
-    runs a step when its reader asks for text. A stream itself belongs to one thread.
+    Threads may share it, and each gets the texts and figures that it would get alone. They take turns, step by step: a
+    step, which adds a token or a few to every text of a call, has the model to itself. A stream runs a step when its
+    reader asks for text, so nobody waits for a reader. The stream itself belongs to one thread. Taking turns is no
+    faster than one call after another: to generate many texts, give `generate` a list.
 
     Attributes:
         path: the checkpoint's file, or the prefix of a TF1 checkpoint.
@@ -183,8 +184,8 @@ class LanguageModel:
             >>> lm.generate("The tide", top_p=0.9, seed=1)  # doctest: +SKIP
             >>> lm.generate(["The tide", "A lantern"], n_samples=3, max_new_tokens=20)  # doctest: +SKIP
         """
-        one = isinstance(prompt, str)
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        one = isinstance(prompt, str) or not isinstance(prompt, Iterable)
+        texts: list[Any] = [prompt] if one else list(prompt)
         include_prompt = rules.pop("include_prompt", False)
         completion = make_rules(rules, n_samples, batch_size)
         prompts = [
