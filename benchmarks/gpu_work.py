@@ -102,7 +102,7 @@ def train_ours(work: Training) -> Measure:
 
     wait_for(Path("models", work.model, "model.safetensors"))
     settings = FinetuneSettings(
-        dataset_path="text.txt",
+        data="text.txt",
         model=work.model,
         batch_size=work.rows,
         length=work.length,
@@ -214,7 +214,7 @@ def generate_ours(work: Generation) -> Measure:
 
     wait_for(Path("models", work.model, "model.safetensors"))
     settings = GenerateSettings(
-        f"models/{work.model}", output_length=work.new, top_p=NUCLEUS, batch_size=work.rows, precision="bfloat16"
+        f"models/{work.model}", max_new_tokens=work.new, top_p=NUCLEUS, batch_size=work.rows, precision="bfloat16"
     )
     decoder, sampler = load_decoder(settings, *find_model(settings)), settings.sampler()
 

@@ -4,20 +4,17 @@ The names in `__all__` are the public API, together with `gpt_tf2.errors` and wh
 is private and may change. A name is imported on first use, as importing TensorFlow takes seconds.
 
 Example:
-    >>> from gpt_tf2 import FinetuneSettings, finetune  # doctest: +SKIP
-    >>> finetune(FinetuneSettings(dataset_path="book.txt", model="124M", base_lr=1e-4))  # doctest: +SKIP
-    PosixPath('output/book_124M.h5')
+    >>> from gpt_tf2 import finetune  # doctest: +SKIP
+    >>> finetune("book.txt", model="124M", output="book.h5").path  # doctest: +SKIP
+    PosixPath('output/book.h5')
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpt_tf2.api import evaluate, finetune
     from gpt_tf2.checkpoints.opened import load_model, save_model
-    from gpt_tf2.commands.evaluate import EvaluateSettings, evaluate
-    from gpt_tf2.commands.finetune import finetune
-    from gpt_tf2.commands.finetune_settings import FinetuneSettings
-    from gpt_tf2.commands.generate import GenerateSettings, generate
     from gpt_tf2.config import GPT2Config
     from gpt_tf2.errors import InputError
     from gpt_tf2.model import GPT2
@@ -27,31 +24,23 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GPT2",
-    "EvaluateSettings",
-    "FinetuneSettings",
     "GPT2Config",
-    "GenerateSettings",
     "InputError",
     "Tokenizer",
     "__version__",
     "evaluate",
     "finetune",
-    "generate",
     "load_model",
     "save_model",
 ]
 
 MODULES = {
     "GPT2": "model",
-    "EvaluateSettings": "commands.evaluate",
-    "FinetuneSettings": "commands.finetune_settings",
     "GPT2Config": "config",
-    "GenerateSettings": "commands.generate",
     "InputError": "errors",
     "Tokenizer": "tokenizer",
-    "evaluate": "commands.evaluate",
-    "finetune": "commands.finetune",
-    "generate": "commands.generate",
+    "evaluate": "api",
+    "finetune": "api",
     "load_model": "checkpoints.opened",
     "save_model": "checkpoints.opened",
 }

@@ -1,115 +1,128 @@
 """The command line: arguments in, exit code out."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from gpt_tf2.backend.starting import leave_processes
-from gpt_tf2.commands.flags import parse
+from gpt_tf2.commands.flags import suggest
+from gpt_tf2.commands.parsing import find_typed, parse
 from gpt_tf2.errors import InputError, to_line
 
 
-def demo(arguments: Sequence[str], prog: str) -> None:
+def demo() -> "Parts":
     from gpt_tf2.commands.demo import DemoSettings, run_demo
 
-    parse(DemoSettings, arguments, prog, "Train a small GPT-2 on Python's language reference, without a download.")
-    run_demo()
+    return DemoSettings, run_demo
 
 
-def download(arguments: Sequence[str], prog: str) -> None:
-    from gpt_tf2.commands.download import DownloadSettings, download
+def download() -> "Parts":
+    from gpt_tf2.commands.download import DownloadSettings, print_download
 
-    print(download(parse(DownloadSettings, arguments, prog, "Download one of OpenAI's models.", positional=["size"])))
+    return DownloadSettings, print_download
 
 
-def finetune(arguments: Sequence[str], prog: str) -> None:
-    from gpt_tf2.commands.finetune import finetune
+def plan() -> "Parts":
+    from gpt_tf2.commands.plan import PlanSettings, print_plan
+
+    return PlanSettings, print_plan
+
+
+def finetune() -> "Parts":
+    from gpt_tf2.commands.finetune import run_finetune
     from gpt_tf2.commands.finetune_settings import FinetuneSettings
 
-    finetune(parse(FinetuneSettings, arguments, prog, "Fine-tune a model on a text of your own."))
+    return FinetuneSettings, run_finetune
 
 
-def plan(arguments: Sequence[str], prog: str) -> None:
-    from gpt_tf2.commands.plan import PlanSettings, table
+def merge() -> "Parts":
+    from gpt_tf2.commands.merge import MergeSettings, print_merge
 
-    print(
-        table(
-            parse(
-                PlanSettings,
-                arguments,
-                prog,
-                "Predict the memory of fine-tuning with each optimizer, --remat and LoRA, in GB.",
-            )
-        )
-    )
+    return MergeSettings, print_merge
 
 
-def merge(arguments: Sequence[str], prog: str) -> None:
-    from gpt_tf2.commands.merge import MergeSettings, merge
-
-    about = "Merge a model and its LoRA adapters into one checkpoint."
-    print(merge(parse(MergeSettings, arguments, prog, about, positional=["adapters", "output"])))
-
-
-def generate(arguments: Sequence[str], prog: str) -> None:
+def generate() -> "Parts":
     from gpt_tf2.commands.generate import GenerateSettings, print_samples
 
-    print_samples(parse(GenerateSettings, arguments, prog, "Continue a text with a model."))
+    return GenerateSettings, print_samples
 
 
-def chat(arguments: Sequence[str], prog: str) -> None:
+def chat() -> "Parts":
     from gpt_tf2.commands.chat import ChatSettings, chat
 
-    about = "Ask a model fine-tuned on CoQA about a text: one question per line on stdin."
-    chat(parse(ChatSettings, arguments, prog, about, positional=["model_path"]))
+    return ChatSettings, chat
 
 
-def evaluate(arguments: Sequence[str], prog: str) -> None:
-    from gpt_tf2.commands.evaluate import EvaluateSettings, evaluate
+def evaluate() -> "Parts":
+    from gpt_tf2.commands.evaluate import EvaluateSettings, run_evaluate
 
-    about = "Score a model: its summaries or answers, or its perplexity on a text."
-    evaluate(parse(EvaluateSettings, arguments, prog, about))
-
-
-def score(arguments: Sequence[str], prog: str) -> None:
-    from gpt_tf2.commands import score as scoring
-
-    metric, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-    if metric == "rouge":
-        fields, about = ["predictions", "references"], "ROUGE-1, -2 and -L as ROUGE-1.5.5 prints them."
-        rouge = parse(scoring.RougeSettings, rest, f"{prog} rouge", about, fields)
-        scoring.print_scores(scoring.score_rouge(rouge), rouge.json)
-    elif metric == "coqa":
-        fields, about = ["gold", "predictions"], "F1 and exact match as CoQA's evaluator computes them."
-        coqa = parse(scoring.CoqaSettings, rest, f"{prog} coqa", about, fields)
-        scoring.print_scores(scoring.score_coqa(coqa), coqa.json)
-    elif metric in ("-h", "--help"):
-        print(f"usage: {prog} {{rouge,coqa}} … (see {prog} rouge --help)")
-    else:
-        raise InputError(f"score {metric}".strip() + ": use score rouge or score coqa, and two files")
+    return EvaluateSettings, run_evaluate
 
 
-def show_data(arguments: Sequence[str], prog: str) -> None:
+def score_rouge() -> "Parts":
+    from gpt_tf2.commands.score import RougeSettings, print_rouge
+
+    return RougeSettings, print_rouge
+
+
+def score_coqa() -> "Parts":
+    from gpt_tf2.commands.score import CoqaSettings, print_coqa
+
+    return CoqaSettings, print_coqa
+
+
+def show_data() -> "Parts":
     from gpt_tf2.commands.show_data import ShowDataSettings, show_data
 
-    show_data(
-        parse(ShowDataSettings, arguments, prog, "Print a data set's prompts and completions as a model sees them.")
-    )
+    return ShowDataSettings, show_data
 
 
-COMMANDS: dict[str, Callable[[Sequence[str], str], None]] = {
-    "demo": demo,
-    "download": download,
-    "plan": plan,
-    "finetune": finetune,
-    "merge": merge,
-    "generate": generate,
-    "chat": chat,
-    "evaluate": evaluate,
-    "score": score,
-    "show-data": show_data,
+def completion() -> "Parts":
+    from gpt_tf2.commands.completion import CompletionSettings, print_completion
+
+    return CompletionSettings, lambda settings: print_completion(settings, COMMANDS)
+
+
+Parts = tuple[type, Callable[[Any], object]]  # the settings of a command, and the function that runs it
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command.
+
+    group: the heading under which the help lists it.
+    about: what it does, in one line.
+    load: imports its settings and its function, when it is called.
+    positional: the settings given without a flag, in order.
+    """
+
+    group: str
+    about: str
+    load: Callable[[], Parts]
+    positional: Sequence[str] = ()
+
+
+COMMANDS: Mapping[str, Command] = {
+    "demo": Command("start", "train a small GPT-2 on Python's language reference, without a download", demo),
+    "download": Command("start", "download one of OpenAI's models", download, ["size"]),
+    "finetune": Command("train", "fine-tune a model on a text, summaries, conversations or your own task", finetune),
+    "plan": Command("train", "predict the memory of fine-tuning, by optimizer, --remat and LoRA", plan),
+    "show-data": Command("train", "print a data set's prompts and completions as a model sees them", show_data),
+    "merge": Command("train", "merge a model and its LoRA adapters into one checkpoint", merge, ["adapters", "output"]),
+    "generate": Command("use", "continue a text with a model", generate),
+    "chat": Command("use", "ask a model fine-tuned on CoQA about a text, one question per line", chat, ["model"]),
+    "evaluate": Command("score", "score a model's summaries or answers, or its perplexity on a text", evaluate),
+    "score rouge": Command(
+        "score", "ROUGE-1, -2 and -L of a file, as ROUGE-1.5.5 prints them", score_rouge, ["predictions", "references"]
+    ),
+    "score coqa": Command(
+        "score", "F1 and exact match of a file, as CoQA's evaluator computes them", score_coqa, ["gold", "predictions"]
+    ),
+    "completion": Command("shell", "print a script that completes commands and flags", completion, ["shell"]),
 }
 
 
@@ -121,16 +134,16 @@ def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
         prog: what the user typed, for messages; by default `gpt-tf2 COMMAND`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = arguments[0] if arguments else "--help"
-    prog = prog or ("gpt-tf2" if command in ("-h", "--help") else f"gpt-tf2 {command}")
+    command, rest = split_command(arguments)
+    prog = prog or f"gpt-tf2 {command}".rstrip()
     try:
         prepare_streams()
         try:
-            run(command, arguments[1:], prog)
+            run(command, rest, prog)
         finally:
             sys.stdout.flush()  # here, where a full disk can be reported
     except InputError as error:
-        print(to_line(f"{prog}: {error.on_command_line()}"), file=sys.stderr)
+        print(to_line(f"{prog}: {error.on_command_line(find_names(command, rest))}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
@@ -145,15 +158,62 @@ def main(arguments: Sequence[str] | None = None, prog: str = "") -> int:
     return 0
 
 
-def run(command: str, arguments: Sequence[str], prog: str) -> None:
-    """Runs a command."""
-    if command in ("-h", "--help"):
-        print(f"usage: gpt-tf2 {{{','.join(COMMANDS)}}} … (see gpt-tf2 COMMAND --help)")
-    elif command not in COMMANDS:
-        raise InputError(f"unknown command: use one of {', '.join(COMMANDS)}")
-    else:
-        COMMANDS[command](arguments, prog)
-        leave_processes()
+def split_command(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command, of one word or of two, and its arguments. The command is empty if a flag comes first."""
+    for words in (2, 1):
+        if " ".join(arguments[:words]) in COMMANDS:
+            return " ".join(arguments[:words]), arguments[words:]
+    return "", arguments
+
+
+def run(name: str, arguments: Sequence[str], prog: str) -> None:
+    """Runs a command, or what can be asked for without one.
+
+    Raises InputError for an unknown command.
+    """
+    if not name:
+        print(answer(arguments))
+        return
+    command = COMMANDS[name]
+    settings, function = command.load()
+    about = f"{command.about[0].upper()}{command.about[1:]}."
+    function(parse(settings, arguments, prog, about, command.positional))
+    leave_processes()
+
+
+def answer(arguments: Sequence[str]) -> str:
+    """What `gpt-tf2` prints without a command: its version, or the list of commands."""
+    first = arguments[0] if arguments else "--help"
+    if first in ("-V", "--version"):
+        from gpt_tf2.commands.version import describe_version
+
+        return describe_version()
+    prefix = "" if first in ("-h", "--help") else f"{first} "
+    commands = {name: command for name, command in COMMANDS.items() if name.startswith(prefix)}
+    if not commands:
+        raise InputError(
+            f"unknown command {first}{suggest(first, {name.split()[0] for name in COMMANDS})} (see gpt-tf2 --help)"
+        )
+    if prefix and not set(arguments[1:]) <= {"-h", "--help"}:
+        raise InputError(f"{' '.join(arguments[:2])}: use {' or '.join(commands)}")
+    return list_commands(commands)
+
+
+def list_commands(commands: Mapping[str, Command]) -> str:
+    """The commands in groups, one line each."""
+    lines = ["usage: gpt-tf2 COMMAND [flags]"]
+    for group in dict.fromkeys(command.group for command in commands.values()):
+        lines += ["", f"{group}:"]
+        lines += [f"  {name:<13}{command.about}" for name, command in commands.items() if command.group == group]
+    lines += ["", "gpt-tf2 COMMAND --help lists a command's flags; gpt-tf2 --version names the versions in use."]
+    return "\n".join(lines)
+
+
+def find_names(command: str, arguments: Sequence[str]) -> dict[str, str]:
+    """The names that the user has typed for settings, for messages."""
+    with contextlib.suppress(InputError):
+        return find_typed(COMMANDS[command].load()[0], arguments) if command else {}
+    return {}
 
 
 def prepare_streams() -> None:

@@ -1,6 +1,7 @@
 """What the user can fix: one line, no traceback, exit code 2."""
 
 import re
+from collections.abc import Mapping
 
 SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 LONGEST = 300  # characters of an error's line
@@ -36,10 +37,15 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple:
         return type(self), (self.message, self.setting, self.value)
 
-    def on_command_line(self) -> str:
-        """The error with its settings as flags."""
+    def on_command_line(self, typed: Mapping[str, str] | None = None) -> str:
+        """The error with its settings as flags.
+
+        typed: another name by which the user has called a setting.
+        """
+        names = typed or {}
         given = "" if self.value is None else f" {self.value}"
-        return to_line((f"--{self.setting}{given}: " if self.setting else "") + SETTING.sub(r"--\1", self.message))
+        message = SETTING.sub(lambda match: f"--{names.get(match[1], match[1])}", self.message)
+        return to_line((f"--{names.get(self.setting, self.setting)}{given}: " if self.setting else "") + message)
 
 
 def to_line(message: str) -> str:

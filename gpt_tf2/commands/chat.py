@@ -22,9 +22,11 @@ from gpt_tf2.tasks.task import Example, Turn
 class ChatSettings(ModelSettings):
     """The settings of `chat`."""
 
-    passage: str = flag(dataclasses.MISSING, "the file with the text to ask about")
-    encoding: str | None = flag(None, ENCODING)
-    temperature: float = flag(0.0, "0 takes the top token, above 0 samples", kind=float, at_least=0)
+    passage: str = flag(dataclasses.MISSING, "the file with the text to ask about", group="text", metavar="FILE")
+    encoding: str | None = flag(None, **ENCODING | {"group": "text"})
+    temperature: float = flag(
+        0.0, "0 takes the most likely token, higher values vary more", group="sampling", kind=float, at_least=0
+    )
 
 
 def chat(settings: ChatSettings) -> None:
@@ -60,7 +62,7 @@ def answer_questions(settings: ChatSettings, passage: str, questions: Iterable[s
     """Yields the answer to each question, with a line break. The earlier questions and answers are its context."""
     model, engine = find_model(settings)
     check_room(settings, model)
-    tokenizer, room = model.tokenizer, model.config.n_ctx - settings.output_length
+    tokenizer, room = model.tokenizer, model.config.n_ctx - settings.max_new_tokens
     decoder = load_decoder(settings, model, engine)
     sampler = settings.sampler()
     # One scheduler for all questions: where it keeps what is cached, the passage is computed once.
@@ -73,7 +75,7 @@ def answer_questions(settings: ChatSettings, passage: str, questions: Iterable[s
         turns.append(Turn(coqa.format_question(question), ("",)))
         prompt, _ = build_prompt(passage_ids, Example("", passage, tuple(turns)), answers, room, tokenizer)
         stream = TextStream(tokenizer, [coqa.STOP])
-        request = Request(prompt, settings.output_length, sampler, generator, stream.add)
+        request = Request(prompt, settings.max_new_tokens, sampler, generator, stream.add)
         scheduler.run_all([request])
         answers.append(stream.finish())
         yield f"{answers[-1].strip()}\n"

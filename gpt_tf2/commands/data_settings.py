@@ -1,21 +1,42 @@
 """The settings shared by the commands that read a data set: how its files are read."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Reading, Task
 
-DATA = "the data: a file, a folder or a glob; - is stdin"
-ENCODING = "encoding of text without a byte order mark, such as cp1252 (utf-8)"
-COLUMN = "column of a table, by its name or number (the first; text of a .jsonl or .parquet)"
-LITERAL_SPECIALS = "read <|endoftext|> in a text as letters instead of the token"
+DATA: dict[str, Any] = {
+    "help": "the data: a file, a folder or a glob; - is stdin",
+    "also": ("dataset_path",),
+    "group": "data",
+    "metavar": "PATH",
+}
+TASK: dict[str, Any] = {
+    "help": "the kind of data: text, cnndm, coqa, or your own task, FILE.py",
+    "also": ("data_loader",),
+    "group": "data",
+    "metavar": "TASK",
+}
+ENCODING: dict[str, Any] = {
+    "help": "encoding of text without a byte order mark, such as cp1252 (utf-8)",
+    "group": "data",
+}
+COLUMN: dict[str, Any] = {
+    "help": "column of a table, by its name or number (the first; text of a .jsonl or .parquet)",
+    "group": "data",
+}
+LITERAL_SPECIALS: dict[str, Any] = {
+    "help": "read <|endoftext|> in a text as letters instead of the token",
+    "group": "data",
+    "kind": bool,
+}
 
 
 class ReadsData(Protocol):
     """The settings of a command that reads a data set."""
 
     @property
-    def data_loader(self) -> str: ...
+    def task(self) -> str: ...
     @property
     def encoding(self) -> str | None: ...
     @property
@@ -26,4 +47,4 @@ class ReadsData(Protocol):
 
 def find_task_of(settings: ReadsData) -> Task:
     """The task that the settings name, with the way its files are read; see `find_task`."""
-    return find_task(settings.data_loader, Reading(settings.encoding, settings.column, settings.literal_specials))
+    return find_task(settings.task, Reading(settings.encoding, settings.column, settings.literal_specials))

@@ -9,7 +9,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.opened import save_model
-from gpt_tf2.commands.finetune import finetune
+from gpt_tf2.commands.finetune import run_finetune
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.generate import GenerateSettings, generate
 from gpt_tf2.config import GPT2Config
@@ -27,7 +27,7 @@ class DemoSettings:
     """The demo has no settings."""
 
 
-def run_demo() -> Path:
+def run_demo(settings: DemoSettings) -> Path:
     """Builds a vocabulary and a random model, trains it, and prints a sample before and after.
 
     Returns:
@@ -44,17 +44,17 @@ def run_demo() -> Path:
     model = GPT2(CONFIG, read=random_tensors(CONFIG, seed=0, std=0.05))
     save_model(model, FOLDER / "model.ckpt", tokenizer)
     print(f"\nBefore training:\n{write_sample(FOLDER / 'model.ckpt')}\n")
-    output = finetune(
+    output = run_finetune(
         FinetuneSettings(
-            dataset_path=str(FOLDER / "reference.txt"),
+            data=str(FOLDER / "reference.txt"),
             model=FOLDER.name,
-            output_name="demo.h5",
-            num_epoch=8,
-            steps_per_epoch=100,
+            output="demo.h5",
+            epochs=8,
+            steps=100,
             batch_size=16,
             length=CONFIG.n_ctx,
-            base_lr=0.003,
-            decay_epochs="5,7",
+            lr=0.003,
+            decay_epochs=(5, 7),
             decay_lr=0.25,
             val_fraction=0.1,
             sample_every=0,
@@ -63,13 +63,13 @@ def run_demo() -> Path:
     print(f"\nAfter training, from {output}:\n{write_sample(output)}\n")
     print("To do the same with GPT-2 and your own text:")
     print("  gpt-tf2 download 124M")
-    print("  gpt-tf2 finetune --model 124M --data book.txt --base_lr 0.0001")
+    print("  gpt-tf2 finetune --model 124M --data book.txt --lr 0.0001")
     return output
 
 
 def write_sample(model: Path) -> str:
     """A sample of a model, as indented lines."""
-    settings = GenerateSettings(str(model), starter=STARTER, output_length=110, top_k=40, temperature=0.6, seed=1)
+    settings = GenerateSettings(model=str(model), prompt=STARTER, max_new_tokens=110, top_k=40, temperature=0.6, seed=1)
     return "\n".join(f"  | {line}" for line in generate(settings)[0].splitlines())
 
 

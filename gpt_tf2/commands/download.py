@@ -69,3 +69,8 @@ def download(settings: DownloadSettings) -> Path:
 def show_progress(progress: Progress, task: TaskID, done: int, total: int | None) -> None:
     """Updates a file's bar, in bytes."""
     progress.update(task, completed=done, total=total)
+
+
+def print_download(settings: DownloadSettings) -> None:
+    """Downloads, and prints the folder."""
+    print(download(settings))

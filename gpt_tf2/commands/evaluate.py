@@ -10,7 +10,7 @@ from pathlib import Path
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, find_task_of
+from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK, find_task_of
 from gpt_tf2.commands.evaluation_output import claim_output, identify, journal_path, write_scores
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
@@ -34,29 +34,43 @@ class EvaluateSettings(ModelSettings):
     Raises InputError for a value that is out of range.
     """
 
-    dataset_path: str = flag(dataclasses.MISSING, DATA, short="data")
-    data_loader: str = flag("text", "the kind of data: text, cnndm, coqa, or your own task, FILE.py")
-    encoding: str | None = flag(None, ENCODING)
-    column: str | None = flag(None, COLUMN)
-    literal_specials: bool = flag(False, LITERAL_SPECIALS, kind=bool)
-    split: str | None = flag(None, "train, val or test of cnndm, train or dev of coqa (the last)")
-    limit: int | None = flag(None, "most examples to evaluate (all)", **COUNT)
-    output_file: str | None = flag(None, "file for the predictions (output/MODEL_LOADER_SPLIT.txt, .json for coqa)")
+    data: str = flag(dataclasses.MISSING, **DATA)
+    task: str = flag("text", **TASK)
+    encoding: str | None = flag(None, **ENCODING)
+    column: str | None = flag(None, **COLUMN)
+    literal_specials: bool = flag(False, **LITERAL_SPECIALS)
+    split: str | None = flag(None, "train, val or test of cnndm, train or dev of coqa (the last)", group="data")
+    limit: int | None = flag(None, "most examples to evaluate (all)", group="data", **COUNT)
     references: str | None = flag(
-        None, "file to score against: for cnndm one line of <t> … </t> per story, for coqa a gold file (the data's own)"
+        None,
+        "file to score against: for cnndm one line of <t> … </t> per story, for coqa a gold file (the data's own)",
+        group="data",
+        metavar="FILE",
     )
-    gold_answers: bool = flag(False, "put the data's answers into the context instead of the model's own", kind=bool)
-    batch_size: int = flag(8, "sequences at a time", **COUNT)
-    seed: int = flag(0, "seed of the samples", kind=int, at_least=0)
+    gold_answers: bool = flag(
+        False, "put the data's answers into the context instead of the model's own", group="data", kind=bool
+    )
+    output: str | None = flag(
+        None,
+        "file for the predictions (output/MODEL_TASK_SPLIT.txt, .json for coqa)",
+        also=("output_file",),
+        group="output",
+        metavar="FILE",
+    )
+    batch_size: int = flag(8, "sequences at a time", group="memory", **COUNT)
+    seed: int = flag(0, "seed of the samples", group="sampling", kind=int, at_least=0)
     devices: int | None = flag(
-        None, "devices to split the work over, with KERAS_BACKEND=jax (1, or all of several processes)", **COUNT
+        None,
+        "devices to split the work over, with KERAS_BACKEND=jax (1, or all of several processes)",
+        group="memory",
+        **COUNT,
     )
 
 
-def evaluate(settings: EvaluateSettings) -> Scores:
+def run_evaluate(settings: EvaluateSettings) -> Scores:
     """Scores a model on a task, or measures its perplexity on a text.
 
-    The predictions go to `output_file`, the scores beside it with the suffix `.scores.json`. A journal,
+    The predictions go to `output`, the scores beside it with the suffix `.scores.json`. A journal,
     `OUTPUT_FILE.partial`, keeps what is done, so that the same evaluation resumes after a kill, with equal results. Of
     several processes the first prints and writes; each of the others has a journal `OUTPUT_FILE.partial.NUMBER`.
 
@@ -66,7 +80,7 @@ def evaluate(settings: EvaluateSettings) -> Scores:
     Raises InputError if a setting or a file is bad, the output cannot be written, or another process has ended.
 
     Example:
-        >>> evaluate(EvaluateSettings(dataset_path="held_out.txt"))["text"]  # doctest: +SKIP
+        >>> run_evaluate(EvaluateSettings(data="held_out.txt"))["text"]  # doctest: +SKIP
     """
     task = find_task_of(settings)
     split = settings.split or task.splits[-1]
@@ -77,9 +91,9 @@ def evaluate(settings: EvaluateSettings) -> Scores:
     else:
         check_room(settings, model)
     workers = find_workers(settings.devices)
-    of = settings.model_path, settings.dataset_path
+    of = settings.model, settings.data
     with (
-        claim_output(settings.output_file, *of, task, split) as output,
+        claim_output(settings.output, *of, task, split) as output,
         Counter("evaluating", "batches" if task.running_text else "completions", shown=workers.is_main) as counter,
     ):
         scores: Scores
@@ -117,16 +131,16 @@ def score_task(
 ) -> Scores:
     """Writes the predictions for a split's examples, and scores them; the main process does, the others return {}."""
     skipped = Skipped()
-    examples = list(itertools.islice(read_examples(task, settings.dataset_path, split, skipped), settings.limit))
+    examples = list(itertools.islice(read_examples(task, settings.data, split, skipped), settings.limit))
     for line in skipped.lines():
         counter.say(line)
-    task.check(examples, settings.dataset_path, split, settings.references)  # now, not after hours of work
+    task.check(examples, settings.data, split, settings.references)  # now, not after hours of work
     decoders = workers.make_on_each(lambda: load_decoder(settings, model, engine, counter.say))
     name = decoders[0].name + workers.describe()
-    counter.say(f"{model.path}: {len(examples):,} examples of {settings.dataset_path}, {split}; {name}")
+    counter.say(f"{model.path}: {len(examples):,} examples of {settings.data}, {split}; {name}")
     protocol = EvaluationProtocol(
         slots=settings.batch_size,
-        max_new_tokens=settings.output_length,
+        max_new_tokens=settings.max_new_tokens,
         sampler=settings.sampler(),
         seed=settings.seed,
         stop=task.stop,
@@ -141,7 +155,7 @@ def score_task(
     scores: Scores = {}
     if workers.is_main:
         write_text(output, task.write(predictions))
-        scores = task.score(predictions, settings.dataset_path, split, settings.references)
+        scores = task.score(predictions, settings.data, split, settings.references)
     journal.remove()
     counter.say(f"saved the predictions, {output}")
     return scores
@@ -157,7 +171,7 @@ def score_text(
 ) -> dict[str, dict[str, float]]:
     """The perplexity of a text."""
     skipped = Skipped()
-    streams = read_streams(running_text, settings.dataset_path, model.tokenizer, skipped)
+    streams = read_streams(running_text, settings.data, model.tokenizer, skipped)
     for line in skipped.lines():
         counter.say(line)
     start_backend()
@@ -176,14 +190,14 @@ def score_text(
         streams, model.tokenizer, model.config.n_ctx, settings.batch_size, losses, workers, journal, counter.show
     )
     journal.remove()
-    return {settings.dataset_path: figures}
+    return {settings.data: figures}
 
 
 def begin_journal(
     settings: EvaluateSettings, output: Path, counter: Counter, model: OpenedModel, work: list, workers: Workers
 ) -> SharedJournal:
     """The journal of an evaluation of this model; says where it resumes."""
-    of = identify(settings.model_path, settings.dataset_path)
+    of = identify(settings.model, settings.data)
     weights = Sources(lambda: map(os.path.abspath, model.sources)).digest()
     journal = SharedJournal(journal_path(output), f"{of} {weights} {work}", workers)
     if journal.damage:

@@ -15,7 +15,7 @@ from gpt_tf2.storage.locks import write_alone
 from gpt_tf2.storage.machine import user_cache
 from gpt_tf2.tasks.task import Scores, Task
 
-FIX = "choose another `output_file`, or fix the permissions"
+FIX = "choose another `output`, or fix the permissions"
 
 
 def identify(model_path: str, dataset_path: str) -> str:
@@ -41,8 +41,8 @@ def claim_output(output_file: str | None, model_path: str, dataset_path: str, ta
         if is_of_another(output, identity):
             output = output.with_name(f"{name}_{identity}{task.suffix}")
     if is_stream(output):
-        raise InputError("a journal and the scores go beside it: give the name of a file", "output_file", output)
-    alone = write_alone(output, "output_file", locked=output.with_suffix(""))
+        raise InputError("a journal and the scores go beside it: give the name of a file", "output", output)
+    alone = write_alone(output, "output", locked=output.with_suffix(""))
     with alone if is_first_process() else contextlib.nullcontext():
         for path in (output, scores_path(output), journal_path(output)):
             check_output(path, FIX)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Shapes = dict[str, tuple[int, ...]]
 
 
-def finetune(settings: FinetuneSettings) -> Path:
+def run_finetune(settings: FinetuneSettings) -> Path:
     """Fine-tunes a model and writes it to `output/`, with its loss curve `NAME.png` and its folder `NAME/` beside it.
 
     The folder holds the vocabulary, TensorBoard's logs (`logs/`) and `state.h5`, from which `resume` continues.
@@ -52,11 +52,11 @@ def finetune(settings: FinetuneSettings) -> Path:
     training diverges.
 
     Example:
-        >>> finetune(FinetuneSettings(dataset_path="book.txt", base_lr=1e-4))  # doctest: +SKIP
+        >>> run_finetune(FinetuneSettings(data="book.txt", lr=1e-4))  # doctest: +SKIP
         PosixPath('output/book_124M.h5')
     """
-    output = settings.output()
-    alone = write_alone(output, "output_name", locked=companion_folder(output))
+    output = settings.output_path()
+    alone = write_alone(output, "output", locked=companion_folder(output))
     with alone if is_first_process() else contextlib.nullcontext():
         run, trainer, history = build(resolve(settings))
         train(run, trainer, history)
@@ -104,7 +104,7 @@ class Run:
 
 def resolve(settings: FinetuneSettings) -> Run:
     """Finds the task, the model and the data, starts the backend, and decides everything that is "auto"."""
-    output = settings.output()  # before hours of preparing: checks the format
+    output = settings.output_path()  # before hours of preparing: checks the format
     task = find_task_of(settings)
     if task.running_text and settings.loss_on == "completion":
         raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
@@ -114,13 +114,13 @@ def resolve(settings: FinetuneSettings) -> Run:
         raise InputError(message, "length", settings.length)
     if settings.lora_rank and output.resolve() in [source.resolve() for source in model.sources]:
         message = "the adapters would replace the model that they belong to: choose another name"
-        raise InputError(message, "output_name", output.name)
+        raise InputError(message, "output", output.name)
     state = companion_folder(output) / "state.h5"
     saved = read_run(state) if settings.resume and state.is_file() else None
     if saved is not None:  # now, because preparing the data takes long
         check_run(state, {VOCABULARY: model.tokenizer.digest}, saved, {VOCABULARY: model.tokenizer.files[0]})
     settings = dataclasses.replace(settings, loss_on=settings.loss_on or task.loss_on)
-    source = Source(task, settings.dataset_path, model.tokenizer, settings.cache)
+    source = Source(task, settings.data, model.tokenizer, settings.cache)
     with Counter(f"preparing {task.splits[0]}", "parts" if task.running_text else "examples") as counter:
         completion_only = settings.loss_on == "completion"
         data = open_training_data(source, settings.length, settings.val_fraction, completion_only, counter)
@@ -131,7 +131,7 @@ def resolve(settings: FinetuneSettings) -> Run:
     devices.check_split(tensor_shapes(model.config).values())
     training, held_out = data.make_batches(uses_xla())
     settings, step_bytes = without_auto(settings, model.config, saved, training, devices)
-    output = settings.output()
+    output = settings.output_path()
     key = data.key
     if saved and data.former_key and str(saved.get("the text of --dataset_path")).endswith(data.former_key):
         key = saved["the text of --dataset_path"]
@@ -154,7 +154,7 @@ def resolve(settings: FinetuneSettings) -> Run:
     parameters, learning = run.count_parameters()
     # The state holds what is trained with the optimizer's two moments of it; then there is the model.
     size = 4 * (3 * learning + (learning if settings.lora_rank else parameters))
-    check_writable(companion_folder(output), size, "choose another `output_name`, or fix the permissions")
+    check_writable(companion_folder(output), size, "choose another `output`, or fix the permissions")
     return run
 
 
@@ -287,7 +287,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     from gpt_tf2.training.monitor import Monitor
 
     settings, model, data = run.settings, run.model, run.data
-    steps = settings.num_epoch * settings.steps_per_epoch
+    steps = settings.epochs * settings.steps
     decoder = GraphDecoder(trainer.model, run.device)
 
     def sample() -> str:
@@ -300,7 +300,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
         steps,
         settings.batch_size,
         settings.seed,
-        settings.steps_per_epoch,
+        settings.steps,
         settings.sample_every,
         settings.save_every,
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS
-from gpt_tf2.commands.flags import check_ranges, flag, flags_of
+from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK
+from gpt_tf2.commands.flags import check_ranges, flag, flags_of, join_items
+from gpt_tf2.commands.model_settings import MODEL, OF_MODEL
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
@@ -22,97 +23,149 @@ NATURAL: dict[str, Any] = {"kind": int, "at_least": 0, "below": 2**32}
 FRACTION: dict[str, Any] = {"kind": float, "at_least": 0, "below": 1}
 POSITIVE: dict[str, Any] = {"kind": float, "above": 0}
 NOT_NEGATIVE: dict[str, Any] = {"kind": float, "at_least": 0}
+TRAINING: dict[str, Any] = {"group": "training"}
+SHARED: dict[str, Any] = {"group": "training", "shared": True}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
     """The settings of `finetune.py`, named like its flags.
 
     Raises InputError for a value that is out of range, or that contradicts another.
 
     Example:
-        >>> FinetuneSettings(dataset_path="book.txt", base_lr=1e-4).model
+        >>> FinetuneSettings(data="book.txt", lr=1e-4).model
         '124M'
     """
 
-    dataset_path: str = flag(dataclasses.MISSING, DATA, short="data")
-    model: str = flag("124M", "the model to start from, a folder of models/ or a path")
-    model_ckpt: str | None = flag(None, "its checkpoint: a TF1 prefix or folder, .h5 or .safetensors (models/MODEL)")
-    json_hparams: str | None = flag(None, "its hyper-parameters (from the checkpoint, its folder or models/MODEL)")
-    json_encoder: str | None = flag(None, "its token table (encoder.json beside the checkpoint or in models/MODEL)")
-    vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the checkpoint or in models/MODEL)")
-    data_loader: str = flag("text", "the kind of data: text, cnndm, coqa, or your own task, FILE.py", shared=True)
-    encoding: str | None = flag(None, ENCODING)
-    column: str | None = flag(None, COLUMN)
-    literal_specials: bool = flag(False, LITERAL_SPECIALS, kind=bool)
-    loss_on: str | None = flag(
-        None, "tokens that the loss covers (completion; all for text)", choices=("all", "completion"), shared=True
+    data: str = flag(dataclasses.MISSING, **DATA)
+    task: str = flag("text", **TASK, shared=True)
+    val_fraction: float = flag(
+        0.0,
+        "fraction held out at the end of the data, for validation after each epoch",
+        group="data",
+        shared=True,
+        **FRACTION,
     )
-    cache: str | None = flag(None, "folder for prepared tokens (.gpt_tf2 beside the data)")
-    num_epoch: int = flag(4, "epochs to train", **COUNT)
-    steps_per_epoch: int = flag(100, "optimizer steps per epoch", shared=True, **COUNT)
-    batch_size: int = flag(1, "sequences per step, each a window of text or packed examples", shared=True, **COUNT)
-    length: int = flag(1024, "tokens per sequence, at most the model's n_ctx", kind=int, at_least=2, shared=True)
-    base_lr: float = flag(0.001, "peak learning rate", shared=True, **POSITIVE)
+    loss_on: str | None = flag(
+        None,
+        "tokens that the loss covers (completion; all for text)",
+        group="data",
+        choices=("all", "completion"),
+        shared=True,
+    )
+    encoding: str | None = flag(None, **ENCODING)
+    column: str | None = flag(None, **COLUMN)
+    literal_specials: bool = flag(False, **LITERAL_SPECIALS)
+    cache: str | None = flag(
+        None, "folder for prepared tokens (.gpt_tf2 beside the data)", group="data", metavar="FOLDER"
+    )
+    model: str = flag("124M", MODEL, group="model", metavar="MODEL")
+    model_ckpt: str | None = flag(
+        None, "its checkpoint: a TF1 prefix or folder, .h5 or .safetensors (from --model)", **OF_MODEL
+    )
+    json_hparams: str | None = flag(
+        None, "its hyper-parameters (from the checkpoint, its folder or --model)", **OF_MODEL
+    )
+    json_encoder: str | None = flag(None, "its token table (encoder.json beside the checkpoint)", **OF_MODEL)
+    vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the checkpoint)", **OF_MODEL)
+    epochs: int = flag(4, "epochs to train", also=("num_epoch",), **TRAINING, **COUNT)
+    steps: int = flag(100, "optimizer steps per epoch", also=("steps_per_epoch",), **SHARED, **COUNT)
+    batch_size: int = flag(1, "sequences per step, each a window of text or packed examples", **SHARED, **COUNT)
+    length: int = flag(1024, "tokens per sequence, at most the model's n_ctx", **SHARED, kind=int, at_least=2)
+    lr: float = flag(0.001, "peak learning rate", also=("base_lr",), **SHARED, **POSITIVE)
     lr_schedule: str = flag(
         "step",
         "learning-rate schedule: step (decays at --decay_epochs) or cosine (over the whole run)",
+        **SHARED,
         choices=("step", "cosine"),
-        shared=True,
     )
+    warmup_steps: int = flag(0, "steps of linear learning-rate warm-up", **SHARED, **NATURAL)
     decay_lr: float = flag(
-        0.1,
-        "learning-rate factor at each of --decay_epochs, or at the end of the cosine",
-        shared=True,
-        **POSITIVE,
+        0.1, "learning-rate factor at each of --decay_epochs, or at the end of the cosine", **SHARED, **POSITIVE
     )
-    decay_epochs: str = flag("1000,10000", "epochs, from 0, at whose start the learning rate decays", shared=True)
-    warmup_steps: int = flag(0, "steps of linear learning-rate warm-up", shared=True, **NATURAL)
-    optimizer: str = flag("adamw", "optimizer; adafactor needs the least memory", choices=OPTIMIZERS, shared=True)
-    weight_decay: float = flag(0.0, "decoupled weight decay, applied to matrices only", shared=True, **NOT_NEGATIVE)
-    clip_norm: float = flag(0.0, "clip gradients to this global norm (0: no clipping)", shared=True, **NOT_NEGATIVE)
-    accumulate: int = flag(1, "micro-batches per step: less memory, same result, somewhat slower", shared=True, **COUNT)
-    remat: str = flag(
-        "auto",
-        "activation checkpointing: far less memory, about a third slower (auto: where memory is short)",
-        choices=("auto", "on", "off"),
-        shared=True,
+    decay_epochs: tuple[int, ...] = flag(
+        (1000, 10000), "epochs, from 0, at whose start the learning rate decays", **SHARED, kind=int, many=True
     )
+    optimizer: str = flag("adamw", "optimizer; adafactor needs the least memory", **SHARED, choices=OPTIMIZERS)
+    weight_decay: float = flag(0.0, "decoupled weight decay, applied to matrices only", **SHARED, **NOT_NEGATIVE)
+    clip_norm: float = flag(0.0, "clip gradients to this global norm (0: no clipping)", **SHARED, **NOT_NEGATIVE)
+    dropout: float = flag(
+        0.0, "dropout rate after the embeddings, in the attention and after projections", **SHARED, **FRACTION
+    )
+    freeze: tuple[str, ...] = flag(
+        (),
+        "parts to keep frozen: wte, wpe, h0-5 (blocks), attn, mlp, ln_1, ln_2, ln_f",
+        **SHARED,
+        metavar="PART",
+        many=True,
+    )
+    seed: int = flag(0, "seed of the batches and of dropout", **SHARED, **NATURAL)
     memory: str | None = flag(
-        None, "memory limit, such as 11GB, or auto for all that is free: chooses --remat, --optimizer and LoRA to fit"
+        None,
+        "memory limit, such as 11GB, or auto for all that is free: chooses --remat, --optimizer and LoRA to fit",
+        group="memory",
+        metavar="SIZE",
     )
     lora_rank: int = flag(
         0,
         "train LoRA adapters of this rank, such as 8, beside frozen weights (0: no adapters)",
+        group="memory",
         shared=True,
         **NATURAL,
     )
-    lora_on: str = flag(",".join(MATRICES), "matrices of each block that get adapters", shared=True)
-    devices: int | None = flag(
-        None, "devices to split each batch over, with KERAS_BACKEND=jax (1, or all of several processes)", **COUNT
-    )
-    shard: bool = flag(False, "split weights and optimizer state over --devices (all): each holds its share", kind=bool)
-    freeze: str = flag(
-        "", "parts to keep frozen, comma-separated: wte, wpe, h0-5 (blocks), attn, mlp, ln_1, ln_2, ln_f", shared=True
-    )
-    dropout: float = flag(
-        0.0, "dropout rate after the embeddings, in the attention and after projections", shared=True, **FRACTION
+    lora_on: tuple[str, ...] = flag(
+        MATRICES,
+        "matrices of each block that get adapters",
+        group="memory",
+        metavar="MATRIX",
+        many=True,
+        shared=True,
     )
     precision: str = flag(
         "auto",
         "precision of the computation; weights stay float32 (auto: bfloat16 where the device supports it)",
+        group="memory",
         choices=("auto", "float32", "bfloat16", "float16"),
         shared=True,
     )
-    val_fraction: float = flag(
-        0.0, "fraction held out at the end of the data, for validation after each epoch", shared=True, **FRACTION
+    remat: str = flag(
+        "auto",
+        "activation checkpointing: far less memory, about a third slower (auto: where memory is short)",
+        group="memory",
+        choices=("auto", "on", "off"),
+        shared=True,
     )
-    seed: int = flag(0, "seed of the batches and of dropout", shared=True, **NATURAL)
-    sample_every: int = flag(500, "steps between printed samples (0: none)", **NATURAL)
-    save_every: int = flag(1000, "steps between saves (0: only at the end)", **NATURAL)
-    resume: bool = flag(False, "continue from the last save of --output_name", kind=bool)
-    output_name: str | None = flag(None, "file in output/: NAME.h5, .safetensors or .ckpt (DATA_MODEL.h5)")
-    eager: bool = flag(False, "run without compiled graphs: slow, for debugging", kind=bool)
+    accumulate: int = flag(
+        1,
+        "micro-batches per step: less memory, same result, somewhat slower",
+        group="memory",
+        shared=True,
+        **COUNT,
+    )
+    devices: int | None = flag(
+        None,
+        "devices to split each batch over, with KERAS_BACKEND=jax (1, or all of several processes)",
+        group="memory",
+        **COUNT,
+    )
+    shard: bool = flag(
+        False,
+        "split weights and optimizer state over --devices (all): each holds its share",
+        group="memory",
+        kind=bool,
+    )
+    output: str | None = flag(
+        None,
+        "the model to write, NAME.h5, .safetensors or .ckpt; in output/ unless it names a folder (DATA_MODEL.h5)",
+        group="output",
+        metavar="FILE",
+    )
+    output_name: str | None = flag(None, "the same, always in output/", group="output", metavar="FILE")
+    resume: bool = flag(False, "continue from the last save of --output", group="output", kind=bool)
+    save_every: int = flag(1000, "steps between saves (0: only at the end)", group="output", **NATURAL)
+    sample_every: int = flag(500, "steps between printed samples (0: none)", group="output", **NATURAL)
+    eager: bool = flag(False, "run without compiled graphs: slow, for debugging", group="output", kind=bool)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -121,7 +174,11 @@ class FinetuneSettings:
             raise InputError(message, "accumulate", self.accumulate)
         if self.lora_rank and self.freeze:
             message = "cannot be combined with `lora_rank`, which already freezes all weights: drop one"
-            raise InputError(message, "freeze", self.freeze)
+            raise InputError(message, "freeze", join_items(self.freeze))
+        if self.output and self.output_name:
+            raise InputError(
+                "names the model to write, and so does `output`: drop one", "output_name", self.output_name
+            )
         self.decay_steps()
         self.memory_limit()
 
@@ -131,22 +188,20 @@ class FinetuneSettings:
 
     def decay_steps(self) -> list[int]:
         """The steps, from 0, at which the learning rate decays."""
-        try:
-            epochs = [int(epoch) for epoch in self.decay_epochs.split(",") if epoch.strip()]
-        except ValueError:
-            raise InputError("use comma-separated numbers, such as 10,20", "decay_epochs", self.decay_epochs) from None
-        if any(epoch < 1 for epoch in epochs) or sorted(set(epochs)) != epochs:
-            raise InputError("use rising epochs from 1 on, such as 10,20", "decay_epochs", self.decay_epochs)
-        return [epoch * self.steps_per_epoch for epoch in epochs]
+        if any(epoch < 1 for epoch in self.decay_epochs) or sorted({*self.decay_epochs}) != [*self.decay_epochs]:
+            raise InputError(
+                "use rising epochs from 1 on, such as 10,20", "decay_epochs", join_items(self.decay_epochs)
+            )
+        return [epoch * self.steps for epoch in self.decay_epochs]
 
     def schedule(self) -> "Schedule":
         """The learning rate of each step."""
         from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
 
         if self.lr_schedule == "cosine":
-            schedule = cosine_decay(self.base_lr, self.decay_lr, self.num_epoch * self.steps_per_epoch)
+            schedule = cosine_decay(self.lr, self.decay_lr, self.epochs * self.steps)
         else:
-            schedule = step_decay(self.base_lr, self.decay_lr, self.decay_steps())
+            schedule = step_decay(self.lr, self.decay_lr, self.decay_steps())
         return with_warmup(schedule, self.warmup_steps)
 
     def memory_plan(self, precision: str) -> MemoryPlan:
@@ -182,15 +237,16 @@ class FinetuneSettings:
         is_path = path.exists() or Path(f"{path}.index").is_file()
         return path if is_path and not folder.exists() else folder
 
-    def output(self) -> Path:
+    def output_path(self) -> Path:
         """The file to write; for a TF1 checkpoint its prefix."""
-        data = Path(self.dataset_path)
-        base = self.base()
+        data, base = Path(self.data), self.base()
         model = base.name if base.is_dir() else base.stem
-        path = Path("output") / (self.output_name or f"{data.stem if data.exists() else 'data'}_{model}.h5")
+        name = self.output or self.output_name or f"{data.stem if data.exists() else 'data'}_{model}.h5"
+        is_name = not self.output or Path(self.output).name == self.output
+        path = Path("output") / name if is_name else Path(name)
         check_format(path)
         if self.lora_rank and path.suffix not in HDF5_SUFFIXES:
-            raise InputError("adapters are written as .h5: end the name in .h5", "output_name", path.name)
+            raise InputError("adapters are written as .h5: end the name in .h5", "output", path.name)
         return path if path.suffix else path / "model.ckpt"
 
 
@@ -198,20 +254,19 @@ def list_trained(settings: FinetuneSettings, config: GPT2Config) -> dict[str, tu
     """The tensors to train, name to shape. Raises InputError if `freeze` or `lora_on` names an unknown part."""
     shapes = tensor_shapes(config)
     if settings.lora_rank:
-        matrices = settings.lora_on.split(",")
-        for name in matrices:
+        for name in settings.lora_on:
             if name not in MATRICES:
                 raise InputError(f"use some of {','.join(MATRICES)}", "lora_on", name)
-        return adapter_shapes(config, settings.lora_rank, matrices)
+        return adapter_shapes(config, settings.lora_rank, settings.lora_on)
     frozen: set[str] = set()
-    for part in filter(None, settings.freeze.split(",")):
+    for part in settings.freeze:
         names = {name for name in shapes if is_in_part(name, part)}
         if not names:
             message = "no such part: use some of wte, wpe, h0-5, attn, mlp, ln_1, ln_2, ln_f"
             raise InputError(message, "freeze", part)
         frozen |= names
     if len(frozen) == len(shapes):
-        raise InputError("nothing is left to train: freeze less", "freeze", settings.freeze)
+        raise InputError("nothing is left to train: freeze less", "freeze", join_items(settings.freeze))
     return {name: shape for name, shape in shapes.items() if name not in frozen}
 
 
@@ -227,15 +282,19 @@ def is_in_part(name: str, part: str) -> bool:
 def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str, data_key: str) -> dict[str, Any]:
     """What the weights after a step depend on, but for the first weights; a resumed run must have the same.
 
-    The names are those of the state files: a setting is called by its flag.
+    The names are those of the state files: a setting is called by its flag of 2019, if it had one.
 
     Args:
         settings: without "auto".
         vocabulary: see `Tokenizer.digest`.
         data_key: identifies the training data.
     """
-    shared = {f"--{name}": getattr(settings, name) for name, declared in flags_of(settings).items() if declared.shared}
+    shared = {
+        f"--{[*declared.also, name][0]}": join_items(getattr(settings, name))
+        for name, declared in flags_of(settings).items()
+        if declared.shared
+    }
     if settings.lr_schedule == "cosine":
-        shared["--num_epoch"] = settings.num_epoch  # the cosine ends with the run
+        shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
     described = {"the model": dataclasses.asdict(config), VOCABULARY: vocabulary}
     return shared | described | {"the text of --dataset_path": data_key}

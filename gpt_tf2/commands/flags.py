@@ -1,10 +1,11 @@
-"""Settings as command-line flags: a dataclass field is a flag, with default, range and help in one place."""
+"""Settings as flags: a dataclass field is a flag, with default, range and help in one place."""
 
-import argparse
 import dataclasses
+import difflib
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from gpt_tf2.errors import InputError
 
@@ -17,16 +18,22 @@ class Flag:
 
     help: one line.
     kind: int, float, str or bool.
+    group: the heading in the help under which the flag stands.
+    metavar: what the help calls the value.
     choices: the values allowed.
-    short: another name of the flag.
+    also: other names of the flag. The first is that of the 2019 scripts, which a saved run knows it by.
+    many: whether the value is a tuple; a command line separates its items by commas.
     at_least, above, below, at_most: the range of a number.
     shared: whether a resumed run must have the same value.
     """
 
     help: str
     kind: type = str
+    group: str = ""
+    metavar: str = ""
     choices: Sequence[str] = ()
-    short: str = ""
+    also: Sequence[str] = ()
+    many: bool = False
     at_least: float | None = None
     above: float | None = None
     below: float | None = None
@@ -34,11 +41,16 @@ class Flag:
     shared: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value is one of the choices and within the range."""
+        """Whether a value is of the kind, one of the choices, and within the range."""
+        if self.many:
+            return isinstance(value, tuple) and all(dataclasses.replace(self, many=False).accepts(v) for v in value)
+        kinds: tuple[Any, ...] = (int, float) if self.kind is float else (self.kind,)
+        if not isinstance(value, kinds):
+            return False
         if self.choices:
             return value in self.choices
-        if isinstance(value, str):
-            return True
+        if isinstance(value, bool | str):
+            return isinstance(value, self.kind)
         return (
             math.isfinite(value)
             and (self.at_least is None or value >= self.at_least)
@@ -51,6 +63,10 @@ class Flag:
         """The values allowed, as `0 or more, less than 1`."""
         if self.choices:
             return " or ".join([", ".join(self.choices[:-1]), self.choices[-1]] if self.choices[1:] else self.choices)
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is str:
+            return "texts" if self.many else "a text"
         bounds = []
         if self.at_least is not None:
             bounds.append(f"{self.at_least} or more" if self.at_least <= 0 else f"at least {self.at_least}")
@@ -60,11 +76,11 @@ class Flag:
             bounds.append(f"less than {self.below}")
         if self.at_most is not None:
             bounds.append(f"at most {self.at_most}")
-        return ", ".join(bounds) or "a finite number"
+        return ", ".join(bounds) or ("a whole number" if self.kind is int else "a finite number")
 
 
 def flag(default: Any, help: str, **options: Any) -> Any:
-    """A dataclass field that is also a flag `--NAME`; a boolean one takes no value.
+    """A dataclass field that is also a flag `--NAME`; one that is false by default takes no value.
 
     Args:
         default: dataclasses.MISSING makes the flag required.
@@ -83,7 +99,7 @@ def flags_of(settings: Any) -> dict[str, Flag]:
 
 
 def check_ranges(settings: Any) -> None:
-    """Raises InputError for the first setting outside its choices or its range; None is accepted everywhere."""
+    """Raises InputError for the first setting of a wrong kind, or outside its choices or range; None is accepted."""
     for name, declared in flags_of(settings).items():
         value = getattr(settings, name)
         if isinstance(value, int) and value.bit_length() > 63:
@@ -92,47 +108,69 @@ def check_ranges(settings: Any) -> None:
             raise InputError(f"use {declared.describe_range()}", name, value)
 
 
+def make_settings(settings: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """Makes settings from values by name, as a program or a file gives them.
+
+    A name may be any that the flag has, a path stands for its text, and a list for a tuple.
+
+    Raises InputError for an unknown or a repeated name, a missing value, or one of a wrong kind.
+
+    Example:
+        >>> make_settings(FinetuneSettings, {"data": Path("book.txt"), "base_lr": 1e-4}).lr  # doctest: +SKIP
+        0.0001
+    """
+    named = {name: to_plain(value) for name, value in rename(settings, values).items()}
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.name not in named:
+            raise InputError(f"`{field.name}` is missing: give it")
+        if field.name in named and field.metadata["flag"].many and isinstance(named[field.name], str):
+            named[field.name] = split_items(named[field.name], field.metadata["flag"].kind)
+    return settings(**named)
+
+
+def rename(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by their fields' names. Raises InputError for an unknown name, or two names of one field."""
+    names = names_of(settings)
+    named: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in names:
+            raise InputError(f"unknown setting {name}{suggest(name, names)}")
+        if names[name] in named:
+            raise InputError(f"`{name}` and `{names[name]}` are two names of one setting: drop one")
+        named[names[name]] = value
+    return named
+
+
+def names_of(settings: type) -> dict[str, str]:
+    """The field that each name of a flag belongs to."""
+    return {name: field for field, declared in flags_of(settings).items() for name in (field, *declared.also)}
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """The end of a message on an unknown name: the nearest known one, if one is near."""
+    nearest = difflib.get_close_matches(name, list(names), n=1)
+    return f": did you mean {nearest[0]}?" if nearest else ""
+
+
+def to_plain(value: Any) -> Any:
+    """A value as settings hold it: a path as its text, a list as a tuple, a number of NumPy's as Python's."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return tuple(to_plain(item) for item in value)
+    return value.item() if hasattr(value, "item") else value
+
+
+def split_items(text: str, kind: type) -> tuple:
+    """The items of a text with commas. Raises ValueError if one is not of the kind."""
+    return tuple(kind(item.strip()) for item in text.split(",") if item.strip())
+
+
+def join_items(value: Any) -> Any:
+    """A tuple as a command line has it, other values as they are."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
 def format_flags(settings: Mapping[str, object]) -> str:
     """Writes settings as flags, such as `--remat on --optimizer adamw`."""
     return " ".join(f"--{name} {value}" for name, value in settings.items())
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
-
-
-def parse(
-    settings: type[Settings],
-    arguments: Sequence[str],
-    prog: str,
-    description: str,
-    positional: Sequence[str] = (),
-) -> Settings:
-    """Makes settings from arguments.
-
-    Args:
-        positional: the fields given without a flag, in order.
-
-    Raises InputError for an unknown flag, a missing one, or a value of the wrong kind.
-    """
-    parser = Parser(prog=prog, description=description, allow_abbrev=False)
-    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
-        declared: Flag = field.metadata["flag"]
-        options: dict[str, Any] = {"help": declared.help.replace("%", "%%")}
-        required = field.default is dataclasses.MISSING
-        if declared.kind is bool:
-            options["action"] = "store_true"
-        else:
-            options |= {"type": declared.kind, "choices": declared.choices or None}
-            if not required and field.default not in (None, ""):
-                options["help"] += f" (default: {field.default})"
-        if field.name in positional:
-            parser.add_argument(field.name, **options)
-            continue
-        names = [f"--{field.name}"] + ([f"--{declared.short}"] if declared.short else [])
-        default = None if required else field.default
-        parser.add_argument(*names, dest=field.name, required=required, default=default, **options)
-    return settings(**vars(parser.parse_args(arguments)))

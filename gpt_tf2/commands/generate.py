@@ -30,35 +30,48 @@ MOST_SLOTS = 4096  # sequences at a time: more would gain nothing, and a million
 Show = Callable[[str], None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerateSettings(ModelSettings):
     """The settings of `inference.py`, named like its flags.
 
     Raises InputError for a value that is out of range, or that contradicts another.
     """
 
-    starter: str = flag(
-        "", r"the text to continue; \n in it is a line break, \\n a backslash and n (none: a new text)", short="prompt"
+    prompt: str = flag(
+        "",
+        r"the text to continue; \n in it is a line break, \\n a backslash and n (none: a new text)",
+        also=("starter",),
+        group="text",
     )
-    prompts: str | None = flag(None, "a file of starters instead, one per line, read as they stand; - is stdin")
-    encoding: str | None = flag(None, ENCODING)
-    literal_specials: bool = flag(False, "read <|endoftext|> in a starter as letters, not as the token", kind=bool)
-    n_samples: int | None = flag(None, "samples of each starter (--batch_size)", **COUNT)
-    include_prompt: str = flag("yes", "print the starter in front of each sample", choices=("yes", "no"))
-    stop: str | None = flag(None, r"text that ends a sample; \n in it is a line break")
-    min_length: int = flag(0, "minimum number of new tokens", kind=int)
-    output_file: str | None = flag(None, "write the samples to this file instead of printing them")
-    json: bool = flag(False, "print one JSON object per sample, for programs", kind=bool)
+    prompts: str | None = flag(
+        None, "a file of prompts instead, one per line, read as they stand; - is stdin", group="text", metavar="FILE"
+    )
+    n_samples: int | None = flag(None, "samples of each prompt (--batch_size)", group="text", **COUNT)
+    stop: str | None = flag(None, r"text that ends a sample; \n in it is a line break", group="text")
+    min_length: int = flag(0, "fewest tokens to generate", group="sampling", kind=int)
+    encoding: str | None = flag(None, **ENCODING | {"group": "text"})
+    literal_specials: bool = flag(
+        False, "read <|endoftext|> in a prompt as letters, not as the token", group="text", kind=bool
+    )
+    output: str | None = flag(
+        None,
+        "write the samples to this file instead of printing them",
+        also=("output_file",),
+        group="output",
+        metavar="FILE",
+    )
+    include_prompt: bool = flag(True, "print the prompt in front of each sample", group="output", kind=bool)
+    json: bool = flag(False, "print one JSON object per sample, for programs", group="output", kind=bool)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_encoding(self.encoding)
-        if not 0 <= self.min_length <= self.output_length:
-            raise InputError(f"use 0 to {self.output_length}, the `output_length`", "min_length", self.min_length)
+        if not 0 <= self.min_length <= self.max_new_tokens:
+            raise InputError(f"use 0 to {self.max_new_tokens}, the `max_new_tokens`", "min_length", self.min_length)
         if self.stop == "":
             raise InputError("would end every sample before it begins: give a text, or leave it out", "stop", "''")
-        if self.prompts is not None and self.starter:
-            raise InputError("cannot be combined with `starter`: drop one", "prompts", self.prompts)
+        if self.prompts is not None and self.prompt:
+            raise InputError("cannot be combined with `prompt`: drop one", "prompts", self.prompts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,19 +93,19 @@ def generate(settings: GenerateSettings) -> list[str]:
 
     Returns:
         The samples of the first starter, then those of the second, and so on; each with its starter in front, unless
-        `include_prompt` is "no".
+        `include_prompt` is false.
 
     Raises InputError if a setting or a file is bad, or a starter leaves no room in the context.
 
     Example:
-        >>> generate(GenerateSettings("models/124M", starter="The tide", output_length=20, n_samples=3))
+        >>> generate(GenerateSettings(model="124M", prompt="The tide", max_new_tokens=20, n_samples=3))
     """
-    with_starter = settings.include_prompt == "yes"
+    with_starter = settings.include_prompt
     return [sample.prompt * with_starter + sample.text for sample in generate_samples(settings, discard)]
 
 
 def print_samples(settings: GenerateSettings) -> None:
-    """Generates samples and prints them, or writes them to `output_file`, each as soon as those before it are done.
+    """Generates samples and prints them, or writes them to `output`, each as soon as those before it are done.
 
     A single sample is streamed to stdout as it is generated; progress and speed go to stderr.
     """
@@ -102,15 +115,15 @@ def print_samples(settings: GenerateSettings) -> None:
         print(text, end="", flush=True)
 
     alone = not settings.prompts and (settings.n_samples or settings.batch_size) == 1
-    streaming = alone and not settings.json and not settings.output_file
+    streaming = alone and not settings.json and not settings.output
     count = tokens = 0
     with contextlib.ExitStack() as stack:
-        write = stack.enter_context(write_pieces(settings.output_file, "output_file")) if settings.output_file else show
+        write = stack.enter_context(write_pieces(settings.output, "output")) if settings.output else show
         for sample in generate_samples(settings, show if streaming else discard, print_to_stderr):
             count, tokens = count + 1, tokens + sample.tokens
             write(f"\n{LINE}\n" if streaming else format_sample(settings, sample))
-    if settings.output_file:
-        print_to_stderr(f"wrote {count:,} samples to {settings.output_file}")
+    if settings.output:
+        print_to_stderr(f"wrote {count:,} samples to {settings.output}")
     print_to_stderr(f"{tokens:,} tokens in {time.monotonic() - began:.1f} s, including loading")
 
 
@@ -118,7 +131,7 @@ def format_sample(settings: GenerateSettings, sample: Sample) -> str:
     """A sample as it is printed."""
     if settings.json:
         return json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n"
-    return f"{sample.prompt * (settings.include_prompt == 'yes') + sample.text}\n{LINE}\n"
+    return f"{sample.prompt * settings.include_prompt + sample.text}\n{LINE}\n"
 
 
 def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard) -> Iterator[Sample]:
@@ -136,9 +149,9 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
     for starter, prompt in zip(starters, prompts, strict=True):
         check_prompt(settings, starter, len(prompt), n_ctx, model.path)
     room = n_ctx - max(map(len, prompts))
-    if room < settings.output_length:
+    if room < settings.max_new_tokens:
         after = "the longest prompt" if len(prompts) > 1 else "the prompt"
-        say(f"the context of {n_ctx:,} tokens has room for {room:,} after {after}, not for {settings.output_length:,}")
+        say(f"the context of {n_ctx:,} tokens has room for {room:,} after {after}, not for {settings.max_new_tokens:,}")
     specials = sum(text.count(END_OF_TEXT) for text in texts)
     if specials:
         meaning = "letters" if settings.literal_specials else "the end-of-text token"
@@ -159,7 +172,7 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
         number, stream = request.tag
         ended = "stop" if stream.stopped else "end"
         if ended == "end" and stream.tokens >= request.max_new_tokens:
-            ended = "length" if stream.tokens >= settings.output_length else "context"
+            ended = "length" if stream.tokens >= settings.max_new_tokens else "context"
         samples[number] = Sample(texts[number // count], stream.finish(), stream.tokens, ended)
         tokens += stream.tokens
         while total in samples:
@@ -185,14 +198,14 @@ def make_requests(
     count = settings.n_samples or settings.batch_size
     for number, generator in enumerate(spawn_generators(settings.seed, count * len(prompts))):
         prompt = prompts[number // count]
-        if settings.include_prompt == "yes":
+        if settings.include_prompt:
             show(starters[number // count])
         rules = sampler.rules
         if settings.min_length:  # first, so that a nucleus never holds the end alone
             rules = (MinimumLength(end, len(prompt) + settings.min_length), *rules)
         stream = TextStream(tokenizer, stops, show)
         ruled = dataclasses.replace(sampler, rules=rules)
-        room = min(settings.output_length, n_ctx - len(prompt))
+        room = min(settings.max_new_tokens, n_ctx - len(prompt))
         yield Request(prompt, room, ruled, generator, stream.add, tag=(number, stream))
 
 
@@ -209,7 +222,7 @@ def list_starters(settings: GenerateSettings) -> list[Starter]:
     Raises InputError if their file cannot be read or holds none.
     """
     if settings.prompts is None:
-        return [Starter(unescape(settings.starter))]
+        return [Starter(unescape(settings.prompt))]
     starters = [
         Starter(line, f"{settings.prompts}:{number}")
         for number, line in enumerate(read_lines(settings.prompts, settings.encoding, ENCODING_FIX), start=1)
@@ -222,7 +235,7 @@ def list_starters(settings: GenerateSettings) -> list[Starter]:
 
 def check_prompt(settings: GenerateSettings, starter: Starter, tokens: int, n_ctx: int, path: Path) -> None:
     """Raises InputError if a prompt leaves no room in the context, or less than `min_length`."""
-    name = "the starter" if starter.place else "`starter`"
+    name = "the starter" if starter.place else "`prompt`"
     where = ("prompts", starter.place) if starter.place else ()
     if tokens >= n_ctx:
         excess = f"{name} has {tokens} tokens, n_ctx of {path} is {n_ctx}"

@@ -32,3 +32,8 @@ def merge(settings: MergeSettings) -> Path:
     start_backend()
     save_model(model.load(), output, model.tokenizer)
     return output
+
+
+def print_merge(settings: MergeSettings) -> None:
+    """Merges, and prints the path of the checkpoint."""
+    print(merge(settings))

@@ -12,41 +12,73 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.generation.sampling import Sampler, make_sampler
 
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1, "below": 2**31}
+OF_MODEL: dict[str, Any] = {"group": "model", "metavar": "FILE"}
+MODEL = "a released size, such as 124M, or a path: a folder, a TF1 prefix, an .h5 or a .safetensors"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """A model, and how it generates."""
 
-    model_path: str = flag("models/124M", "the model: a TF1 prefix or folder, .h5 or .safetensors", short="model")
-    json_hparams: str | None = flag(None, "its hyper-parameters (from the model or its folder)")
-    json_encoder: str | None = flag(None, "its token table (encoder.json beside the model)")
-    vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the model)")
-    output_length: int = flag(100, "maximum number of new tokens", short="length", **COUNT)
-    temperature: float = flag(1.0, "sampling temperature (0 takes the likeliest token)", kind=float, at_least=0)
-    top_k: int | None = flag(
-        None, "sample from the K most likely tokens, 0: from all (2, or 0 with a nucleus)", kind=int, at_least=0
+    model: str = flag("124M", MODEL, also=("model_path",), group="model", metavar="MODEL")
+    json_hparams: str | None = flag(None, "its hyper-parameters (from the model or its folder)", **OF_MODEL)
+    json_encoder: str | None = flag(None, "its token table (encoder.json beside the model)", **OF_MODEL)
+    vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the model)", **OF_MODEL)
+    max_new_tokens: int = flag(
+        100, "most tokens to generate", also=("output_length", "length"), group="sampling", **COUNT
     )
-    nucleus: bool = flag(False, "sample from the nucleus of --top_p", kind=bool)
+    temperature: float = flag(
+        1.0, "0 takes the most likely token, higher values vary more", group="sampling", kind=float, at_least=0
+    )
     top_p: float = flag(
-        1.0, "probability mass of the nucleus; below 1 it implies --nucleus", kind=float, above=0, at_most=1
+        1.0,
+        "sample from the most likely tokens with this probability in all; below 1 it implies --nucleus",
+        group="sampling",
+        kind=float,
+        above=0,
+        at_most=1,
+    )
+    nucleus: bool = flag(False, "sample from the nucleus of --top_p", group="sampling", kind=bool)
+    top_k: int | None = flag(
+        None,
+        "sample from the K most likely tokens, 0: from all (2, or 0 with a nucleus)",
+        group="sampling",
+        metavar="K",
+        kind=int,
+        at_least=0,
     )
     min_p: float = flag(
-        0.0, "keep tokens with at least this fraction of the top token's probability", kind=float, at_least=0, below=1
+        0.0,
+        "drop tokens with less than this fraction of the top token's probability",
+        group="sampling",
+        kind=float,
+        at_least=0,
+        below=1,
     )
-    repetition_penalty: float = flag(1.0, "above 1, makes tokens that occurred less likely", kind=float, above=0)
-    batch_size: int = flag(1, "sequences generated in parallel", **COUNT, at_most=10_000)
-    seed: int | None = flag(None, "seed of the samples, to reproduce them", kind=int, at_least=0)
-    engine: str = flag("auto", "litert or the Keras graph (auto: litert on a CPU)", choices=("auto", "litert", "graph"))
+    repetition_penalty: float = flag(
+        1.0, "above 1, makes tokens that occurred less likely", group="sampling", kind=float, above=0
+    )
+    seed: int | None = flag(None, "seed of the samples, to reproduce them", group="sampling", kind=int, at_least=0)
+    batch_size: int = flag(1, "sequences generated in parallel", group="memory", **COUNT, at_most=10_000)
+    quantize: str | None = flag(
+        None, "int8 weights on a CPU: half the memory, three times as fast", group="memory", choices=("int8",)
+    )
+    engine: str = flag(
+        "auto",
+        "litert or the Keras graph (auto: litert on a CPU)",
+        group="memory",
+        choices=("auto", "litert", "graph"),
+    )
     precision: str = flag(
         "auto",
         "precision of the Keras graph (auto: bfloat16 on a GPU, float32 on a CPU)",
+        group="memory",
         choices=("auto", "float32", "bfloat16"),
     )
-    quantize: str | None = flag(None, "int8 weights on a CPU: half the memory, three times as fast", choices=("int8",))
     draft: str = flag(
         "auto",
         "speculative decoding by prompt lookup: faster where text is copied, same output",
+        group="memory",
         choices=("auto", "on", "off"),
     )
 
@@ -70,7 +102,7 @@ def find_model(settings: ModelSettings) -> tuple[OpenedModel, str]:
     Raises InputError if there is no such model, or the engine cannot run here.
     """
     engine = choose_engine(settings.engine, settings.quantize, settings.precision)
-    return open_model(settings.model_path, settings.json_hparams, settings.json_encoder, settings.vocab_bpe), engine
+    return open_model(settings.model, settings.json_hparams, settings.json_encoder, settings.vocab_bpe), engine
 
 
 def load_decoder(settings: ModelSettings, model: OpenedModel, engine: str, say: Say = print_to_stderr) -> Decoder:
@@ -81,6 +113,6 @@ def load_decoder(settings: ModelSettings, model: OpenedModel, engine: str, say: 
 
 def check_room(settings: ModelSettings, model: OpenedModel) -> None:
     """Raises InputError if what is to be generated leaves no room for a prompt."""
-    if settings.output_length >= model.config.n_ctx:
+    if settings.max_new_tokens >= model.config.n_ctx:
         message = f"leaves no room for a prompt in n_ctx {model.config.n_ctx} of {model.path}: lower it"
-        raise InputError(message, "output_length", settings.output_length)
+        raise InputError(message, "max_new_tokens", settings.max_new_tokens)

@@ -48,7 +48,7 @@ def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:
     }
     plans = [MemoryPlan(optimizer, remat, **shared) for optimizer in OPTIMIZERS for remat in (False, True)]
     plans += [MemoryPlan("adamw", remat, LORA_RANK, **shared) for remat in (False, True)]
-    run = FinetuneSettings(dataset_path="", batch_size=settings.batch_size, length=settings.length)
+    run = FinetuneSettings(data="", batch_size=settings.batch_size, length=settings.length)
     measure = functools.partial(measure_plan, run, SIZES[settings.model], None, ONE_DEVICE, math.inf)
     workers = max(1, (os.cpu_count() or 1) // 4)  # a compilation keeps several cores busy
     with Counter("measuring", "plans", stderr=True) as counter, ThreadPoolExecutor(workers) as threads:
@@ -73,3 +73,8 @@ def table(settings: PlanSettings) -> str:
         mark = "" if memory is None else "  fits" if total <= memory else "  too much"
         lines.append(" ".join([f"{flags:{width}}", *figures, f"{total / 1e9:11.2f}"]) + mark)
     return "\n".join(lines)
+
+
+def print_plan(settings: PlanSettings) -> None:
+    """Prints the table of all plans."""
+    print(table(settings))

@@ -62,6 +62,16 @@ def score_coqa(settings: CoqaSettings) -> dict[str, dict[str, float]]:
     return coqa.to_table(coqa.score_conversations(gold, sources, predictions))
 
 
+def print_rouge(settings: RougeSettings) -> None:
+    """Prints the ROUGE scores of a file of predictions."""
+    print_scores(score_rouge(settings), settings.json)
+
+
+def print_coqa(settings: CoqaSettings) -> None:
+    """Prints CoQA's scores of a file of predictions."""
+    print_scores(score_coqa(settings), settings.json)
+
+
 def print_scores(scores: Mapping[str, Mapping[str, float]], as_json: bool) -> None:
     """Prints scores, row → column → value, as JSON or as a table."""
     if as_json:

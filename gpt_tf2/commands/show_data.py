@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, find_task_of
+from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK, find_task_of
 from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.task import Task
@@ -17,19 +17,19 @@ from gpt_tf2.tasks.task import Task
 AHEAD = 1 << 20  # characters read before the first is printed: of a small data set all is known, whatever the limit
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ShowDataSettings:
     """The settings of `show-data`."""
 
-    dataset_path: str = flag(dataclasses.MISSING, DATA, short="data")
-    data_loader: str = flag("text", "the kind of data: text, cnndm, coqa, or your own task, FILE.py")
-    encoding: str | None = flag(None, ENCODING)
-    column: str | None = flag(None, COLUMN)
-    literal_specials: bool = flag(False, LITERAL_SPECIALS, kind=bool)
-    split: str = flag("train", "train, or val and test of cnndm, dev of coqa")
-    limit: int | None = flag(None, "most completions to print (all)", kind=int, at_least=1, below=2**31)
-    seed: int = flag(0, "seed of what is drawn, such as one of the highlights", kind=int, at_least=0)
-    json: bool = flag(False, "print one JSON object per completion, for programs", kind=bool)
+    data: str = flag(dataclasses.MISSING, **DATA)
+    task: str = flag("text", **TASK)
+    encoding: str | None = flag(None, **ENCODING)
+    column: str | None = flag(None, **COLUMN)
+    literal_specials: bool = flag(False, **LITERAL_SPECIALS)
+    split: str = flag("train", "train, or val and test of cnndm, dev of coqa", group="data")
+    limit: int | None = flag(None, "most completions to print (all)", group="output", kind=int, at_least=1, below=2**31)
+    seed: int = flag(0, "seed of what is drawn, such as one of the highlights", group="data", kind=int, at_least=0)
+    json: bool = flag(False, "print one JSON object per completion, for programs", group="output", kind=bool)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -65,7 +65,7 @@ def read_ahead(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def list_records(task: Task, settings: ShowDataSettings, skipped: Skipped) -> Iterator[dict[str, Any]]:
     """Yields a record for each turn: the text before its completion, the completion drawn, and all to draw from."""
-    for number, example in read_examples(task, settings.dataset_path, settings.split, skipped):
+    for number, example in read_examples(task, settings.data, settings.split, skipped):
         draw = np.random.default_rng([settings.seed, number])
         before = example.passage
         for turn in example.turns:

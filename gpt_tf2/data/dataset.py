@@ -110,7 +110,7 @@ def check_length(windows: StreamWindows, use: str, fix: str, path: str) -> None:
     if not windows.window_counts().any():
         longest = max(map(len, windows.streams))
         message = f"the longest text {use} has {longest} tokens, `length` is {windows.length}: {fix}"
-        raise InputError(message, "dataset_path", path)
+        raise InputError(message, "data", path)
 
 
 def open_examples(
@@ -123,7 +123,7 @@ def open_examples(
     too_long = count - len(fitting)
     if not len(fitting):
         message = f"each of {count:,} examples is longer than {length} tokens: raise `length`"
-        raise InputError(message, "dataset_path", source.path)
+        raise InputError(message, "data", source.path)
     cut = len(fitting) - round(len(fitting) * val_fraction)
     if not 0 < cut < len(fitting) + (not val_fraction):
         message = (

@@ -68,7 +68,7 @@ def read_streams(
     joined = [np.concatenate(stream) for stream in streams]
     if not any(len(stream) for stream in joined):
         reasons = "".join(f" ({reason})" for reason in skipped.skips())
-        raise InputError(f"no text in it{reasons}: give a file, folder or glob with text", "dataset_path", dataset_path)
+        raise InputError(f"no text in it{reasons}: give a file, folder or glob with text", "data", dataset_path)
     return joined
 
 
@@ -142,7 +142,7 @@ def encode_pieces(pieces: Iterable[Piece], label: str, tokenizer: Tokenizer) -> 
             message = (
                 f"ids {piece.min()} to {piece.max()} in a vocabulary of {tokenizer.n_vocab}: encode the text again"
             )
-            raise InputError(message, "dataset_path", label)
+            raise InputError(message, "data", label)
         else:
             arrays.append(piece.astype("int32"))
     return np.concatenate(arrays)

@@ -87,7 +87,7 @@ def prepare(
     """
     sources = data_sources(dataset_path)
     if not dataset_path or next(iter(sources.paths()), None) is None:
-        raise InputError("no such file: give a file, a folder or a glob", "dataset_path", dataset_path)
+        raise InputError("no such file: give a file, a folder or a glob", "data", dataset_path)
     home = Path(cache) if cache else folder_of(dataset_path) / KEPT_FOLDER
     # A relative path, so that the tokens are found again when they move together with the data.
     location = hashlib.sha256(os.path.relpath(dataset_path, home).encode()).hexdigest()[:8]
@@ -105,7 +105,7 @@ def prepare(
         build,
         on_wait=on_wait,
         fix="free space, or set `cache` to another folder",
-        changed=InputError("changed while it was read: start again", "dataset_path", dataset_path),
+        changed=InputError("changed while it was read: start again", "data", dataset_path),
     ) as kept:
         return open_tokens(kept)
 

@@ -31,27 +31,27 @@ def read_ids(path: Path, name: str) -> np.ndarray:
             shape, _, dtype = np.lib.format.read_array_header_2_0(file)
         if len(shape) != 1 or dtype.kind not in "iu":
             message = f"array {name} is {dtype} {list(shape)}: give token ids, one-dimensional integers"
-            raise InputError(message, "dataset_path", path)
+            raise InputError(message, "data", path)
         size = math.prod(shape) * dtype.itemsize
         if size != archive.getinfo(name + SUFFIX).file_size - file.tell():
             message = f"array {name} {list(shape)} has another size than it says: {FIX}"
-            raise InputError(message, "dataset_path", path)
+            raise InputError(message, "data", path)
         content = file.read(size + 1)
         if len(content) != size:
-            raise InputError(f"array {name} is truncated: {FIX}", "dataset_path", path)
+            raise InputError(f"array {name} is truncated: {FIX}", "data", path)
         return np.frombuffer(content, dtype)
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """An open `.npz` that holds nothing but arrays, of a size in keeping with its own."""
-    with explain_damage("not an .npz of arrays", FIX, "dataset_path", path), zipfile.ZipFile(path) as archive:
+    with explain_damage("not an .npz of arrays", FIX, "data", path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         for member in members:
             if not member.filename.endswith(SUFFIX):
-                raise InputError(f"{member.filename} in it is no array: {FIX} with arrays alone", "dataset_path", path)
+                raise InputError(f"{member.filename} in it is no array: {FIX} with arrays alone", "data", path)
         names = {member.filename for member in members}
         if len(names) < len(members):
-            raise InputError(f"two arrays of one name: {FIX}", "dataset_path", path)
+            raise InputError(f"two arrays of one name: {FIX}", "data", path)
         check_expansion(path, sum(member.file_size for member in members), f"{FIX} with numpy.savez, uncompressed")
         yield archive

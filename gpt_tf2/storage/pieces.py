@@ -23,7 +23,7 @@ def write_pieces(path: str | Path, setting: str) -> Iterator[Callable[[str], Non
     Raises InputError if the file cannot be written, or if another process is writing it.
 
     Example:
-        >>> with write_pieces("samples.txt", "output_file") as write:  # doctest: +SKIP
+        >>> with write_pieces("samples.txt", "output") as write:  # doctest: +SKIP
         ...     write("The tide …\\n")
     """
     path = Path(path)

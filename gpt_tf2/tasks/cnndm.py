@@ -95,7 +95,7 @@ def find_parquet(dataset_path: str, split: str) -> list[Path]:
         folders = sorted({parent for parent, _ in copies})
         places = folders if len(folders) > 1 else files
         names = ", ".join(str(place.relative_to(folder)) for place in places[:5]) + (", …" if places[5:] else "")
-        raise InputError(f"{split} is there {len(copies)} times, in {names}: give one of them", "dataset_path", folder)
+        raise InputError(f"{split} is there {len(copies)} times, in {names}: give one of them", "data", folder)
     return files
 
 

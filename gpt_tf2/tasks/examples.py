@@ -69,5 +69,5 @@ def read_examples(task: Task, dataset_path: str, split: str, skipped: Skipped) -
 def no_examples(dataset_path: str, split: str, skipped: Skipped) -> InputError:
     """The error for a split without a usable example."""
     reasons = "; ".join(skipped.skips()) or "it is empty"
-    message = f"no usable example in {split} ({reasons}): check that the data is complete and fits `data_loader`"
-    return InputError(message, "dataset_path", dataset_path)
+    message = f"no usable example in {split} ({reasons}): check that the data is complete and fits `task`"
+    return InputError(message, "data", dataset_path)

@@ -34,7 +34,7 @@ def find_task(loader: str, reading: Reading = DEFAULT_READING) -> Task:
     path = Path(loader)
     if path.suffix != ".py" or not path.is_file():
         names = ", ".join(BUILT_IN)
-        raise InputError(f"unknown task: use {names}, or the FILE.py of your own", "data_loader", loader)
+        raise InputError(f"unknown task: use {names}, or the FILE.py of your own", "task", loader)
     return make_task(loader, execute_file(path.resolve(), path.read_bytes()), reading)
 
 
@@ -52,13 +52,11 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
     runs = hasattr(module, "parts")
     missing = [name for name in (OF_RUNNING_TEXT if runs else OF_EXAMPLES) if not hasattr(module, name)]
     if missing:
-        raise InputError(f"the file lacks {', '.join(missing)}: see docs/tasks.md", "data_loader", loader)
+        raise InputError(f"the file lacks {', '.join(missing)}: see docs/tasks.md", "task", loader)
     heeded = getattr(module, "READS", ())  # the fields of Reading that apply
     for name, value in dataclasses.asdict(reading).items():
         if name not in heeded and value != getattr(DEFAULT_READING, name):
-            raise InputError(
-                f"does not apply to `data_loader` {loader}: leave it out", name, None if value is True else value
-            )
+            raise InputError(f"does not apply to `task` {loader}: leave it out", name, None if value is True else value)
     options = {"reading": reading} if heeded else {}
     return Task(
         loader=loader,

@@ -113,7 +113,7 @@ def read_rows(lines: Iterable[str], delimiter: str, path: Path) -> Iterator[list
             return
         except csv.Error as error:
             message = f"the row that begins here is not CSV ({error}): close its quote, or double a quote within quotes"
-            raise InputError(message, "dataset_path", f"{path}:{first}") from None
+            raise InputError(message, "data", f"{path}:{first}") from None
         if row:
             yield row
 
@@ -205,7 +205,7 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Row | Note]:
 def choose_column(column: str | None, names: Sequence[str], path: Path) -> str:
     """The name of the column asked for; by default `text`, or the first. Raises InputError if there is none."""
     if column is None and not names:
-        raise InputError("no column of text: give a table with one", "dataset_path", path)
+        raise InputError("no column of text: give a table with one", "data", path)
     if column is None:
         return TEXT if TEXT in names else names[0]
     return names[find_column(column, names, path)]

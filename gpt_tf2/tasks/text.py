@@ -141,7 +141,7 @@ def read_files(dataset_path: str, reading: Reading) -> Iterator[TextPart | Note 
             except Unusable as error:
                 if str(path) == dataset_path:
                     message = f"a {error.reason}: give a text, or its `encoding` if it is one such as utf-16-le"
-                    raise InputError(message, "dataset_path", path) from None
+                    raise InputError(message, "data", path) from None
                 yield error
     if specials:
         meaning = "letters" if reading.literal_specials else "the end-of-text token"
@@ -170,7 +170,7 @@ def find_files(dataset_path: str) -> Iterator[Path | Unusable]:
         elif not path.is_dir():
             yield Unusable("pipe, device or broken link", str(path))  # reading a pipe that nobody writes never ends
     if not files and not hidden:
-        raise InputError("no such file: give a file, a folder or a glob", "dataset_path", dataset_path)
+        raise InputError("no such file: give a file, a folder or a glob", "data", dataset_path)
 
 
 def read_plain(path: Path, encoding: str | None) -> Iterator[str]:

@@ -145,7 +145,7 @@ def check_finite(trainer: Trainer, done: int) -> None:
 
 
 def diverged(symptom: str) -> InputError:
-    return InputError(f"{symptom}: training has diverged; the last save is kept: lower `base_lr` and start again")
+    return InputError(f"{symptom}: training has diverged; the last save is kept: lower `lr` and start again")
 
 
 @contextlib.contextmanager

@@ -135,5 +135,5 @@ def differing(path: Path, key: str, value: object, saved: object) -> InputError:
     if key.startswith("--"):
         message = f"was {'empty' if saved == '' else saved} when the run began ({path}): use the same value"
         return InputError(f"{message}, or leave `resume` out", key.removeprefix("--"), None if value == "" else value)
-    what = key.replace("--dataset_path", "`dataset_path`")
+    what = key.replace("--dataset_path", "`data`")
     return InputError(f"{what} has changed since the run began ({path}): use the same, or leave `resume` out")

@@ -91,8 +91,8 @@ def test_a_typed_starter_is_unescaped(typed: str, meant: str) -> None:
     ],
 )
 def test_flags_choose_the_sampling_rules(flags: dict, rules: tuple) -> None:
-    assert GenerateSettings("m.h5", **flags).sampler() == Sampler(rules)
-    assert GenerateSettings("m.h5", temperature=0.0, nucleus=True).sampler() == Sampler(greedy=True)
+    assert GenerateSettings(model="m.h5", **flags).sampler() == Sampler(rules)
+    assert GenerateSettings(model="m.h5", temperature=0.0, nucleus=True).sampler() == Sampler(greedy=True)
 
 
 def test_without_a_starter_a_new_text_is_generated(workplace: Path, capsys: pytest.CaptureFixture) -> None:
@@ -124,7 +124,7 @@ def test_importing_the_package_does_not_import_tensorflow() -> None:
 def test_the_readmes_python_runs(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     """With the tiny model in the place of 124M, and two steps."""
     [program] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    shorter = {"124M": "tiny", "base_lr=1e-4": "length=32, num_epoch=1, steps_per_epoch=2"}
+    shorter = {"124M": "tiny", "lr=1e-4": "length=32, epochs=1, steps=2"}
     for part, replacement in shorter.items():
         assert part in program
         program = program.replace(part, replacement)

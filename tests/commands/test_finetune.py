@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_tf2 import FinetuneSettings
 from gpt_tf2.cli import main
+from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.storage.locks import write_alone
 from helpers import made_up
 from helpers.commands import FINETUNE
@@ -80,13 +80,13 @@ def test_a_model_is_named_by_its_folder_of_models_or_by_its_path(
 ) -> None:
     Path("output").mkdir()
     Path("output/m.h5").touch()
-    settings = FinetuneSettings(dataset_path="story.txt", model=model)
-    assert (settings.base(), settings.output()) == (Path(base), Path(output))
+    settings = FinetuneSettings(data="story.txt", model=model)
+    assert (settings.base(), settings.output_path()) == (Path(base), Path(output))
 
 
 def test_an_absolute_path_names_a_model_by_its_last_part(workplace: Path) -> None:
-    settings = FinetuneSettings(dataset_path="story.txt", model=str(workplace / "models" / "tiny"))
-    assert settings.output() == Path("output/story_tiny.h5")
+    settings = FinetuneSettings(data="story.txt", model=str(workplace / "models" / "tiny"))
+    assert settings.output_path() == Path("output/story_tiny.h5")
 
 
 def test_a_second_run_is_refused_at_its_start(

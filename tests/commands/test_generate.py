@@ -36,7 +36,7 @@ PROMPTS = [
 )
 def test_a_typed_starter_keeps_its_escapes(typed: str, meant: str) -> None:
     assert unescape(typed) == meant
-    assert [starter.text for starter in list_starters(GenerateSettings(starter=typed))] == [meant]
+    assert [starter.text for starter in list_starters(GenerateSettings(prompt=typed))] == [meant]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
@@ -113,10 +113,10 @@ def test_the_end_of_text_in_a_starter_is_the_token(
 
 def test_samples_come_in_order_and_as_soon_as_they_are_finished(workplace: Path) -> None:
     settings = GenerateSettings(
-        "models/tiny", starter="The", n_samples=10**9, batch_size=3, output_length=5, top_k=0, seed=1
+        "models/tiny", prompt="The", n_samples=10**9, batch_size=3, max_new_tokens=5, top_k=0, seed=1
     )
     first = [sample.text for sample in itertools.islice(generate_samples(settings, len), 7)]
-    few = GenerateSettings("models/tiny", starter="The", n_samples=7, output_length=5, top_k=0, seed=1)
+    few = GenerateSettings(model="models/tiny", prompt="The", n_samples=7, max_new_tokens=5, top_k=0, seed=1)
     assert first == [sample.text for sample in generate_samples(few, len)]
 
 

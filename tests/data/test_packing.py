@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_tf2 import FinetuneSettings, InputError, finetune, load_model
+from gpt_tf2 import InputError, load_model
+from gpt_tf2.commands.finetune import run_finetune
+from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.data import packing
 from gpt_tf2.data.batches import Batch
 from gpt_tf2.data.encoding import COMPLETION, PASSAGE, PROMPT
@@ -217,11 +219,11 @@ def test_a_run_on_examples_resumes_exactly(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder / "model", "models/small")
     settings = FinetuneSettings(
-        dataset_path=str(folder / "talks"),
-        data_loader="coqa",
+        data=str(folder / "talks"),
+        task="coqa",
         model="small",
-        num_epoch=2,
-        steps_per_epoch=5,
+        epochs=2,
+        steps=5,
         batch_size=2,
         length=LENGTH,
         val_fraction=0.2,
@@ -229,10 +231,10 @@ def test_a_run_on_examples_resumes_exactly(folder: Path, monkeypatch: pytest.Mon
         dropout=0.1,
         output_name="whole.h5",
     )
-    whole = load_model(finetune(settings))
-    finetune(dataclasses.replace(settings, num_epoch=1, output_name="parts.h5"))
-    parts = load_model(finetune(dataclasses.replace(settings, output_name="parts.h5", resume=True)))
+    whole = load_model(run_finetune(settings))
+    run_finetune(dataclasses.replace(settings, epochs=1, output_name="parts.h5"))
+    parts = load_model(run_finetune(dataclasses.replace(settings, output_name="parts.h5", resume=True)))
     for name, variable in whole.tensors().items():
         assert np.array_equal(np.asarray(variable), np.asarray(parts.tensors()[name])), name
     with pytest.raises(InputError, match="loss_on=all: was completion when the run began"):
-        finetune(dataclasses.replace(settings, output_name="parts.h5", resume=True, loss_on="all"))
+        run_finetune(dataclasses.replace(settings, output_name="parts.h5", resume=True, loss_on="all"))

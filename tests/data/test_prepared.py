@@ -194,7 +194,7 @@ def test_the_key_is_that_of_the_tokens_and_not_of_the_code(folder: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("dataset_path", "digest"),
+    ("data", "digest"),
     [
         ("data", "064ff8eca6cb3d1e9a86ec0a7efe011f1d7bc25dee95bfa295387c0258a4a1ca"),
         ("data/z.txt", "8b4f573946e42743a5cb0a56931097cc7191e4d0b6ad754a90e2040e2c672c95"),
@@ -222,7 +222,7 @@ def test_data_that_changes_while_it_is_read_is_an_error(folder: Path) -> None:
     def show(done: int, total: int | None) -> None:
         next(changes, lambda: None)()
 
-    with pytest.raises(InputError, match="dataset_path=stories: changed while it was read: start again") as caught:
+    with pytest.raises(InputError, match="data=stories: changed while it was read: start again") as caught:
         prepare(find_task("cnndm"), "stories", "train", tokenizer, None, show, pytest.fail)
     assert caught.value.on_command_line() == "--dataset_path stories: changed while it was read: start again"
     assert prepare_stories()[1] != []
@@ -317,5 +317,5 @@ def test_bad_data_leaves_nothing_beside_it(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", ["", "nowhere", "stories/*.none"])
 def test_a_data_set_without_files_is_an_error(path: str, folder: Path) -> None:
-    with pytest.raises(InputError, match=r"dataset_path=.*: no such file: give a file, a folder or a glob"):
+    with pytest.raises(InputError, match=r"data=.*: no such file: give a file, a folder or a glob"):
         prepare_stories(path)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt_tf2 import EvaluateSettings, FinetuneSettings, evaluate, finetune
 from gpt_tf2.cli import main
+from gpt_tf2.commands.evaluate import EvaluateSettings, run_evaluate
+from gpt_tf2.commands.finetune import run_finetune
+from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.evaluation import predictions
 from gpt_tf2.storage.journal import Journal
 from gpt_tf2.tasks.cnndm import story_path
@@ -30,17 +32,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for loader, data in (("cnndm", "stories"), ("coqa", "talks")):
-            finetune(
+            run_finetune(
                 FinetuneSettings(
-                    dataset_path=data,
-                    data_loader=loader,
+                    data=data,
+                    task=loader,
                     model="small",
                     output_name=f"{loader}.h5",
-                    num_epoch=1,
-                    steps_per_epoch=160,
+                    epochs=1,
+                    steps=160,
                     batch_size=16,
                     length=N_CTX,
-                    base_lr=0.005,
+                    lr=0.005,
                     lr_schedule="cosine",
                     sample_every=0,
                 )
@@ -140,7 +142,7 @@ def test_an_evaluation_that_is_killed_three_times_makes_the_same_predictions(
 
 @pytest.mark.parametrize(
     ("change", "completions"),
-    [({"seed": 9}, 12), ({"limit": 2}, 8), ({"gold_answers": True}, 12), ({"model_path": "models/small"}, 12)],
+    [({"seed": 9}, 12), ({"limit": 2}, 8), ({"gold_answers": True}, 12), ({"model": "models/small"}, 12)],
 )
 def test_another_evaluation_does_not_resume_from_the_journal(
     change: dict, completions: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -148,13 +150,13 @@ def test_another_evaluation_does_not_resume_from_the_journal(
     kept_keys: list[str] = []
     put = Journal.put
     monkeypatch.setattr(Journal, "put", lambda self, key, result: kept_keys.append(key) or put(self, key, result))
-    settings = {"data_loader": "coqa", "dataset_path": "talks", "model_path": "output/coqa.h5", "limit": 3, "top_k": 40}
+    settings = {"task": "coqa", "data": "talks", "model": "output/coqa.h5", "limit": 3, "top_k": 40}
 
     def run_evaluation(output: str, **changes: object) -> str:
         """Returns what is printed; `kept_keys` are those of the completions that were made."""
         kept_keys.clear()
         capsys.readouterr()
-        evaluate(EvaluateSettings(**{**settings, "output_file": output, **changes}))
+        run_evaluate(EvaluateSettings(**{**settings, "output": output, **changes}))
         return capsys.readouterr().out
 
     with monkeypatch.context() as patch:
@@ -188,21 +190,21 @@ def test_earlier_turns_show_gold_answers_if_asked_for(folder: Path, monkeypatch:
         return build_prompt(passage, example, answers, *rest)
 
     monkeypatch.setattr(predictions, "build_prompt", record)
-    settings = {"data_loader": "coqa", "dataset_path": "talks", "model_path": "models/small", "limit": 2}
-    settings |= {"output_length": 4, "output_file": "g.json", "temperature": 0.0}
-    evaluate(EvaluateSettings(**settings, gold_answers=True))
+    settings = {"task": "coqa", "data": "talks", "model": "models/small", "limit": 2}
+    settings |= {"max_new_tokens": 4, "output": "g.json", "temperature": 0.0}
+    run_evaluate(EvaluateSettings(**settings, gold_answers=True))
     gold = json.loads(Path("talks/coqa-dev-v1.0.json").read_text())["data"][1]["answers"]
     assert shown[-1] == [f" {answer['input_text']}" for answer in gold[:3]]
-    evaluate(EvaluateSettings(**settings))
+    run_evaluate(EvaluateSettings(**settings))
     assert shown[-1] != shown[7] and len(shown[-1]) == 3
 
 
 def test_predictions_are_scored_against_the_users_references(folder: Path) -> None:
     lines = "".join(f"<t> The {word} </t>\n" for word in ["clock"] * 40)
     Path("own.tagged").write_text(lines)
-    settings = {"data_loader": "cnndm", "dataset_path": "stories", "model_path": "models/small", "limit": 3}
-    settings |= {"output_length": 8, "output_file": "r.txt", "references": "own.tagged"}
-    scores = evaluate(EvaluateSettings(**settings))
+    settings = {"task": "cnndm", "data": "stories", "model": "models/small", "limit": 3}
+    settings |= {"max_new_tokens": 8, "output": "r.txt", "references": "own.tagged"}
+    scores = run_evaluate(EvaluateSettings(**settings))
     assert scores["LEAD-3"]["rouge-1/recall"]["mean"] == 0.5
 
 

@@ -7,15 +7,17 @@ import h5py
 import numpy as np
 import pytest
 
-from gpt_tf2 import FinetuneSettings, finetune, load_model
+from gpt_tf2 import load_model
+from gpt_tf2.commands.finetune import run_finetune
+from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from helpers.workplace import fill_workplace
 
 SETTINGS = FinetuneSettings(
-    dataset_path="story.txt",
+    data="story.txt",
     model="tiny",
     output_name="m.h5",
-    num_epoch=2,
-    steps_per_epoch=6,
+    epochs=2,
+    steps=6,
     length=32,
     batch_size=2,
     dropout=0.1,
@@ -44,7 +46,7 @@ def run_in_new_folder(factory: pytest.TempPathFactory, **values: object) -> Path
     fill_workplace(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        finetune(change_settings(**values))
+        run_finetune(change_settings(**values))
     return folder
 
 

@@ -64,7 +64,7 @@ def test_damaged_and_hostile_arrays_are_refused(tmp_path: Path, name: str) -> No
     members, words = HOSTILE[name]
     write(tmp_path / "a.npz", members)
     tracemalloc.start()
-    with pytest.raises(InputError, match=f"^dataset_path=.*a.npz: .*{words}.*: .*(again|give)"):
+    with pytest.raises(InputError, match=f"^data=.*a.npz: .*{words}.*: .*(again|give)"):
         read_all(tmp_path / "a.npz")
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()

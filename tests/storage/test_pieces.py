@@ -18,7 +18,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_pieces_are_in_the_file_as_soon_as_they_are_made() -> None:
     Path("file").write_text("what an earlier run wrote, which is longer")
-    with write_pieces("file", "output_file") as write:
+    with write_pieces("file", "output") as write:
         assert Path("file").read_text().startswith("what")
         for piece in ("one\n", "two ä\n", "lone \ud800\n"):
             write(piece)
@@ -29,16 +29,16 @@ def test_pieces_are_in_the_file_as_soon_as_they_are_made() -> None:
 def test_without_a_piece_the_file_is_as_it_was() -> None:
     Path("old").write_text("old")
     for path in ("old", "new/file"):
-        with pytest.raises(InputError), write_pieces(path, "output_file"):
+        with pytest.raises(InputError), write_pieces(path, "output"):
             raise InputError("bad input")
     assert Path("old").read_text() == "old" and not Path("new/file").exists()
 
 
 def test_two_that_write_pieces_to_a_file_never_mix() -> None:
-    with write_pieces("file", "output_file") as write:
+    with write_pieces("file", "output") as write:
         write("one\n")
-        message = "output_file=file: another process is writing it: wait for its end, or choose another"
-        with pytest.raises(InputError, match=message), write_pieces("file", "output_file"):
+        message = "output=file: another process is writing it: wait for its end, or choose another"
+        with pytest.raises(InputError, match=message), write_pieces("file", "output"):
             pytest.fail("both write")
         write("two\n")
     assert Path("file").read_text() == "one\ntwo\n"
@@ -49,7 +49,7 @@ def test_pieces_go_through_a_fifo() -> None:
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.append(Path("fifo").read_text()))
     reader.start()
-    with write_pieces("fifo", "output_file") as write:
+    with write_pieces("fifo", "output") as write:
         write("one\n")
         write("two\n")
     reader.join(10)
@@ -67,8 +67,8 @@ def test_a_full_disk_leaves_whole_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
         return write_some(descriptor, content)
 
     monkeypatch.setattr(os, "write", fill)
-    message = r"output_file=file: cannot be written \(No space left on device\): free space, or choose another"
-    with pytest.raises(InputError, match=message), write_pieces("file", "output_file") as write:
+    message = r"output=file: cannot be written \(No space left on device\): free space, or choose another"
+    with pytest.raises(InputError, match=message), write_pieces("file", "output") as write:
         write("one\n")
         write("two\n")
     assert Path("file").read_text() == "one\n"
@@ -76,8 +76,8 @@ def test_a_full_disk_leaves_whole_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_folder_is_an_error_before_the_work() -> None:
     Path("new").mkdir()
-    with pytest.raises(InputError, match="output_file=new: is a folder"), write_pieces("new", "output_file"):
+    with pytest.raises(InputError, match="output=new: is a folder"), write_pieces("new", "output"):
         pytest.fail("the work began")
     Path("file").touch()
-    with pytest.raises(InputError, match="cannot be written"), write_pieces("file/below", "output_file"):
+    with pytest.raises(InputError, match="cannot be written"), write_pieces("file/below", "output"):
         pytest.fail("the work began")

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_tf2 import FinetuneSettings, InputError, finetune
+from gpt_tf2 import InputError
 from gpt_tf2.cli import main
+from gpt_tf2.commands.finetune import run_finetune
+from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from helpers.finetuning import read_hdf5, read_weights
 from helpers.processes import find_free_port, run_script, start_script
 from helpers.workplace import fill_workplace
@@ -131,7 +133,7 @@ def test_processes_that_resume_from_different_saves_are_refused(workplace: Path,
 
 def test_a_split_of_hardly_any_weight_is_refused(workplace: Path) -> None:
     with pytest.raises(InputError, match="5 devices divide 0% of the weights evenly: choose another number of devices"):
-        finetune(FinetuneSettings(dataset_path="story.txt", model="tiny", length=32, devices=5, shard=True))
+        run_finetune(FinetuneSettings(data="story.txt", model="tiny", length=32, devices=5, shard=True))
 
 
 @pytest.mark.parametrize("flags", [["--shard"], pytest.param(["--devices=2"], marks=pytest.mark.slow)])

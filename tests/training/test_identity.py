@@ -8,14 +8,15 @@ from typing import Any
 import h5py
 import pytest
 
-from gpt_tf2 import InputError, finetune, load_model, save_model
+from gpt_tf2 import InputError, load_model, save_model
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.commands import finetune as command
+from gpt_tf2.commands.finetune import run_finetune
 from gpt_tf2.training.state import SEALED, VOCABULARY, WEIGHTS, read_run
 from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
 from helpers.workplace import OPENAI_TINY, swap_last_tokens
 
-ONE_STEP: dict[str, Any] = {"num_epoch": 1, "steps_per_epoch": 1, "dropout": 0.0, "val_fraction": 0.0, "length": 8}
+ONE_STEP: dict[str, Any] = {"epochs": 1, "steps": 1, "dropout": 0.0, "val_fraction": 0.0, "length": 8}
 LORA: dict[str, Any] = {"lora_rank": 1, "precision": "float32"}
 DATA = "model.ckpt.data-00000-of-00001"
 
@@ -38,25 +39,25 @@ def test_a_run_resumes_only_with_the_weights_and_the_vocabulary_that_it_began_wi
     workplace: Path, how: dict[str, Any]
 ) -> None:
     settings = change_settings(**ONE_STEP, **how)
-    finetune(settings)
+    run_finetune(settings)
     written = {path: path.read_bytes() for path in Path("output").rglob("*") if path.is_file()}
     shutil.copytree("models/tiny", "models/other")
     change_base(Path("models/other"))
-    resumed = {**ONE_STEP, **how, "num_epoch": 2, "resume": True}
+    resumed = {**ONE_STEP, **how, "epochs": 2, "resume": True}
     line = r"^models/other/model\.ckpt: differs from the weights that the run began with \(output/m/state\.h5\): use"
     with pytest.raises(InputError, match=line):
-        finetune(change_settings(**resumed, model="other"))
+        run_finetune(change_settings(**resumed, model="other"))
     swap_last_tokens(Path("models/tiny"))
     line = (
         r"^models/tiny/encoder\.json: differs from the vocabulary that the run began with \(output/m/state\.h5\): use"
     )
     with pytest.raises(InputError, match=line):
-        finetune(change_settings(**resumed))
+        run_finetune(change_settings(**resumed))
     assert {path: path.read_bytes() for path in Path("output").rglob("*") if path.is_file()} == written
     Path("models/tiny").rename("moved")
     shutil.copy(OPENAI_TINY / "encoder.json", "moved")
     shutil.copy(OPENAI_TINY / "vocab.bpe", "moved")
-    finetune(change_settings(**resumed, model="moved"))
+    run_finetune(change_settings(**resumed, model="moved"))
     assert len(read_hdf5(Path("output/m/state.h5"))["losses"]) == 2
 
 
@@ -71,7 +72,7 @@ def test_what_is_replaced_during_training_is_not_saved_as_what_was_trained(
         train(*arguments)
 
     monkeypatch.setattr(command, "train", replace_and_train)
-    path = finetune(change_settings(**ONE_STEP, **LORA))
+    path = run_finetune(change_settings(**ONE_STEP, **LORA))
     for name in ("encoder.json", "vocab.bpe"):
         assert Path("output/m", name).read_bytes() == (OPENAI_TINY / name).read_bytes()
     with pytest.raises(InputError, match="made for another model than the one now at models/tiny"):
@@ -96,36 +97,36 @@ def test_a_model_that_is_replaced_while_it_is_read_is_an_error(workplace: Path) 
 
 @pytest.mark.parametrize("how", [LORA, pytest.param({}, marks=pytest.mark.slow)], ids=["lora", "all"])
 def test_a_run_that_an_earlier_version_saved_resumes(workplace: Path, how: dict[str, Any]) -> None:
-    finetune(change_settings(**ONE_STEP, **how))
+    run_finetune(change_settings(**ONE_STEP, **how))
     with h5py.File("output/m/state.h5", "r+") as file:
         run = json.loads(file.attrs["run"])
         del file.attrs[SEALED]
         file.attrs["run"] = json.dumps({key: run[key] for key in run if key not in (WEIGHTS, VOCABULARY)})
     with Path("output/m/state.h5").open("ab") as file:
         file.write(b"\0")  # the checksum is not at the end any more: as in a file without one
-    finetune(change_settings(**{**ONE_STEP, **how, "num_epoch": 2, "resume": True}))
+    run_finetune(change_settings(**{**ONE_STEP, **how, "epochs": 2, "resume": True}))
     assert read_run(Path("output/m/state.h5")) == run
 
 
 def test_a_run_that_writes_to_the_model_it_began_with_resumes(workplace: Path) -> None:
     how = {**ONE_STEP, "freeze": "wte", "model_ckpt": "output/m.h5"}
-    begun = finetune(change_settings(**ONE_STEP))
+    begun = run_finetune(change_settings(**ONE_STEP))
     Path("output/m/state.h5").unlink()
-    finetune(change_settings(**{**how, "num_epoch": 2, "output_name": "whole.h5"}))
-    finetune(change_settings(**how))
-    finetune(change_settings(**{**how, "num_epoch": 2, "resume": True}))
+    run_finetune(change_settings(**{**how, "epochs": 2, "output_name": "whole.h5"}))
+    run_finetune(change_settings(**how))
+    run_finetune(change_settings(**{**how, "epochs": 2, "resume": True}))
     assert are_identical(read_weights(begun), read_weights(Path("output/whole.h5")))
     with pytest.raises(InputError, match="differs from the weights"):  # wte is not the frozen one
         with h5py.File(begun, "r+") as file:
             file["wte"][0, 0] += 1
-        finetune(change_settings(**{**how, "num_epoch": 2, "resume": True}))
+        run_finetune(change_settings(**{**how, "epochs": 2, "resume": True}))
 
 
 def test_adapters_never_replace_the_model_that_they_belong_to(workplace: Path) -> None:
-    model = finetune(change_settings(**ONE_STEP))
+    model = run_finetune(change_settings(**ONE_STEP))
     before = model.read_bytes()
     with pytest.raises(
         InputError, match=r"^output_name=m\.h5: the adapters would replace the model .*: choose another"
     ):
-        finetune(change_settings(**ONE_STEP, **LORA, model_ckpt=str(model)))
+        run_finetune(change_settings(**ONE_STEP, **LORA, model_ckpt=str(model)))
     assert model.read_bytes() == before

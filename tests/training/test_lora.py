@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_tf2 import GenerateSettings, InputError, Tokenizer, finetune, generate, load_model
+from gpt_tf2 import InputError, Tokenizer, load_model
 from gpt_tf2.cli import main
+from gpt_tf2.commands.finetune import run_finetune
+from gpt_tf2.commands.generate import GenerateSettings, generate
 from gpt_tf2.data.batches import StreamWindows, split
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.tasks.examples import Skipped
@@ -15,7 +17,7 @@ from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.training.blockwise import BlockwiseModel
 from helpers.finetuning import SETTINGS, are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
 
-LORA = {"lora_rank": 4, "base_lr": 0.01, "precision": "float32"}
+LORA = {"lora_rank": 4, "lr": 0.01, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_only_adapters_are_saved_and_merge_writes_a_plain_checkpoint(trained: Pa
 def test_generation_from_adapters_equals_generation_from_the_merged_model(trained: Path) -> None:
     assert main(["merge", str(trained), "merged.h5"]) == 0
     texts = [
-        generate(GenerateSettings(str(model), starter="The 7", output_length=20, temperature=0.0))
+        generate(GenerateSettings(model=str(model), prompt="The 7", max_new_tokens=20, temperature=0.0))
         for model in (trained, "merged.h5")
     ]
     assert texts[0] == texts[1]
@@ -68,14 +70,14 @@ def test_the_merged_model_has_the_loss_of_the_last_validation(trained: Path) -> 
 
 @pytest.mark.slow
 def test_a_run_with_adapters_resumes_exactly(workplace: Path) -> None:
-    finetune(change_settings(**LORA, output_name="whole.h5"))
-    finetune(change_settings(**LORA, num_epoch=1))
-    finetune(change_settings(**LORA, resume=True))
+    run_finetune(change_settings(**LORA, output_name="whole.h5"))
+    run_finetune(change_settings(**LORA, epochs=1))
+    run_finetune(change_settings(**LORA, resume=True))
     assert are_identical(read_hdf5(Path("output/whole/state.h5")), read_hdf5(Path("output/m/state.h5")))
 
 
 def test_adapters_are_refused_without_their_base_model(trained: Path, capsys: pytest.CaptureFixture) -> None:
-    other = finetune(change_settings(output_name="other.ckpt", num_epoch=1, steps_per_epoch=1))
+    other = run_finetune(change_settings(output_name="other.ckpt", epochs=1, steps=1))
     for source in other.parent.glob("other.ckpt.*"):
         source.replace(Path("models/tiny") / source.name.replace("other", "model"))
     with pytest.raises(InputError, match="made for another model"):
@@ -89,7 +91,10 @@ def test_adapters_are_refused_without_their_base_model(trained: Path, capsys: py
 
 
 def test_frozen_tensors_do_not_change(workplace: Path) -> None:
-    before, after = read_weights(Path("models/tiny")), read_weights(finetune(change_settings(freeze="wte,h0-1,ln_2")))
+    before, after = (
+        read_weights(Path("models/tiny")),
+        read_weights(run_finetune(change_settings(freeze=("wte", "h0-1", "ln_2")))),
+    )
     unchanged = {name for name in before if np.array_equal(before[name], after[name])}
     assert unchanged == {n for n in before if n == "wte" or n.startswith(("h0/", "h1/")) or "ln_2" in n}
 
@@ -97,15 +102,15 @@ def test_frozen_tensors_do_not_change(workplace: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param({"optimizer": "lion", "base_lr": 1e-4}, marks=pytest.mark.slow),
-        pytest.param({"optimizer": "adafactor", "base_lr": 0.05}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "lion", "lr": 1e-4}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "adafactor", "lr": 0.05}, marks=pytest.mark.slow),
     ],
 )
 def test_other_optimizers_learn_and_resume_exactly(workplace: Path, options: dict) -> None:
     options |= {"accumulate": 2, "clip_norm": 1.0}
-    finetune(change_settings(**options, output_name="whole.h5", remat="on"))
-    finetune(change_settings(**options, num_epoch=1, remat="on"))
-    finetune(change_settings(**options, remat="auto", resume=True))
+    run_finetune(change_settings(**options, output_name="whole.h5", remat="on"))
+    run_finetune(change_settings(**options, epochs=1, remat="on"))
+    run_finetune(change_settings(**options, remat="auto", resume=True))
     whole = read_hdf5(Path("output/whole/state.h5"))
     assert are_identical(whole, read_hdf5(Path("output/m/state.h5")))
     assert whole["validation"][-1, 1] < whole["validation"][0, 1] - 0.1

@@ -6,8 +6,9 @@ from pathlib import Path
 import keras
 import pytest
 
-from gpt_tf2 import InputError, finetune
+from gpt_tf2 import InputError
 from gpt_tf2.cli import main
+from gpt_tf2.commands.finetune import run_finetune
 from gpt_tf2.config import SIZES
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, parse_memory, predict_bytes, predict_total
 from gpt_tf2.training.state import read_run
@@ -79,8 +80,8 @@ def test_lora_is_neither_chosen_nor_suggested_where_parts_are_frozen() -> None:
 
 
 def test_a_resumed_run_keeps_what_the_planner_chose(workplace: Path) -> None:
-    finetune(change_settings(optimizer="lion", num_epoch=1))
-    finetune(change_settings(num_epoch=2, resume=True, memory="auto"))
+    run_finetune(change_settings(optimizer="lion", epochs=1))
+    run_finetune(change_settings(epochs=2, resume=True, memory="auto"))
     assert read_run(Path("output/m/state.h5"))["--optimizer"] == "lion"
 
 
@@ -102,8 +103,8 @@ def test_plan_prints_what_fits(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_a_run_prints_its_plan_or_refuses_before_it_writes(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    finetune(change_settings(num_epoch=1))
+    run_finetune(change_settings(epochs=1))
     assert "training 112,560 parameters (--remat off --optimizer adamw), about" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"needs \d\.\d GB .*, but 0\.1 GB is available"):
-        finetune(change_settings(num_epoch=1, memory="100MB", output_name="other.h5"))
+        run_finetune(change_settings(epochs=1, memory="100MB", output_name="other.h5"))
     assert not Path("output/other.h5").exists()

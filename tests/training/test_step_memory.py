@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import pytest
 
-from gpt_tf2 import InputError, finetune
+from gpt_tf2 import InputError
 from gpt_tf2.cli import main
-from gpt_tf2.commands.finetune import build, resolve
+from gpt_tf2.commands.finetune import build, resolve, run_finetune
 from gpt_tf2.training import memory
 from helpers.finetuning import change_settings
 from helpers.workplace import list_names
@@ -111,7 +111,7 @@ def test_a_plan_whose_weights_alone_are_too_large_is_refused_without_compiling(
     workplace: Path, compiled: list[str]
 ) -> None:
     with pytest.raises(InputError, match=r"but 0\.0 GB is available: use a smaller model"):
-        finetune(change_settings(**BATCH, memory="100KB"))
+        run_finetune(change_settings(**BATCH, memory="100KB"))
     assert "jit(step)" not in compiled and list_names(workplace) == ["models", "story.txt"]
 
 

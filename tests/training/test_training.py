@@ -17,8 +17,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from gpt_tf2 import InputError, finetune, load_model
+from gpt_tf2 import InputError, load_model
 from gpt_tf2.cli import main
+from gpt_tf2.commands.finetune import run_finetune
 from gpt_tf2.storage.sealed import SEAL
 from gpt_tf2.training.loop import stop_on_signal
 from gpt_tf2.training.monitor import EventLog
@@ -47,7 +48,7 @@ def test_step_decay_starts_with_each_of_the_decay_epochs() -> None:
     schedule = step_decay(0.1, 0.5, [6, 10])
     rates = [schedule(step) for step in range(12)]
     assert rates == pytest.approx([0.1] * 6 + [0.05] * 4 + [0.025] * 2)
-    assert change_settings(decay_epochs="2,10").decay_steps() == [12, 60]
+    assert change_settings(decay_epochs=(2, 10)).decay_steps() == [12, 60]
 
 
 def test_the_learning_rate_rises_during_warmup_and_then_follows_a_cosine() -> None:
@@ -60,7 +61,7 @@ def test_the_learning_rate_rises_during_warmup_and_then_follows_a_cosine() -> No
 def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     workplace: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    output = finetune(change_settings(num_epoch=3, sample_every=5))
+    output = run_finetune(change_settings(epochs=3, sample_every=5))
     assert output == Path("output/m.h5")
     state = read_hdf5(Path("output/m/state.h5"))
     assert len(state["losses"]) == 18
@@ -87,45 +88,45 @@ def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     ],
 )
 def test_every_format_can_be_written_and_trained_further(workplace: Path, name: str) -> None:
-    path = finetune(change_settings(output_name=name, num_epoch=1, steps_per_epoch=1))
+    path = run_finetune(change_settings(output_name=name, epochs=1, steps=1))
     first = read_weights(path)
-    again = finetune(
-        change_settings(output_name="again.h5", num_epoch=1, steps_per_epoch=1, model_ckpt=str(path), val_fraction=0.0)
+    again = run_finetune(
+        change_settings(output_name="again.h5", epochs=1, steps=1, model_ckpt=str(path), val_fraction=0.0)
     )
     assert not are_identical(first, read_weights(again))
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(finished: Path) -> None:
     weights = read_weights(finished)
-    assert are_identical(weights, read_weights(finetune(change_settings(output_name="same.h5"))))
-    assert not are_identical(weights, read_weights(finetune(change_settings(output_name="other.h5", seed=4))))
+    assert are_identical(weights, read_weights(run_finetune(change_settings(output_name="same.h5"))))
+    assert not are_identical(weights, read_weights(run_finetune(change_settings(output_name="other.h5", seed=4))))
 
 
 def test_samples_and_saves_during_training_do_not_change_the_weights(finished: Path) -> None:
-    disturbed = finetune(change_settings(output_name="b.h5", sample_every=5, save_every=4))
+    disturbed = run_finetune(change_settings(output_name="b.h5", sample_every=5, save_every=4))
     assert are_identical(read_weights(finished), read_weights(disturbed))
 
 
 @slow_on_jax
 def test_eager_execution_gives_the_same_losses(workplace: Path) -> None:
-    settings = {"num_epoch": 1, "steps_per_epoch": 2, "dropout": 0.0, "val_fraction": 0.0, "precision": "float32"}
-    finetune(change_settings(**settings, output_name="e.h5", eager=True))
-    finetune(change_settings(**settings, output_name="g.h5"))
+    settings = {"epochs": 1, "steps": 2, "dropout": 0.0, "val_fraction": 0.0, "precision": "float32"}
+    run_finetune(change_settings(**settings, output_name="e.h5", eager=True))
+    run_finetune(change_settings(**settings, output_name="g.h5"))
     eager, graph = (read_hdf5(Path(f"output/{name}/state.h5"))["losses"] for name in "eg")
     assert eager == pytest.approx(graph, rel=1e-5)
 
 
 def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_one(workplace: Path) -> None:
-    finetune(change_settings(output_name="whole.h5", num_epoch=3, decay_epochs="1,2"))
-    finetune(change_settings(num_epoch=1, decay_epochs="1,2"))
-    finetune(change_settings(num_epoch=3, decay_epochs="1,2", resume=True))
+    run_finetune(change_settings(output_name="whole.h5", epochs=3, decay_epochs=(1, 2)))
+    run_finetune(change_settings(epochs=1, decay_epochs=(1, 2)))
+    run_finetune(change_settings(epochs=3, decay_epochs=(1, 2), resume=True))
     assert are_identical(read_hdf5(Path("output/whole/state.h5")), read_hdf5(Path("output/m/state.h5")))
 
 
 def test_resuming_a_finished_run_writes_its_missing_model(finished: Path) -> None:
     before = read_weights(finished)
     finished.unlink()
-    assert are_identical(before, read_weights(finetune(change_settings(resume=True))))
+    assert are_identical(before, read_weights(run_finetune(change_settings(resume=True))))
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +139,9 @@ def full_precision(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.nda
 def test_half_precision_learns_as_much_and_resumes_exactly(
     workplace: Path, full_precision: dict[str, np.ndarray], precision: str
 ) -> None:
-    finetune(change_settings(output_name="half.h5", precision=precision))
-    finetune(change_settings(precision=precision, num_epoch=1))
-    finetune(change_settings(precision=precision, resume=True))
+    run_finetune(change_settings(output_name="half.h5", precision=precision))
+    run_finetune(change_settings(precision=precision, epochs=1))
+    run_finetune(change_settings(precision=precision, resume=True))
     half, resumed = (read_hdf5(Path(f"output/{name}/state.h5")) for name in ("half", "m"))
     assert are_identical(half, resumed)
     assert not np.array_equal(full_precision["losses"], half["losses"])
@@ -153,7 +154,7 @@ def test_auto_precision_follows_the_device(
     fast: bool, precision: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr("gpt_tf2.commands.finetune.has_fast_bfloat16", lambda: fast)
-    finetune(change_settings(num_epoch=1, steps_per_epoch=1, val_fraction=0.0))
+    run_finetune(change_settings(epochs=1, steps=1, val_fraction=0.0))
     assert f"parameters, {precision}, " in capsys.readouterr().out
 
 
@@ -162,10 +163,10 @@ def test_resuming_with_other_settings_or_data_is_refused(finished: Path) -> None
         InputError,
         match=r"batch_size=3: was 2 when the run began \(output/m/state\.h5\): use the same value, or leave resume out",
     ):
-        finetune(change_settings(batch_size=3, resume=True))
+        run_finetune(change_settings(batch_size=3, resume=True))
     Path("story.txt").write_text("Another story. " * 200)
     with pytest.raises(InputError, match="the text of dataset_path has changed since the run began"):
-        finetune(change_settings(resume=True))
+        run_finetune(change_settings(resume=True))
 
 
 def test_a_damaged_state_is_never_resumed_nor_made_a_model(finished: Path) -> None:
@@ -183,14 +184,14 @@ def test_a_damaged_state_is_never_resumed_nor_made_a_model(finished: Path) -> No
         del file.attrs[SEALED]  # as earlier versions wrote it
         file["model/ln_f/g"][3] = np.nan
     with pytest.raises(InputError, match=r"state\.h5: model/ln_f/g is not finite, so the run has diverged"):
-        finetune(change_settings(resume=True))
+        run_finetune(change_settings(resume=True))
     assert finished.read_bytes() == model
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_save(finished: Path) -> None:
     before = read_hdf5(Path("output/m/state.h5")), finished.read_bytes()
     with pytest.raises(InputError, match=r"step \d+: .* diverged.*lower base_lr"):
-        finetune(change_settings(base_lr=1e30))
+        run_finetune(change_settings(lr=1e30))
     assert are_identical(before[0], read_hdf5(Path("output/m/state.h5")))
     assert before[1] == finished.read_bytes()
 
@@ -299,5 +300,5 @@ def test_a_checkpoint_alone_takes_hparams_and_vocabulary_from_the_model_folder(w
     elsewhere.mkdir()
     for path in (workplace / "models" / "tiny").glob("model.ckpt*"):
         path.rename(elsewhere / path.name)
-    output = finetune(change_settings(model_ckpt=str(elsewhere / "model.ckpt"), num_epoch=1, output_name=None))
+    output = run_finetune(change_settings(model_ckpt=str(elsewhere / "model.ckpt"), epochs=1, output_name=None))
     assert output == Path("output/story_tiny.h5") and output.is_file()

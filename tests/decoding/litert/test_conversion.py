@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_tf2 import FinetuneSettings, GenerateSettings, finetune, generate, load_model, save_model
+from gpt_tf2 import load_model, save_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
+from gpt_tf2.commands.finetune import run_finetune
+from gpt_tf2.commands.finetune_settings import FinetuneSettings
+from gpt_tf2.commands.generate import GenerateSettings, generate
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.model import GPT2, random_tensors
 from helpers import made_up
@@ -96,9 +99,9 @@ def test_int8_costs_less_than_a_percent_of_perplexity_and_says_so(
     """A network that was trained for seconds, measured on the held-out part of its text."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(write_model(tmp_path / "models" / "base"))
-    settings = {"model": "base", "output_name": "m.h5", "num_epoch": 1, "steps_per_epoch": steps, "batch_size": 8}
-    path = finetune(
-        FinetuneSettings("text.txt", **settings, length=128, base_lr=0.003, val_fraction=0.1, sample_every=0)
+    settings = {"model": "base", "output_name": "m.h5", "epochs": 1, "steps": steps, "batch_size": 8}
+    path = run_finetune(
+        FinetuneSettings(data="text.txt", **settings, length=128, lr=0.003, val_fraction=0.1, sample_every=0)
     )
     assert len(np.load(path.with_suffix("") / "validation.npy")) == 1024
     capsys.readouterr()
@@ -123,15 +126,15 @@ def test_many_samples_of_many_prompts(workplace: Path, capsys: pytest.CaptureFix
 
 
 def test_a_sample_ends_before_the_stop_text_but_not_below_the_minimum_length(workplace: Path) -> None:
-    settings = {"output_length": 30, "seed": 1, "top_k": 0}
-    text = generate(GenerateSettings("models/tiny", **settings, starter="The", min_length=30))[0]
+    settings = {"max_new_tokens": 30, "seed": 1, "top_k": 0}
+    text = generate(GenerateSettings(model="models/tiny", **settings, prompt="The", min_length=30))[0]
     stop = text[9:11]
-    stopped = generate(GenerateSettings("models/tiny", **settings, starter="The", min_length=30, stop=stop))[0]
+    stopped = generate(GenerateSettings(model="models/tiny", **settings, prompt="The", min_length=30, stop=stop))[0]
     assert stopped == text[: text.index(stop, 3)]
 
 
 def test_prompts_come_from_standard_input(workplace: Path) -> None:
-    generate(GenerateSettings("models/tiny", output_length=1))  # converts the model
+    generate(GenerateSettings(model="models/tiny", max_new_tokens=1))  # converts the model
     flags = ["inference.py", "--model_path=models/tiny", "--prompts=-", "--output_length=4", "--temperature=0"]
     process = start_script(*flags, folder=workplace, stdin=subprocess.PIPE)
     out, _ = process.communicate("The tide\nThe moon\n", timeout=300)
@@ -145,7 +148,7 @@ def test_prompts_come_from_standard_input(workplace: Path) -> None:
 def test_ctrl_c_and_a_closed_pipe_end_a_stream_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made_up.write_model(tmp_path / "long", n_ctx=6000)
-    generate(GenerateSettings("long", output_length=1))  # converts the model
+    generate(GenerateSettings(model="long", max_new_tokens=1))  # converts the model
     flags = ["inference.py", "--model_path=long", "--starter=Then the", "--temperature=0"]
     flags += ["--min_length=5900", "--output_length=5900"]
     # A shell starts background jobs with SIGINT ignored.
@@ -171,8 +174,8 @@ def test_a_conversation_continues_from_the_models_own_answers(
     questions = ["What colour was it?", "Where did it live?", "What did it eat?"]
 
     def answer(prompt: str) -> str:
-        settings = {"include_prompt": "no", "output_length": 9, "temperature": 0.0, "stop": "\n"}
-        return generate(GenerateSettings("small", starter=prompt, **settings))[0]
+        settings = {"include_prompt": False, "max_new_tokens": 9, "temperature": 0.0, "stop": "\n"}
+        return generate(GenerateSettings(model="small", prompt=prompt, **settings))[0]
 
     prompt, answers = passage, []
     for question in questions:

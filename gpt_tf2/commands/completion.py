@@ -1,0 +1,41 @@
+"""`completion`: a script that completes commands and flags in a shell."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import shtab
+
+from gpt_tf2.commands.flags import check_ranges, flag
+from gpt_tf2.commands.parsing import build_parser
+
+
+@dataclasses.dataclass(frozen=True)
+class CompletionSettings:
+    """The settings of `completion`."""
+
+    shell: str = flag(dataclasses.MISSING, "the shell that is to run the script", choices=tuple(shtab.SUPPORTED_SHELLS))
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def print_completion(settings: CompletionSettings, commands: Mapping[str, Any]) -> None:
+    """Prints the script.
+
+    Args:
+        commands: the commands by name, as in the command line's own table.
+    """
+    parser = argparse.ArgumentParser(prog="gpt-tf2")
+    parser.add_argument("--version", action="store_true", help="the versions in use")
+    names = parser.add_subparsers()
+    nested: dict[str, Any] = {}
+    for name, command in commands.items():
+        first, _, second = name.partition(" ")
+        if second and first not in nested:
+            nested[first] = names.add_parser(first).add_subparsers()
+        parent = nested[first] if second else names
+        own = build_parser(command.load()[0], f"gpt-tf2 {name}", command.about, command.positional)
+        parent.add_parser(second or first, parents=[own], add_help=False, help=command.about)
+    print(shtab.complete(parser, shell=settings.shell))

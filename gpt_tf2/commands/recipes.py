@@ -1,0 +1,52 @@
+"""Recipes: the settings of a command in a TOML file, which `--config` reads and every run writes."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from gpt_tf2.commands.flags import flags_of, rename, to_plain
+from gpt_tf2.errors import InputError
+from gpt_tf2.storage.files import write_text
+from gpt_tf2.storage.text_files import read_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_recipe(path: str, settings: type) -> dict[str, Any]:
+    """Reads the settings in a TOML file, by the names of their fields.
+
+    Raises InputError, which names the file, if it cannot be read, or has an unknown key or a value of a wrong kind.
+
+    Example:
+        >>> read_recipe("recipes/text.toml", FinetuneSettings)["batch_size"]  # doctest: +SKIP
+        8
+    """
+    try:
+        values = tomllib.loads(read_text(path).removeprefix("\ufeff"))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not TOML ({error}): write one setting a line, such as epochs = 4") from None
+    try:
+        named = {name: to_plain(value) for name, value in rename(settings, values).items()}
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}") from None
+    for name, declared in flags_of(settings).items():
+        if name in named and not declared.accepts(named[name]):
+            raise InputError(f"{path}: {name} is {values.get(name, named[name])!r}: use {declared.describe_range()}")
+    return named
+
+
+def write_recipe(path: Path, settings: Any, leave_out: Sequence[str], comments: Sequence[str]) -> None:
+    """Writes settings as a TOML file, below comments. What is None is left out: it has no value in TOML."""
+    values = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(settings).items()
+        if value is not None and name not in leave_out
+    }
+    write_text(path, "".join(f"# {line}\n" for line in comments) + tomli_w.dumps(values))
