@@ -46,11 +46,12 @@ def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
 
     config = SIZES[size]
     if way == "lora":
-        model = GPT2(config, precision=precision, held=precision)
+        model = GPT2(config, dtype=precision)
         trained = adapter_shapes(config, rank=8)
         add_adapters(model, trained)
     else:
-        model, trained = GPT2(config, precision=precision), None
+        policy = "float32" if precision == "float32" else f"mixed_{precision}"
+        model, trained = GPT2(config, dtype=policy), None
     trainer = make_trainer(model, make_optimizer("adamw" if way == "lora" else way, 0.0), trained, remat=True)
     data = whole_rows(batch())
     return precision, lambda: float(trainer.step(data, RATE[way]))

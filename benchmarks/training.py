@@ -77,7 +77,9 @@ def run_ours(precision: str, work: str) -> Iterator[tuple[int, Callable[[], floa
     from gpt_tf2.training.optimizers import AdamW
     from gpt_tf2.training.trainer import make_trainer
 
-    trainer = make_trainer(GPT2(SIZES["124M"], precision=precision), AdamW())
+    trainer = make_trainer(
+        GPT2(SIZES["124M"], dtype="float32" if precision == "float32" else f"mixed_{precision}"), AdamW()
+    )
     if not work.startswith("stories"):
         batch, length = rows(work)
         data = whole_rows(np.random.default_rng(0).integers(0, VOCABULARY, (batch, length)))

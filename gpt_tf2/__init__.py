@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from gpt_tf2.api import evaluate, finetune
     from gpt_tf2.checkpoints.opened import load_model, save_model
     from gpt_tf2.config import GPT2Config
+    from gpt_tf2.data.keras_batches import open_batches
     from gpt_tf2.errors import InputError
     from gpt_tf2.model import GPT2
     from gpt_tf2.tokenizer import Tokenizer
+    from gpt_tf2.training.optimizers import make_optimizer
+    from gpt_tf2.training.trainer import make_trainer
 
 __version__ = "0.1.0"
 
@@ -31,6 +34,9 @@ __all__ = [
     "evaluate",
     "finetune",
     "load_model",
+    "make_optimizer",
+    "make_trainer",
+    "open_batches",
     "save_model",
 ]
 
@@ -42,13 +48,18 @@ MODULES = {
     "evaluate": "api",
     "finetune": "api",
     "load_model": "checkpoints.opened",
+    "make_optimizer": "training.optimizers",
+    "make_trainer": "training.trainer",
+    "open_batches": "data.keras_batches",
     "save_model": "checkpoints.opened",
 }
+
+ON_KERAS = ("GPT2", "make_optimizer", "make_trainer", "open_batches")  # their modules import it
 
 
 def __getattr__(name: str) -> Any:
     if name not in MODULES:
         raise AttributeError(f"module gpt_tf2 has no attribute {name}")
-    if name == "GPT2":  # a class of Keras; all other names start its backend when they need it
+    if name in ON_KERAS:  # all other names start its backend when they need it
         importlib.import_module("gpt_tf2.backend.starting").start_backend()
     return getattr(importlib.import_module(f"gpt_tf2.{MODULES[name]}"), name)

@@ -26,6 +26,12 @@ def download() -> "Parts":
     return DownloadSettings, print_download
 
 
+def models() -> "Parts":
+    from gpt_tf2.commands.models import ModelsSettings, print_models
+
+    return ModelsSettings, print_models
+
+
 def plan() -> "Parts":
     from gpt_tf2.commands.plan import PlanSettings, print_plan
 
@@ -106,9 +112,10 @@ class Command:
     positional: Sequence[str] = ()
 
 
-COMMANDS: Mapping[str, Command] = {
+COMMANDS: dict[str, Command] = {
     "demo": Command("start", "train a small GPT-2 on Python's language reference, without a download", demo),
     "download": Command("start", "download one of OpenAI's models", download, ["size"]),
+    "models": Command("start", "list the released models and your own: size, place, what they were made from", models),
     "finetune": Command("train", "fine-tune a model on a text, summaries, conversations or your own task", finetune),
     "plan": Command("train", "predict the memory of fine-tuning, by optimizer, --remat and LoRA", plan),
     "show-data": Command("train", "print a data set's prompts and completions as a model sees them", show_data),
@@ -194,7 +201,7 @@ def answer(arguments: Sequence[str]) -> str:
         raise InputError(
             f"unknown command {first}{suggest(first, {name.split()[0] for name in COMMANDS})} (see gpt-tf2 --help)"
         )
-    if prefix and not set(arguments[1:]) <= {"-h", "--help"}:
+    if prefix and arguments[1:2] not in (["-h"], ["--help"]):
         raise InputError(f"{' '.join(arguments[:2])}: use {' or '.join(commands)}")
     return list_commands(commands)
 

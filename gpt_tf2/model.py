@@ -9,9 +9,11 @@ Letters in shapes:
     V  tokens in the vocabulary
 """
 
+import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -28,6 +30,7 @@ KeysValues = tuple[Tensor, Tensor]  # one block's keys and values, each [B, H, T
 CachedKeysValues = tuple[Tensor, Tensor, Tensor]  # keys and values, each [B, H, S, D], and the bias of their scores
 ReadTensor = Callable[[str], np.ndarray]  # OpenAI's name of a tensor → its values
 Place = Callable[[np.ndarray, str], Tensor]
+Inputs = Tensor | Mapping[str, Tensor]  # of the network: ids [B, T], or the arrays of packed sequences
 SameShape = Callable[[Tensor], Tensor]  # a function that keeps the shape of its input
 
 
@@ -79,6 +82,12 @@ def causal_mask(time: Tensor | int) -> Tensor:
     """Return a bool mask [1, 1, T, T], True where the key is not later than the query."""
     index = ops.arange(time)
     return (index[:, None] >= index[None, :])[None, None]
+
+
+def segment_mask(segments: Tensor) -> Tensor:
+    """Return a bool mask [B, 1, T, T] of segments [B, T]: causal, and True only within one segment."""
+    same = segments[:, None, :, None] == segments[:, None, None, :]
+    return ops.logical_and(causal_mask(ops.shape(segments)[1]), same)
 
 
 def attention_bias(mask: Tensor, dtype: str) -> Tensor:
@@ -162,8 +171,9 @@ def transformer_block(
     return after_attention(weights, x, attended, drop, activation), (keys, values)
 
 
+@keras.saving.register_keras_serializable(package="gpt_tf2")
 class GPT2(keras.Model):
-    """The network: token ids → logits.
+    """The network, a Keras model: token ids → logits.
 
     Args:
         config: the hyper-parameters.
@@ -171,48 +181,71 @@ class GPT2(keras.Model):
         read: returns a tensor's initial values by OpenAI's name (see `tensor_shapes`). Each is read once, in the
             network's order. By default they are random; see `random_tensors`.
         seed: seed of the random initial values.
-        precision: dtype to compute in: float32, bfloat16 or float16. Layer norms and logits stay float32.
-        held: dtype to store matrices in. Vectors are stored in float32.
+        dtype: Keras's policy, by name or as a `keras.DTypePolicy`; by default `keras.config.dtype_policy()`. With
+            `mixed_bfloat16` the network computes in bfloat16 and stores float32, with `bfloat16` it also stores
+            matrices in bfloat16. Vectors are stored in float32; layer norms and logits are float32, too.
         place: puts a variable's initial values on devices, in a dtype. Default: on the first.
+        name, trainable: those of every Keras layer.
 
     Example:
         >>> model = GPT2(GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=2))
         >>> model(np.zeros((1, 5), "int32")).shape
         (1, 5, 300)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("adam", loss)
+        >>> history = model.fit(ids[:, :-1], ids[:, 1:], epochs=3)  # ids: int [N, T + 1] # doctest: +SKIP
     """
 
     def __init__(
         self,
         config: GPT2Config,
+        *,
         dropout: float = 0.0,
         read: ReadTensor | None = None,
         seed: int = 0,
-        precision: str = "float32",
-        held: str = "float32",
+        dtype: str | keras.DTypePolicy | None = None,
         place: Place | None = None,
+        name: str = "gpt2",
+        trainable: bool = True,
     ):
-        super().__init__(name="gpt2", dtype=precision if precision == "float32" else f"mixed_{precision}")
-        if precision == "float32":
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        if self.compute_dtype == "float32":
             compute_exactly()
         self.config = config
         self.dropout = dropout
         self._place = place or ops.convert_to_tensor
+        self.decoder: Any = None  # of `generate`, from its first call on
         self.dropout_seed = keras.random.SeedGenerator(0)
         self.blocks: list[dict[str, keras.Variable]] = [{} for _ in range(config.n_layer)]
         self.ends: dict[str, keras.Variable] = {}  # embeddings and last layer norm: the tensors outside the blocks
         read = read or random_tensors(config, seed)
-        for name, shape in tensor_shapes(config).items():
-            self.add(name, shape, functools.partial(read, name), held if len(shape) == 2 else "float32")
+        for tensor, shape in tensor_shapes(config).items():
+            stored = self.variable_dtype if len(shape) == 2 else "float32"
+            self.add(tensor, shape, functools.partial(read, tensor), stored)
         self.built = True
 
-    def call(self, tokens: Tensor, training: bool = False) -> Tensor:
-        """Compute float32 logits [B, T, V] of token ids [B, T]. Raises InputError if T is above n_ctx."""
+    def call(self, inputs: Inputs, training: bool = False) -> Tensor:
+        """Compute float32 logits [B, T, V] of token ids; see `hidden_states`."""
+        return self.logits(self.hidden_states(inputs, training))
+
+    def hidden_states(self, inputs: Inputs, training: bool = False) -> Tensor:
+        """Compute the hidden states [B, T, C] after the last layer norm: what another head than `logits` starts from.
+
+        Args:
+            inputs: ids [B, T]; or, for packed sequences, a dict of `tokens`, `positions` and `segments`, each [B, T],
+                where a token sees only the earlier ones of its segment (see `Batch`).
+
+        Raises InputError if T is above n_ctx.
+        """
+        tokens = inputs["tokens"] if isinstance(inputs, Mapping) else inputs
         time = ops.shape(tokens)[1]
         if isinstance(time, int) and time > self.config.n_ctx:
             raise InputError(f"{time} tokens, but n_ctx is {self.config.n_ctx}: shorten the sequences")
-        positions = ops.arange(time, dtype="int32")[None]  # [1, T]
-        x, _ = self.hidden(tokens, positions, causal_mask(time), training=training)
-        return self.logits(x)
+        if isinstance(inputs, Mapping):
+            positions, mask = inputs["positions"], segment_mask(inputs["segments"])
+        else:
+            positions, mask = ops.arange(time, dtype="int32")[None], causal_mask(time)  # [1, T], [1, 1, T, T]
+        return self.hidden(tokens, positions, mask, training=training)[0]
 
     def hidden(
         self,
@@ -266,6 +299,7 @@ class GPT2(keras.Model):
 
         values: returns the initial values, when the variable is made: so there is never a second copy of the model.
         """
+        self.decoder = None  # its compiled graphs know the former variables only
         variable = self.add_weight(
             shape=shape,
             initializer=lambda shape, dtype: self._place(values(), dtype),
@@ -278,6 +312,81 @@ class GPT2(keras.Model):
             self.blocks[int(block[1:])][name_in_block] = variable
         else:
             self.ends[name] = variable
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what `from_config` builds an equal network from, as plain JSON. Weights are not part of it."""
+        added = {name: list(v.shape) for name, v in self.tensors().items() if name not in tensor_shapes(self.config)}
+        own = {"config": dataclasses.asdict(self.config), "dropout": self.dropout, "adapters": added}
+        return {**super().get_config(), **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "GPT2":
+        """Build a network from the result of `get_config`, with random weights."""
+        values = dict(config)
+        adapters = values.pop("adapters")
+        values["config"] = GPT2Config(**values["config"])
+        values["dtype"] = keras.dtype_policies.deserialize(values["dtype"])
+        network = cls(**values)
+        for name, shape in adapters.items():
+            network.add(name, tuple(shape), functools.partial(np.zeros, shape, "float32"), "float32")
+        return network
+
+    @classmethod
+    def from_preset(cls, preset: str | Path, **options: Any) -> "GPT2":
+        """Build a network with the weights of a checkpoint.
+
+        Args:
+            preset: a released size, such as 124M, a name in `models/`, or a path; see `load_model`.
+            options: `dropout`, `dtype` and what a subclass adds.
+
+        Raises InputError if there is no such model, or if a file is damaged.
+
+        Example:
+            >>> model = GPT2.from_preset("124M", dropout=0.1, dtype="mixed_bfloat16")  # doctest: +SKIP
+        """
+        from gpt_tf2.checkpoints.presets import open_preset
+
+        config, checkpoint = open_preset(preset)
+        return cls(config, read=checkpoint.read, **options)
+
+    def generate(
+        self,
+        ids: np.ndarray | Sequence[Sequence[int]],
+        max_new_tokens: int = 100,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int | None = None,
+        end: int | None = None,
+    ) -> Any:
+        """Continue sequences of token ids.
+
+        Args:
+            ids: [B, T], or a list of sequences of different lengths.
+            max_new_tokens: of each sequence; it also ends at `end`, and where the context does.
+            temperature, top_k, top_p, min_p, repetition_penalty: the sampling rules; see `make_sampler`. Temperature 0
+                takes the most likely token.
+            seed: of the draws; by default they differ from call to call.
+            end: the id that ends a sequence. Default: the last one, GPT-2's end of text.
+
+        Returns:
+            The sequences with their prompts and without `end`. For an array, an array int32 [B, longest], filled up
+            with `end`; for a list, a list of int32 arrays.
+
+        Raises InputError if a prompt is empty, leaves no room in the context, or holds an id outside the vocabulary.
+
+        Example:
+            >>> model.generate(np.array([[464, 17427]]), max_new_tokens=20, top_p=0.9, seed=1)  # doctest: +SKIP
+        """
+        from gpt_tf2.generation.sequences import continue_sequences
+
+        rules = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        rules["repetition_penalty"] = repetition_penalty
+        end = self.config.n_vocab - 1 if end is None else end
+        return continue_sequences(self, ids, max_new_tokens, rules, end, seed)
 
 
 def random_tensors(config: GPT2Config, seed: int, std: float = 0.02) -> ReadTensor:

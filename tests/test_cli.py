@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpt_tf2 import cli
+from gpt_tf2.commands.plan import PlanSettings
 from gpt_tf2.errors import InputError, to_line
 from helpers.workplace import ROOT
 
@@ -43,10 +44,10 @@ def run(line: str, **environment: str) -> subprocess.CompletedProcess:
 def test_every_error_of_the_system_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, error: Exception, words: str
 ) -> None:
-    def fail(arguments: object, prog: object) -> None:
+    def fail(settings: object) -> None:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "plan", fail)
+    monkeypatch.setitem(cli.COMMANDS, "plan", cli.Command("", "fail", lambda: (PlanSettings, fail)))
     assert cli.main(["plan"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("gpt-tf2 plan: ") and words in err
@@ -54,7 +55,8 @@ def test_every_error_of_the_system_is_one_line(
 
 
 def test_a_mistake_of_ours_is_no_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.COMMANDS, "plan", lambda arguments, prog: {}["x"])
+    fail = cli.Command("", "fail", lambda: (PlanSettings, lambda settings: {}["x"]))
+    monkeypatch.setitem(cli.COMMANDS, "plan", fail)
     with pytest.raises(KeyError):
         cli.main(["plan"])
 

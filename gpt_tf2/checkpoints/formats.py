@@ -12,6 +12,7 @@ from typing import Any
 from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import find_companion
+from gpt_tf2.checkpoints.released import cached_folder, find_size
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 
@@ -113,10 +114,12 @@ def open_located(path: Path, adapted: tuple[Path, ...] = ()) -> Checkpoint:
 def locate_base(path: Path, bases: tuple[str, ...], adapted: tuple[Path, ...]) -> Path:
     """The file of the model of the adapters at `path`, which is in the first of the places `bases` that has one.
 
+    A released model may also be where this user keeps it: whether it is the same shows when its tensors are read.
+
     Raises InputError if there is none, or if it is one of the files above it.
     """
-    *before, last = bases
-    located = next((found for found in map(try_to_locate, before) if found), None)
+    last = bases[-1]
+    located = find_base(bases)
     if not located:
         try:
             located = locate(last)
@@ -126,6 +129,14 @@ def locate_base(path: Path, bases: tuple[str, ...], adapted: tuple[Path, ...]) -
     if any(located.samefile(above) for above in (*adapted, path) if located.exists()):
         raise InputError(f"{located}: adapters of themselves: put the model there that they were made for")
     return located
+
+
+def find_base(bases: tuple[str, ...]) -> Path | None:
+    """The first of the places of a base that has a checkpoint, or else where this user keeps that released model."""
+    size = find_size(bases[-1])
+    kept = [Path("models") / size, Path(size), cached_folder(size)] if size else []
+    places = [*bases, *(str(folder) for folder in kept if folder)]
+    return next((located for located in map(try_to_locate, places) if located), None)
 
 
 def try_to_locate(path: str) -> Path | None:

@@ -69,7 +69,7 @@ class OpenedModel:
         """Builds the network with its weights, reading tensor by tensor.
 
         Args:
-            dropout, precision, held, place: those of `GPT2`.
+            dropout, precision, held, place: those of `read_model`.
             note: is given the name and the digest of each tensor as it was read. Hashing takes a second per GB.
 
         Raises InputError if a file is damaged, or has changed since the model was found: half of it may be another's.
@@ -163,12 +163,16 @@ def read_model(
     held: str = "float32",
     place: "Place | None" = None,
 ) -> "GPT2":
-    """Builds the network of an opened checkpoint. The arguments are those of `GPT2`."""
+    """Builds the network of an opened checkpoint.
+
+    precision, held: the dtypes to compute in and to store matrices in. The other arguments are those of `GPT2`.
+    """
     checkpoint.check(config)
     start_backend()
     from gpt_tf2.model import GPT2
 
-    return GPT2(config, dropout, checkpoint.read, precision=precision, held=held, place=place)
+    policy = precision if held == precision else f"mixed_{precision}"
+    return GPT2(config, dropout=dropout, read=checkpoint.read, dtype=policy, place=place)
 
 
 def choose_config(path: Path, carried: GPT2Config | None, hparams: str | Path | None) -> GPT2Config:

@@ -1,18 +1,24 @@
 """OpenAI's released models: where their files are, and how a file shows that it is not damaged."""
 
+import os
 import struct
 from pathlib import Path
 
+from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.tf1_index import Damage, parse_index, read_varint
 from gpt_tf2.config import SIZES, GPT2Config
+from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import hash_file, read_utf8
 from gpt_tf2.storage.json_text import read_json
+from gpt_tf2.storage.machine import user_cache
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"
+BASE_URL_VARIABLE = "GPT_TF2_BASE_URL"
 HPARAMS, ENCODER, MERGES = "hparams.json", "encoder.json", "vocab.bpe"
 DATA, INDEX, META = "model.ckpt.data-00000-of-00001", "model.ckpt.index", "model.ckpt.meta"
-FILES = (HPARAMS, "checkpoint", ENCODER, DATA, INDEX, META, MERGES)  # each after those that it is checked against
+# Each after those that it is checked against, and the index last: where it is, the model is whole.
+FILES = (HPARAMS, "checkpoint", ENCODER, MERGES, DATA, META, INDEX)
 LARGEST = 1 << 26  # bytes of a file that holds no weights; the released ones have up to 1.8 MB
 
 # SHA-256 of the released files, from the download script of the public repository MontrealAI/AGI-Alpha-Agent-v0.
@@ -29,6 +35,31 @@ SHA256 = {
         MERGES: "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     }
 }
+
+
+def cached_folder(size: str) -> Path | None:
+    """The folder of a released model in the user's cache folder; None if there is no such folder."""
+    cache = user_cache()
+    return cache / "models" / size if cache else None
+
+
+def find_size(checkpoint: str) -> str | None:
+    """The released model that the path of a checkpoint names, by its folder: `124M` for `models/124M/model.ckpt`."""
+    name = companion_folder(checkpoint).name
+    return name if name in SIZES else None
+
+
+def find_server(base_url: str | None = None) -> str:
+    """The URL of the folder that holds all sizes: the one given, or else the environment's or OpenAI's."""
+    return (base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL).rstrip("/")
+
+
+def expected_size(size: str, base_url: str) -> str | None:
+    """The size that a server must send, as `find_damage` takes it.
+
+    OpenAI's must send the released model; None for another server, which may send any GPT-2.
+    """
+    return size if base_url == BASE_URL else None
 
 
 def find_damage(path: Path, name: str, size: str | None) -> str:
@@ -70,6 +101,25 @@ def find_damage(path: Path, name: str, size: str | None) -> str:
     except (ValueError, RecursionError, Damage) as error:
         return f"not a whole {name} ({error})"
     return "" if is_whole else f"not a whole {name}"
+
+
+def is_downloaded(folder: Path, size: str | None) -> bool:
+    """Whether a folder has all files of a model, and weights of the right length.
+
+    No file is hashed: a download gives a file its name once it is whole. The arguments are those of `find_damage`.
+    """
+    try:
+        is_whole = all((folder / name).is_file() for name in FILES)
+        return is_whole and (folder / DATA).stat().st_size == count_bytes(read_config(folder, size))
+    except (InputError, OSError):  # another process replaces a file, or the hyper-parameters are damaged
+        return False
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether all that is in a folder was left by a download that was broken off."""
+    if not folder.is_dir() or (folder / INDEX).exists():
+        return False
+    return all(path.name.lstrip(".").startswith(FILES) for path in folder.iterdir())
 
 
 def find_largest_size(name: str, folder: Path, size: str | None) -> int:

@@ -34,7 +34,7 @@ def print_completion(settings: CompletionSettings, commands: Mapping[str, Any]) 
     for name, command in commands.items():
         first, _, second = name.partition(" ")
         if second and first not in nested:
-            nested[first] = names.add_parser(first).add_subparsers()
+            nested[first] = names.add_parser(first, help="score a file of predictions").add_subparsers()
         parent = nested[first] if second else names
         own = build_parser(command.load()[0], f"gpt-tf2 {name}", command.about, command.positional)
         parent.add_parser(second or first, parents=[own], add_help=False, help=command.about)

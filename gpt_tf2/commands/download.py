@@ -1,74 +1,95 @@
-"""`download`: one of OpenAI's models into `models/SIZE/`."""
+"""`download`: one of OpenAI's models, into the user's cache folder or another one."""
 
 import dataclasses
 import functools
-import os
-import sys
+import time
 from pathlib import Path
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from gpt_tf2.checkpoints.download import download_file
-from gpt_tf2.checkpoints.released import BASE_URL, FILES, find_damage, find_differences, find_largest_size
+from gpt_tf2.checkpoints.released import (
+    BASE_URL_VARIABLE,
+    FILES,
+    cached_folder,
+    expected_size,
+    find_damage,
+    find_differences,
+    find_largest_size,
+    find_server,
+)
 from gpt_tf2.commands.flags import check_ranges, flag
+from gpt_tf2.commands.progress import SECONDS_BETWEEN_LINES, Display, print_to_stderr
 from gpt_tf2.config import SIZES
+from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
-
-BASE_URL_VARIABLE = "GPT_TF2_BASE_URL"
 
 
 @dataclasses.dataclass(frozen=True)
 class DownloadSettings:
-    """The settings of `download_model.py`. Raises InputError for an unknown size."""
+    """The settings of `download`. Raises InputError for an unknown size."""
 
     size: str = flag(dataclasses.MISSING, "the model, by its number of parameters", choices=tuple(SIZES))
-    base_url: str | None = flag(None, f"URL of the folder that holds all sizes (${BASE_URL_VARIABLE}, or OpenAI's)")
+    folder: str | None = flag(
+        None, "where to put it, in FOLDER/SIZE: models is searched too (the cache folder)", metavar="FOLDER"
+    )
+    base_url: str | None = flag(
+        None, f"URL of the folder that holds all sizes (${BASE_URL_VARIABLE}, or OpenAI's)", metavar="URL"
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
 
 def download(settings: DownloadSettings) -> Path:
-    """Download those of a model's seven files that are missing or damaged, and return their folder.
+    """Downloads a model, and returns its folder; see `download_model`."""
+    folder = Path(settings.folder) / settings.size if settings.folder else cached_folder(settings.size)
+    if folder is None:
+        raise InputError("no cache folder that only this user can write to: give another", "folder")
+    return download_model(settings.size, folder, find_server(settings.base_url))
+
+
+def download_model(size: str, folder: Path, base_url: str) -> Path:
+    """Downloads those of a model's seven files that are missing or damaged, with progress on stderr.
 
     OpenAI's server must send the released model. Another server's may be any GPT-2 whose files belong together; if they
     are known to differ from OpenAI's, a line on stderr says so.
 
+    Returns:
+        The folder.
+
     Raises InputError if a file cannot be downloaded or written.
     """
-    base_url = (settings.base_url or os.environ.get(BASE_URL_VARIABLE) or BASE_URL).rstrip("/")
-    size = settings.size if base_url == BASE_URL else None
-    folder = Path("models") / settings.size
-    check_writable(folder, 0, "work in a folder that you can write to")
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn()) as progress:
-        for name in FILES:
-            task = progress.add_task(name, total=None)
+    expected = expected_size(size, base_url)
+    check_writable(folder, 0, "choose another folder (gpt-tf2 download SIZE with `folder`)")
+    with show_download(size) as display:
+        for number, name in enumerate(FILES, start=1):
+            label = f"downloading {size}, file {number} of {len(FILES)}"
             download_file(
-                f"{base_url}/{settings.size}/{name}",
+                f"{base_url}/{size}/{name}",
                 folder / name,
-                functools.partial(show_progress, progress, task),
-                find_damage=functools.partial(find_damage, name=name, size=size),
-                largest=find_largest_size(name, folder, size),
+                functools.partial(show_progress, display, label),
+                find_damage=functools.partial(find_damage, name=name, size=expected),
+                largest=find_largest_size(name, folder, expected),
             )
-            done = (folder / name).stat().st_size
-            show_progress(progress, task, done, done)
-    if size is None and (names := find_differences(folder, settings.size)):
-        print(f"{folder}: not OpenAI's {settings.size}, which has another {', '.join(names)}", file=sys.stderr)
+    if expected is None and (names := find_differences(folder, size)):
+        print_to_stderr(f"{folder}: not OpenAI's {size}, which has another {', '.join(names)}")
     return folder
 
 
-def show_progress(progress: Progress, task: TaskID, done: int, total: int | None) -> None:
-    """Updates a file's bar, in bytes."""
-    progress.update(task, completed=done, total=total)
+def show_download(size: str) -> Display:
+    """A bar in bytes, on stderr: stdout is for what the command prints."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), DownloadColumn(), TransferSpeedColumn())
+    silent_until = time.monotonic() + SECONDS_BETWEEN_LINES
+    return Display(
+        *columns, TimeRemainingColumn(), label=size, total=None, done=0, silent_until=silent_until, stderr=True
+    )
+
+
+def show_progress(display: Display, label: str, done: int, total: int | None) -> None:
+    """Shows how much of a file has arrived, in bytes."""
+    of = f"/{total / 1e6:,.0f}" if total else ""
+    display.update(done, total, label, f"{label}: {done / 1e6:,.0f}{of} MB")
 
 
 def print_download(settings: DownloadSettings) -> None:

@@ -12,6 +12,7 @@ from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK, find_task_of
 from gpt_tf2.commands.evaluation_output import claim_output, identify, journal_path, write_scores
+from gpt_tf2.commands.find_model import find_model_path
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
 from gpt_tf2.commands.progress import Counter, print_to_stderr
@@ -86,6 +87,7 @@ def run_evaluate(settings: EvaluateSettings) -> Scores:
     split = settings.split or task.splits[-1]
     task.check_split(split)
     model, engine = find_model(settings)
+    settings = dataclasses.replace(settings, model=str(find_model_path(settings.model)))  # whatever it was called
     if task.running_text:
         check_whole(settings)
     else:

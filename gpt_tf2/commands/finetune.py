@@ -18,10 +18,13 @@ from gpt_tf2.checkpoints import adapters
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
 from gpt_tf2.commands.data_settings import find_task_of
+from gpt_tf2.commands.find_model import find_model_path, find_on_machine
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
 from gpt_tf2.commands.measured_plan import measure_plan
 from gpt_tf2.commands.progress import Counter, TrainingDisplay
+from gpt_tf2.commands.recipes import write_recipe
+from gpt_tf2.commands.version import describe_version
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.data.batches import Batches
 from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
@@ -31,6 +34,7 @@ from gpt_tf2.storage.files import check_writable
 from gpt_tf2.storage.locks import write_alone
 from gpt_tf2.tasks.task import Task
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, predict_total
+from gpt_tf2.training.schedule import choose_rate
 from gpt_tf2.training.state import VOCABULARY, WEIGHTS, History, check_run, load_state, read_run, save_state
 
 if TYPE_CHECKING:
@@ -56,7 +60,7 @@ def run_finetune(settings: FinetuneSettings) -> Path:
         PosixPath('output/book_124M.h5')
     """
     output = settings.output_path()
-    alone = write_alone(output, "output", locked=companion_folder(output))
+    alone = write_alone(output, settings.output_setting(), locked=companion_folder(output))
     with alone if is_first_process() else contextlib.nullcontext():
         run, trainer, history = build(resolve(settings))
         train(run, trainer, history)
@@ -114,7 +118,7 @@ def resolve(settings: FinetuneSettings) -> Run:
         raise InputError(message, "length", settings.length)
     if settings.lora_rank and output.resolve() in [source.resolve() for source in model.sources]:
         message = "the adapters would replace the model that they belong to: choose another name"
-        raise InputError(message, "output", output.name)
+        raise InputError(message, settings.output_setting(), output.name)
     state = companion_folder(output) / "state.h5"
     saved = read_run(state) if settings.resume and state.is_file() else None
     if saved is not None:  # now, because preparing the data takes long
@@ -131,6 +135,7 @@ def resolve(settings: FinetuneSettings) -> Run:
     devices.check_split(tensor_shapes(model.config).values())
     training, held_out = data.make_batches(uses_xla())
     settings, step_bytes = without_auto(settings, model.config, saved, training, devices)
+    settings = with_learning_rate(settings, model.config, saved)
     output = settings.output_path()
     key = data.key
     if saved and data.former_key and str(saved.get("the text of --dataset_path")).endswith(data.former_key):
@@ -160,7 +165,10 @@ def resolve(settings: FinetuneSettings) -> Run:
 
 def open_base(settings: FinetuneSettings) -> OpenedModel:
     """The model to start from, with its weights checked."""
-    base = settings.base()
+    if settings.model_ckpt:  # which the files beside the model may belong to: it is never downloaded for them
+        base = find_on_machine(settings.model) or Path(settings.model)
+    else:
+        base = find_model_path(settings.model, settings.offline)
     model = open_model(
         settings.model_ckpt or base, settings.json_hparams, settings.json_encoder, settings.vocab_bpe, base
     )
@@ -211,6 +219,18 @@ def without_auto(
     else:
         chosen = choose_plan(measure, asked, memory, remat, flexible=chooses)
     return settings.with_plan(chosen), measure(chosen)
+
+
+def with_learning_rate(
+    settings: FinetuneSettings, config: GPT2Config, saved: dict[str, Any] | None
+) -> FinetuneSettings:
+    """The settings with a learning rate: the given one, that of the run to resume, or one that suits the model."""
+    if settings.lr is not None:
+        return settings
+    if saved and "--base_lr" in saved:
+        return dataclasses.replace(settings, lr=saved["--base_lr"])
+    parameters = sum(map(math.prod, tensor_shapes(config).values()))
+    return dataclasses.replace(settings, lr=choose_rate(parameters, settings.optimizer, settings.lora_rank > 0))
 
 
 def build(run: Run) -> "tuple[Run, Trainer, History]":
@@ -336,13 +356,26 @@ def describe(run: Run, history: History) -> list[str]:
     gigabytes = run.step_bytes / 1e9
     lines = [
         f"{run.model.path}: {parameters:,} parameters, {run.settings.precision}, {run.device}{run.devices.describe()}",
-        f"training {learning:,} parameters ({format_flags(plan.settings())}), about {gigabytes:.1f} GB",
+        f"training {learning:,} parameters ({format_flags(plan.settings())} --lr {run.settings.lr:g}), "
+        f"about {gigabytes:.1f} GB",
         *run.data.report,
     ]
     if run.settings.resume:
         saved = f"resuming after step {len(history.losses)}" if run.saved is not None else "no save yet"
         lines.append(f"{run.state}: {saved}")
     return lines
+
+
+def save_recipe(run: Run) -> None:
+    """Writes the settings with which the run can be repeated."""
+    settings = dataclasses.replace(run.settings, output=str(run.output), output_name=None, resume=False)
+    path = companion_folder(run.output) / "run.toml"
+    comments = [
+        f"gpt-tf2 finetune --config {path}",
+        "in the same folder repeats this run, bit for bit if these are the same:",
+        f"{describe_version()}, {run.device}",
+    ]
+    write_recipe(path, settings, leave_out=("resume", "memory"), comments=comments)
 
 
 def save(run: Run, trainer: "Trainer", history: History) -> None:
@@ -352,6 +385,7 @@ def save(run: Run, trainer: "Trainer", history: History) -> None:
     from gpt_tf2.training.curve import draw_curve  # imports matplotlib, which the first step need not wait for
 
     save_state(run.state, trainer, history, run.identity)
+    save_recipe(run)
     if run.settings.lora_rank:
         base = adapters.Base(run.model.path, run.digests, run.model.tokenizer.digest)
         adapters.write(run.output, run.model.config, base, trainer.trained)

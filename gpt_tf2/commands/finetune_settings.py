@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
 from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK
+from gpt_tf2.commands.find_model import name_model
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of, join_items
-from gpt_tf2.commands.model_settings import MODEL, OF_MODEL
+from gpt_tf2.commands.model_settings import MODEL, OF_MODEL, OFFLINE
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
@@ -69,11 +70,18 @@ class FinetuneSettings:
     )
     json_encoder: str | None = flag(None, "its token table (encoder.json beside the checkpoint)", **OF_MODEL)
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the checkpoint)", **OF_MODEL)
+    offline: bool = flag(False, **OFFLINE)
     epochs: int = flag(4, "epochs to train", also=("num_epoch",), **TRAINING, **COUNT)
     steps: int = flag(100, "optimizer steps per epoch", also=("steps_per_epoch",), **SHARED, **COUNT)
     batch_size: int = flag(1, "sequences per step, each a window of text or packed examples", **SHARED, **COUNT)
     length: int = flag(1024, "tokens per sequence, at most the model's n_ctx", **SHARED, kind=int, at_least=2)
-    lr: float = flag(0.001, "peak learning rate", also=("base_lr",), **SHARED, **POSITIVE)
+    lr: float | None = flag(
+        None,
+        "peak learning rate (by size: 1e-4 for 124M to 2e-5 for 1558M; 2e-4 for LoRA)",
+        also=("base_lr",),
+        **SHARED,
+        **POSITIVE,
+    )
     lr_schedule: str = flag(
         "step",
         "learning-rate schedule: step (decays at --decay_epochs) or cosine (over the whole run)",
@@ -195,9 +203,10 @@ class FinetuneSettings:
         return [epoch * self.steps for epoch in self.decay_epochs]
 
     def schedule(self) -> "Schedule":
-        """The learning rate of each step."""
+        """The learning rate of each step. `lr` is no longer None."""
         from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
 
+        assert self.lr is not None
         if self.lr_schedule == "cosine":
             schedule = cosine_decay(self.lr, self.decay_lr, self.epochs * self.steps)
         else:
@@ -231,22 +240,20 @@ class FinetuneSettings:
         """The dtype of the model's matrices: those neither trained nor saved need no more than the computation."""
         return self.precision if self.lora_rank else "float32"
 
-    def base(self) -> Path:
-        """The folder or the path that `model` names."""
-        folder, path = Path("models") / self.model, Path(self.model)
-        is_path = path.exists() or Path(f"{path}.index").is_file()
-        return path if is_path and not folder.exists() else folder
+    def output_setting(self) -> str:
+        """The setting that names the output."""
+        return "output_name" if self.output_name else "output"
 
     def output_path(self) -> Path:
         """The file to write; for a TF1 checkpoint its prefix."""
-        data, base = Path(self.data), self.base()
-        model = base.name if base.is_dir() else base.stem
-        name = self.output or self.output_name or f"{data.stem if data.exists() else 'data'}_{model}.h5"
+        data = Path(self.data)
+        made_from = f"{data.stem if data.exists() else 'data'}_{name_model(self.model)}.h5"
+        name = self.output or self.output_name or made_from
         is_name = not self.output or Path(self.output).name == self.output
         path = Path("output") / name if is_name else Path(name)
         check_format(path)
         if self.lora_rank and path.suffix not in HDF5_SUFFIXES:
-            raise InputError("adapters are written as .h5: end the name in .h5", "output", path.name)
+            raise InputError("adapters are written as .h5: end the name in .h5", self.output_setting(), path.name)
         return path if path.suffix else path / "model.ckpt"
 
 

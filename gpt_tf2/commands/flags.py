@@ -45,14 +45,15 @@ class Flag:
         if self.many:
             return isinstance(value, tuple) and all(dataclasses.replace(self, many=False).accepts(v) for v in value)
         kinds: tuple[Any, ...] = (int, float) if self.kind is float else (self.kind,)
-        if not isinstance(value, kinds):
+        if not isinstance(value, kinds) or (isinstance(value, bool) and self.kind is not bool):
             return False
         if self.choices:
             return value in self.choices
         if isinstance(value, bool | str):
-            return isinstance(value, self.kind)
+            return True
         return (
             math.isfinite(value)
+            and not (isinstance(value, int) and value.bit_length() > 63)
             and (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)

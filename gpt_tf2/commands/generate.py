@@ -141,9 +141,9 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
         show: called with each starter and with the text as it is generated.
         say: called with lines about the run.
     """
+    starters = list_starters(settings)  # first: a model may have to be downloaded
     model, engine = find_model(settings)
     tokenizer, n_ctx = model.tokenizer, model.config.n_ctx
-    starters = list_starters(settings)
     texts = [starter.text for starter in starters]
     prompts = [tokenizer.encode(text, not settings.literal_specials) or [tokenizer.end_of_text] for text in texts]
     for starter, prompt in zip(starters, prompts, strict=True):

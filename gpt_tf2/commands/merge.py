@@ -7,6 +7,7 @@ from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.adapters import read_base_paths
 from gpt_tf2.checkpoints.formats import check_format
 from gpt_tf2.checkpoints.opened import open_model, save_model
+from gpt_tf2.commands.find_model import find_on_machine
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.errors import InputError
 
@@ -24,7 +25,7 @@ def merge(settings: MergeSettings) -> Path:
 
     Raises InputError if the first file holds no adapters, or if the second cannot be written.
     """
-    path, output = Path(settings.adapters), Path(settings.output)
+    path, output = find_on_machine(settings.adapters) or Path(settings.adapters), Path(settings.output)
     check_format(output)
     if path.is_file() and not read_base_paths(path):
         raise InputError(f"{path}: holds no adapters: give a file written by finetune with `lora_rank`")

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
+from gpt_tf2.commands.find_model import find_model_path
 from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.decoding.decoder import Decoder
@@ -13,7 +14,8 @@ from gpt_tf2.generation.sampling import Sampler, make_sampler
 
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1, "below": 2**31}
 OF_MODEL: dict[str, Any] = {"group": "model", "metavar": "FILE"}
-MODEL = "a released size, such as 124M, or a path: a folder, a TF1 prefix, an .h5 or a .safetensors"
+MODEL = "a released size, such as 124M, a name in models/, or a path: a folder, a TF1 prefix, .h5 or .safetensors"
+OFFLINE: dict[str, Any] = {"help": "do not download the model if it is missing", "group": "model", "kind": bool}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,7 @@ class ModelSettings:
     json_hparams: str | None = flag(None, "its hyper-parameters (from the model or its folder)", **OF_MODEL)
     json_encoder: str | None = flag(None, "its token table (encoder.json beside the model)", **OF_MODEL)
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the model)", **OF_MODEL)
+    offline: bool = flag(False, **OFFLINE)
     max_new_tokens: int = flag(
         100, "most tokens to generate", also=("output_length", "length"), group="sampling", **COUNT
     )
@@ -99,10 +102,13 @@ class ModelSettings:
 def find_model(settings: ModelSettings) -> tuple[OpenedModel, str]:
     """Opens the model and chooses its engine, without TensorFlow where that is not needed.
 
+    A released size that is not on this machine is downloaded.
+
     Raises InputError if there is no such model, or the engine cannot run here.
     """
     engine = choose_engine(settings.engine, settings.quantize, settings.precision)
-    return open_model(settings.model, settings.json_hparams, settings.json_encoder, settings.vocab_bpe), engine
+    path = find_model_path(settings.model, settings.offline)
+    return open_model(path, settings.json_hparams, settings.json_encoder, settings.vocab_bpe), engine
 
 
 def load_decoder(settings: ModelSettings, model: OpenedModel, engine: str, say: Say = print_to_stderr) -> Decoder:

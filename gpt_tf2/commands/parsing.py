@@ -73,8 +73,8 @@ def parse(
         if field.default is dataclasses.MISSING and field.name not in given
     ]
     if missing:
-        names = ", ".join(name.upper() if name in positional else f"--{name}" for name in missing)
-        raise InputError(f"{names} missing: give {'it' if len(missing) == 1 else 'them'} (see {prog} --help)")
+        names = " and ".join(f"--{name}" for name in missing)
+        raise InputError(f"{names} {'is' if len(missing) == 1 else 'are'} required (see {prog} --help)")
     return make_settings(settings, given)
 
 
@@ -139,8 +139,7 @@ def describe_flag(declared: Flag, default: Any) -> dict[str, Any]:
     if declared.kind is bool:
         kind = read_yes_or_no
     elif declared.many:
-        kind = functools.partial(split_items, kind=declared.kind)
-        kind.__name__ = "list"  # type: ignore[attr-defined]
+        kind = functools.partial(read_items, kind=declared.kind)
     return options | {"type": kind, "choices": declared.choices or None, "metavar": metavar(declared)}
 
 
@@ -158,9 +157,17 @@ def read_yes_or_no(text: str) -> bool:
     return text == "yes"
 
 
+def read_items(text: str, kind: type) -> tuple:
+    try:
+        return split_items(text, kind)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: use whole numbers with commas, such as 10,20") from None
+
+
 def explain_unknown(argument: str, parser: Parser) -> InputError:
     """The error for an argument that no flag takes."""
     name = argument.partition("=")[0]
     if not name.startswith("--"):
         return InputError(f"unexpected argument {argument!r}: give values to flags (see {parser.prog} --help)")
-    return InputError(f"unknown flag {name}{suggest(name, [f'--{known}' for known in parser.names])}")
+    nearest = suggest(name, [f"--{known}" for known in parser.names])
+    return InputError(f"unknown flag {name}{nearest} (see {parser.prog} --help)")

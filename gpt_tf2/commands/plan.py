@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.commands.find_model import find_config
 from gpt_tf2.commands.finetune_settings import OPTIMIZERS, FinetuneSettings
-from gpt_tf2.commands.flags import check_ranges, flag, format_flags
+from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.commands.measured_plan import measure_plan
+from gpt_tf2.commands.model_settings import MODEL
 from gpt_tf2.commands.progress import Counter
-from gpt_tf2.config import SIZES
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.memory import LORA_RANK, MemoryPlan, parse_memory
 
@@ -21,7 +22,7 @@ from gpt_tf2.training.memory import LORA_RANK, MemoryPlan, parse_memory
 class PlanSettings:
     """The settings of `plan`."""
 
-    model: str = flag("124M", "size of the model", choices=tuple(SIZES))
+    model: str = flag("124M", f"{MODEL}; nothing is downloaded", metavar="MODEL")
     memory: str | None = flag(None, "memory limit, such as 11GB: marks what fits")
     batch_size: int = flag(1, "sequences per step", kind=int, at_least=1)
     length: int = flag(1024, "tokens per sequence", kind=int, at_least=2)
@@ -29,14 +30,18 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.length > SIZES[self.model].n_ctx:
-            raise InputError(f"use 2 to {SIZES[self.model].n_ctx}", "length", self.length)
         if self.memory is not None:
             parse_memory(self.memory)
 
 
 def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:
-    """Every way of training, with its bytes by kind: on JAX those that XLA says, which compiles the steps for it."""
+    """Every way of training, with its bytes by kind: on JAX those that XLA says, which compiles the steps for it.
+
+    Raises InputError if there is no such model, or if it has fewer positions than `length`.
+    """
+    config = find_config(settings.model)
+    if settings.length > config.n_ctx:
+        raise InputError(f"use 2 to {config.n_ctx}", "length", settings.length)
     start_backend()
     from gpt_tf2.training.devices import ONE_DEVICE
 
@@ -49,7 +54,7 @@ def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:
     plans = [MemoryPlan(optimizer, remat, **shared) for optimizer in OPTIMIZERS for remat in (False, True)]
     plans += [MemoryPlan("adamw", remat, LORA_RANK, **shared) for remat in (False, True)]
     run = FinetuneSettings(data="", batch_size=settings.batch_size, length=settings.length)
-    measure = functools.partial(measure_plan, run, SIZES[settings.model], None, ONE_DEVICE, math.inf)
+    measure = functools.partial(measure_plan, run, config, None, ONE_DEVICE, math.inf)
     workers = max(1, (os.cpu_count() or 1) // 4)  # a compilation keeps several cores busy
     with Counter("measuring", "plans", stderr=True) as counter, ThreadPoolExecutor(workers) as threads:
         rows = []
@@ -60,19 +65,21 @@ def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:
 
 
 def table(settings: PlanSettings) -> str:
-    """A table of all plans, largest first; those that fit are marked."""
-    memory = parse_memory(settings.memory) if settings.memory else None
-    rows = [(format_flags(candidate.settings()), sizes) for candidate, sizes in plan(settings)]
-    rows.sort(key=lambda row: -sum(row[1].values()))
-    kinds = list(dict.fromkeys(kind for _, sizes in rows for kind in sizes))
-    width = max(len(flags) for flags, _ in rows)
-    lines = [" ".join([" " * width, *(f"{kind:>11}" for kind in kinds), f"{'GB in all':>11}"])]
-    for flags, sizes in rows:
-        total = sum(sizes.values())
-        figures = [f"{sizes.get(kind, 0) / 1e9:11.2f}" for kind in kinds]
-        mark = "" if memory is None else "  fits" if total <= memory else "  too much"
-        lines.append(" ".join([f"{flags:{width}}", *figures, f"{total / 1e9:11.2f}"]) + mark)
-    return "\n".join(lines)
+    """A table of all plans in GB, largest first, 60 columns wide; those that fit are marked."""
+    rows = sorted(plan(settings), key=lambda row: -sum(row[1].values()))
+    limit = parse_memory(settings.memory) if settings.memory else None
+    width = len("--optimizer adafactor")
+    lines = [f"{'GB':{width}} {'--remat':>7} {'weights':>7} {'state':>6} {'step':>6} {'total':>6}"]
+    for candidate, sizes in rows:
+        flags = f"--lora_rank {LORA_RANK}" if candidate.lora_rank else f"--optimizer {candidate.optimizer}"
+        weights, state, total = sizes.get("weights", 0), sizes.get("optimizer", 0), sum(sizes.values())
+        figures = [f"{weights / 1e9:7.2f}", *(f"{size / 1e9:6.2f}" for size in (state, total - weights - state, total))]
+        fits = "*" if limit is not None and total <= limit else ""
+        lines.append(
+            " ".join([f"{flags:{width}}", f"{'on' if candidate.remat else 'off':>7}", *figures, fits]).rstrip()
+        )
+    lines.append("state: of the optimizer; step: activations and all the rest")
+    return "\n".join(lines + ([f"* fits into {settings.memory}"] if limit is not None else []))
 
 
 def print_plan(settings: PlanSettings) -> None:

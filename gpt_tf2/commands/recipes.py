@@ -28,10 +28,7 @@ def read_recipe(path: str, settings: type) -> dict[str, Any]:
         >>> read_recipe("recipes/text.toml", FinetuneSettings)["batch_size"]  # doctest: +SKIP
         8
     """
-    try:
-        values = tomllib.loads(read_text(path).removeprefix("\ufeff"))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not TOML ({error}): write one setting a line, such as epochs = 4") from None
+    values = read_toml(path)
     try:
         named = {name: to_plain(value) for name, value in rename(settings, values).items()}
     except InputError as error:
@@ -40,6 +37,14 @@ def read_recipe(path: str, settings: type) -> dict[str, Any]:
         if name in named and not declared.accepts(named[name]):
             raise InputError(f"{path}: {name} is {values.get(name, named[name])!r}: use {declared.describe_range()}")
     return named
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises InputError if it cannot be read."""
+    try:
+        return tomllib.loads(read_text(path).removeprefix("\ufeff"))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: not TOML ({error}): write one setting a line, such as epochs = 4") from None
 
 
 def write_recipe(path: Path, settings: Any, leave_out: Sequence[str], comments: Sequence[str]) -> None:

@@ -6,11 +6,14 @@ import sys
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring import coqa, rouge
+
+WIDTH = 60  # columns of a table, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +84,21 @@ def print_scores(scores: Mapping[str, Mapping[str, float]], as_json: bool) -> No
 
 
 def print_table(title: str, scores: Mapping[str, Mapping[str, float]]) -> None:
-    """Prints scores, row → column → value, as a table with the title above its row names."""
-    table = Table(title, *next(iter(scores.values())))
-    for name, columns in scores.items():
-        table.add_row(name, *(format_score(value) for value in columns.values()))
-    Console().print(table)
+    """Prints scores, row → column → value, as a table with the title above its row names.
+
+    A single row becomes a column: the figures of a text have long names, and so has its file.
+    """
+    if len(scores) == 1:
+        ((name, columns),) = scores.items()
+        table = Table(title, Column(Text(name), overflow="fold"))
+        for column, value in columns.items():
+            table.add_row(column, format_score(value))
+    else:
+        table = Table(title, *next(iter(scores.values())))
+        for name, columns in scores.items():
+            table.add_row(name, *(format_score(value) for value in columns.values()))
+    console = Console()
+    console.print(table, width=min(WIDTH, console.width))
 
 
 def format_score(value: float) -> str:

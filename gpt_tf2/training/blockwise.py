@@ -16,7 +16,7 @@ from keras import ops
 from gpt_tf2.backend.compiling import compile_kernel, make_row_adder, read_value
 from gpt_tf2.backend.memory import trim_heap
 from gpt_tf2.data.batches import Batch
-from gpt_tf2.model import GPT2, Tensor, attend, attention_bias, causal_mask, embed, layer_norm, transformer_block
+from gpt_tf2.model import GPT2, Tensor, attend, attention_bias, embed, layer_norm, segment_mask, transformer_block
 from gpt_tf2.training import custom_gradients
 from gpt_tf2.training.chunks import count_chunk_logits
 from gpt_tf2.training.loss import ChunkedLoss
@@ -198,12 +198,6 @@ class BlockwiseModel:
         state = ops.reshape(draws, (2,))  # a kernel's graph does not know this size
         with keras.StatelessScope(state_mapping=[(self.model.dropout_seed.state, state)]):
             return function()
-
-
-def segment_mask(segments: Tensor) -> Tensor:
-    """Segments [B, T] → bool [B, 1, T, T]: causal, and within one segment."""
-    same = segments[:, None, :, None] == segments[:, None, None, :]
-    return ops.logical_and(causal_mask(ops.shape(segments)[1]), same)
 
 
 def cast_matrices(weights: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:

@@ -33,10 +33,11 @@ from gpt_tf2.model import (
     embed,
     identity,
     merge_heads,
+    segment_mask,
     split_heads,
 )
 from gpt_tf2.training import custom_gradients
-from gpt_tf2.training.blockwise import normalize_picks, segment_mask
+from gpt_tf2.training.blockwise import normalize_picks
 from gpt_tf2.training.chunks import count_chunk_logits
 from gpt_tf2.training.compiled_loss import cross_entropy
 from gpt_tf2.training.devices import AXIS, Devices

@@ -26,7 +26,7 @@ from gpt_tf2.backend.starting import start_backend
 start_backend()
 from gpt_tf2 import GPT2, GPT2Config
 from keras import ops
-GPT2(GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=1), precision=sys.argv[1])
+GPT2(GPT2Config(n_vocab=300, n_ctx=32, n_embd=24, n_head=3, n_layer=1), dtype=sys.argv[1])
 """
 ON_JAX = "import jax; print(jax.jit(ops.matmul).lower(*[jax.numpy.ones((2, 2), sys.argv[1])] * 2).as_text())"
 ON_TENSORFLOW = "import tensorflow as tf; print(tf.config.experimental.tensor_float_32_execution_enabled())"

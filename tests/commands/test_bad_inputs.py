@@ -106,7 +106,7 @@ def replace_models_by_a_file() -> None:
 CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     # name: the command, what is done before it, words of the line
     "an unknown command": ("flnetune", nothing, ["unknown command", "finetune"]),
-    "no data set": ("finetune --model=tiny", nothing, ["--dataset_path", "required"]),
+    "no data set": ("finetune --model=tiny", nothing, ["--data is required"]),
     "a missing data set": (f"{FINETUNE} --dataset_path=no.txt", nothing, ["--dataset_path no.txt", "give a file"]),
     "a glob without matches": (f"{FINETUNE} --dataset_path=*.md", nothing, ["--dataset_path *.md", "give"]),
     "an empty folder": (
@@ -155,7 +155,7 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "--base_lr 0": (f"{FINETUNE} --base_lr=0", nothing, ["--base_lr 0", "more than 0"]),
     "--base_lr nan": (f"{FINETUNE} --base_lr=nan", nothing, ["--base_lr nan", "more than 0"]),
     "--decay_lr -1": (f"{FINETUNE} --decay_lr=-1", nothing, ["--decay_lr -1", "more than 0"]),
-    "--decay_epochs a": (f"{FINETUNE} --decay_epochs=a,b", nothing, ["--decay_epochs a,b", "10,20"]),
+    "--decay_epochs a": (f"{FINETUNE} --decay_epochs=a,b", nothing, ["--decay_epochs: a,b", "10,20"]),
     "--decay_epochs falling": (f"{FINETUNE} --decay_epochs=5,3", nothing, ["--decay_epochs 5,3", "rising"]),
     "--dropout 1": (f"{FINETUNE} --dropout=1", nothing, ["--dropout 1", "less than 1"]),
     "--optimizer sgd": (f"{FINETUNE} --optimizer=sgd", nothing, ["--optimizer", "sgd", "adafactor"]),
@@ -194,8 +194,8 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "--seed -1": (f"{FINETUNE} --seed=-1", nothing, ["--seed -1", "0 or more"]),
     "--save_every -5": (f"{FINETUNE} --save_every=-5", nothing, ["--save_every -5", "0 or more"]),
     "unknown loader": (f"{FINETUNE} --data_loader=tweets", nothing, ["--data_loader", "tweets", "text"]),
-    "unknown flag": (f"{FINETUNE} --lenght=32", nothing, ["--lenght", "--help"]),
-    "no such model": (f"{FINETUNE} --model=125M", nothing, ["models/125M", "no such checkpoint", "download"]),
+    "unknown flag": (f"{FINETUNE} --lenght=32", nothing, ["--lenght", "--length", "--help"]),
+    "no such model": (f"{FINETUNE} --model=125M", nothing, ["--model 125M", "no such model", "give 124M"]),
     "no such checkpoint": (f"{FINETUNE} --model_ckpt=no.ckpt", nothing, ["no.ckpt", "no such", "give"]),
     "a text as checkpoint": (f"{FINETUNE} --model_ckpt=story.txt", nothing, ["story.txt", "not a checkpoint", "give"]),
     "an empty folder as checkpoint": (
@@ -308,12 +308,12 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "a file where output/ should be": (
         FINETUNE,
         write("output", "x"),
-        ["output", "cannot be written", "--output_name"],
+        ["output", "cannot be written", "--output"],
     ),
     "read-only output/": (
         FINETUNE,
         lambda: Path("output").symlink_to("/proc"),
-        ["output", "cannot be", "--output_name"],
+        ["output", "cannot be", "--output"],
     ),
     "damaged state": (
         f"{FINETUNE} --output_name=m.h5 --resume",
@@ -332,13 +332,17 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         nothing,
         ["--starter", "90 tokens", "is 64", "shorten"],
     ),
-    "no such model_path": (f"{GENERATE} --model_path=output/no.h5", nothing, ["output/no.h5", "no such", "give"]),
-    "unknown size": ("download 117M", nothing, ["size", "117M", "124M"]),
-    "no size": ("download", nothing, ["size", "required", "--help"]),
+    "no such model_path": (
+        f"{GENERATE} --model_path=output/no.h5",
+        nothing,
+        ["--model_path output/no.h5", "no such model", "give"],
+    ),
+    "unknown size": ("download 117M", nothing, ["SIZE", "117M", "124M"]),
+    "no size": ("download", nothing, ["SIZE", "required", "--help"]),
     "a file where models/ should be": (
-        "download 124M",
+        "download 124M --folder=models",
         replace_models_by_a_file,
-        ["models/124M", "cannot be written", "work in a folder"],
+        ["models/124M", "cannot be written", "choose another folder"],
     ),
     "an unknown engine": (f"{GENERATE} --engine=gpu", nothing, ["--engine", "gpu", "litert"]),
     "an unknown quantization": (f"{GENERATE} --quantize=int4", nothing, ["--quantize", "int4", "int8"]),

@@ -1,15 +1,13 @@
 """The commands as a person types them."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from gpt_tf2 import Tokenizer, load_model
+from gpt_tf2 import Tokenizer
 from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
 from gpt_tf2.commands.generate import GenerateSettings, unescape
@@ -121,23 +119,6 @@ def test_importing_the_package_does_not_import_tensorflow() -> None:
     assert result.stdout == "False\n"
 
 
-def test_the_readmes_python_runs(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    """With the tiny model in the place of 124M, and two steps."""
-    [program] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    shorter = {"124M": "tiny", "lr=1e-4": "length=32, epochs=1, steps=2"}
-    for part, replacement in shorter.items():
-        assert part in program
-        program = program.replace(part, replacement)
-    for name in ("book.txt", "held_out.txt"):
-        Path(name).write_text(STORY[:2000])
-    names: dict = {}
-    exec(program, names)
-    assert capsys.readouterr().out.count("She picked up the sword") == 1
-    assert names["logits"].shape == (1, len(names["tokenizer"].encode("Hello")), 512)
-    tokens = np.array([[1, 2]])
-    assert np.array_equal(load_model("hf")(tokens), names["model"](tokens))
-
-
 def test_temperature_0_is_greedy_as_the_help_says(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     texts = set()
     for flag in ("--temperature=0", "--temperature=0", "--top_k=1"):
@@ -146,4 +127,4 @@ def test_temperature_0_is_greedy_as_the_help_says(workplace: Path, capsys: pytes
     assert len(texts) == 1
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
-    assert "0 takes the likeliest token" in " ".join(capsys.readouterr().out.split())
+    assert "0 takes the most likely token" in " ".join(capsys.readouterr().out.split())

@@ -11,10 +11,11 @@ from gpt_tf2.checkpoints import download as transfer
 from gpt_tf2.checkpoints import released
 from gpt_tf2.checkpoints.released import DATA, ENCODER, FILES, HPARAMS, INDEX, MERGES, META
 from gpt_tf2.cli import main
-from gpt_tf2.commands import download
+from helpers.processes import run_script
 from helpers.raw_http import RawServer, head, raw_server
 from helpers.workplace import OPENAI_TINY, list_names
 
+DOWNLOAD = ["download", "124M", "--folder=models"]
 Contents = dict[str, bytes]
 
 
@@ -39,16 +40,32 @@ def server(contents: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_each_file_is_fetched_once(server: RawServer, contents: Contents) -> None:
-    assert main(["download", "124M"]) == 0
+    assert main(DOWNLOAD) == 0
     assert {path.name: path.read_bytes() for path in Path("models/124M").iterdir()} == contents
     assert list_names(Path("models")) == ["124M"]
     assert [path for path, _ in server.asked] == [f"/models/124M/{name}" for name in FILES]
-    assert main(["download", "124M"]) == 0
+    assert main(DOWNLOAD) == 0
     assert len(server.asked) == 7
 
 
-def test_another_servers_model_is_said_to_be_another(server: RawServer, capsys: pytest.CaptureFixture) -> None:
+def test_without_a_folder_the_users_cache_gets_it_and_stdout_only_its_path(
+    server: RawServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert main(["download", "124M"]) == 0
+    folder = tmp_path / "cache/gpt-tf2/models/124M"
+    assert capsys.readouterr().out == f"{folder}\n" and list_names(folder) == sorted(FILES)
+    assert list_names(tmp_path) == ["cache"]
+
+
+def test_the_script_of_2019_fills_models(server: RawServer, tmp_path: Path) -> None:
+    script = run_script("download_model.py", "124M", folder=tmp_path)
+    assert (script.returncode, script.stdout) == (0, "models/124M\n")
+    assert list_names(tmp_path / "models/124M") == sorted(FILES)
+
+
+def test_another_servers_model_is_said_to_be_another(server: RawServer, capsys: pytest.CaptureFixture) -> None:
+    assert main(DOWNLOAD) == 0
     line = (
         f"models/124M: not OpenAI's 124M, which has another {ENCODER}, {HPARAMS}, {DATA}, {INDEX}, {META}, {MERGES}\n"
     )
@@ -86,7 +103,7 @@ def test_a_damaged_file_gets_no_name(
 ) -> None:
     name, damage = DAMAGED[case]
     contents[name] = damage(contents[name])
-    assert main(["download", "124M"]) == 2
+    assert main(DOWNLOAD) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and len(err) <= 320 and "Traceback" not in err
     assert "check the address" in err
@@ -97,10 +114,10 @@ def test_a_damaged_file_gets_no_name(
 def test_a_damaged_file_on_disk_is_fetched_again(
     server: RawServer, contents: Contents, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(["download", "124M"]) == 0
+    assert main(DOWNLOAD) == 0
     (Path("models/124M") / INDEX).write_bytes(contents[INDEX][:-9])
     capsys.readouterr()
-    assert main(["download", "124M"]) == 0
+    assert main(DOWNLOAD) == 0
     assert f"{INDEX}: not a whole {INDEX}: fetching it again\n" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in Path("models/124M").iterdir()} == contents
     assert len(server.asked) == 8
@@ -109,18 +126,18 @@ def test_a_damaged_file_on_disk_is_fetched_again(
 def test_openais_server_must_send_the_released_files(
     server: RawServer, contents: Contents, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(download, "BASE_URL", f"{server.url}/models")
+    monkeypatch.setattr(released, "BASE_URL", f"{server.url}/models")
     monkeypatch.delenv("GPT_TF2_BASE_URL")
-    assert main(["download", "124M"]) == 2
+    assert main(DOWNLOAD) == 2
     assert f"{HPARAMS}: its SHA-256 is not that of OpenAI's file" in capsys.readouterr().err
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     monkeypatch.setattr(released, "SHA256", {"124M": hashes})
     monkeypatch.setattr(released, "SIZES", {"124M": released.GPT2Config(512, 64, 48, 4, 3)})
     contents[DATA] = bytes(len(contents[DATA]))
-    assert main(["download", "124M"]) == 2
+    assert main(DOWNLOAD) == 2
     assert f"{DATA}: its SHA-256 is not that of OpenAI's file" in capsys.readouterr().err
     contents[DATA] = (OPENAI_TINY / DATA).read_bytes()
-    assert main(["download", "124M"]) == 0
+    assert main(DOWNLOAD) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -140,6 +157,6 @@ def test_weights_of_another_size_are_not_fetched(
     server: RawServer, contents: Contents, capsys: pytest.CaptureFixture
 ) -> None:
     contents[DATA] += bytes(transfer.WINDOW)
-    assert main(["download", "124M"]) == 2
+    assert main(DOWNLOAD) == 2
     assert f"has {len(contents[DATA]):,} bytes, not at most 450,240" in capsys.readouterr().err
     assert f"{DATA}.part" not in list_names(Path("models/124M"))

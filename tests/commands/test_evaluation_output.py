@@ -52,7 +52,7 @@ def test_the_same_evaluation_overwrites_its_scores_and_another_does_not() -> Non
     assert evaluate("a/model.ckpt") == first
     others = {evaluate("b/model.ckpt"), evaluate("a/model.ckpt", "other"), first}
     assert len(others) == 3 and {evaluate("b/model.ckpt"), evaluate("a/model.ckpt", "other"), first} == others
-    assert find("a/model.ckpt", output="output/own.json") == Path("output/own.json")
+    assert find("a/model.ckpt", output_file="output/own.json") == Path("output/own.json")
 
 
 def test_scores_of_an_unknown_evaluation_are_not_overwritten() -> None:
@@ -74,26 +74,26 @@ def test_two_evaluations_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     for second in ("output/model_coqa_dev.json", "output/model_coqa_dev.txt"):  # the scores would be the same file
         with (
             claim_output(None, "a/model.ckpt", "coqa", COQA, "dev") as output,
-            pytest.raises(InputError, match=f"{second}: another process is writing it: wait .* another output_file"),
+            pytest.raises(InputError, match=f"{second}: another process is writing it: wait .* another output"),
         ):
             assert output == Path("output/model_coqa_dev.json")
-            find(output=second)
+            find(output_file=second)
     assert not Path("output").exists()
 
 
 @pytest.mark.parametrize(
     ("act", "words"),
     [
-        (lambda: Path("out.json").mkdir(), "out.json: is a folder: choose another output_file"),
-        (lambda: Path("out.scores.json").mkdir(), "out.scores.json: is a folder: choose another output_file"),
-        (lambda: Path("out.json.partial").mkdir(), "out.json.partial: is a folder: choose another output_file"),
+        (lambda: Path("out.json").mkdir(), "out.json: is a folder: choose another output"),
+        (lambda: Path("out.scores.json").mkdir(), "out.scores.json: is a folder: choose another output"),
+        (lambda: Path("out.json.partial").mkdir(), "out.json.partial: is a folder: choose another output"),
         (lambda: Path("out.json").symlink_to("/dev/null"), "output=out.json: .*: give the name of a file"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_an_error_before_the_work(act: Callable[[], None], words: str) -> None:
     act()
     with pytest.raises(InputError, match=words):
-        find(output="out.json")
+        find(output_file="out.json")
 
 
 def check(task: Task, data: str, split: str, references: str | None = None) -> None:

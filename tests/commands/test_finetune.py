@@ -66,22 +66,19 @@ def test_unusable_examples_are_reported_and_the_rest_is_trained_on(
 
 
 @pytest.mark.parametrize(
-    ("model", "base", "output"),
+    ("model", "output"),
     [
-        ("tiny", "models/tiny", "output/story_tiny.h5"),
-        ("models/tiny", "models/tiny", "output/story_tiny.h5"),
-        ("models/tiny/model.ckpt", "models/tiny/model.ckpt", "output/story_model.h5"),
-        ("output/m.h5", "output/m.h5", "output/story_m.h5"),
-        ("none", "models/none", "output/story_none.h5"),
+        ("tiny", "output/story_tiny.h5"),
+        ("models/tiny", "output/story_tiny.h5"),
+        ("models/tiny/model.ckpt", "output/story_model.h5"),
+        ("output/m.h5", "output/story_m.h5"),
+        ("124M", "output/story_124M.h5"),
     ],
 )
-def test_a_model_is_named_by_its_folder_of_models_or_by_its_path(
-    model: str, base: str, output: str, workplace: Path
-) -> None:
+def test_an_output_is_named_after_the_data_and_the_model(model: str, output: str, workplace: Path) -> None:
     Path("output").mkdir()
     Path("output/m.h5").touch()
-    settings = FinetuneSettings(data="story.txt", model=model)
-    assert (settings.base(), settings.output_path()) == (Path(base), Path(output))
+    assert FinetuneSettings(data="story.txt", model=model).output_path() == Path(output)
 
 
 def test_an_absolute_path_names_a_model_by_its_last_part(workplace: Path) -> None:

@@ -113,7 +113,7 @@ def test_the_end_of_text_in_a_starter_is_the_token(
 
 def test_samples_come_in_order_and_as_soon_as_they_are_finished(workplace: Path) -> None:
     settings = GenerateSettings(
-        "models/tiny", prompt="The", n_samples=10**9, batch_size=3, max_new_tokens=5, top_k=0, seed=1
+        model="models/tiny", prompt="The", n_samples=10**9, batch_size=3, max_new_tokens=5, top_k=0, seed=1
     )
     first = [sample.text for sample in itertools.islice(generate_samples(settings, len), 7)]
     few = GenerateSettings(model="models/tiny", prompt="The", n_samples=7, max_new_tokens=5, top_k=0, seed=1)

@@ -194,7 +194,7 @@ def test_the_key_is_that_of_the_tokens_and_not_of_the_code(folder: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("data", "digest"),
+    ("dataset_path", "digest"),
     [
         ("data", "064ff8eca6cb3d1e9a86ec0a7efe011f1d7bc25dee95bfa295387c0258a4a1ca"),
         ("data/z.txt", "8b4f573946e42743a5cb0a56931097cc7191e4d0b6ad754a90e2040e2c672c95"),
@@ -224,7 +224,7 @@ def test_data_that_changes_while_it_is_read_is_an_error(folder: Path) -> None:
 
     with pytest.raises(InputError, match="data=stories: changed while it was read: start again") as caught:
         prepare(find_task("cnndm"), "stories", "train", tokenizer, None, show, pytest.fail)
-    assert caught.value.on_command_line() == "--dataset_path stories: changed while it was read: start again"
+    assert caught.value.on_command_line() == "--data stories: changed while it was read: start again"
     assert prepare_stories()[1] != []
     assert prepare_stories()[1] == []
 

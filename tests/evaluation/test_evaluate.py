@@ -231,7 +231,7 @@ def test_an_article_longer_than_the_context_is_shortened(folder: Path, capsys: p
         (["--data_loader=coqa", "--dataset_path=talks", "--references=no.json"], ["no.json", "check the path"]),
         (["--data_loader=coqa", "--dataset_path=talks", "--batch_size=0"], ["--batch_size 0", "at least 1"]),
         (["--data_loader=coqa", "--dataset_path=talks", "--output_file=talks/a.json/b"], ["talks", "--output_file"]),
-        (["--data_loader=coqa"], ["--dataset_path", "required"]),
+        (["--data_loader=coqa"], ["--data is required"]),
         (["--dataset_path=stories", "--limit=3"], ["--limit 3", "leave it out"]),
         (["--dataset_path=stories", "--quantize=int8"], ["--quantize int8", "leave it out"]),
         (["--dataset_path=no.txt"], ["--dataset_path no.txt", "no such file"]),

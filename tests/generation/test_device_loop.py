@@ -306,8 +306,8 @@ def test_a_run_after_an_abandoned_one_uses_the_current_weights(prompts: list[lis
 
 @pytest.mark.slow
 def test_weights_are_held_and_computed_in_bfloat16(model: GPT2, prompts: list[list[int]]) -> None:
-    half = GPT2(CONFIG, read=random_tensors(CONFIG, seed=1, std=0.3), precision="bfloat16", held="bfloat16")
-    mixed = GPT2(CONFIG, read=random_tensors(CONFIG, seed=1, std=0.3), precision="bfloat16")
+    half = GPT2(CONFIG, read=random_tensors(CONFIG, seed=1, std=0.3), dtype="bfloat16")
+    mixed = GPT2(CONFIG, read=random_tensors(CONFIG, seed=1, std=0.3), dtype="mixed_bfloat16")
     for each in (half, mixed):
         kinds = {str(x.dtype) for x in jax.tree.leaves(read_weights(each)) if x.ndim == 2}
         assert kinds == {"bfloat16"}

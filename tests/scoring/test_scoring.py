@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2.cli import main
+from gpt_tf2.commands.score import print_table
 from gpt_tf2.scoring import rouge
 from gpt_tf2.scoring.coqa import normalize, score_turn
 from gpt_tf2.scoring.porter import read_exceptions
@@ -287,7 +288,7 @@ def test_rouge_is_printed_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ("score", ["score rouge", "score coqa"]),
         ("score bleu p r", ["score bleu", "score rouge"]),
-        ("score rouge p", ["references", "required"]),
+        ("score rouge p", ["REFERENCES", "required"]),
         ("score rouge no r", ["no: cannot be read", "check the path"]),
         ("score rouge p r", ["p has 1 lines", "r has 2", "one prediction per reference"]),
         ("score rouge latin r", ["latin: not UTF-8 text at byte 3", "UTF-8"]),
@@ -318,3 +319,12 @@ def test_a_bad_file_ends_in_one_line(
     assert err.count("\n") == 1 and "Traceback" not in err
     for word in words:
         assert word in err, err
+
+
+def test_a_table_is_at_most_60_columns_wide(capsys: pytest.CaptureFixture) -> None:
+    name = "held_out/a/folder/[whose]/name/is/long/and_a_file_whose_name_is_long.txt"
+    print_table("text", {name: {"bits per byte": 1.25, "perplexity per token": 23.5, "tokens": 1234567}})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 60 and any("tokens" in line and "1,234,567" in line for line in lines)
+    named = [line.split("┃")[2].strip() for line in lines if line.startswith("┃")]
+    assert "".join(named) == name

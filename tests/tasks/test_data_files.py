@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("data", "files", "home"),
+    ("dataset_path", "files", "home"),
     [
         ("data", ["data/a.txt", "data/b/[d].txt", "data/b/c.txt"], "data"),
         ("data/a.txt", ["data/a.txt"], "data"),

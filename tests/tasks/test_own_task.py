@@ -70,7 +70,7 @@ def test_the_example_skips_what_is_no_pair(folder: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("task", "words"),
+    ("data_loader", "words"),
     [
         ("no.py", ["--data_loader no.py", "unknown", "FILE.py"]),
         ("instructions", ["--data_loader instructions", "text, cnndm, coqa"]),

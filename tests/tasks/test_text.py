@@ -262,5 +262,5 @@ def test_a_pipe_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     [("cnndm", {"column": "x"}, "column=x"), ("coqa", {"literal_specials": True}, "literal_specials=")],
 )
 def test_a_way_of_reading_that_does_not_apply_is_an_error(loader: str, reading: dict, setting: str) -> None:
-    with pytest.raises(InputError, match=f"{setting}: does not apply to data_loader {loader}: leave it out"):
+    with pytest.raises(InputError, match=f"{setting}: does not apply to task {loader}: leave it out"):
         find_task(loader, Reading(**reading))

@@ -14,9 +14,9 @@ from keras import ops
 from gpt_tf2 import GPT2, GPT2Config
 from gpt_tf2.config import MATRICES, adapter_shapes
 from gpt_tf2.data.batches import Batch, parts, whole_rows
-from gpt_tf2.model import attend, attention_bias
+from gpt_tf2.model import attend, attention_bias, segment_mask
 from gpt_tf2.training import custom_gradients
-from gpt_tf2.training.blockwise import BlockwiseModel, segment_mask
+from gpt_tf2.training.blockwise import BlockwiseModel
 from gpt_tf2.training.blockwise_trainer import BlockwiseTrainer
 from gpt_tf2.training.lora import add_adapters
 from gpt_tf2.training.optimizers import AdamW

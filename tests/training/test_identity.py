@@ -33,7 +33,9 @@ def change_base(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [LORA, pytest.param({"freeze": "wte,wpe,h0-1"}, marks=pytest.mark.slow), {}], ids=["lora", "freeze", "all"]
+    "how",
+    [LORA, pytest.param({"freeze": ("wte", "wpe", "h0-1")}, marks=pytest.mark.slow), {}],
+    ids=["lora", "freeze", "all"],
 )
 def test_a_run_resumes_only_with_the_weights_and_the_vocabulary_that_it_began_with(
     workplace: Path, how: dict[str, Any]
@@ -109,7 +111,7 @@ def test_a_run_that_an_earlier_version_saved_resumes(workplace: Path, how: dict[
 
 
 def test_a_run_that_writes_to_the_model_it_began_with_resumes(workplace: Path) -> None:
-    how = {**ONE_STEP, "freeze": "wte", "model_ckpt": "output/m.h5"}
+    how = {**ONE_STEP, "freeze": ("wte",), "model_ckpt": "output/m.h5"}
     begun = run_finetune(change_settings(**ONE_STEP))
     Path("output/m/state.h5").unlink()
     run_finetune(change_settings(**{**how, "epochs": 2, "output_name": "whole.h5"}))

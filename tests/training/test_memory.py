@@ -96,15 +96,21 @@ def test_sizes_are_read_as_people_write_them() -> None:
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX would compile ten steps of 774M")
 def test_plan_prints_what_fits(capsys: pytest.CaptureFixture) -> None:
     assert main(["plan", "--model", "774M", "--memory", "11GB"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert any("--remat on --optimizer adamw" in line and line.endswith("  fits") for line in lines)
-    assert any("--remat off --optimizer adamw" in line and line.endswith("  too much") for line in lines)
-    assert "weights" in lines[0] and "optimizer" in lines[0]
+    header, *lines = capsys.readouterr().out.splitlines()
+    rows = {tuple(line.split()[:3]): line for line in lines}
+    assert rows["--optimizer", "adamw", "on"].endswith(" *") and rows["--optimizer", "adamw", "off"][-1].isdigit()
+    assert header.split() == ["GB", "--remat", "weights", "state", "step", "total"]
+    assert lines[-1] == "* fits into 11GB" and max(map(len, [header, *lines])) <= 60
+
+
+def test_plan_takes_any_model(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["plan", "--model=tiny", "--length=65"]) == 2
+    assert capsys.readouterr().err == "gpt-tf2 plan: --length 65: use 2 to 64\n"
 
 
 def test_a_run_prints_its_plan_or_refuses_before_it_writes(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     run_finetune(change_settings(epochs=1))
-    assert "training 112,560 parameters (--remat off --optimizer adamw), about" in capsys.readouterr().out
+    assert "training 112,560 parameters (--remat off --optimizer adamw --lr 0.001), about" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"needs \d\.\d GB .*, but 0\.1 GB is available"):
         run_finetune(change_settings(epochs=1, memory="100MB", output_name="other.h5"))
     assert not Path("output/other.h5").exists()

@@ -120,7 +120,6 @@ def test_plan_lists_what_xla_says(capsys: pytest.CaptureFixture, monkeypatch: py
     # The process that runs the tests has grown by the tests before this one.
     monkeypatch.setattr("gpt_tf2.commands.measured_plan.measure_libraries", lambda: 0.5e9)
     assert main(["plan", "--length=64", "--memory=3GB"]) == 0
-    header, *rows = capsys.readouterr().out.splitlines()[-11:]
-    assert header.split()[:4] == ["libraries", "weights", "optimizer", "work"]
+    _, *rows, _, _ = capsys.readouterr().out.splitlines()
     assert len(rows) == 2 * len(memory.STATE_PER_WEIGHT) + 2
-    assert rows[-1].startswith("--remat o") and "--lora_rank 8" in rows[-1] and rows[-1].endswith("  fits")
+    assert rows[-1].startswith("--lora_rank 8") and rows[-1].endswith(" *")

@@ -55,7 +55,9 @@ def test_the_learning_rate_rises_during_warmup_and_then_follows_a_cosine() -> No
     schedule = with_warmup(cosine_decay(0.1, 0.2, 11), 4)
     assert [schedule(step) for step in range(3)] == pytest.approx([0.02, 0.0392, 0.0554], rel=0.05)
     assert schedule(5) == pytest.approx(0.06) and schedule(10) == pytest.approx(0.02)
-    assert change_settings(lr_schedule="cosine", decay_lr=0.2, warmup_steps=3).schedule()(11) == pytest.approx(0.0002)
+    assert change_settings(lr=0.001, lr_schedule="cosine", decay_lr=0.2, warmup_steps=3).schedule()(
+        11
+    ) == pytest.approx(0.0002)
 
 
 def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
@@ -67,7 +69,7 @@ def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     assert len(state["losses"]) == 18
     assert state["validation"][:, 0].tolist() == [0, 6, 12, 18]
     assert state["validation"][-1, 1] < state["validation"][0, 1] - 0.5
-    expected = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5"}
+    expected = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5", "run.toml"}
     assert {path.name for path in Path("output/m").iterdir()} == expected
     assert Image.open("output/m.png").size == (960, 540)
     out = capsys.readouterr().out
@@ -165,7 +167,7 @@ def test_resuming_with_other_settings_or_data_is_refused(finished: Path) -> None
     ):
         run_finetune(change_settings(batch_size=3, resume=True))
     Path("story.txt").write_text("Another story. " * 200)
-    with pytest.raises(InputError, match="the text of dataset_path has changed since the run began"):
+    with pytest.raises(InputError, match="the text of data has changed since the run began"):
         run_finetune(change_settings(resume=True))
 
 
@@ -190,7 +192,7 @@ def test_a_damaged_state_is_never_resumed_nor_made_a_model(finished: Path) -> No
 
 def test_a_diverged_run_stops_and_keeps_the_last_save(finished: Path) -> None:
     before = read_hdf5(Path("output/m/state.h5")), finished.read_bytes()
-    with pytest.raises(InputError, match=r"step \d+: .* diverged.*lower base_lr"):
+    with pytest.raises(InputError, match=r"step \d+: .* diverged.*lower lr"):
         run_finetune(change_settings(lr=1e30))
     assert are_identical(before[0], read_hdf5(Path("output/m/state.h5")))
     assert before[1] == finished.read_bytes()

@@ -1,0 +1,141 @@
+"""What `model` means in every command: a name in `models/`, a path, or a released size, which is downloaded."""
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt_tf2.checkpoints import openai
+from gpt_tf2.checkpoints.adapters import read_base_paths
+from gpt_tf2.checkpoints.companions import find_companion
+from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, PART, SAFETENSORS, find_base, locate, read_config, try_to_locate
+from gpt_tf2.checkpoints.opened import choose_config
+from gpt_tf2.checkpoints.released import (
+    cached_folder,
+    count_bytes,
+    expected_size,
+    find_server,
+    find_size,
+    is_downloaded,
+    is_unfinished,
+)
+from gpt_tf2.commands.progress import print_to_stderr
+from gpt_tf2.config import SIZES, GPT2Config
+from gpt_tf2.errors import InputError
+
+MODELS = Path("models")
+FOLDERS = (MODELS, Path("output"))  # of own models
+
+
+def find_model_path(model: str, offline: bool = False) -> Path:
+    """The path of a model, for `open_model`. A released size that is not on this machine is downloaded.
+
+    So is the released model that adapters belong to.
+
+    Args:
+        model: a name in `models/`, a path, or a released size.
+        offline: whether to raise instead of downloading.
+
+    Raises InputError if there is no such model, or if it cannot be downloaded.
+
+    Example:
+        >>> find_model_path("124M")  # doctest: +SKIP
+        PosixPath('/home/ada/.cache/gpt-tf2/models/124M')
+    """
+    path = find_on_machine(model)
+    if path:
+        base = find_missing_base(path)
+        if base:
+            find_model_path(base, offline)
+        return path
+    if model not in SIZES:
+        raise explain_missing(model)
+    if offline:
+        fix = f"run gpt-tf2 download {model} where there is a network, or give a path"
+        raise InputError(f"{model} is not on this machine: {fix}", "offline")
+    return download_missing(model)
+
+
+def find_on_machine(model: str) -> Path | None:
+    """The path of a model without a download, or None. The files of a download are not hashed again."""
+    for path in (MODELS / model, Path(model)):
+        if is_there(path) and not (model in SIZES and is_unfinished(path)):
+            return path
+    if model not in SIZES:
+        return None
+    cached = cached_folder(model)
+    return cached if cached and is_downloaded(cached, expected_size(model, find_server())) else None
+
+
+def find_missing_base(path: Path) -> str | None:
+    """The released size whose adapters a file holds, if that model is not on this machine."""
+    if openai.is_prefix(path) or path.suffix not in HDF5_SUFFIXES or not path.is_file():
+        return None
+    bases = read_base_paths(path)
+    return find_size(bases[-1]) if bases and not find_base(bases) else None
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path is a file, a folder, or the prefix of a TF1 checkpoint, which may be half moved to its place."""
+    return path.exists() or openai.is_prefix(path) or openai.saved_folder(path).is_dir()
+
+
+def download_missing(size: str) -> Path:
+    """Downloads a released model into the user's cache folder, or to `models/` if it was begun there."""
+    from gpt_tf2.commands.download import download_model  # here, as HTTP takes a moment to import
+
+    folder = MODELS / size if is_unfinished(MODELS / size) else cached_folder(size)
+    if folder is None:
+        fix = "set XDG_CACHE_HOME to one, or give a path"
+        raise InputError(f"{size} is not on this machine, which has no cache folder of this user: {fix}")
+    print_to_stderr(f"downloading {size}, {count_bytes(SIZES[size]) / 1e9:.1f} GB, to {folder}")
+    return download_model(size, folder, find_server())
+
+
+def find_config(model: str) -> GPT2Config:
+    """The hyper-parameters of a model, which need not be on this machine if it is a released size.
+
+    Raises InputError if there is no such model, or no hyper-parameters.
+    """
+    path = find_on_machine(model)
+    if path is None:
+        if model not in SIZES:
+            raise explain_missing(model)
+        return SIZES[model]
+    path = locate(path)
+    return choose_config(path, read_config(path), find_companion(path, "hparams.json"))
+
+
+def name_model(model: str) -> str:
+    """What files that are made from a model call it: the name of its folder, or of its file without the suffix.
+
+    Example:
+        >>> name_model("124M"), name_model("output/book.h5")
+        ('124M', 'book')
+    """
+    path = find_on_machine(model) or Path(model)
+    return Path(os.path.abspath(path)).name if path.is_dir() else path.stem  # noqa: PTH100 - links keep their names
+
+
+def list_own_models() -> Iterator[Path]:
+    """Yields the models in `models/` and `output/`, but for the released ones, by the names of their files."""
+    for folder in FOLDERS:
+        paths = sorted(
+            path for path in folder.glob("*") if not path.name.startswith(".") and not PART.search(path.name)
+        )
+        for path in paths:
+            if path.suffix == openai.INDEX:
+                yield path.with_suffix("")
+            elif path.is_dir():
+                if not (folder == MODELS and path.name in SIZES) and try_to_locate(str(path)):
+                    yield path
+            elif path.suffix in (*HDF5_SUFFIXES, SAFETENSORS):
+                yield path
+
+
+def explain_missing(model: str) -> InputError:
+    """The error for a model that is not there, which names own models of nearly the same name."""
+    names = {path.stem if path.is_file() else path.name: path for path in list_own_models()}
+    near = difflib.get_close_matches(name_model(model), names, n=2)
+    hint = f" (near: {', '.join(str(names[name]) for name in near)})" if near else ""
+    return InputError(f"no such model{hint}: give {', '.join(SIZES)}, or a path", "model", model)
