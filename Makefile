@@ -4,7 +4,7 @@ BIN = .venv/bin
 # A file's tests share one process, and so its trained models and conversions.
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all lint
+.PHONY: demo test test-all lint docs
 
 demo: .venv/demo
 	$(BIN)/gpt-tf2 demo
@@ -14,10 +14,14 @@ test: .venv/test
 	$(PYTEST) -m "not slow"
 	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/test_model.py tests/training tests/decoding tests/generation
 
-# Everything on both, the 124M shapes and the long tests included.
-test-all: .venv/test
+# Everything on both, the 124M shapes and the long tests included, and the site of the documentation.
+test-all: .venv/test docs
 	$(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST)
+
+# The site, in site/; a dead link or anchor is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: .venv/test
 	$(BIN)/ruff format --check .
@@ -32,4 +36,8 @@ lint: .venv/test
 
 .venv/test: .venv/demo
 	$(BIN)/pip install --quiet --editable '.[test,dev]'
+	touch $@
+
+.venv/docs: .venv/demo
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@

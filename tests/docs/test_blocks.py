@@ -1,0 +1,126 @@
+"""Every block of README, start.md and api.md runs, in the order of its page, on a small model.
+
+`models/124M` is a random model of one block and few channels, so what is run is real and only its weights are not.
+Numbers and samples differ between machines: of shown output the words are compared, `…` stands for anything, and
+samples are in blocks of language `text`, which are not compared.
+"""
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpt_tf2.checkpoints.opened import save_model
+from gpt_tf2.cli import main
+from gpt_tf2.config import GPT2Config
+from gpt_tf2.tokenizer import Tokenizer
+from helpers.markdown import Block, list_blocks, list_commands
+from helpers.workplace import OPENAI_TINY, ROOT, STORY
+
+SKIPPED = ("make ", "pip install ", "source ", "cd ", "git clone ")  # what prepares a machine
+NUMBER = re.compile(r"[-+]?\d[\d.,:e]*")
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder with what the pages take for granted: the weights of 124M, and a book of the reader's."""
+    from gpt_tf2.model import GPT2, random_tensors
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tokenizer = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
+    config = GPT2Config(n_vocab=tokenizer.n_vocab, n_ctx=1024, n_embd=8, n_head=1, n_layer=1)
+    save_model(GPT2(config, read=random_tensors(config, seed=0)), Path("models/124M/model.ckpt"), tokenizer)
+    for name in ("book.txt", "held_out.txt"):
+        Path(name).write_text(STORY)
+    yield
+
+
+def test_the_readmes_commands_and_python_run(clone: None) -> None:
+    """With two steps, and without the demo, whose output its blocks of console show."""
+    blocks = [block for block in list_blocks(ROOT / "README.md") if block.language != "console"]
+    fewer = {"--data book.txt": "--data book.txt --epochs 1 --steps 2", 'model="124M"': 'model="124M", steps=2'}
+    for full, short in fewer.items():
+        assert any(full in block.content for block in blocks)
+        blocks = [block._replace(content=block.content.replace(full, short)) for block in blocks]
+    run_blocks("README.md", blocks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/api.md"])
+def test_the_blocks_of_a_page_print_what_it_shows(page: str, clone: None) -> None:
+    run_blocks(page, list_blocks(ROOT / page))
+
+
+def run_blocks(page: str, blocks: list[Block]) -> None:
+    """Runs the blocks of a page, and compares what they print with what it shows."""
+    names: dict = {}  # of the Python blocks, which go on from each other
+    for block in blocks:
+        place = f"{page}:{block.line}"
+        if block.language == "python":
+            exec(compile(block.content, place, "exec"), names)
+        for command in list_commands(block):
+            if not command.line.startswith(SKIPPED):
+                output = run_line(command.line, place)
+                if command.output is not None:
+                    check(output, command.output, f"{place}: {command.line}")
+
+
+def run_line(line: str, place: str) -> str:
+    """What a command line prints, stdout and stderr together. Ours run in this process."""
+    words = shlex.split(line, comments=True)
+    if words[0] != "gpt-tf2" or set(words) & {">", "|", "<"}:
+        line = f'PATH="{Path(sys.executable).parent}:$PATH"; {line}'
+        result = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        assert result.returncode == 0, f"{place}: {line}\n{result.stdout}{result.stderr}"
+        return result.stdout + result.stderr
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        code = main(words[1:])
+    assert code == 0, f"{place}: {line}\n{output.getvalue()}"
+    return output.getvalue()
+
+
+def check(printed: str, shown: str, place: str) -> None:
+    """Fails unless the output has the words shown."""
+    pattern = "".join(to_pattern(line) for line in shown.rstrip().splitlines())
+    assert re.fullmatch(pattern, printed.rstrip() + "\n"), f"{place}\nprints\n{printed}\nbut the page shows\n{shown}"
+
+
+def to_pattern(line: str) -> str:
+    """The pattern of a line: a number stands for any, and `…` for any text, or alone on a line for any lines."""
+    if line.strip() == "…":
+        return "(?:.*\n)*?"
+    parts = [NUMBER.sub("0", part) for part in line.rstrip().split("…")]
+    escaped = (re.escape(part).replace("0", NUMBER.pattern) for part in parts)
+    return ".*".join(escaped) + " *\n"
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "agree"),
+    [
+        ("saved a.h5\n", "saved a.h5\n", True),
+        ("saved a.h5\n", "saved b.h5\n", False),
+        ("loss 2.89 · 1,250 tokens/s\n", "loss 3.1 · 987 tokens/s\n", True),
+        ("loss 2.89\n", "loss nan\n", False),
+        ("a …: 3 tokens\n", "a book.txt: 14 tokens\n", True),
+        ("first\n…\nlast\n", "first\nsecond\nthird\nlast\n", True),
+        ("first\n…\nlast\n", "first\nlast\n", True),
+        ("first\n…\n", "second\nfirst\n", False),
+        ("first\n", "first\nsecond\n", False),
+    ],
+)
+def test_shown_output_is_compared_by_its_words(shown: str, printed: str, agree: bool) -> None:
+    with contextlib.nullcontext() if agree else pytest.raises(AssertionError):
+        check(printed, shown, "here")
+
+
+def test_a_block_of_console_has_commands_and_outputs() -> None:
+    block = Block("console", "$ first \\\n    --flag\none\ntwo\n$ second\n", 1)
+    assert [tuple(command) for command in list_commands(block)] == [("first      --flag", "one\ntwo"), ("second", "")]
