@@ -1,0 +1,140 @@
+"""Keras's callbacks on a run, and its history. Runs on either backend."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from gpt_tf2 import finetune, load_model
+from gpt_tf2.training.callbacks import summarize_epochs
+from gpt_tf2.training.state import History
+from helpers.finetuning import SETTINGS, are_identical, read_hdf5, read_weights
+
+RUN: dict[str, Any] = {
+    "data": "story.txt",
+    "model": "tiny",
+    "epochs": 2,
+    "steps": 3,
+    "length": SETTINGS.length,
+    "batch_size": 2,
+    "val_fraction": 0.03,
+    "lr": 1e-3,
+    "verbose": 0,
+}
+
+
+class Recorder(keras.callbacks.Callback):
+    """Notes the hooks that are called, and the weights that they see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.losses: list[float] = []
+        self.weights: list[np.ndarray] = []
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.calls.append(f"begin {self.params['epochs']}x{self.params['steps']}")
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.calls.append(f"epoch {epoch}")
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        self.calls.append(f"step {batch}")
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.losses.append((logs or {})["loss"])
+        self.weights.append(np.array(self.model.get_weights()[0]))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.calls.append(f"end {epoch} {sorted(logs or {})}")
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.calls.append("end")
+
+
+class SetWeights(keras.callbacks.Callback):
+    """Sets all weights to a number when training ends."""
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.model.set_weights([np.full(weight.shape, 0.25) for weight in self.model.get_weights()])
+
+
+class StopAtStep(keras.callbacks.Callback):
+    """Stops the run at the end of an epoch's second step."""
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.model.stop_training = batch == 1
+
+
+def test_hooks_are_called_as_fit_calls_them_with_losses_and_current_weights(workplace: Path) -> None:
+    recorder = Recorder()
+    result = finetune(callbacks=recorder, **RUN)
+    epochs = [
+        [f"epoch {epoch}", "step 0", "step 1", "step 2", f"end {epoch} ['loss', 'lr', 'val_loss']"] for epoch in (0, 1)
+    ]
+    assert recorder.calls == ["begin 2x3", *epochs[0], *epochs[1], "end"]
+    assert result.history["loss"] == [np.mean(recorder.losses[:3]), np.mean(recorder.losses[3:])]
+    assert len(result.history["val_loss"]) == 2 and result.history["lr"] == [1e-3, 1e-3]
+    assert all((one != other).any() for one, other in zip(recorder.weights, recorder.weights[1:], strict=False))
+    assert np.array_equal(recorder.weights[-1], result.model.get_weights()[0])
+
+
+def test_callbacks_do_not_change_what_is_trained_and_weights_that_they_set_are_saved(workplace: Path) -> None:
+    plain = finetune(output="plain.h5", **RUN)
+    watched = finetune(output="watched.h5", callbacks=[Recorder()], **RUN)
+    assert plain.history == watched.history
+    assert are_identical(read_hdf5(Path("output/plain/state.h5")), read_hdf5(Path("output/watched/state.h5")))
+    result = finetune(output="set.h5", callbacks=[SetWeights()], **RUN)
+    for weights in (read_weights(Path("output/set.h5")).values(), result.model.get_weights()):
+        assert all((weight == 0.25).all() for weight in weights)
+
+
+def test_early_stopping_ends_a_run_with_the_best_epochs_weights(workplace: Path) -> None:
+    stop = keras.callbacks.EarlyStopping("val_loss", min_delta=100, patience=2, restore_best_weights=True)
+    weights = keras.callbacks.ModelCheckpoint("{epoch}.weights.h5", save_weights_only=True)
+    result = finetune(output="m.h5", callbacks=[stop, weights], **{**RUN, "epochs": 9})
+    assert len(result.history["val_loss"]) == 3  # the first one is the best, as no other is better by 100
+    best = load_model("models/tiny")
+    best.load_weights("1.weights.h5")
+    for network in (result.model, load_model("output/m.h5")):
+        assert all(map(np.array_equal, network.get_weights(), best.get_weights()))
+    assert not np.array_equal(best.get_weights()[0], load_model("models/tiny").get_weights()[0])
+
+
+def test_a_run_stops_at_the_end_of_a_step_and_resumes(workplace: Path) -> None:
+    finetune(output="whole.h5", **RUN)
+    stopped = finetune(output="m.h5", callbacks=[StopAtStep()], **RUN)
+    assert len(read_hdf5(Path("output/m/state.h5"))["losses"]) == 2
+    assert [len(losses) for losses in stopped.history.values()] == [1, 1, 1]
+    recorder = Recorder()
+    resumed = finetune(output="m.h5", resume=True, callbacks=[recorder], **RUN)
+    assert recorder.calls[:3] == ["begin 2x3", "epoch 0", "step 2"] and len(resumed.history["loss"]) == 2
+    assert are_identical(read_weights(Path("output/whole.h5")), read_weights(Path("output/m.h5")))
+
+
+def test_adapters_are_part_of_the_network_that_callbacks_see(workplace: Path) -> None:
+    names: list[str] = []
+    note = keras.callbacks.LambdaCallback(on_train_end=lambda logs: names.extend(result_names(note.model)))
+    result = finetune(callbacks=[note], lora_rank=2, **RUN)
+    assert names == result_names(result.model) and any("lora_a" in name for name in names)
+
+
+def result_names(model: keras.Model) -> list[str]:
+    """The names of a model's weights."""
+    return [weight.name for weight in model.weights]
+
+
+def test_logs_of_keras_callbacks_have_every_epoch(workplace: Path) -> None:
+    result = finetune(callbacks=[keras.callbacks.CSVLogger("log.csv"), keras.callbacks.TensorBoard("logs")], **RUN)
+    rows = list(csv.DictReader(Path("log.csv").read_text().splitlines()))
+    assert [float(row["val_loss"]) for row in rows] == result.history["val_loss"]
+    assert list(Path("logs/train").iterdir())
+
+
+def test_the_history_has_the_epochs_of_earlier_processes_and_one_that_ended_early() -> None:
+    history = History([3.0, 2.0, 2.0, 1.0, 0.5], [(0, 9.0), (2, 2.5), (4, 1.5)])
+    summary = summarize_epochs(history, lambda step: 0.1 / (step + 1), steps=2)
+    assert summary == {"loss": [2.5, 1.5, 0.5], "val_loss": [2.5, 1.5], "lr": [0.05, 0.025, 0.02]}
+    assert summarize_epochs(History(), lambda step: 0.1, steps=2) == {}
