@@ -1,16 +1,20 @@
 """Keras's callbacks on a run, and its history. Runs on either backend."""
 
 import csv
+import itertools
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 from gpt_tf2 import finetune, load_model
+from gpt_tf2.api import FinetuneResult
 from gpt_tf2.training.callbacks import summarize_epochs
 from gpt_tf2.training.state import History
 from helpers.finetuning import SETTINGS, are_identical, read_hdf5, read_weights
+from helpers.workplace import fill_workplace
 
 RUN: dict[str, Any] = {
     "data": "story.txt",
@@ -68,33 +72,47 @@ class StopAtStep(keras.callbacks.Callback):
         self.model.stop_training = batch == 1
 
 
-def test_hooks_are_called_as_fit_calls_them_with_losses_and_current_weights(workplace: Path) -> None:
-    recorder = Recorder()
-    result = finetune(callbacks=recorder, **RUN)
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FinetuneResult]:
+    """What a run without callbacks has written, and what it returns."""
+    folder = tmp_path_factory.mktemp("plain")
+    fill_workplace(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder / "output", finetune(output="m.h5", **RUN)
+
+
+def test_hooks_are_called_as_fit_calls_them_and_change_nothing(
+    plain: tuple[Path, FinetuneResult], workplace: Path
+) -> None:
+    recorder, logger, board = Recorder(), keras.callbacks.CSVLogger("log.csv"), keras.callbacks.TensorBoard("logs")
+    result = finetune(output="m.h5", callbacks=[recorder, logger, board], **RUN)
     epochs = [
         [f"epoch {epoch}", "step 0", "step 1", "step 2", f"end {epoch} ['loss', 'lr', 'val_loss']"] for epoch in (0, 1)
     ]
     assert recorder.calls == ["begin 2x3", *epochs[0], *epochs[1], "end"]
     assert result.history["loss"] == [np.mean(recorder.losses[:3]), np.mean(recorder.losses[3:])]
     assert len(result.history["val_loss"]) == 2 and result.history["lr"] == [1e-3, 1e-3]
-    assert all((one != other).any() for one, other in zip(recorder.weights, recorder.weights[1:], strict=False))
+    rows = list(csv.DictReader(Path("log.csv").read_text().splitlines()))
+    assert [float(row["val_loss"]) for row in rows] == result.history["val_loss"]
+    assert list(Path("logs/train").iterdir())
+    assert all((one != other).any() for one, other in itertools.pairwise(recorder.weights))
     assert np.array_equal(recorder.weights[-1], result.model.get_weights()[0])
+    output, without = plain
+    assert result.history == without.history
+    assert are_identical(read_hdf5(output / "m" / "state.h5"), read_hdf5(Path("output/m/state.h5")))
 
 
-def test_callbacks_do_not_change_what_is_trained_and_weights_that_they_set_are_saved(workplace: Path) -> None:
-    plain = finetune(output="plain.h5", **RUN)
-    watched = finetune(output="watched.h5", callbacks=[Recorder()], **RUN)
-    assert plain.history == watched.history
-    assert are_identical(read_hdf5(Path("output/plain/state.h5")), read_hdf5(Path("output/watched/state.h5")))
-    result = finetune(output="set.h5", callbacks=[SetWeights()], **RUN)
-    for weights in (read_weights(Path("output/set.h5")).values(), result.model.get_weights()):
+def test_weights_that_a_callback_sets_are_saved_and_returned(workplace: Path) -> None:
+    result = finetune(output="m.h5", callbacks=SetWeights(), **{**RUN, "epochs": 1, "steps": 1})
+    for weights in (read_weights(Path("output/m.h5")).values(), result.model.get_weights()):
         assert all((weight == 0.25).all() for weight in weights)
 
 
 def test_early_stopping_ends_a_run_with_the_best_epochs_weights(workplace: Path) -> None:
     stop = keras.callbacks.EarlyStopping("val_loss", min_delta=100, patience=2, restore_best_weights=True)
     weights = keras.callbacks.ModelCheckpoint("{epoch}.weights.h5", save_weights_only=True)
-    result = finetune(output="m.h5", callbacks=[stop, weights], **{**RUN, "epochs": 9})
+    result = finetune(output="m.h5", callbacks=[stop, weights], **{**RUN, "epochs": 9, "steps": 1})
     assert len(result.history["val_loss"]) == 3  # the first one is the best, as no other is better by 100
     best = load_model("models/tiny")
     best.load_weights("1.weights.h5")
@@ -103,34 +121,26 @@ def test_early_stopping_ends_a_run_with_the_best_epochs_weights(workplace: Path)
     assert not np.array_equal(best.get_weights()[0], load_model("models/tiny").get_weights()[0])
 
 
-def test_a_run_stops_at_the_end_of_a_step_and_resumes(workplace: Path) -> None:
-    finetune(output="whole.h5", **RUN)
+def test_a_run_stops_at_the_end_of_a_step_and_resumes(plain: tuple[Path, FinetuneResult], workplace: Path) -> None:
     stopped = finetune(output="m.h5", callbacks=[StopAtStep()], **RUN)
     assert len(read_hdf5(Path("output/m/state.h5"))["losses"]) == 2
     assert [len(losses) for losses in stopped.history.values()] == [1, 1, 1]
     recorder = Recorder()
     resumed = finetune(output="m.h5", resume=True, callbacks=[recorder], **RUN)
     assert recorder.calls[:3] == ["begin 2x3", "epoch 0", "step 2"] and len(resumed.history["loss"]) == 2
-    assert are_identical(read_weights(Path("output/whole.h5")), read_weights(Path("output/m.h5")))
+    assert are_identical(read_weights(plain[0] / "m.h5"), read_weights(Path("output/m.h5")))
 
 
 def test_adapters_are_part_of_the_network_that_callbacks_see(workplace: Path) -> None:
     names: list[str] = []
-    note = keras.callbacks.LambdaCallback(on_train_end=lambda logs: names.extend(result_names(note.model)))
-    result = finetune(callbacks=[note], lora_rank=2, **RUN)
-    assert names == result_names(result.model) and any("lora_a" in name for name in names)
+    note = keras.callbacks.LambdaCallback(on_train_end=lambda logs: names.extend(list_names(note.model)))
+    result = finetune(callbacks=[note], lora_rank=2, **{**RUN, "epochs": 1, "steps": 1})
+    assert names == list_names(result.model) and any("lora_a" in name for name in names)
 
 
-def result_names(model: keras.Model) -> list[str]:
+def list_names(model: keras.Model) -> list[str]:
     """The names of a model's weights."""
     return [weight.name for weight in model.weights]
-
-
-def test_logs_of_keras_callbacks_have_every_epoch(workplace: Path) -> None:
-    result = finetune(callbacks=[keras.callbacks.CSVLogger("log.csv"), keras.callbacks.TensorBoard("logs")], **RUN)
-    rows = list(csv.DictReader(Path("log.csv").read_text().splitlines()))
-    assert [float(row["val_loss"]) for row in rows] == result.history["val_loss"]
-    assert list(Path("logs/train").iterdir())
 
 
 def test_the_history_has_the_epochs_of_earlier_processes_and_one_that_ended_early() -> None:
