@@ -23,7 +23,7 @@ def print_to_stderr(line: str) -> None:
 
 @contextlib.contextmanager
 def hide_output() -> Iterator[None]:
-    """Drops what Python prints to stdout and stderr within the context."""
+    """Drops what Python, in all its threads, prints to stdout and stderr within the context."""
     with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
         yield
 
