@@ -2,7 +2,9 @@
 
 from typing import Any, Protocol
 
-from gpt_tf2.tasks.lookup import find_task
+from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.data_files import list_files
+from gpt_tf2.tasks.lookup import BUILT_IN, find_task
 from gpt_tf2.tasks.task import Reading, Task
 
 DATA: dict[str, Any] = {
@@ -36,6 +38,8 @@ class ReadsData(Protocol):
     """The settings of a command that reads a data set."""
 
     @property
+    def data(self) -> str: ...
+    @property
     def task(self) -> str: ...
     @property
     def encoding(self) -> str | None: ...
@@ -46,5 +50,11 @@ class ReadsData(Protocol):
 
 
 def find_task_of(settings: ReadsData) -> Task:
-    """The task that the settings name, with the way its files are read; see `find_task`."""
+    """The task that the settings name, with the way its files are read; see `find_task`.
+
+    Raises InputError if there is no data: now, as a model may have to be downloaded next. What a task of the user's own
+    calls its data is not known here.
+    """
+    if settings.task in BUILT_IN and next(list_files(settings.data), None) is None:
+        raise InputError("no such file: give a file, a folder or a glob", "data", settings.data)
     return find_task(settings.task, Reading(settings.encoding, settings.column, settings.literal_specials))

@@ -11,7 +11,13 @@ from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK, find_task_of
-from gpt_tf2.commands.evaluation_output import claim_output, identify, journal_path, write_scores
+from gpt_tf2.commands.evaluation_output import (
+    claim_output,
+    identify,
+    journal_path,
+    name_temporary_output,
+    write_scores,
+)
 from gpt_tf2.commands.find_model import find_model_path
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
@@ -68,12 +74,15 @@ class EvaluateSettings(ModelSettings):
     )
 
 
-def run_evaluate(settings: EvaluateSettings) -> Scores:
+def run_evaluate(settings: EvaluateSettings, is_written: bool = True) -> Scores:
     """Scores a model on a task, or measures its perplexity on a text.
 
     The predictions go to `output`, the scores beside it with the suffix `.scores.json`. A journal,
     `OUTPUT_FILE.partial`, keeps what is done, so that the same evaluation resumes after a kill, with equal results. Of
     several processes the first prints and writes; each of the others has a journal `OUTPUT_FILE.partial.NUMBER`.
+
+    Args:
+        is_written: whether the files are left there.
 
     Returns:
         Tables of figures, which are printed too.
@@ -95,7 +104,7 @@ def run_evaluate(settings: EvaluateSettings) -> Scores:
     workers = find_workers(settings.devices)
     of = settings.model, settings.data
     with (
-        claim_output(settings.output, *of, task, split) as output,
+        claim_output(settings.output, *of, task, split) if is_written else name_temporary_output() as output,
         Counter("evaluating", "batches" if task.running_text else "completions", shown=workers.is_main) as counter,
     ):
         scores: Scores
@@ -103,12 +112,15 @@ def run_evaluate(settings: EvaluateSettings) -> Scores:
             scores = {task.name: score_text(settings, task.running_text, model, output, workers, counter)}
         else:
             scores = score_task(settings, task, split, model, engine, output, workers, counter)
-        if workers.is_main:
+            if is_written:
+                counter.say(f"saved the predictions, {output}")
+        if workers.is_main and is_written:
             saved = write_scores(output, scores, *of)
     if workers.is_main:
         for title, table in scores.items():
             print_table(title, table)
-        print(f"saved the scores, {saved}")
+        if is_written:
+            print(f"saved the scores, {saved}")
     return workers.exchange(scores)[0]
 
 
@@ -159,7 +171,6 @@ def score_task(
         write_text(output, task.write(predictions))
         scores = task.score(predictions, settings.data, split, settings.references)
     journal.remove()
-    counter.say(f"saved the predictions, {output}")
     return scores
 
 

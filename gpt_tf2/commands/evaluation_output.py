@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def claim_output(output_file: str | None, model_path: str, dataset_path: str, ta
         for path in (output, scores_path(output), journal_path(output)):
             check_output(path, FIX)
         yield output
+
+
+@contextlib.contextmanager
+def name_temporary_output() -> Iterator[Path]:
+    """Yields a file for the predictions in a folder that is deleted afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "predictions"
 
 
 def is_of_another(output: Path, identity: str) -> bool:

@@ -22,7 +22,7 @@ from gpt_tf2.commands.find_model import find_model_path, find_on_machine
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
 from gpt_tf2.commands.measured_plan import measure_plan
-from gpt_tf2.commands.progress import Counter, TrainingDisplay
+from gpt_tf2.commands.progress import Counter, TrainingDisplay, hide_output
 from gpt_tf2.commands.recipes import write_recipe
 from gpt_tf2.commands.version import describe_version
 from gpt_tf2.config import GPT2Config, tensor_shapes
@@ -44,6 +44,25 @@ if TYPE_CHECKING:
 Shapes = dict[str, tuple[int, ...]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What a run has besides its settings if a program calls it. The defaults are the command line's.
+
+    task: of data in memory; by default the settings name the task and the data.
+    callbacks: of Keras.
+    is_shown: whether anything is printed.
+    is_written: whether the model and all that goes with it are written.
+    """
+
+    task: Task | None = None
+    callbacks: Any = ()
+    is_shown: bool = True
+    is_written: bool = True
+
+
+COMMAND_LINE = Call()
+
+
 def run_finetune(settings: FinetuneSettings) -> Path:
     """Fine-tunes a model and writes it to `output/`, with its loss curve `NAME.png` and its folder `NAME/` beside it.
 
@@ -59,12 +78,19 @@ def run_finetune(settings: FinetuneSettings) -> Path:
         >>> run_finetune(FinetuneSettings(data="book.txt", lr=1e-4))  # doctest: +SKIP
         PosixPath('output/book_124M.h5')
     """
+    run, _, _ = finetune(settings)
+    return run.output
+
+
+def finetune(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> "tuple[Run, Trainer, History]":
+    """Fine-tunes a model as `call` asks; see `run_finetune`."""
     output = settings.output_path()
     alone = write_alone(output, settings.output_setting(), locked=companion_folder(output))
-    with alone if is_first_process() else contextlib.nullcontext():
-        run, trainer, history = build(resolve(settings))
+    with alone if call.is_written and is_first_process() else contextlib.nullcontext():
+        with contextlib.nullcontext() if call.is_shown else hide_output():
+            run, trainer, history = build(resolve(settings, call))
         train(run, trainer, history)
-    return run.output
+    return run, trainer, history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +104,7 @@ class Run:
     digests: of the weights to start from, by tensor, once they are read.
     device: what it runs on, for people.
     step_bytes: the memory that a step takes.
+    call: what is not in the settings.
     """
 
     settings: FinetuneSettings
@@ -94,6 +121,7 @@ class Run:
     device: str
     devices: "Devices"
     step_bytes: float
+    call: Call = COMMAND_LINE
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def sources(self) -> dict[str, Path]:
@@ -106,17 +134,17 @@ class Run:
         return model, trained
 
 
-def resolve(settings: FinetuneSettings) -> Run:
+def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     """Finds the task, the model and the data, starts the backend, and decides everything that is "auto"."""
     output = settings.output_path()  # before hours of preparing: checks the format
-    task = find_task_of(settings)
+    task = call.task or find_task_of(settings)
     if task.running_text and settings.loss_on == "completion":
         raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
     model = open_base(settings)
     if settings.length > model.config.n_ctx:
         message = f"is above n_ctx {model.config.n_ctx} of {model.path}: lower it"
         raise InputError(message, "length", settings.length)
-    if settings.lora_rank and output.resolve() in [source.resolve() for source in model.sources]:
+    if call.is_written and settings.lora_rank and output.resolve() in [source.resolve() for source in model.sources]:
         message = "the adapters would replace the model that they belong to: choose another name"
         raise InputError(message, settings.output_setting(), output.name)
     state = companion_folder(output) / "state.h5"
@@ -124,7 +152,8 @@ def resolve(settings: FinetuneSettings) -> Run:
     if saved is not None:  # now, because preparing the data takes long
         check_run(state, {VOCABULARY: model.tokenizer.digest}, saved, {VOCABULARY: model.tokenizer.files[0]})
     settings = dataclasses.replace(settings, loss_on=settings.loss_on or task.loss_on)
-    source = Source(task, settings.data, model.tokenizer, settings.cache)
+    in_memory = call.task is not None or not call.is_written
+    source = Source(task, settings.data, model.tokenizer, settings.cache, in_memory)
     with Counter(f"preparing {task.splits[0]}", "parts" if task.running_text else "examples") as counter:
         completion_only = settings.loss_on == "completion"
         data = open_training_data(source, settings.length, settings.val_fraction, completion_only, counter)
@@ -153,13 +182,15 @@ def resolve(settings: FinetuneSettings) -> Run:
         device=device,
         devices=devices,
         step_bytes=step_bytes,
+        call=call,
         training=training,
         held_out=held_out,
     )
     parameters, learning = run.count_parameters()
     # The state holds what is trained with the optimizer's two moments of it; then there is the model.
     size = 4 * (3 * learning + (learning if settings.lora_rank else parameters))
-    check_writable(companion_folder(output), size, "choose another `output`, or fix the permissions")
+    if call.is_written:
+        check_writable(companion_folder(output), size, "choose another `output`, or fix the permissions")
     return run
 
 
@@ -303,6 +334,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     from gpt_tf2.decoding.keras_graph import GraphDecoder
     from gpt_tf2.generation.samples import sample_text
     from gpt_tf2.generation.sampling import make_sampler
+    from gpt_tf2.training.callbacks import Callbacks
     from gpt_tf2.training.loop import TrainingPlan, train
     from gpt_tf2.training.monitor import Monitor
 
@@ -321,32 +353,36 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
         settings.batch_size,
         settings.seed,
         settings.steps,
-        settings.sample_every,
+        settings.sample_every if run.call.is_shown else 0,
         settings.save_every,
     )
-    if run.held_out and run.devices.is_main:
+    schedule, is_writing = settings.schedule(), run.call.is_written and run.devices.is_main
+    callbacks = Callbacks(run.call.callbacks, trainer, history, schedule, settings.steps, settings.epochs)
+    if run.held_out and is_writing:
         write_held_out(companion_folder(run.output), run.held_out)
     with (
-        TrainingDisplay(steps, len(history.losses), run.devices.is_main) as display,
-        Monitor(steps, companion_folder(run.output) / "logs", display, run.devices.is_main) as monitor,
+        TrainingDisplay(steps, len(history.losses), run.call.is_shown and run.devices.is_main) as display,
+        Monitor(steps, companion_folder(run.output) / "logs", display, is_writing) as monitor,
     ):
         for line in describe(run, history):
             display.say(line)
         with run_eagerly() if settings.eager else contextlib.nullcontext(), run.devices.report_lost_process():
             finished = train(
                 trainer,
-                settings.schedule(),
+                schedule,
                 run.training,
                 run.held_out,
                 plan,
                 history,
                 monitor,
+                callbacks,
                 lambda: save(run, trainer, history),
                 sample,
             )
         done = "" if finished else f" after step {len(history.losses)}; continue with --resume"
-        display.say(f"saved {run.output}{done}")
-        display.say(f"saved the loss curve, {run.output.with_suffix('.png')}")
+        if run.call.is_written:
+            display.say(f"saved {run.output}{done}")
+            display.say(f"saved the loss curve, {run.output.with_suffix('.png')}")
 
 
 def describe(run: Run, history: History) -> list[str]:
@@ -380,7 +416,7 @@ def save_recipe(run: Run) -> None:
 
 def save(run: Run, trainer: "Trainer", history: History) -> None:
     """Writes the state, the model or its adapters, and the loss curve; one process of several does."""
-    if not run.devices.is_main:
+    if not run.call.is_written or not run.devices.is_main:
         return
     from gpt_tf2.training.curve import draw_curve  # imports matplotlib, which the first step need not wait for
 

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from rich.console import Console
@@ -18,6 +19,13 @@ SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
 def print_to_stderr(line: str) -> None:
     """Prints a line that is not part of the result."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def hide_output() -> Iterator[None]:
+    """Drops what Python, in all its threads, prints to stdout and stderr within the context."""
+    with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+        yield
 
 
 class PlainConsole(Console):
@@ -50,6 +58,7 @@ class Display(contextlib.AbstractContextManager):
     ):
         self.console = PlainConsole(soft_wrap=True, highlight=False, quiet=not shown, stderr=stderr)
         self.silent_until = silent_until
+        self.printed = ""
         self.progress = Progress(*columns, console=self.console)
         self.task = self.progress.add_task(label, total=total, completed=done)
 
@@ -66,8 +75,8 @@ class Display(contextlib.AbstractContextManager):
         if self.console.is_terminal:
             self.progress.start()
             self.progress.update(self.task, completed=done, total=total, description=escape(description))
-        elif last or now >= self.silent_until:
-            self.silent_until = now + SECONDS_BETWEEN_LINES
+        elif now >= self.silent_until or (last and line != self.printed):
+            self.silent_until, self.printed = now + SECONDS_BETWEEN_LINES, line
             self.say(line)
 
     def say(self, text: str) -> None:

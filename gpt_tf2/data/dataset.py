@@ -11,7 +11,7 @@ import numpy as np
 from gpt_tf2.data.batches import Batches, StreamWindows, split
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.data.packing import PackedExamples
-from gpt_tf2.data.prepared import Tokens, data_sources, prepare
+from gpt_tf2.data.prepared import Tokens, data_sources, prepare, prepare_in_memory
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.data_files import is_stream
 from gpt_tf2.tasks.examples import Skipped
@@ -33,15 +33,18 @@ class Progress(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Data on disk, to be read with a vocabulary.
+    """Data to be read with a vocabulary.
 
+    path: where the data is, also in messages.
     cache: the folder for prepared tokens; by default `.gpt_tf2` beside the data.
+    in_memory: whether prepared tokens are kept nowhere, unless there is a cache.
     """
 
     task: Task
     path: str
     tokenizer: Tokenizer
     cache: str | None = None
+    in_memory: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,8 @@ def open_running_text(
 ) -> TrainingData:
     """Windows of a text's streams."""
     former_key = None
-    if not is_stream(source.path) and (source.cache or measure_files(source.path) >= LARGE):
+    is_kept = source.cache or (not source.in_memory and measure_files(source.path) >= LARGE)
+    if is_kept and not is_stream(source.path):
         tokens = prepare_training_split(source, progress)
         streams, key, former_key, notes = tokens.streams(), tokens.key, tokens.content, tokens.skipped
     else:
@@ -149,6 +153,8 @@ def open_examples(
 
 def prepare_training_split(source: Source, progress: Progress) -> Tokens:
     """The tokens of the training split, prepared now unless they are kept."""
+    if source.in_memory and not source.cache:
+        return prepare_in_memory(source.task, source.path, source.task.splits[0], source.tokenizer, progress.show)
     return prepare(
         source.task,
         source.path,

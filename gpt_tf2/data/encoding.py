@@ -73,21 +73,26 @@ def read_streams(
 
 
 def encode_items(
-    task: Task, job: Job, items: Iterable[Any], total: int | None
+    task: Task, tokenizer: Tokenizer, key: str, items: Iterable[Any], total: int | None
 ) -> Iterator[tuple[list[Encoded], list[Unusable]]]:
-    """Encode items chunk by chunk, in their order, with a process per core.
+    """Encode items chunk by chunk, in their order, with a process per core; those of a task in memory in this one.
 
     Args:
+        key: see `Job`.
         total: how many items there are, if that is known.
 
     Yields:
         The encoded items of a chunk, and why the others of it are skipped.
     """
     chunks = split_into_chunks(items, 1 if task.running_text else CHUNK)
-    if total is not None and total < 4 * CHUNK:  # starting processes would take longer
-        yield from (encode_chunk(job, chunk) for chunk in chunks)
+    if not task.loader:
+        yield from (encode_chunk(task, tokenizer, chunk) for chunk in chunks)
         return
-    yield from map_in_processes(encode_chunk, ((job, chunk) for chunk in chunks))
+    job = Job(task.loader, tokenizer.files, tokenizer.digest, key, str(Path.cwd()))
+    if total is not None and total < 4 * CHUNK:  # starting processes would take longer
+        yield from (encode_for(job, chunk) for chunk in chunks)
+        return
+    yield from map_in_processes(encode_for, ((job, chunk) for chunk in chunks))
 
 
 def split_into_chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -96,10 +101,14 @@ def split_into_chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def encode_chunk(job: Job, items: list[Any]) -> tuple[list[Encoded], list[Unusable]]:
+def encode_for(job: Job, items: list[Any]) -> tuple[list[Encoded], list[Unusable]]:
     """Encode some items, in a worker process."""
     os.chdir(job.folder)
-    task, tokenizer = open_job(job)
+    return encode_chunk(*open_job(job), items)
+
+
+def encode_chunk(task: Task, tokenizer: Tokenizer, items: list[Any]) -> tuple[list[Encoded], list[Unusable]]:
+    """Encode some items."""
     encoded, unusable = [], []
     for item in items:
         try:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import io
 import os
 from collections.abc import Callable, Mapping, Sized
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from gpt_tf2.data.encoding import STREAM, Encoded, Job, encode_items, smallest_dtype
+from gpt_tf2.data.encoding import STREAM, Encoded, encode_items, smallest_dtype
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.kept import KEPT_FOLDER, Kept, Sources, open_or_build
 from gpt_tf2.tasks.data_files import folder_of, list_files
@@ -94,9 +95,10 @@ def prepare(
     key = settings_key(task, split, tokenizer)
 
     def build(folder: Path) -> dict[str, Any]:
-        job = Job(task.loader, tokenizer.files, tokenizer.digest, key, str(Path.cwd()))
-        dtype = smallest_dtype(tokenizer)
-        return {"dtype": dtype.name, "skipped": write_tokens(folder, task, job, dataset_path, split, dtype, show)}
+        with contextlib.ExitStack() as stack:
+            files = {name: stack.enter_context((folder / name).open("wb")) for name in ARRAYS}
+            skipped = write_tokens(files, task, dataset_path, split, tokenizer, key, show)
+        return {"dtype": smallest_dtype(tokenizer).name, "skipped": skipped}
 
     with open_or_build(
         home / f"{task.name}-{split}-{location}",
@@ -108,6 +110,19 @@ def prepare(
         changed=InputError("changed while it was read: start again", "data", dataset_path),
     ) as kept:
         return open_tokens(kept)
+
+
+def prepare_in_memory(task: Task, dataset_path: str, split: str, tokenizer: Tokenizer, show: Show) -> Tokens:
+    """Prepare the tokens of a split without writing them; see `prepare`."""
+    files = {name: io.BytesIO() for name in ARRAYS}
+    key = settings_key(task, split, tokenizer)
+    skipped = write_tokens(files, task, dataset_path, split, tokenizer, key, show)
+    dtype = smallest_dtype(tokenizer)
+    arrays = {name: np.frombuffer(files[name].getbuffer(), ARRAYS[name] or dtype) for name in ARRAYS}
+    content = hashlib.sha256(
+        b"".join(hashlib.sha256(array.tobytes()).digest() for array in arrays.values())
+    ).hexdigest()
+    return Tokens(**arrays, key=content, content=content, skipped=skipped)
 
 
 def settings_key(task: Task, split: str, tokenizer: Tokenizer) -> str:
@@ -125,9 +140,18 @@ def data_sources(dataset_path: str) -> Sources:
 
 
 def write_tokens(
-    folder: Path, task: Task, job: Job, dataset_path: str, split: str, dtype: np.dtype, show: Show
+    files: Mapping[str, BinaryIO],
+    task: Task,
+    dataset_path: str,
+    split: str,
+    tokenizer: Tokenizer,
+    key: str,
+    show: Show,
 ) -> list[str]:
-    """Encode a split and write its arrays to a folder. Returns lines on what was read and skipped.
+    """Encode a split and write its arrays to the open files of `ARRAYS`. Returns lines on what was read and skipped.
+
+    Args:
+        key: see `settings_key`.
 
     Raises InputError if the data is bad, or nothing of it can be used.
     """
@@ -135,15 +159,14 @@ def write_tokens(
     total = len(items) if isinstance(items, Sized) else None
     skipped, done = Skipped(), 0
     items = skipped.take_out(items)
-    with contextlib.ExitStack() as stack:
-        writer = Writer({name: stack.enter_context((folder / name).open("wb")) for name in ARRAYS}, dtype)
-        for encoded, unusable in encode_items(task, job, items, total):
-            for example in encoded:
-                writer.add(example)
-            for error in unusable:
-                skipped.add(error.reason, error.name)
-            done += len(encoded) + len(unusable)
-            show(done, total)
+    writer = Writer(files, smallest_dtype(tokenizer))
+    for encoded, unusable in encode_items(task, tokenizer, key, items, total):
+        for example in encoded:
+            writer.add(example)
+        for error in unusable:
+            skipped.add(error.reason, error.name)
+        done += len(encoded) + len(unusable)
+        show(done, total)
     if not writer.tokens:
         raise no_examples(dataset_path, split, skipped)
     return skipped.lines()

@@ -119,7 +119,7 @@ class RunningText:
 class Task:
     """A task as a value, made by `find_task` from a module.
 
-    loader: the name that `find_task` was given.
+    loader: the name that `find_task` was given; "" if the data is in memory.
     name: of the module, for the names of files.
     file: the module's source.
     reading: how the files of its data are read.

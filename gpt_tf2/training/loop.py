@@ -15,6 +15,7 @@ import numpy as np
 
 from gpt_tf2.data.batches import Batch, Batches
 from gpt_tf2.errors import InputError
+from gpt_tf2.training.callbacks import Callbacks
 from gpt_tf2.training.monitor import Monitor
 from gpt_tf2.training.schedule import Schedule
 from gpt_tf2.training.state import History
@@ -49,6 +50,7 @@ def train(
     plan: TrainingPlan,
     history: History,
     monitor: Monitor,
+    callbacks: Callbacks,
     save: Callable[[], None],
     sample: Callable[[], str],
 ) -> bool:
@@ -57,12 +59,13 @@ def train(
     Args:
         validation: held-out data; None skips validation.
         history: losses so far; new ones are appended.
+        callbacks: of Keras; an epoch ends with its validation. They may end the training.
         save: called every `save_every` steps, at the end, and after the step during which SIGINT, SIGTERM or SIGHUP
             arrived.
         sample: returns a text to show.
 
     Returns:
-        Whether training reached the end of the plan; False if a signal stopped it.
+        Whether training reached the end of the plan; False if a signal or a callback stopped it.
 
     Raises InputError if the loss or a weight is no longer finite; nothing is saved then.
     """
@@ -76,28 +79,37 @@ def train(
 
     steps = range(len(history.losses), plan.steps)
     with stop_on_signal() as stopped, contextlib.closing(prepare_ahead(data, plan, steps)) as batches:
+        callbacks.begin_training()
         if validation and not history.validation:
             validate(trainer, validation, plan, history, monitor)
         for step, batch in zip(steps, batches, strict=True):
             rate, done = schedule(step), step + 1
+            callbacks.begin_step(step)
             running.append((trainer.step(batch, rate, plan.seed, step), rate, batch.size))
-            read_losses(trainer.steps_ahead)
-            is_last, is_stopped = done == plan.steps, stopped.is_set()
-            validates = validation and (is_due(done, plan.validate_every) or is_last)
+            read_losses(callbacks.steps_ahead)
+            callbacks.end_step(step)
+            is_last, is_stopped = done == plan.steps or callbacks.is_stopping, stopped.is_set()
+            ends_epoch = is_due(done, plan.validate_every) or is_last
+            validates = validation and ends_epoch
             samples, saves = is_due(done, plan.sample_every), is_due(done, plan.save_every)
             if is_last or is_stopped or validates or samples or saves:
                 read_losses()
             if validation and validates:
                 validate(trainer, validation, plan, history, monitor)
+            if ends_epoch:
+                callbacks.end_epoch()
             if samples:
                 monitor.say(sample())
                 monitor.restart_clock()
-            if is_last or is_stopped:
+            if is_last or is_stopped or callbacks.is_stopping:
                 break
             if saves:
                 check_finite(trainer, done)
                 save()
                 monitor.restart_clock()
+        monitor.end()
+        if not stopped.is_set():
+            callbacks.end_training()
         check_finite(trainer, len(history.losses))
         save()  # even if no step was left: an earlier process may have ended between saving the state and the model
     return len(history.losses) >= plan.steps

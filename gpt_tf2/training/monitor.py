@@ -78,7 +78,8 @@ class Monitor(contextlib.AbstractContextManager):
         self.log: EventLog | None = None
         self.times: deque[float] = deque(maxlen=AVERAGED_STEPS + 1)  # in seconds, when steps were done
         self.tokens: deque[int] = deque(maxlen=AVERAGED_STEPS)
-        self.validation_loss = ""
+        self.done = 0
+        self.loss = self.validation_loss = self.speed = ""
         if shown:
             with self._stop_on_error():
                 self.log = EventLog(logs)
@@ -100,15 +101,20 @@ class Monitor(contextlib.AbstractContextManager):
         self.tokens.append(tokens)
         self._log("loss/training", loss, done)
         self._log("learning_rate", learning_rate, done)
-        description = f"loss {loss:.3f}{self.validation_loss}"
+        self.done, self.loss, self.speed = done, f"loss {loss:.3f}", ""
         if len(self.times) > 1:  # the first step after a start or a break has no beginning to measure from
             steps, seconds = len(self.times) - 1, self.times[-1] - self.times[0]
             speed = sum(list(self.tokens)[-steps:]) / seconds  # tokens/s
             self._log("tokens_per_second", speed, done)
             left = timedelta(seconds=round((self.steps - done) * seconds / steps))
-            description += f" · {speed:,.0f} tokens/s · {str(left).removeprefix('0:')} left"
-        line = f"step {done}/{self.steps} · {description}"
-        self.display.update(done, self.steps, description, line, last=done == self.steps)
+            self.speed = f" · {speed:,.0f} tokens/s · {str(left).removeprefix('0:')} left"
+        if done < self.steps:
+            self._show()
+
+    def end(self) -> None:
+        """Show the last step, now with the validation after it."""
+        if self.done:
+            self._show(last=True)
 
     def validated(self, done: int, loss: float) -> None:
         """Report the mean loss of a validation after `done` steps, in nats."""
@@ -124,6 +130,10 @@ class Monitor(contextlib.AbstractContextManager):
     def restart_clock(self) -> None:
         """Keep the time spent since the last step out of tokens/s."""
         self.times.clear()
+
+    def _show(self, last: bool = False) -> None:
+        description = self.loss + self.validation_loss + self.speed
+        self.display.update(self.done, self.steps, description, f"step {self.done}/{self.steps} · {description}", last)
 
     def _log(self, name: str, value: float, done: int) -> None:
         with self._stop_on_error():

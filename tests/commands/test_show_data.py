@@ -29,7 +29,7 @@ def test_completions_are_shown_in_brackets(data_sets: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("flags", "act", "words"),
     [
-        ("--data_loader=cnndm --dataset_path=no", lambda: None, ["no/url_lists/all_train.txt", "give the folder"]),
+        ("--data_loader=cnndm --dataset_path=no", lambda: None, ["--dataset_path no", "no such file"]),
         ("--data_loader=cnndm --dataset_path=cnndm --split=dev", lambda: None, ["--split dev", "train, val, test"]),
         ("--data_loader=cnndm --dataset_path=cnndm --split=val", lambda: None, ["all_val.txt", "give the folder"]),
         ("--data_loader=cnndm --dataset_path=cnndm", lambda: shutil.rmtree("cnndm/cnn/stories"), []),
@@ -48,7 +48,7 @@ def test_completions_are_shown_in_brackets(data_sets: Path, capsys: pytest.Captu
             lambda: Path("cnndm/url_lists/all_train.txt").write_bytes(b"\xff"),
             ["all_train.txt: not UTF-8", "download it again"],
         ),
-        ("--data_loader=coqa --dataset_path=no", lambda: None, ["no/coqa-train-v1.0.json", "check the path"]),
+        ("--data_loader=coqa --dataset_path=no", lambda: None, ["--dataset_path no", "no such file"]),
         (
             "--data_loader=coqa --dataset_path=coqa",
             lambda: Path("coqa/coqa-train-v1.0.json").write_text('{"data": [{]}'),

@@ -223,7 +223,7 @@ def test_an_article_longer_than_the_context_is_shortened(folder: Path, capsys: p
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--data_loader=cnndm", "--dataset_path=no"], ["no/url_lists/all_test.txt", "give the folder"]),
+        (["--data_loader=cnndm", "--dataset_path=no"], ["--dataset_path no", "no such file", "give"]),
         (["--data_loader=cnndm", "--dataset_path=stories", "--split=dev"], ["--split dev", "train, val, test"]),
         (["--data_loader=xsum", "--dataset_path=stories"], ["--data_loader xsum", "cnndm"]),
         (["--data_loader=coqa", "--dataset_path=talks", "--limit=0"], ["--limit 0", "at least 1"]),

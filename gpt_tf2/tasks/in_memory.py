@@ -1,0 +1,140 @@
+"""Data that a program holds in memory, as a task: texts, pairs of prompt and completion, or token ids."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.lookup import has_no_completions
+from gpt_tf2.tasks.task import Example, Piece, Reading, RunningText, Task, Turn
+from gpt_tf2.tasks.text import TextPart, cut_text, read_part
+
+PLACE = "in memory"  # stands for the path of the data in messages
+KINDS = "texts, (prompt, completion) pairs or arrays of token ids"
+
+
+class Ids(NamedTuple):
+    """Token ids, a stream of their own: a part of a running text. ids: int [N]."""
+
+    ids: np.ndarray
+    label: str = PLACE
+    begins: bool = True
+
+
+def make_task_in_memory(data: Any, literal_specials: bool = False) -> Task:
+    """A task for training on data in memory. It can be read once.
+
+    Args:
+        data: an iterable, which is read once and lazily: strings, pairs of prompt and completion, or int arrays [N]; a
+            `tf.data.Dataset` of the same; or one int array, [N] or [streams, N]. Texts are joined with the end-of-text
+            token, as the files of a folder are. Pairs are examples, whose completions end with that token.
+        literal_specials: whether `<|endoftext|>` in a text is its letters instead of the token.
+
+    Raises InputError if it is something else, or empty; and, when it is read, if it mixes them.
+
+    Example:
+        >>> task = make_task_in_memory([("1 + 1 =", " 2")])
+        >>> [task.example(item).turns[0].completions for item in task.items("", "train")]
+        [(' 2',)]
+    """
+    items = (to_item(value, number) for number, value in enumerate(iterate(data), start=1))
+    first = next(items, None)
+    if first is None:
+        raise InputError(f"`data` is empty: give {KINDS}")
+    same_kind = check_kind(itertools.chain([first], items), type(first))
+    running_text = None
+    if not isinstance(first, Example):
+        parts = cut_texts(same_kind, literal_specials) if isinstance(first, str) else same_kind
+        running_text = RunningText(lambda path: parts, read_pieces)
+    return Task(
+        loader="",
+        name="memory",
+        file=Path(__file__),
+        reading=Reading(literal_specials=literal_specials),
+        splits=("train",),
+        stop="",
+        loss_on="all" if running_text else "completion",
+        drafts=False,
+        names=None,
+        suffix=".txt",
+        items=lambda path, split: same_kind,
+        example=lambda item: item,
+        write=has_no_completions,
+        score=has_no_completions,
+        check=has_no_completions,
+        running_text=running_text,
+    )
+
+
+def iterate(data: Any) -> Iterator[Any]:
+    """The values of the data, not yet checked."""
+    if hasattr(data, "as_numpy_iterator"):  # a tf.data.Dataset
+        if int(data.cardinality()) == -1:
+            raise InputError("`data` never ends: drop repeat() of the tf.data.Dataset")
+        return data.as_numpy_iterator()
+    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
+        raise InputError(f"`data` is {type(data).__name__}: give a path, or {KINDS}")
+    if is_ids(data) and np.asarray(data).ndim == 1:
+        return iter([data])
+    return iter(data)
+
+
+def to_item(value: Any, number: int) -> str | Example | Ids:
+    """A text, a pair as an example, or token ids. number: of the value, from 1."""
+    if isinstance(value, str | bytes):
+        return to_text(value, number)
+    if is_ids(value) and np.asarray(value).ndim == 1:
+        return Ids(np.asarray(value))
+    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(part, str | bytes) for part in value):
+        prompt, completion = (to_text(part, number) for part in value)
+        return Example(f"pair {number:,}", "", (Turn(prompt, (completion,)),))
+    raise InputError(f"`data`: item {number:,} is {describe(value)}: give {KINDS}")
+
+
+def is_ids(value: Any) -> bool:
+    """Whether a value is an array of integers, or a list of them."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(isinstance(id, int | np.integer) and not isinstance(id, bool) for id in value)
+    return isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.integer)
+
+
+def to_text(value: str | bytes, number: int) -> str:
+    """A text; TensorFlow's strings are bytes."""
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise InputError(f"`data`: item {number:,} is not UTF-8 text at byte {error.start}: decode it") from None
+
+
+def describe(value: Any) -> str:
+    """A value's type, and the shape of an array or the length of a tuple."""
+    name = type(value).__name__
+    if isinstance(value, np.ndarray):
+        return f"{name} of {value.dtype}, {list(value.shape)}"
+    return f"{name} of {len(value)}" if isinstance(value, tuple | list) else name
+
+
+def check_kind(items: Iterable[Any], kind: type) -> Iterator[Any]:
+    """Yields the items. Raises InputError at the first that is not of the kind of the first one."""
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, kind):
+            raise InputError(f"`data`: item {number:,} is of another kind than the first: give either {KINDS}")
+        yield item
+
+
+def cut_texts(texts: Iterable[str], literal: bool) -> Iterator[TextPart]:
+    """The parts of texts, one stream."""
+    begins = True
+    for text in texts:
+        follows = not begins
+        for part in cut_text([text]):
+            yield TextPart(PLACE, begins, follows, part, literal=literal)
+            begins = follows = False
+
+
+def read_pieces(part: Any) -> list[Piece]:
+    """The pieces of a part."""
+    return [part.ids] if isinstance(part, Ids) else read_part(part)
