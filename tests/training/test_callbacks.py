@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,15 @@ def test_a_run_stops_at_the_end_of_a_step_and_resumes(plain: tuple[Path, Finetun
     resumed = finetune(output="m.h5", resume=True, callbacks=[recorder], **RUN)
     assert recorder.calls[:3] == ["begin 2x3", "epoch 0", "step 2"] and len(resumed.history["loss"]) == 2
     assert are_identical(read_weights(plain[0] / "m.h5"), read_weights(Path("output/m.h5")))
+
+
+def test_a_run_that_is_interrupted_ends_without_the_hook_of_its_end(workplace: Path) -> None:
+    recorder = Recorder()
+    interrupt = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: signal.raise_signal(signal.SIGINT)
+    )
+    result = finetune(callbacks=[recorder, interrupt], **RUN)
+    assert recorder.calls == ["begin 2x3", "epoch 0", "step 0"] and len(result.history["loss"]) == 1
 
 
 def test_adapters_are_part_of_the_network_that_callbacks_see(workplace: Path) -> None:
