@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpt_tf2.config import GPT2Config
     from gpt_tf2.data.keras_batches import open_batches
     from gpt_tf2.errors import InputError
+    from gpt_tf2.language_model import LanguageModel, load
     from gpt_tf2.model import GPT2
     from gpt_tf2.tokenizer import Tokenizer
     from gpt_tf2.training.optimizers import make_optimizer
@@ -29,10 +30,12 @@ __all__ = [
     "GPT2",
     "GPT2Config",
     "InputError",
+    "LanguageModel",
     "Tokenizer",
     "__version__",
     "evaluate",
     "finetune",
+    "load",
     "load_model",
     "make_optimizer",
     "make_trainer",
@@ -44,9 +47,11 @@ MODULES = {
     "GPT2": "model",
     "GPT2Config": "config",
     "InputError": "errors",
+    "LanguageModel": "language_model",
     "Tokenizer": "tokenizer",
     "evaluate": "api",
     "finetune": "api",
+    "load": "language_model",
     "load_model": "checkpoints.opened",
     "make_optimizer": "training.optimizers",
     "make_trainer": "training.trainer",

@@ -344,7 +344,7 @@ class GPT2(keras.Model):
         Example:
             >>> model = GPT2.from_preset("124M", dropout=0.1, dtype="mixed_bfloat16")  # doctest: +SKIP
         """
-        from gpt_tf2.checkpoints.presets import open_preset
+        from gpt_tf2.commands.presets import open_preset
 
         config, checkpoint = open_preset(preset)
         return cls(config, read=checkpoint.read, **options)

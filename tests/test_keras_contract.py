@@ -145,7 +145,7 @@ def test_a_preset_is_a_name_in_models_or_a_path(workplace: Path) -> None:
     loaded = GPT2.from_preset("m.safetensors")
     for name, values in expected.tensors().items():
         assert np.array_equal(values, model.tensors()[name]) and np.array_equal(values, loaded.tensors()[name])
-    with pytest.raises(InputError, match="no such checkpoint"):
+    with pytest.raises(InputError, match="no such model"):
         GPT2.from_preset("absent")
 
 

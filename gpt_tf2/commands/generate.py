@@ -2,12 +2,10 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from gpt_tf2.commands.data_settings import ENCODING
@@ -15,18 +13,14 @@ from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.errors import InputError
-from gpt_tf2.generation.samples import spawn_generators
-from gpt_tf2.generation.sampling import MinimumLength
-from gpt_tf2.generation.scheduler import Request
-from gpt_tf2.generation.scheduling import make_scheduler
-from gpt_tf2.generation.text_stream import TextStream, discard
+from gpt_tf2.generation.completions import CompletionRules, Sample, check_prompt, complete_prompts, encode_prompt
+from gpt_tf2.generation.text_stream import discard
 from gpt_tf2.storage.pieces import write_pieces
 from gpt_tf2.storage.text_files import ENCODING_FIX, check_encoding, read_lines
-from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
+from gpt_tf2.tokenizer import END_OF_TEXT
 
 ESCAPE = re.compile(r"""\\\\n|\\n|\\["'`´‘’‚‛“”„‟«»‹›]""")
 LINE = "-" * 50
-MOST_SLOTS = 4096  # sequences at a time: more would gain nothing, and a million would fill the memory
 Show = Callable[[str], None]
 
 
@@ -73,19 +67,18 @@ class GenerateSettings(ModelSettings):
         if self.prompts is not None and self.prompt:
             raise InputError("cannot be combined with `prompt`: drop one", "prompts", self.prompts)
 
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """A completion of a starter.
-
-    prompt: the starter, unescaped. text: what the model added. tokens: how many that took.
-    ended: why it ended: "end" (of the text), "stop" (the stop text), "length", or "context" if that was full before.
-    """
-
-    prompt: str
-    text: str
-    tokens: int
-    ended: str
+    def rules(self, stops: Sequence[str]) -> CompletionRules:
+        """How prompts are completed; `stops` are the texts that end a sample."""
+        return CompletionRules(
+            sampler=self.sampler(),
+            max_new_tokens=self.max_new_tokens,
+            min_length=self.min_length,
+            stops=tuple(stops),
+            n_samples=self.n_samples or self.batch_size,
+            seed=self.seed,
+            slots=self.batch_size,
+            draft=self.drafts(False),
+        )
 
 
 def generate(settings: GenerateSettings) -> list[str]:
@@ -138,75 +131,34 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
     """Yields the samples in the order of their starters, each once it and those before it are finished.
 
     Args:
-        show: called with each starter and with the text as it is generated.
+        show: called with the first starter, and with the text of every sample as it is generated.
         say: called with lines about the run.
     """
     starters = list_starters(settings)  # first: a model may have to be downloaded
     model, engine = find_model(settings)
-    tokenizer, n_ctx = model.tokenizer, model.config.n_ctx
-    texts = [starter.text for starter in starters]
-    prompts = [tokenizer.encode(text, not settings.literal_specials) or [tokenizer.end_of_text] for text in texts]
-    for starter, prompt in zip(starters, prompts, strict=True):
-        check_prompt(settings, starter, len(prompt), n_ctx, model.path)
-    room = n_ctx - max(map(len, prompts))
+    n_ctx = model.config.n_ctx
+    prompts = []
+    for starter in starters:
+        prompts.append(encode_prompt(model.tokenizer, starter.text, settings.literal_specials))
+        name, where = ("the starter", ("prompts", starter.place)) if starter.place else ("`prompt`", ())
+        check_prompt(model, prompts[-1], settings.min_length, name, *where)
+    room = n_ctx - max(len(prompt.ids) for prompt in prompts)
     if room < settings.max_new_tokens:
         after = "the longest prompt" if len(prompts) > 1 else "the prompt"
         say(f"the context of {n_ctx:,} tokens has room for {room:,} after {after}, not for {settings.max_new_tokens:,}")
-    specials = sum(text.count(END_OF_TEXT) for text in texts)
+    specials = sum(prompt.text.count(END_OF_TEXT) for prompt in prompts)
     if specials:
         meaning = "letters" if settings.literal_specials else "the end-of-text token"
         say(f"{specials:,} {END_OF_TEXT} in the prompts, read as {meaning}")
     decoder = load_decoder(settings, model, engine, say)
-    count = settings.n_samples or settings.batch_size
-    began = time.monotonic()
-    slots = min(settings.batch_size, count * len(prompts), MOST_SLOTS)
-    scheduler = make_scheduler(decoder, settings.sampler(), tokenizer.end_of_text, slots, settings.drafts(False))
-    requests = make_requests(settings, tokenizer, n_ctx, texts, prompts, show)
-    for request in itertools.islice(requests, 2 * slots):  # the others as those are finished
-        scheduler.submit(request)
-    samples: dict[int, Sample] = {}
-    total = tokens = 0
-    for request in scheduler.run():
-        for following in itertools.islice(requests, 1):
-            scheduler.submit(following)
-        number, stream = request.tag
-        ended = "stop" if stream.stopped else "end"
-        if ended == "end" and stream.tokens >= request.max_new_tokens:
-            ended = "length" if stream.tokens >= settings.max_new_tokens else "context"
-        samples[number] = Sample(texts[number // count], stream.finish(), stream.tokens, ended)
-        tokens += stream.tokens
-        while total in samples:
-            yield samples.pop(total)
-            total += 1
+    rules = settings.rules([unescape(settings.stop)] if settings.stop else [])
+    began, tokens = time.monotonic(), 0
+    if settings.include_prompt:
+        show(prompts[0].text)
+    for sample in filter(None, complete_prompts(decoder, model.tokenizer, prompts, rules, show)):
+        tokens += sample.tokens
+        yield sample
     say(f"{tokens / (time.monotonic() - began):.3g} tokens/s, {decoder.name}")
-
-
-def make_requests(
-    settings: GenerateSettings,
-    tokenizer: Tokenizer,
-    n_ctx: int,
-    starters: Sequence[str],
-    prompts: Sequence[list[int]],
-    show: Show,
-) -> Iterator[Request]:
-    """Yields a request for each sample, tagged with its number and its text, when it is asked for.
-
-    show: called with each starter and with the text as it is generated.
-    """
-    sampler, end = settings.sampler(), tokenizer.end_of_text
-    stops = [unescape(settings.stop)] if settings.stop else []
-    count = settings.n_samples or settings.batch_size
-    for number, generator in enumerate(spawn_generators(settings.seed, count * len(prompts))):
-        prompt = prompts[number // count]
-        if settings.include_prompt:
-            show(starters[number // count])
-        rules = sampler.rules
-        if settings.min_length:  # first, so that a nucleus never holds the end alone
-            rules = (MinimumLength(end, len(prompt) + settings.min_length), *rules)
-        stream = TextStream(tokenizer, stops, show)
-        ruled = dataclasses.replace(sampler, rules=rules)
-        room = min(settings.max_new_tokens, n_ctx - len(prompt))
-        yield Request(prompt, room, ruled, generator, stream.add, tag=(number, stream))
 
 
 class Starter(NamedTuple):
@@ -231,18 +183,6 @@ def list_starters(settings: GenerateSettings) -> list[Starter]:
     if not starters:
         raise InputError("no starters in it: give a starter a line", "prompts", settings.prompts)
     return starters
-
-
-def check_prompt(settings: GenerateSettings, starter: Starter, tokens: int, n_ctx: int, path: Path) -> None:
-    """Raises InputError if a prompt leaves no room in the context, or less than `min_length`."""
-    name = "the starter" if starter.place else "`prompt`"
-    where = ("prompts", starter.place) if starter.place else ()
-    if tokens >= n_ctx:
-        excess = f"{name} has {tokens} tokens, n_ctx of {path} is {n_ctx}"
-        raise InputError(f"{excess}: shorten it to {n_ctx - 1} or fewer", *where)
-    if tokens + settings.min_length > n_ctx:
-        room = f"{name} has {tokens} of the {n_ctx} tokens of n_ctx, which leaves {n_ctx - tokens}"
-        raise InputError(f"{room}, fewer than `min_length` {settings.min_length}: lower `min_length`", *where)
 
 
 def unescape(starter: str) -> str:

@@ -96,7 +96,7 @@ class DeviceScheduler(BaseScheduler):
         self._positions = max(self._positions, len(request.prompt) + request.max_new_tokens)
         super().submit(request)
 
-    def run(self) -> Iterator[Request]:
+    def steps(self) -> Iterator[Request | None]:
         weights = read_weights(self.model)
         values = [variable.value for variable in self.model.variables]
         if list(map(id, values)) != list(map(id, self._values)):
@@ -122,6 +122,7 @@ class DeviceScheduler(BaseScheduler):
                     running.running = False
                     self._running[slot] = None
                     yield running.request
+            yield None
 
     def _hand_out(self, running: RunningRequest, tokens: list[int]) -> None:
         """Pass new tokens to a request's caller, until it wants no more."""

@@ -67,6 +67,10 @@ class BaseScheduler:
 
         Iterate to the end: the requests that are in slots when the iteration is abandoned are lost.
         """
+        return (request for request in self.steps() if request)
+
+    def steps(self) -> Iterator[Request | None]:
+        """Like `run`, but also yields None after each step, for a caller that shows text or shares the decoder."""
         raise NotImplementedError
 
 
@@ -141,8 +145,8 @@ class Scheduler(BaseScheduler):
         self._state = decoder.begin()
         self._in_state: list[ActiveSequence] = []  # the sequences of the state, finished ones included
 
-    def run(self) -> Iterator[Request]:
-        """Yields each submitted request when it is finished; see `BaseScheduler.run`.
+    def steps(self) -> Iterator[Request | None]:
+        """Yields each submitted request when it is finished, and None after each step; see `BaseScheduler.steps`.
 
         If nothing waits, a conversation's next turn gets the slot that has its passage.
         """
@@ -161,6 +165,7 @@ class Scheduler(BaseScheduler):
             if 2 * len(running) <= len(sequences):  # not whenever one ends, as that copies all the others
                 sequences = running
             self._fill_slots(sequences)
+            yield None
 
     def _next_sequence(self) -> ActiveSequence:
         return ActiveSequence(self._waiting.popleft(), self.decoder.config.n_ctx)

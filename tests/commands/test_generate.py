@@ -100,8 +100,8 @@ def test_the_end_of_text_in_a_starter_is_the_token(
     workplace: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts: list[list[int]] = []
-    make_requests = module.make_requests
-    monkeypatch.setattr(module, "make_requests", lambda *given: prompts.extend(given[4]) or make_requests(*given))
+    check_prompt = module.check_prompt
+    monkeypatch.setattr(module, "check_prompt", lambda *given: prompts.append(given[1].ids) or check_prompt(*given))
     short = ["--starter=One<|endoftext|>Two<|endoftext|>", "--output_length=2"]
     samples, err = run(capsys, *short)
     assert samples[0]["prompt"] == short[0].removeprefix("--starter=")

@@ -40,8 +40,9 @@ def test_the_second_run_converts_nothing_and_does_not_import_tensorflow(
 ) -> None:
     first = run_greedy(capsys)
     assert "converted in" in first.err
-    program = f"""import sys; from gpt_tf2.cli import main
+    program = f"""import sys; import gpt_tf2; from gpt_tf2.cli import main
 main({GREEDY!r})
+gpt_tf2.load("models/tiny").perplexity("The tide")
 print({{"keras", "tensorflow"}} & {{*sys.modules}})"""
     second = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=workplace)
     assert second.stdout == first.out + "set()\n"
