@@ -15,6 +15,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # Most tests compile the same few programs for JAX. They, and the processes they start, find them compiled here.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# A test that would download a model fails at once: none may need the network.
+os.environ["GPT_TF2_BASE_URL"] = "none://tests-download-nothing"
 
 
 @pytest.fixture(scope="session")

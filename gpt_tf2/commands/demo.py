@@ -62,8 +62,7 @@ def run_demo(settings: DemoSettings) -> Path:
     )
     print(f"\nAfter training, from {output}:\n{write_sample(output)}\n")
     print("To do the same with GPT-2 and your own text:")
-    print("  gpt-tf2 download 124M")
-    print("  gpt-tf2 finetune --model 124M --data book.txt --lr 0.0001")
+    print("  gpt-tf2 finetune --model 124M --data book.txt")
     return output
 
 
