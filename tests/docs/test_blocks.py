@@ -23,7 +23,7 @@ from gpt_tf2.tokenizer import Tokenizer
 from helpers.markdown import Block, list_blocks, list_commands
 from helpers.workplace import OPENAI_TINY, ROOT, STORY
 
-SKIPPED = ("make ", "pip install ", "source ", "cd ", "git clone ")  # what prepares a machine
+SKIPPED = ("make ", "pip install ", "python3 -m venv ", "source ")  # what prepares a machine
 NUMBER = re.compile(r"[-+]?\d[\d.,:]*(?:e[-+]\d+)?")
 
 
