@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import gpt_tf2
 from gpt_tf2.cli import COMMANDS, split_command
 from gpt_tf2.commands.parsing import parse
 from helpers.markdown import PAGES, list_blocks, list_commands, list_headings, list_links
@@ -66,6 +67,11 @@ def test_every_command_line_is_one(words: list[str]) -> None:
 def test_every_command_is_in_the_pages() -> None:
     shown = {split_command(words[1:])[0] for words in list_command_lines().values() if words[0] == "gpt-tf2"}
     assert set(COMMANDS) <= shown
+
+
+def test_every_public_name_is_documented() -> None:
+    shown = re.findall(r"\w+", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
+    assert set(gpt_tf2.__all__) <= set(shown)
 
 
 def test_the_readme_is_short() -> None:
