@@ -38,6 +38,7 @@ def load(
     quantize: str | None = None,
     engine: str = "auto",
     offline: bool = False,
+    base: str | Path | None = None,
 ) -> "LanguageModel":
     """Loads a model, to be used many times.
 
@@ -50,6 +51,7 @@ def load(
         quantize: "int8" on a CPU: half the memory, three times as fast. The logger is told what it costs in perplexity.
         engine: "litert" or "graph" (Keras). "auto": LiteRT on a CPU, unless Keras runs on JAX.
         offline: whether to refuse to download a released size that is not on this machine.
+        base: the model that adapters belong to, if it is not where they say.
 
     Raises InputError, naming the parameter or the file, if there is no such model, or if it cannot run here.
 
@@ -57,8 +59,8 @@ def load(
         >>> lm = gpt_tf2.load("124M")  # doctest: +SKIP
         >>> lm.generate("The tide", max_new_tokens=20, seed=1)  # doctest: +SKIP
     """
-    given = {"model": model, "precision": precision, "quantize": quantize, "engine": engine, "offline": offline}
-    settings = make_settings(ModelSettings, given)
+    given = {"model": model, "precision": precision, "quantize": quantize, "engine": engine}
+    settings = make_settings(ModelSettings, {**given, "offline": offline, "base": base})
     opened, chosen = find_model(settings)
     decoder = open_decoder(opened, chosen, quantize or precision, logger.info, lambda done, total: None)
     return LanguageModel(opened, decoder, exact=precision != "auto" or decoder.precision != "bfloat16")

@@ -45,7 +45,10 @@ def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
     y = ops.matmul(x, w) + b
     if f"{name}/lora_a" not in weights:
         return y
-    down, up = (ops.cast(weights[f"{name}/lora_{part}"], x.dtype) for part in "ab")
+    down, up = weights[f"{name}/lora_a"], weights[f"{name}/lora_b"]
+    if f"{name}/lora_scale" in weights:
+        down = ops.multiply(down, weights[f"{name}/lora_scale"])  # before the cast, which would round the scale
+    down, up = ops.cast(down, x.dtype), ops.cast(up, x.dtype)
     return y + ops.matmul(ops.matmul(x, down), up)
 
 

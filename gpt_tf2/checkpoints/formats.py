@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai
+from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai, peft
+from gpt_tf2.checkpoints.adapters import Adapters
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import find_companion
 from gpt_tf2.checkpoints.released import cached_folder, find_size
@@ -41,7 +42,14 @@ def locate(path: str | Path) -> Path:
                 return path / name.removesuffix(".index")
         if prefix := openai.find_latest(path):
             return prefix
-        for unread in ("model.safetensors.index.json", "pytorch_model.bin.index.json", "pytorch_model.bin"):
+        if (path / peft.FILE).is_file():
+            return path / peft.FILE
+        for unread in (
+            "model.safetensors.index.json",
+            "pytorch_model.bin.index.json",
+            "pytorch_model.bin",
+            peft.PICKLED,
+        ):
             if (path / unread).is_file():
                 raise not_read(path / unread)
         raise InputError(f"{path}: neither model.ckpt.index nor model.safetensors in this folder: give {FORMATS}")
@@ -56,37 +64,54 @@ def locate(path: str | Path) -> Path:
 
 def not_read(path: Path) -> InputError:
     """The error for a model of Hugging Face's in another form than `model.safetensors`."""
+    if path.name == peft.PICKLED:
+        return InputError(f"{path}: pickled adapters, which gpt-tf2 does not read: {peft.FIX} as {peft.FILE}")
     kind = "one of several files of a model" if PART.search(path.name) else "a pickled model"
     fix = "open it with transformers and save it as one model.safetensors (save_pretrained, max_shard_size)"
     return InputError(f"{path}: {kind}, which gpt-tf2 does not read: {fix}")
 
 
-def read_config(path: Path) -> GPT2Config | None:
+def open_adapters(path: Path) -> Adapters | None:
+    """The adapters in a located checkpoint; None if it is a model.
+
+    Raises InputError if the file is damaged, or if the adapters are of a kind that is not read.
+    """
+    if openai.is_prefix(path):
+        return None
+    if path.suffix in HDF5_SUFFIXES:
+        return adapters.open_adapters(path)
+    return peft.open_adapters(path) if path.name == peft.FILE else None
+
+
+def read_config(path: Path, base: Path | None = None) -> GPT2Config | None:
     """The hyper-parameters that a located checkpoint carries, read without opening it; None if it carries none.
+
+    base: as in `open_checkpoint`. Adapters that carry none have those of their base.
 
     Raises InputError if they are damaged or malformed.
     """
     if openai.is_prefix(path):
         return None
+    held = open_adapters(path)
+    if held:
+        with explain_base(held, base):
+            return held.config or read_config_of_base(locate_base(held, base))
     return hdf5.read_config(path) if path.suffix in HDF5_SUFFIXES else huggingface.read_config(path)
 
 
-def read_vocabulary_digest(path: Path) -> str | None:
-    """The digest of the vocabulary that adapters were trained with; None for other checkpoints and earlier versions.
-
-    Raises InputError if the file is damaged.
-    """
-    if openai.is_prefix(path) or path.suffix not in HDF5_SUFFIXES:
-        return None
-    return adapters.read_vocabulary_digest(path)
+def read_config_of_base(path: Path) -> GPT2Config | None:
+    """The hyper-parameters that a base carries, or else those in the `hparams.json` beside it."""
+    carried, hparams = read_config(path), find_companion(path, "hparams.json")
+    return carried or (GPT2Config.from_json(hparams) if hparams else None)
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, base: Path | None = None) -> Checkpoint:
     """Opens a checkpoint without reading its tensors.
 
     Args:
         path: a folder with `model.safetensors` or `model.ckpt.index`, the prefix of a TF1 checkpoint, a `.h5` or a
-            `.safetensors` file.
+            `.safetensors` file; or adapters: a `.h5` file, or peft's folder.
+        base: the model that adapters belong to, if it is not where they say.
 
     Raises InputError if there is no checkpoint, if it is truncated, or if another program wrote it.
 
@@ -94,39 +119,42 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         >>> open_checkpoint("models/124M").shapes["wte"]  # doctest: +SKIP
         (50257, 768)
     """
-    return open_located(locate(path))
+    return open_located(locate(path), base)
 
 
-def open_located(path: Path, adapted: tuple[Path, ...] = ()) -> Checkpoint:
-    """Opens a located checkpoint, for the files of adapters `adapted`, whose base it is."""
+def open_located(path: Path, base: Path | None = None, above: tuple[Path, ...] = ()) -> Checkpoint:
+    """Opens a located checkpoint. above: the files of adapters whose base it is."""
+    held = open_adapters(path)
+    if held:
+        with explain_base(held, base):
+            opened = open_located(locate_base(held, base, above), above=(*above, path))
+        return adapters.open_merged(held, opened)
     if openai.is_prefix(path):
         return openai.open_checkpoint(path)
-    if path.suffix not in HDF5_SUFFIXES:
-        return huggingface.open_checkpoint(path)
-    bases = adapters.read_base_paths(path)
-    if not bases:
-        return hdf5.open_checkpoint(path)
-    with explain_base(path, bases[-1]):
-        checkpoint = open_located(locate_base(path, bases, adapted), (*adapted, path))
-    return adapters.open_merged(path, checkpoint)
+    return hdf5.open_checkpoint(path) if path.suffix in HDF5_SUFFIXES else huggingface.open_checkpoint(path)
 
 
-def locate_base(path: Path, bases: tuple[str, ...], adapted: tuple[Path, ...]) -> Path:
-    """The file of the model of the adapters at `path`, which is in the first of the places `bases` that has one.
+def locate_base(held: Adapters, base: Path | None = None, above: tuple[Path, ...] = ()) -> Path:
+    """The file of the model that adapters belong to, which is in the first of their places that has one.
 
     A released model may also be where this user keeps it: whether it is the same shows when its tensors are read.
 
+    Args:
+        base: the model, if it is not where the adapters say.
+        above: as in `open_located`.
+
     Raises InputError if there is none, or if it is one of the files above it.
     """
-    last = bases[-1]
+    bases = (str(base),) if base else held.bases
+    if not bases:
+        raise InputError("the adapters do not name it: give it as `base`")
     located = find_base(bases)
     if not located:
         try:
-            located = locate(last)
+            located = locate(bases[-1])
         except InputError as error:
-            started = "" if Path(last).is_absolute() else ", or start in the folder where the adapters were made"
-            raise InputError(f"{error}{started}") from None
-    if any(located.samefile(above) for above in (*adapted, path) if located.exists()):
+            raise InputError(str(error) if base else f"{error}, or give the model as `base`") from None
+    if any(located.samefile(file) for file in (*above, held.path) if located.exists()):
         raise InputError(f"{located}: adapters of themselves: put the model there that they were made for")
     return located
 
@@ -147,29 +175,29 @@ def try_to_locate(path: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def explain_base(path: Path, base: str) -> Iterator[None]:
-    """Adds to an error about the model `base` that the adapters at `path` need it."""
+def explain_base(held: Adapters, base: Path | None) -> Iterator[None]:
+    """Adds to an error about the base of adapters that they need it."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{path} holds adapters of {base}, which cannot be opened: {error}") from None
+        name = str(base or (held.bases or ["a model"])[-1])
+        raise InputError(f"{held.path} holds adapters of {name}, which cannot be opened: {error}") from None
 
 
-def list_sources(path: Path, adapted: tuple[Path, ...] = ()) -> tuple[Path, ...]:
+def list_sources(path: Path, base: Path | None = None, above: tuple[Path, ...] = ()) -> tuple[Path, ...]:
     """The files of a located checkpoint: its weights, those of its base, and the hyper-parameters that it carries.
 
-    adapted: as in `open_located`.
+    The arguments are those of `open_located`.
     """
     if openai.is_prefix(path):
         return tuple(openai.with_suffix(path, suffix) for suffix in (openai.INDEX, openai.DATA))
-    if path.suffix not in HDF5_SUFFIXES:
-        config_json = find_companion(path, "config.json")
-        return (path, config_json) if config_json else (path,)
-    bases = adapters.read_base_paths(path)
-    if not bases:
-        return (path,)
-    with explain_base(path, bases[-1]):
-        return (path, *list_sources(locate_base(path, bases, adapted), (*adapted, path)))
+    held = open_adapters(path)
+    if held:
+        settings = [path.with_name(peft.SETTINGS)] if path.name == peft.FILE else []
+        with explain_base(held, base):
+            return (path, *settings, *list_sources(locate_base(held, base, above), above=(*above, path)))
+    config_json = None if path.suffix in HDF5_SUFFIXES else find_companion(path, "config.json")
+    return (path, config_json) if config_json else (path,)
 
 
 def write_checkpoint(path: str | Path, config: GPT2Config, tensors: Mapping[str, Any]) -> Path:

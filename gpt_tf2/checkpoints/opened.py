@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,10 @@ from gpt_tf2.checkpoints.companions import companion_folder, find_companion
 from gpt_tf2.checkpoints.formats import (
     list_sources,
     locate,
+    locate_base,
+    open_adapters,
     open_checkpoint,
     read_config,
-    read_vocabulary_digest,
     write_checkpoint,
 )
 from gpt_tf2.config import GPT2Config
@@ -40,6 +41,8 @@ class OpenedModel:
     tokenizer: the vocabulary.
     sources: the files that the weights and the hyper-parameters are read from.
     stamp: of the sources when the model was found; see `Sources.stamp`.
+    base: the model that adapters belong to, if it was named.
+    remark: a line on what could not be checked; empty if all was.
     """
 
     path: Path
@@ -47,6 +50,8 @@ class OpenedModel:
     tokenizer: Tokenizer
     sources: tuple[Path, ...]
     stamp: str
+    base: Path | None = None
+    remark: str = ""
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -54,7 +59,7 @@ class OpenedModel:
 
         Raises InputError if a file is truncated or damaged, or if it belongs to another network.
         """
-        checkpoint = open_checkpoint(self.path)
+        checkpoint = open_checkpoint(self.path, self.base)
         checkpoint.check(self.config)
         return checkpoint
 
@@ -103,6 +108,7 @@ def open_model(
     json_encoder: str | Path | None = None,
     vocab_bpe: str | Path | None = None,
     fallback: Path | None = None,
+    base: Path | None = None,
 ) -> OpenedModel:
     """Finds a model with its hyper-parameters and vocabulary.
 
@@ -110,22 +116,33 @@ def open_model(
         path: as in `open_checkpoint`.
         json_hparams: the file of the hyper-parameters. Default: those in the checkpoint, or the hparams.json beside it.
         json_encoder, vocab_bpe: the files of the vocabulary. Default: those beside the checkpoint.
-        fallback: the folder to search for files that are not beside the checkpoint.
+        fallback: the folder to search for files that are not beside the checkpoint; then that of an adapters' base is.
+        base: the model that adapters belong to. Default: the one that they name.
 
-    Raises InputError if a file is missing or malformed, if vocabulary and model differ in size, or if adapters were
-    trained with another vocabulary.
+    Raises InputError if a file is missing or malformed, if vocabulary and model differ in size, if adapters were
+    trained with another vocabulary, or if a model that holds no adapters is given a base.
 
     Example:
         >>> open_model("models/124M").config.n_layer  # doctest: +SKIP
         12
     """
     path = locate(path)
-    hparams = json_hparams or find_companion(path, "hparams.json", fallback=fallback)
-    sources = (*list_sources(path), *([Path(hparams)] if hparams else []))
+    held = open_adapters(path)
+    if base and not held:
+        raise InputError(f"{path} holds no adapters, which alone have a base: leave it out", "base", base)
+    fallbacks = [fallback] if fallback else []
+    hparams = json_hparams or find_companion(path, "hparams.json", fallbacks=fallbacks)
+    sources = (*list_sources(path, base), *([Path(hparams)] if hparams else []))
     stamp = stamp_files(sources)
-    config = choose_config(path, None if json_hparams else read_config(path), hparams)
-    tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallback)
-    return OpenedModel(path, config, tokenizer, sources, stamp)
+    config = choose_config(path, None if json_hparams else read_config(path, base), hparams)
+    remark = ""
+    if held:
+        base_path = locate_base(held, base)
+        fallbacks.append(companion_folder(base_path))
+        if not held.knows_base:
+            remark = f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked"
+    tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallbacks, base)
+    return OpenedModel(path, config, tokenizer, sources, stamp, base, remark)
 
 
 def load_model(
@@ -189,24 +206,26 @@ def find_tokenizer(
     config: GPT2Config,
     json_encoder: str | Path | None = None,
     vocab_bpe: str | Path | None = None,
-    fallback: Path | None = None,
+    fallbacks: Sequence[Path] = (),
+    base: Path | None = None,
 ) -> Tokenizer:
     """The vocabulary of a located checkpoint. The arguments are those of `open_model`."""
-    encoder = json_encoder or find_companion(path, "encoder.json", "vocab.json", fallback=fallback)
-    merges = vocab_bpe or find_companion(path, "vocab.bpe", "merges.txt", fallback=fallback)
+    encoder = json_encoder or find_companion(path, "encoder.json", "vocab.json", fallbacks=fallbacks)
+    merges = vocab_bpe or find_companion(path, "vocab.bpe", "merges.txt", fallbacks=fallbacks)
     if encoder is None or merges is None:
         unread = " (tokenizer.json is not read)" if find_companion(path, "tokenizer.json") else ""
         fix = "copy them there, or give `json_encoder` and `vocab_bpe`"
         raise InputError(f"{path}: no encoder.json and vocab.bpe beside it{unread}: {fix}")
     tokenizer = Tokenizer(encoder, merges)
     if tokenizer.n_vocab != config.n_vocab:
-        open_checkpoint(path).check(config)  # the hyper-parameters may be at fault, not the vocabulary
+        open_checkpoint(path, base).check(config)  # the hyper-parameters may be at fault, not the vocabulary
         sizes = f"{tokenizer.n_vocab} tokens, but the model has {config.n_vocab}"
         fix = f"give the encoder.json and vocab.bpe of {path}"
         if tokenizer.n_vocab < config.n_vocab:
             fix += ", or take added tokens out of the model (resize_token_embeddings in transformers)"
         raise InputError(f"{encoder}: {sizes}: {fix}")
-    if read_vocabulary_digest(path) not in (None, tokenizer.digest):
+    held = open_adapters(path)
+    if held and held.notes.get("vocabulary_digest", tokenizer.digest) != tokenizer.digest:
         problem = f"another vocabulary than the one that the adapters {path} were trained with"
         raise InputError(f"{encoder}: {problem}: put the right encoder.json and vocab.bpe there")
     return tokenizer

@@ -6,9 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt_tf2.checkpoints import openai
-from gpt_tf2.checkpoints.adapters import read_base_paths
 from gpt_tf2.checkpoints.companions import find_companion
-from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, PART, SAFETENSORS, find_base, locate, read_config, try_to_locate
+from gpt_tf2.checkpoints.formats import (
+    HDF5_SUFFIXES,
+    PART,
+    SAFETENSORS,
+    find_base,
+    locate,
+    open_adapters,
+    read_config,
+    try_to_locate,
+)
 from gpt_tf2.checkpoints.opened import choose_config
 from gpt_tf2.checkpoints.released import (
     cached_folder,
@@ -27,7 +35,7 @@ MODELS = Path("models")
 FOLDERS = (MODELS, Path("output"))  # of own models
 
 
-def find_model_path(model: str, offline: bool = False) -> Path:
+def find_model_path(model: str, offline: bool = False, base: str | None = None) -> Path:
     """The path of a model, for `open_model`. A released size that is not on this machine is downloaded.
 
     So is the released model that adapters belong to.
@@ -35,6 +43,7 @@ def find_model_path(model: str, offline: bool = False) -> Path:
     Args:
         model: a name in `models/`, a path, or a released size.
         offline: whether to raise instead of downloading.
+        base: another model that adapters belong to, so that the one that they name is not needed.
 
     Raises InputError if there is no such model, or if it cannot be downloaded.
 
@@ -44,9 +53,9 @@ def find_model_path(model: str, offline: bool = False) -> Path:
     """
     path = find_on_machine(model)
     if path:
-        base = find_missing_base(path)
-        if base:
-            find_model_path(base, offline)
+        missing = None if base else find_missing_base(path)
+        if missing:
+            find_model_path(missing, offline)
         return path
     if model not in SIZES:
         raise explain_missing(model)
@@ -54,6 +63,12 @@ def find_model_path(model: str, offline: bool = False) -> Path:
         fix = f"run gpt-tf2 download {model} where there is a network, or give a path"
         raise InputError(f"{model} is not on this machine: {fix}", "offline")
     return download_missing(model)
+
+
+def find_model_and_base(model: str, base: str | None, offline: bool = False) -> tuple[Path, Path | None]:
+    """The paths of a model and of the base that is given for its adapters; see `find_model_path`."""
+    path = find_model_path(model, offline, base)
+    return path, find_model_path(base, offline) if base else None
 
 
 def find_on_machine(model: str) -> Path | None:
@@ -68,11 +83,10 @@ def find_on_machine(model: str) -> Path | None:
 
 
 def find_missing_base(path: Path) -> str | None:
-    """The released size whose adapters a file holds, if that model is not on this machine."""
-    if openai.is_prefix(path) or path.suffix not in HDF5_SUFFIXES or not path.is_file():
-        return None
-    bases = read_base_paths(path)
-    return find_size(bases[-1]) if bases and not find_base(bases) else None
+    """The released size whose adapters a file or folder holds, if that model is not on this machine."""
+    located = try_to_locate(str(path))
+    held = open_adapters(located) if located else None
+    return find_size(held.bases[-1]) if held and held.bases and not find_base(held.bases) else None
 
 
 def is_there(path: Path) -> bool:

@@ -14,11 +14,11 @@ from gpt_tf2.backend.hardware import has_fast_bfloat16
 from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import is_first_process, leave_processes, start_backend
 from gpt_tf2.backend.workers import Workers
-from gpt_tf2.checkpoints import adapters
+from gpt_tf2.checkpoints import adapters, peft
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
 from gpt_tf2.commands.data_settings import find_task_of
-from gpt_tf2.commands.find_model import find_model_path, find_on_machine
+from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
 from gpt_tf2.commands.measured_plan import measure_plan
@@ -144,9 +144,8 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     if settings.length > model.config.n_ctx:
         message = f"is above n_ctx {model.config.n_ctx} of {model.path}: lower it"
         raise InputError(message, "length", settings.length)
-    if call.is_written and settings.lora_rank and output.resolve() in [source.resolve() for source in model.sources]:
-        message = "the adapters would replace the model that they belong to: choose another name"
-        raise InputError(message, settings.output_setting(), output.name)
+    if call.is_written and settings.lora_rank:
+        check_replaced(settings, model)
     state = companion_folder(output) / "state.h5"
     saved = read_run(state) if settings.resume and state.is_file() else None
     if saved is not None:  # now, because preparing the data takes long
@@ -197,14 +196,25 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
 def open_base(settings: FinetuneSettings) -> OpenedModel:
     """The model to start from, with its weights checked."""
     if settings.model_ckpt:  # which the files beside the model may belong to: it is never downloaded for them
-        base = find_on_machine(settings.model) or Path(settings.model)
+        path = find_on_machine(settings.model) or Path(settings.model)
+        base = find_model_path(settings.base, settings.offline) if settings.base else None
     else:
-        base = find_model_path(settings.model, settings.offline)
-    model = open_model(
-        settings.model_ckpt or base, settings.json_hparams, settings.json_encoder, settings.vocab_bpe, base
-    )
+        path, base = find_model_and_base(settings.model, settings.base, settings.offline)
+    files = settings.json_hparams, settings.json_encoder, settings.vocab_bpe
+    model = open_model(settings.model_ckpt or path, *files, fallback=path, base=base)
     model.checkpoint.check(model.config)  # now, not after hours of preparing data
     return model
+
+
+def check_replaced(settings: FinetuneSettings, model: OpenedModel) -> None:
+    """Raises InputError if adapters would replace the model that they belong to, or the state of its run."""
+    output, setting = settings.output_path(), settings.output_setting()
+    if output.resolve() in [source.resolve() for source in model.sources]:
+        message = "the adapters would replace the model that they belong to: choose another name"
+        raise InputError(message, setting, output.name)
+    if companion_folder(output).resolve() == companion_folder(model.path).resolve():
+        message = f"the adapters would share a folder with {model.path}: choose another name"
+        raise InputError(message, setting, getattr(settings, setting))
 
 
 def is_memory_short(settings: FinetuneSettings, config: GPT2Config) -> bool:
@@ -284,7 +294,7 @@ def build(run: Run) -> "tuple[Run, Trainer, History]":
         network = run.model.load(settings.dropout, settings.precision, settings.held(), run.devices.place, note)
     run = dataclasses.replace(run, digests=digests, identity=run.identity | {WEIGHTS: first_weights(run, digests)})
     if settings.lora_rank:
-        add_adapters(network, run.trained, settings.seed)
+        add_adapters(network, run.trained, settings.seed, settings.lora_alpha)
     trainer = make_trainer(
         network,
         make_optimizer(settings.optimizer, settings.weight_decay),
@@ -395,6 +405,7 @@ def describe(run: Run, history: History) -> list[str]:
         f"training {learning:,} parameters ({format_flags(plan.settings())} --lr {run.settings.lr:g}), "
         f"about {gigabytes:.1f} GB",
         *run.data.report,
+        *filter(None, [run.model.remark]),
     ]
     if run.settings.resume:
         saved = f"resuming after step {len(history.losses)}" if run.saved is not None else "no save yet"
@@ -424,7 +435,8 @@ def save(run: Run, trainer: "Trainer", history: History) -> None:
     save_recipe(run)
     if run.settings.lora_rank:
         base = adapters.Base(run.model.path, run.digests, run.model.tokenizer.digest)
-        adapters.write(run.output, run.model.config, base, trainer.trained)
+        write = peft.write if run.output.name == peft.FILE else adapters.write
+        write(run.output, run.model.config, base, trainer.trained, run.settings.lora_alpha)
         save_vocabulary(run.model.tokenizer, run.output)
     else:
         save_model(trainer.model, run.output, run.model.tokenizer)

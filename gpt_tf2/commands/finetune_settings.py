@@ -5,11 +5,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt_tf2.checkpoints import peft
 from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
 from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK
 from gpt_tf2.commands.find_model import name_model
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of, join_items
-from gpt_tf2.commands.model_settings import MODEL, OF_MODEL, OFFLINE
+from gpt_tf2.commands.model_settings import BASE, MODEL, OF_MODEL, OFFLINE
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
@@ -65,6 +66,7 @@ class FinetuneSettings:
     model_ckpt: str | None = flag(
         None, "its checkpoint: a TF1 prefix or folder, .h5 or .safetensors (from --model)", **OF_MODEL
     )
+    base: str | None = flag(None, **BASE, metavar="MODEL")
     json_hparams: str | None = flag(
         None, "its hyper-parameters (from the checkpoint, its folder or --model)", **OF_MODEL
     )
@@ -122,6 +124,13 @@ class FinetuneSettings:
         shared=True,
         **NATURAL,
     )
+    lora_alpha: float | None = flag(
+        None,
+        "scale of the adapters: their product is multiplied by alpha / rank (the rank)",
+        group="memory",
+        shared=True,
+        **POSITIVE,
+    )
     lora_on: tuple[str, ...] = flag(
         MATRICES,
         "matrices of each block that get adapters",
@@ -165,7 +174,8 @@ class FinetuneSettings:
     )
     output: str | None = flag(
         None,
-        "the model to write, NAME.h5, .safetensors or .ckpt; in output/ unless it names a folder (DATA_MODEL.h5)",
+        "the model to write, NAME.h5, .safetensors or .ckpt, or for LoRA peft's folder NAME; "
+        "in output/ unless it names a folder (DATA_MODEL.h5)",
         group="output",
         metavar="FILE",
     )
@@ -183,6 +193,8 @@ class FinetuneSettings:
         if self.lora_rank and self.freeze:
             message = "cannot be combined with `lora_rank`, which already freezes all weights: drop one"
             raise InputError(message, "freeze", join_items(self.freeze))
+        if self.lora_alpha and not self.lora_rank:
+            raise InputError("scales LoRA adapters: give `lora_rank` as well", "lora_alpha", self.lora_alpha)
         if self.output and self.output_name:
             raise InputError(
                 "names the model to write, and so does `output`: drop one", "output_name", self.output_name
@@ -252,8 +264,11 @@ class FinetuneSettings:
         is_name = not self.output or Path(self.output).name == self.output
         path = Path("output") / name if is_name else Path(name)
         check_format(path)
-        if self.lora_rank and path.suffix not in HDF5_SUFFIXES:
-            raise InputError("adapters are written as .h5: end the name in .h5", self.output_setting(), path.name)
+        if self.lora_rank and not path.suffix:
+            return path / peft.FILE
+        if self.lora_rank and path.suffix not in HDF5_SUFFIXES and path.name != peft.FILE:
+            message = "adapters are written as NAME.h5, or for peft as a folder: end the name in .h5, or in nothing"
+            raise InputError(message, self.output_setting(), path.name)
         return path if path.suffix else path / "model.ckpt"
 
 
@@ -301,6 +316,7 @@ def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str
         for name, declared in flags_of(settings).items()
         if declared.shared
     }
+    shared["--lora_alpha"] = settings.lora_alpha or settings.lora_rank
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
     described = {"the model": dataclasses.asdict(config), VOCABULARY: vocabulary}

@@ -2,39 +2,94 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gpt_tf2.backend.starting import start_backend
-from gpt_tf2.checkpoints.adapters import read_base_paths
-from gpt_tf2.checkpoints.formats import check_format
-from gpt_tf2.checkpoints.opened import open_model, save_model
-from gpt_tf2.commands.find_model import find_on_machine
+from gpt_tf2.checkpoints.adapters import Adapters
+from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.checkpoints.formats import check_format, locate, locate_base, open_adapters
+from gpt_tf2.checkpoints.opened import OpenedModel, load_model, open_model, save_model
+from gpt_tf2.commands.find_model import find_model_and_base
 from gpt_tf2.commands.flags import flag
+from gpt_tf2.commands.model_settings import BASE, OFFLINE
+from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.errors import InputError
+
+if TYPE_CHECKING:
+    from gpt_tf2.model import GPT2
+
+TOKENS = 16  # whose logits are compared
 
 
 @dataclasses.dataclass(frozen=True)
 class MergeSettings:
     """The settings of `merge`."""
 
-    adapters: str = flag(dataclasses.MISSING, "the adapters, a .h5 file written by finetune --lora_rank")
+    adapters: str = flag(dataclasses.MISSING, "the adapters: a .h5 file of finetune --lora_rank, or peft's folder")
     output: str = flag(dataclasses.MISSING, "the checkpoint to write: NAME.h5, .safetensors or .ckpt")
+    base: str | None = flag(None, **BASE, metavar="MODEL")
+    offline: bool = flag(False, **OFFLINE)
 
 
-def merge(settings: MergeSettings) -> Path:
-    """Writes the merged checkpoint with the vocabulary beside it, and returns its path.
+def merge(settings: MergeSettings) -> tuple[Path, float]:
+    """Writes the merged checkpoint with the vocabulary beside it.
 
-    Raises InputError if the first file holds no adapters, or if the second cannot be written.
+    Returns its path, and the largest difference of its logits from those of the base with the adapters beside it.
+
+    Raises InputError if the first file holds no adapters, or if the second cannot be written or would replace what it
+    is made from.
     """
-    path, output = find_on_machine(settings.adapters) or Path(settings.adapters), Path(settings.output)
+    output = Path(settings.output)
     check_format(output)
-    if path.is_file() and not read_base_paths(path):
-        raise InputError(f"{path}: holds no adapters: give a file written by finetune with `lora_rank`")
-    model = open_model(path)
+    path, base = find_model_and_base(settings.adapters, settings.base, settings.offline)
+    located = locate(path)
+    held = open_adapters(located)
+    if held is None:
+        raise InputError(
+            f"{path}: holds no adapters: give a file written by finetune with `lora_rank`, or peft's folder"
+        )
+    model = open_model(located, base=base)
+    check_replaced(output, model, locate_base(held, base))
+    if model.remark:
+        print_to_stderr(model.remark)
     start_backend()
-    save_model(model.load(), output, model.tokenizer)
-    return output
+    merged = model.load()
+    save_model(merged, output, model.tokenizer)
+    logits = compute_logits(merged)
+    del merged  # before the base is read: a model may fill the memory
+    return output, measure_difference(held, model, locate_base(held, base), logits)
+
+
+def check_replaced(output: Path, model: OpenedModel, base: Path) -> None:
+    """Raises InputError if a merged checkpoint would replace its adapters or their base, or be taken for the base."""
+    written = output if output.suffix else output / "model.ckpt"
+    files = {Path(f"{written}{end}").resolve() for end in ("", ".index")}
+    if files & {source.resolve() for source in model.sources}:
+        raise InputError("would replace what it is made from: choose another name", "output", output)
+    if companion_folder(written).resolve() == companion_folder(base).resolve():
+        raise InputError(f"would lie with the base, {base}: choose another folder", "output", output)
+
+
+def measure_difference(adapters: Adapters, model: OpenedModel, base: Path, merged: np.ndarray) -> float:
+    """The largest difference of merged logits from those of the base with the adapters beside its matrices."""
+    from gpt_tf2.training.lora import load_adapters
+
+    network = load_model(base, model.config)
+    load_adapters(network, adapters)
+    return float(np.abs(compute_logits(network) - merged).max())
+
+
+def compute_logits(network: "GPT2") -> np.ndarray:
+    """The logits of a few tokens, spread over the vocabulary: [1, T, V]."""
+    config = network.config
+    tokens = np.linspace(0, config.n_vocab - 1, min(TOKENS, config.n_ctx)).astype("int32")
+    return np.asarray(network(tokens[None]))
 
 
 def print_merge(settings: MergeSettings) -> None:
-    """Merges, and prints the path of the checkpoint."""
-    print(merge(settings))
+    """Merges, and prints the path of the checkpoint, and how exact it is on stderr."""
+    output, difference = merge(settings)
+    print_to_stderr(f"largest logit difference between base + adapters and the merged model: {difference:.2g}")
+    print(output)

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
-from gpt_tf2.commands.find_model import find_model_path
+from gpt_tf2.commands.find_model import find_model_and_base
 from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.decoding.decoder import Decoder
@@ -15,6 +15,7 @@ from gpt_tf2.generation.sampling import Sampler, make_sampler
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1, "below": 2**31}
 OF_MODEL: dict[str, Any] = {"group": "model", "metavar": "FILE"}
 MODEL = "a released size, such as 124M, a name in models/, or a path: a folder, a TF1 prefix, .h5 or .safetensors"
+BASE: dict[str, Any] = {"help": "the model that adapters belong to, if it is not where they say", "group": "model"}
 OFFLINE: dict[str, Any] = {"help": "do not download the model if it is missing", "group": "model", "kind": bool}
 
 
@@ -23,6 +24,7 @@ class ModelSettings:
     """A model, and how it generates."""
 
     model: str = flag("124M", MODEL, also=("model_path",), group="model", metavar="MODEL")
+    base: str | None = flag(None, **BASE, metavar="MODEL")
     json_hparams: str | None = flag(None, "its hyper-parameters (from the model or its folder)", **OF_MODEL)
     json_encoder: str | None = flag(None, "its token table (encoder.json beside the model)", **OF_MODEL)
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the model)", **OF_MODEL)
@@ -107,8 +109,9 @@ def find_model(settings: ModelSettings) -> tuple[OpenedModel, str]:
     Raises InputError if there is no such model, or the engine cannot run here.
     """
     engine = choose_engine(settings.engine, settings.quantize, settings.precision)
-    path = find_model_path(settings.model, settings.offline)
-    return open_model(path, settings.json_hparams, settings.json_encoder, settings.vocab_bpe), engine
+    path, base = find_model_and_base(settings.model, settings.base, settings.offline)
+    files = settings.json_hparams, settings.json_encoder, settings.vocab_bpe
+    return open_model(path, *files, base=base), engine
 
 
 def load_decoder(settings: ModelSettings, model: OpenedModel, engine: str, say: Say = print_to_stderr) -> Decoder:

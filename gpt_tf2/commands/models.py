@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gpt_tf2.checkpoints import openai
-from gpt_tf2.checkpoints.adapters import read_base_paths
 from gpt_tf2.checkpoints.companions import companion_folder, find_companion
-from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, locate, read_config
+from gpt_tf2.checkpoints.formats import locate, open_adapters, read_config
 from gpt_tf2.checkpoints.opened import choose_config
 from gpt_tf2.checkpoints.released import cached_folder, count_bytes
 from gpt_tf2.commands.find_model import find_on_machine, list_own_models
@@ -17,7 +16,6 @@ from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.recipes import read_toml
 from gpt_tf2.config import SIZES
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.hdf5 import open_hdf5
 
 NAMES = 36  # columns of a name; a longer one has a line to itself
 WIDTH = 60
@@ -81,8 +79,8 @@ def count_parameters(located: Path) -> tuple[str | None, int]:
 
     Raises InputError if the file is damaged, or if there are no hyper-parameters.
     """
-    if not openai.is_prefix(located) and located.suffix in HDF5_SUFFIXES and (bases := read_base_paths(located)):
-        return bases[-1], sum(math.prod(stored.shape) for stored in open_hdf5(located).datasets.values())
+    if held := open_adapters(located):
+        return (held.bases or ["a model"])[-1], sum(map(math.prod, held.shapes.values()))
     config = choose_config(located, read_config(located), find_companion(located, "hparams.json"))
     return None, count_bytes(config) // 4
 

@@ -58,6 +58,8 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
 
     Raises InputError if the checkpoint is damaged, or the conversion cannot be written.
     """
+    if model.remark:
+        say(model.remark)
     if engine == "graph":
         device = start_backend()
         from gpt_tf2.decoding.keras_graph import GraphDecoder

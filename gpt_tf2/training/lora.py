@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gpt_tf2.checkpoints.adapters import Adapters
 from gpt_tf2.model import GPT2
 
 
-def add_adapters(model: GPT2, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> None:
-    """Add to each matrix `w` the product of new factors `lora_a` and `lora_b`, unscaled: α is the rank.
+def add_adapters(model: GPT2, shapes: Mapping[str, tuple[int, ...]], seed: int = 0, alpha: float | None = None) -> None:
+    """Add to each matrix `w` the product of new factors `lora_a` and `lora_b`, times α / rank.
 
     `lora_a` is random and `lora_b` zero, so the model computes the same as before until it is trained.
 
@@ -18,12 +19,30 @@ def add_adapters(model: GPT2, shapes: Mapping[str, tuple[int, ...]], seed: int =
         model: is changed in place.
         shapes: see `adapter_shapes`.
         seed: of `lora_a`.
+        alpha: the rank by default, so that nothing is scaled.
 
     Example:
-        >>> add_adapters(model, adapter_shapes(model.config, rank=8))
+        >>> add_adapters(model, adapter_shapes(model.config, rank=8), alpha=16)
     """
     for name, shape in shapes.items():
         model.add(name, shape, functools.partial(initial_values, name, shape, seed), "float32")
+        if alpha is not None and name.endswith("lora_a"):
+            add_scale(model, name, alpha / shape[1])
+
+
+def load_adapters(model: GPT2, adapters: Adapters) -> None:
+    """Add the adapters of a file to their base, in place. Raises InputError if the file is damaged."""
+    for name, shape in adapters.shapes.items():
+        model.add(name, shape, functools.partial(adapters.read, name), "float32")
+        if name.endswith("lora_a"):
+            add_scale(model, name, adapters.scale(name))
+
+
+def add_scale(model: GPT2, name: str, scale: float) -> None:
+    """Scale the product of a matrix's factors, by the name of its `lora_a`, with a number that is not trained."""
+    if scale != 1:
+        values = functools.partial(np.array, scale, "float32")
+        model.add(f"{name.removesuffix('lora_a')}lora_scale", (), values, "float32")
 
 
 def initial_values(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:

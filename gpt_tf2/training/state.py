@@ -71,7 +71,13 @@ def read_run(path: Path) -> dict[str, Any]:
     is_sealed, file = check_seal(path, STATE_FIX), open_state(path)
     if SEALED in file.attributes and not is_sealed:
         raise InputError(f"{path} is damaged (its checksum is missing): {STATE_FIX}")
-    return read_table(file, "run")
+    return read_identity(file)
+
+
+def read_identity(file: HDF5File) -> dict[str, Any]:
+    """Return what a saved run's result depends on. Earlier versions had no α: theirs is the rank."""
+    run = read_table(file, "run")
+    return {"--lora_alpha": run.get("--lora_rank", 0)} | run
 
 
 def read_table(file: HDF5File, name: str) -> dict[str, Any]:
@@ -94,7 +100,7 @@ def load_state(
     Raises InputError if the file is damaged, or if the saved run differs from `run`.
     """
     file = open_state(path)
-    saved_run = read_table(file, "run")
+    saved_run = read_identity(file)
     check_run(path, run, saved_run, sources or {})
     state = read_table(file, "progress")
     tensors = {f"model/{name}": variable for name, variable in trainer.trained.items()}

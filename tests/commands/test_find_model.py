@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2.checkpoints import adapters
-from gpt_tf2.checkpoints.adapters import read_base_paths
+from gpt_tf2.checkpoints.formats import open_adapters
 from gpt_tf2.checkpoints.opened import open_model, save_vocabulary
 from gpt_tf2.checkpoints.released import DATA, FILES, INDEX, META, is_downloaded
 from gpt_tf2.cli import main
@@ -151,7 +151,7 @@ def test_finetuning_starts_from_the_cache_and_adapters_name_it(server: RawServer
     flags = [flag for flag in FINETUNE.split() if flag != "--model=tiny"]
     assert main([*flags, "--model=124M", "--lora_rank=2"]) == 0
     trained = Path("output/story_124M.h5")
-    assert read_base_paths(trained)[-1] == str(cache / "model.ckpt")
+    assert open_adapters(trained).bases[-1] == str(cache / "model.ckpt")
 
 
 def test_adapters_on_another_machine_fetch_the_released_model_that_they_belong_to(
