@@ -150,10 +150,9 @@ def locate_base(held: Adapters, base: Path | None = None, above: tuple[Path, ...
         raise InputError("the adapters do not name it: give it as `base`")
     located = find_base(bases)
     if not located:
-        try:
-            located = locate(bases[-1])
-        except InputError as error:
-            raise InputError(str(error) if base else f"{error}, or give the model as `base`") from None
+        if not base and not Path(bases[-1]).exists():
+            raise InputError(f"{bases[-1]}: no such checkpoint: put it there, or give it as `base`")
+        located = locate(bases[-1])
     if any(located.samefile(file) for file in (*above, held.path) if located.exists()):
         raise InputError(f"{located}: adapters of themselves: put the model there that they were made for")
     return located
@@ -181,7 +180,7 @@ def explain_base(held: Adapters, base: Path | None) -> Iterator[None]:
         yield
     except InputError as error:
         name = str(base or (held.bases or ["a model"])[-1])
-        raise InputError(f"{held.path} holds adapters of {name}, which cannot be opened: {error}") from None
+        raise InputError(f"{held.path} holds adapters of {name}, which cannot be opened: {error.message}") from None
 
 
 def list_sources(path: Path, base: Path | None = None, above: tuple[Path, ...] = ()) -> tuple[Path, ...]:

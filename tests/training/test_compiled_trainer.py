@@ -59,7 +59,7 @@ def make_pair(**options: object) -> list[Trainer]:
     options = dict(options)
     several = find_devices(options.pop("devices", 1), bool(options.pop("shard", False)))
     dropout, precision = options.pop("dropout", 0.0), options.pop("precision", "float32")
-    optimizer, lora = options.pop("optimizer", "adamw"), options.pop("lora", 0)
+    optimizer, lora, alpha = options.pop("optimizer", "adamw"), options.pop("lora", 0), options.pop("alpha", None)
     trainers: list[Trainer] = []
     for kind, devices in ((BlockwiseTrainer, ONE_DEVICE), (CompiledTrainer, several)):
         checkpoint = open_checkpoint(locate(OPENAI_TINY))
@@ -67,7 +67,7 @@ def make_pair(**options: object) -> list[Trainer]:
         model: GPT2 = read_model(checkpoint, config, dropout, precision, place=devices.place)
         if lora:
             shapes = adapter_shapes(model.config, lora)
-            add_adapters(model, shapes, seed=0)
+            add_adapters(model, shapes, seed=0, alpha=alpha)
             options["trained"] = list(shapes)
         placed = {} if devices is ONE_DEVICE else {"devices": devices}
         trainers.append(kind(model, make_optimizer(optimizer, 0.1), **options, **placed))
@@ -79,7 +79,7 @@ def make_pair(**options: object) -> list[Trainer]:
     [
         {},
         {"accumulate": 3},
-        {"lora": 4},
+        {"lora": 4, "alpha": 10},
         {"optimizer": "lion"},
         {"devices": 3, "accumulate": 2},
         {"devices": 8, "shard": True},
@@ -96,7 +96,7 @@ def make_pair(**options: object) -> list[Trainer]:
                 {"devices": 8, "shard": True, "accumulate": 3, "clip_norm": 0.5},
                 {"devices": 8, "shard": True, "remat": True, "optimizer": "adafactor"},
                 {"devices": 8, "shard": True, "optimizer": "muon"},
-                {"devices": 8, "shard": True, "lora": 4},
+                {"devices": 8, "shard": True, "lora": 4, "alpha": 10},
                 {"devices": 8, "shard": True, "trained": ["h1/attn/c_attn/w", "ln_f/g"]},
             )
         ],
