@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt_tf2.api import evaluate, finetune
+    from gpt_tf2.api import FinetuneResult, evaluate, finetune
     from gpt_tf2.checkpoints.opened import load_model, save_model
     from gpt_tf2.config import GPT2Config
     from gpt_tf2.errors import InputError
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GPT2",
+    "FinetuneResult",
     "GPT2Config",
     "InputError",
     "Tokenizer",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 MODULES = {
+    "FinetuneResult": "api",
     "GPT2": "model",
     "GPT2Config": "config",
     "InputError": "errors",
