@@ -90,7 +90,8 @@ def run_line(line: str, place: str) -> str:
 def check(printed: str, shown: str, place: str) -> None:
     """Fails unless the output has the words shown."""
     pattern = "".join(to_pattern(line) for line in shown.rstrip().splitlines())
-    assert re.fullmatch(pattern, printed.rstrip() + "\n"), f"{place}\nprints\n{printed}\nbut the page shows\n{shown}"
+    lines = "".join(f"{line}\n" for line in printed.rstrip().splitlines())
+    assert re.fullmatch(pattern, lines), f"{place}\nprints\n{printed}\nbut the page shows\n{shown}"
 
 
 def to_pattern(line: str) -> str:
@@ -115,6 +116,8 @@ def to_pattern(line: str) -> str:
         ("first\n…\nlast\n", "first\nlast\n", True),
         ("first\n…\n", "second\nfirst\n", False),
         ("first\n", "first\nsecond\n", False),
+        ("", "", True),
+        ("", "first\n", False),
     ],
 )
 def test_shown_output_is_compared_by_its_words(shown: str, printed: str, agree: bool) -> None:
