@@ -48,7 +48,8 @@ class Display(contextlib.AbstractContextManager):
         shown: bool = True,
         stderr: bool = False,
     ):
-        self.console = PlainConsole(soft_wrap=True, highlight=False, quiet=not shown, stderr=stderr)
+        plain = {"soft_wrap": True, "highlight": False, "force_jupyter": False}  # in a notebook: text, not HTML by line
+        self.console = PlainConsole(**plain, quiet=not shown, stderr=stderr)
         self.silent_until = silent_until
         self.progress = Progress(*columns, console=self.console)
         self.task = self.progress.add_task(label, total=total, completed=done)
