@@ -48,8 +48,10 @@ class Display(contextlib.AbstractContextManager):
         shown: bool = True,
         stderr: bool = False,
     ):
-        plain = {"soft_wrap": True, "highlight": False, "force_jupyter": False}  # in a notebook: text, not HTML by line
-        self.console = PlainConsole(**plain, quiet=not shown, stderr=stderr)
+        # Without force_jupyter=False a notebook would show each line as HTML of its own.
+        self.console = PlainConsole(
+            soft_wrap=True, highlight=False, force_jupyter=False, quiet=not shown, stderr=stderr
+        )
         self.silent_until = silent_until
         self.progress = Progress(*columns, console=self.console)
         self.task = self.progress.add_task(label, total=total, completed=done)
