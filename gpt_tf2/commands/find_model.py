@@ -68,6 +68,8 @@ def find_model_path(model: str, offline: bool = False, base: str | None = None) 
 def find_model_and_base(model: str, base: str | None, offline: bool = False) -> tuple[Path, Path | None]:
     """The paths of a model and of the base that is given for its adapters; see `find_model_path`."""
     path = find_model_path(model, offline, base)
+    if base and base not in SIZES and not find_on_machine(base):
+        raise explain_missing(base, "base")
     return path, find_model_path(base, offline) if base else None
 
 
@@ -147,9 +149,9 @@ def list_own_models() -> Iterator[Path]:
                 yield path
 
 
-def explain_missing(model: str) -> InputError:
+def explain_missing(model: str, setting: str = "model") -> InputError:
     """The error for a model that is not there, which names own models of nearly the same name."""
     names = {path.stem if path.is_file() else path.name: path for path in list_own_models()}
     near = difflib.get_close_matches(name_model(model), names, n=2)
     hint = f" (near: {', '.join(str(names[name]) for name in near)})" if near else ""
-    return InputError(f"no such model{hint}: give {', '.join(SIZES)}, or a path", "model", model)
+    return InputError(f"no such model{hint}: give {', '.join(SIZES)}, or a path", setting, model)

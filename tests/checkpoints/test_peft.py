@@ -13,6 +13,7 @@ from gpt_tf2 import InputError, load_model
 from gpt_tf2.checkpoints import adapters, hdf5, huggingface, peft
 from gpt_tf2.checkpoints.formats import locate, open_adapters, open_checkpoint
 from gpt_tf2.checkpoints.opened import open_model
+from gpt_tf2.cli import main
 from gpt_tf2.config import SIZES, GPT2Config, adapter_shapes, tensor_shapes
 from helpers.fuzzing import describe_base, random_tensors
 from helpers.workplace import OPENAI_TINY
@@ -202,6 +203,16 @@ def test_a_released_model_is_known_by_its_name_at_hugging_face(base: Path, name:
     assert read and read.bases == (f"style/{name}", name, "355M") and not read.knows_base
     shutil.copytree("hf", "models/355M")
     assert open_checkpoint("style").shapes == tensor_shapes(CONFIG)
+
+
+def test_a_released_base_that_is_missing_is_known(base: Path, capsys: pytest.CaptureFixture) -> None:
+    write_adapters(Path("style") / peft.FILE, "hf")
+    strip_notes(Path("style"))
+    change_settings(Path("style"), base_model_name_or_path="gpt2-xl")
+    assert main(["generate", "--model=style", "--offline", "--prompt=The"]) == 2
+    assert "--offline: 1558M is not on this machine: run gpt-tf2 download 1558M" in capsys.readouterr().err
+    assert main(["merge", "style", "x.h5", "--offline"]) == 2
+    assert "--offline: 1558M is not on this machine: run gpt-tf2 download 1558M" in capsys.readouterr().err
 
 
 def test_the_name_of_the_base_is_that_of_transformers() -> None:

@@ -167,6 +167,10 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         ["--accumulate 3", "only 1 sequences", "raise --batch_size"],
     ),
     "--lora_rank -1": (f"{FINETUNE} --lora_rank=-1", nothing, ["--lora_rank -1", "0 or more"]),
+    "--lora_alpha 0": (f"{FINETUNE} --lora_rank=2 --lora_alpha=0", nothing, ["--lora_alpha 0", "more than 0"]),
+    "--lora_alpha alone": (f"{FINETUNE} --lora_alpha=2", nothing, ["--lora_alpha 2", "--lora_rank"]),
+    "--base of a model": (f"{GENERATE} --base=tiny", nothing, ["--base models/tiny", "holds no adapters"]),
+    "--base missing": (f"{GENERATE} --base=nothing", nothing, ["--base nothing", "no such model"]),
     "--lora_on wte": (f"{FINETUNE} --lora_rank=2 --lora_on=wte", nothing, ["--lora_on wte", "attn/c_attn"]),
     "adapters as safetensors": (
         f"{FINETUNE} --lora_rank=2 --output_name=a.safetensors",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt_tf2 import GPT2Config, InputError, Tokenizer
-from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai, tf1_index
+from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai, peft, tf1_index
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.formats import open_checkpoint
 from gpt_tf2.config import adapter_shapes, tensor_shapes
@@ -197,6 +197,12 @@ def write_adapters(folder: Path) -> None:
     adapters.write(folder / "a.h5", CONFIG, base, random_tensors(adapter_shapes(CONFIG, 2)))
 
 
+def write_peft(folder: Path) -> None:
+    hdf5.write(folder / "base.h5", CONFIG, random_tensors(tensor_shapes(CONFIG)))
+    base = describe_base(hdf5.open_checkpoint(folder / "base.h5"))
+    peft.write(folder / peft.FILE, CONFIG, base, random_tensors(adapter_shapes(CONFIG, 2)), alpha=3)
+
+
 def describe_base(checkpoint: Checkpoint, vocabulary: str = "") -> adapters.Base:
     """A checkpoint as the base of adapters."""
     digests = {name: checkpoint.read_with_digest(name)[1] for name in checkpoint.shapes}
@@ -350,6 +356,9 @@ TARGETS = {
         (".h5",),
     ),
     "adapters": Target(write_adapters, lambda folder: read_all(folder / "a.h5"), ("a.h5",)),
+    "peft": Target(
+        write_peft, lambda folder: read_all(folder / peft.FILE), ("adapter_model.safetensors", "adapter_config.json")
+    ),
     "state": Target(
         lambda folder: save_state(folder / "state.h5", make_trainer(), History([1.0], [(1, 2.0)]), RUN),
         compare_state,
