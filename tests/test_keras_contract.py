@@ -55,7 +55,7 @@ def test_a_keras_file_brings_back_the_model_and_its_optimizer(tmp_path: Path) ->
 
 def test_a_keras_file_keeps_adapters(tmp_path: Path) -> None:
     model = small_model()
-    add_adapters(model, adapter_shapes(SMALL, rank=2))
+    add_adapters(model, adapter_shapes(SMALL, rank=2), alpha=3)
     model.tensors()["h0/mlp/c_proj/lora_b"].assign(B)
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")

@@ -96,7 +96,8 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True) -> Scores:
     split = settings.split or task.splits[-1]
     task.check_split(split)
     model, engine = find_model(settings)
-    settings = dataclasses.replace(settings, model=str(find_model_path(settings.model)))  # whatever it was called
+    path = find_model_path(settings.model, base=settings.base)
+    settings = dataclasses.replace(settings, model=str(path))  # whatever it was called
     if task.running_text:
         check_whole(settings)
     else:
@@ -185,7 +186,7 @@ def score_text(
     """The perplexity of a text."""
     skipped = Skipped()
     streams = read_streams(running_text, settings.data, model.tokenizer, skipped)
-    for line in skipped.lines():
+    for line in [*skipped.lines(), *filter(None, [model.remark])]:
         counter.say(line)
     start_backend()
     from gpt_tf2.training.blockwise import BlockwiseModel

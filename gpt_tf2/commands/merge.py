@@ -69,7 +69,7 @@ def check_replaced(output: Path, model: OpenedModel, base: Path) -> None:
     if files & {source.resolve() for source in model.sources}:
         raise InputError("would replace what it is made from: choose another name", "output", output)
     if companion_folder(written).resolve() == companion_folder(base).resolve():
-        raise InputError(f"would lie with the base, {base}: choose another folder", "output", output)
+        raise InputError(f"would share a folder with the base, {base}: choose another name", "output", output)
 
 
 def measure_difference(adapters: Adapters, model: OpenedModel, base: Path, merged: np.ndarray) -> float:

@@ -120,6 +120,8 @@ def test_pefts_folder_is_written_resumed_and_read(workplace: Path, capsys: pytes
         assert np.array_equal(adapters.read(name), state[f"model/{name}"])
     assert {"vocab.json", "merges.txt", "run.toml", "state.h5"} <= set(list_names(path.parent))
     capsys.readouterr()
+    assert main(["models"]) == 0
+    assert "  adapters of tiny on story.txt, 2 epochs, lr 0.01\n" in capsys.readouterr().out
     assert main(["merge", "output/style", "merged.h5"]) == 0
     out, err = capsys.readouterr()
     difference = re.fullmatch(r"largest logit difference between base \+ adapters and the merged model: (\S+)\n", err)
@@ -154,6 +156,7 @@ def test_base_names_another_place_and_other_content_is_refused(trained: Path, ca
     assert "no such checkpoint: put it there, or give it as --base" in capsys.readouterr().err
     assert main([*flags, "--base=moved"]) == 0
     assert capsys.readouterr().out.startswith(expected)
+    assert main(["evaluate", "--data=story.txt", f"--model={trained}", "--base=moved", "--batch_size=8"]) == 0
     assert main(["merge", str(trained), "merged.h5", "--base=moved"]) == 0
     capsys.readouterr()
     assert main([*flags, "--base=merged.h5"]) == 2
