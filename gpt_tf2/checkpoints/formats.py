@@ -83,10 +83,10 @@ def open_adapters(path: Path) -> Adapters | None:
     return peft.open_adapters(path) if path.name == peft.FILE else None
 
 
-def read_config(path: Path, base: Path | None = None) -> GPT2Config | None:
+def read_config(path: Path, base: Path | None = None, above: tuple[Path, ...] = ()) -> GPT2Config | None:
     """The hyper-parameters that a located checkpoint carries, read without opening it; None if it carries none.
 
-    base: as in `open_checkpoint`. Adapters that carry none have those of their base.
+    Adapters that carry none have those of their base. The arguments are those of `open_located`.
 
     Raises InputError if they are damaged or malformed.
     """
@@ -95,13 +95,13 @@ def read_config(path: Path, base: Path | None = None) -> GPT2Config | None:
     held = open_adapters(path)
     if held:
         with explain_base(held, base):
-            return held.config or read_config_of_base(locate_base(held, base))
+            return held.config or read_config_of_base(locate_base(held, base, above), (*above, path))
     return hdf5.read_config(path) if path.suffix in HDF5_SUFFIXES else huggingface.read_config(path)
 
 
-def read_config_of_base(path: Path) -> GPT2Config | None:
+def read_config_of_base(path: Path, above: tuple[Path, ...]) -> GPT2Config | None:
     """The hyper-parameters that a base carries, or else those in the `hparams.json` beside it."""
-    carried, hparams = read_config(path), find_companion(path, "hparams.json")
+    carried, hparams = read_config(path, above=above), find_companion(path, "hparams.json")
     return carried or (GPT2Config.from_json(hparams) if hparams else None)
 
 

@@ -30,7 +30,7 @@ def is_prefix(path: Path) -> bool:
 
 def with_suffix(prefix: Path, suffix: str) -> Path:
     """One of the files of a checkpoint, such as `model.ckpt.index`."""
-    return prefix.with_name(prefix.name + suffix)
+    return Path(f"{prefix}{suffix}")  # also of `.` and `/`, which have no name
 
 
 def find_latest(folder: Path) -> Path | None:

@@ -11,7 +11,7 @@ from gpt_tf2.checkpoints.adapters import Adapters
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.formats import check_format, locate, locate_base, open_adapters
 from gpt_tf2.checkpoints.opened import OpenedModel, load_model, open_model, save_model
-from gpt_tf2.commands.find_model import find_model_and_base
+from gpt_tf2.commands.find_model import find_model_and_base, find_on_machine
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import BASE, OFFLINE
 from gpt_tf2.commands.progress import print_to_stderr
@@ -43,13 +43,14 @@ def merge(settings: MergeSettings) -> tuple[Path, float]:
     """
     output = Path(settings.output)
     check_format(output)
-    path, base = find_model_and_base(settings.adapters, settings.base, settings.offline)
+    path = find_on_machine(settings.adapters) or Path(settings.adapters)
     located = locate(path)
     held = open_adapters(located)
     if held is None:
         raise InputError(
             f"{path}: holds no adapters: give a file written by finetune with `lora_rank`, or peft's folder"
         )
+    _, base = find_model_and_base(str(located), settings.base, settings.offline)
     model = open_model(located, base=base)
     check_replaced(output, model, locate_base(held, base))
     if model.remark:

@@ -118,6 +118,7 @@ def test_a_pissa_start_is_refused_because_peft_changes_the_base(base: Path) -> N
         ({"alpha_pattern": {"(a+)+b": 1}}, r"alpha_pattern: '\(a\+\)\+b' may take long to match"),
         ({"alpha_pattern": [1]}, "alpha_pattern is not a JSON object"),
         ({"base_model_name_or_path": 1}, "base_model_name_or_path is 1"),
+        ({"base_model_name_or_path": "a\0"}, "base_model_name_or_path is"),
     ],
 )
 def test_other_kinds_and_malformed_settings_are_refused(base: Path, settings: dict[str, Any], message: str) -> None:
@@ -192,6 +193,20 @@ def test_the_base_is_found_from_the_adapters_then_from_the_working_folder(
     change_settings(Path("runs/style"), base_model_name_or_path=None)
     with pytest.raises(InputError, match=r"holds adapters of a model, .*: the adapters do not name it: give it as"):
         open_checkpoint("runs/style")
+    for name in ("/", ".."):
+        change_settings(Path("runs/style"), base_model_name_or_path=name)
+        with pytest.raises(InputError, match="holds adapters of"):
+            open_checkpoint("runs/style")
+
+
+def test_adapters_of_each_other_are_refused(base: Path) -> None:
+    for name, other in (("one", "two"), ("two", "one")):
+        write_adapters(Path(name) / peft.FILE, "hf")
+        strip_notes(Path(name))
+        change_settings(Path(name), base_model_name_or_path=other)
+    for act in (load_model, open_model, open_checkpoint):
+        with pytest.raises(InputError, match="adapters of themselves: put the model there that they were made for"):
+            act("one")
 
 
 @pytest.mark.parametrize("name", ["gpt2-medium", "openai-community/gpt2-medium"])
