@@ -58,7 +58,7 @@ class Display(contextlib.AbstractContextManager):
     ):
         # Without force_jupyter=False a notebook would show each line as HTML of its own.
         self.console = PlainConsole(
-            soft_wrap=True, highlight=False, force_jupyter=False, quiet=not shown, stderr=stderr
+            soft_wrap=True, highlight=False, emoji=False, force_jupyter=False, quiet=not shown, stderr=stderr
         )
         self.silent_until = silent_until
         self.printed = ""
