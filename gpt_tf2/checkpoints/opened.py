@@ -17,6 +17,7 @@ from gpt_tf2.checkpoints.formats import (
     read_vocabulary_digest,
     write_checkpoint,
 )
+from gpt_tf2.checkpoints.merged import MergedTensors
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write
@@ -215,17 +216,20 @@ def find_tokenizer(
 def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = None) -> None:
     """Writes a network's weights as a checkpoint, atomically, with its hyper-parameters inside or beside it.
 
+    Adapters are merged into their matrices; the network keeps them.
+
     Args:
         path: `NAME.h5`, `NAME.safetensors` (`FOLDER/model.safetensors` makes a folder that transformers opens), or a
             TF1 checkpoint as prefix `NAME.ckpt` or as a folder.
         tokenizer: the vocabulary, whose two files are copied beside the checkpoint.
 
-    Raises InputError if the path names no format, or if a file cannot be written.
+    Raises InputError if the path names no format, if a file cannot be written, or if adapters lie on matrices that are
+    stored in less than float32.
 
     Example:
         >>> save_model(model, "hf/model.safetensors", tokenizer)  # doctest: +SKIP
     """
-    written = write_checkpoint(path, model.config, model.tensors())
+    written = write_checkpoint(path, model.config, MergedTensors(model))
     if tokenizer:
         save_vocabulary(tokenizer, written)
 
