@@ -93,6 +93,10 @@ def test_older_names_of_settings_are_accepted(workplace: Path) -> None:
     assert finetune(**old, length=32, verbose=0).history["lr"] == [0.25]
 
 
+def test_dir_lists_the_public_names() -> None:
+    assert set(gpt_tf2.__all__) <= set(dir(gpt_tf2)) and "__name__" in dir(gpt_tf2)
+
+
 @pytest.mark.parametrize(("function", "name"), [(finetune, "lora_rank"), (evaluate, "top_k")])
 def test_help_lists_all_settings_with_their_defaults(function: Callable, name: str) -> None:
     parameters = inspect.signature(function).parameters
