@@ -151,9 +151,20 @@ def load_model(
         >>> model(np.array([[15496, 11, 995]])).shape  # doctest: +SKIP
         TensorShape([1, 3, 50257])
     """
+    config, checkpoint = open_weights(path, config)
+    return read_model(checkpoint, config, dropout, precision)
+
+
+def open_weights(path: str | Path, config: GPT2Config | None = None) -> tuple[GPT2Config, Checkpoint]:
+    """The hyper-parameters and the opened checkpoint of a model, checked against each other.
+
+    The arguments are those of `load_model`.
+    """
     path = locate(path)
     config = config or choose_config(path, read_config(path), find_companion(path, "hparams.json"))
-    return read_model(open_checkpoint(path), config, dropout, precision)
+    checkpoint = open_checkpoint(path)
+    checkpoint.check(config)
+    return config, checkpoint
 
 
 def read_model(
@@ -164,11 +175,10 @@ def read_model(
     held: str = "float32",
     place: "Place | None" = None,
 ) -> "GPT2":
-    """Builds the network of an opened checkpoint.
+    """Builds the network of an opened checkpoint, which was checked against the hyper-parameters.
 
     precision, held: the dtypes to compute in and to store matrices in. The other arguments are those of `GPT2`.
     """
-    checkpoint.check(config)
     start_backend()
     from gpt_tf2.model import GPT2
 
