@@ -23,7 +23,7 @@ from gpt_tf2.commands.find_model import find_model_path, find_on_machine
 from gpt_tf2.commands.finetune_settings import LENGTH, FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
 from gpt_tf2.commands.measured_plan import measure_plan
-from gpt_tf2.commands.progress import Counter, TrainingDisplay, hide_output
+from gpt_tf2.commands.progress import Counter, TrainingDisplay
 from gpt_tf2.commands.recipes import format_recipe
 from gpt_tf2.commands.version import describe_version
 from gpt_tf2.config import GPT2Config, tensor_shapes
@@ -89,8 +89,7 @@ def finetune(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> "tuple[Ru
     output = settings.output_path()
     alone = write_alone(output, settings.output_setting(), locked=companion_folder(output))
     with alone if call.is_written and is_first_process() else contextlib.nullcontext():
-        with contextlib.nullcontext() if call.is_shown else hide_output():
-            run, trainer, history = build(resolve(settings, call))
+        run, trainer, history = build(resolve(settings, call))
         train(run, trainer, history)
     return run, trainer, history
 
@@ -157,7 +156,8 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     settings = dataclasses.replace(settings, loss_on=settings.loss_on or task.loss_on)
     in_memory = call.task is not None or not call.is_written
     source = Source(task, settings.data, model.tokenizer, settings.cache, in_memory)
-    with Counter(f"preparing {task.splits[0]}", "parts" if task.running_text else "examples") as counter:
+    unit = "parts" if task.running_text else "examples"
+    with Counter(f"preparing {task.splits[0]}", unit, shown=call.is_shown) as counter:
         completion_only = settings.loss_on == "completion"
         data = open_training_data(source, length, settings.val_fraction, completion_only, counter)
     device = start_backend(lean=is_memory_short(settings, model.config))
@@ -279,7 +279,7 @@ def build(run: Run) -> "tuple[Run, Trainer, History]":
 
     settings = run.settings
     digests: dict[str, str] = {}
-    with Counter("reading the model", "tensors", shown=run.devices.is_main) as counter:
+    with Counter("reading the model", "tensors", shown=run.call.is_shown and run.devices.is_main) as counter:
 
         def note(name: str, digest: str) -> None:
             digests[name] = digest

@@ -111,9 +111,11 @@ def find_model(settings: ModelSettings) -> tuple[OpenedModel, str]:
     return open_model(path, settings.json_hparams, settings.json_encoder, settings.vocab_bpe), engine
 
 
-def load_decoder(settings: ModelSettings, model: OpenedModel, engine: str, say: Say = print_to_stderr) -> Decoder:
-    """Loads the model, converting it first if its engine needs that, with progress on stderr."""
-    with Counter("converting for LiteRT, once", "blocks", stderr=True) as counter:
+def load_decoder(
+    settings: ModelSettings, model: OpenedModel, engine: str, say: Say = print_to_stderr, shown: bool = True
+) -> Decoder:
+    """Loads the model, converting it first if its engine needs that, with progress on stderr if that is `shown`."""
+    with Counter("converting for LiteRT, once", "blocks", stderr=True, shown=shown) as counter:
         return open_decoder(model, engine, settings.quantize or settings.precision, say, counter.show)
 
 

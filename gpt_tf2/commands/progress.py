@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from rich.console import Console
@@ -19,13 +18,6 @@ SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
 def print_to_stderr(line: str) -> None:
     """Prints a line that is not part of the result."""
     print(line, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def hide_output() -> Iterator[None]:
-    """Drops what Python, in all its threads, prints to stdout and stderr within the context."""
-    with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-        yield
 
 
 class PlainConsole(Console):
