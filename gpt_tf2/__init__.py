@@ -70,3 +70,7 @@ def __getattr__(name: str) -> Any:
     if name in ON_KERAS:  # all other names start its backend when they need it
         importlib.import_module("gpt_tf2.backend.starting").start_backend()
     return getattr(importlib.import_module(f"gpt_tf2.{MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,6 @@ from gpt_tf2.commands.finetune import Call
 from gpt_tf2.commands.finetune import finetune as finetune_as
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.flags import make_settings
-from gpt_tf2.commands.progress import hide_output
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.data_files import list_files
 from gpt_tf2.tasks.in_memory import PLACE, make_task_in_memory
@@ -26,6 +25,12 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable)
 OF_FILES = ("task", "encoding", "column", "cache")  # settings that say how files are read
+# Callbacks that change Keras's optimizer or keep its state → what to use instead.
+ONLY_FIT = {
+    "ReduceLROnPlateau": "set `lr_schedule`",
+    "LearningRateScheduler": "set `lr_schedule`",
+    "BackupAndRestore": "give `output`, and `resume` to continue",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +82,7 @@ def finetune(
     data: Any = None,
     *,
     model: str | os.PathLike | None = None,
-    callbacks: "keras.callbacks.Callback | Iterable[keras.callbacks.Callback]" = (),
+    callbacks: "keras.callbacks.Callback | Iterable[keras.callbacks.Callback] | None" = None,
     verbose: int | bool = 1,
     **settings: Any,
 ) -> FinetuneResult:
@@ -89,7 +94,7 @@ def finetune(
         model: a released size, such as 124M, or a path.
         callbacks: of Keras. They are called as `fit` calls them, with `loss`, `val_loss` and `lr`. A resumed run calls
             them as a new one does: they have not seen the earlier epochs.
-        verbose: 0 prints nothing.
+        verbose: 0 prints nothing but warnings and the progress of a download, on stderr.
         settings: the flags of `gpt-tf2 finetune`, by name. Without `output` nothing is written.
 
     Raises InputError if a setting, a file or the data is bad, or if training diverges.
@@ -105,10 +110,7 @@ def finetune(
     is_written = bool(resolved.output or resolved.output_name)
     if resolved.resume and not is_written:
         raise InputError("needs the `output` to continue: give it", "resume", True)
-    called = [callbacks] if hasattr(callbacks, "set_model") else list(callbacks)
-    for callback in called:
-        if not hasattr(callback, "set_model"):
-            raise InputError(f"`callbacks` has a {type(callback).__name__} in it: give those of keras.callbacks")
+    called = list_callbacks(callbacks)
     if is_path:
         check_path(resolved.data)
         task = None
@@ -136,7 +138,7 @@ def evaluate(
     Args:
         data: a path.
         model: a released size, such as 124M, or a path.
-        verbose: 0 prints nothing.
+        verbose: 0 prints nothing but warnings and the progress of a download, on stderr.
         settings: the flags of `gpt-tf2 evaluate`, by name. Without `output` nothing is written, and an interrupted
             evaluation does not resume.
 
@@ -146,12 +148,24 @@ def evaluate(
     Raises InputError if a setting or a file is bad.
 
     Example:
-        >>> evaluate("held_out.txt", model="124M")["text"]["held_out.txt"]["perplexity"]  # doctest: +SKIP
+        >>> evaluate("held_out.txt", model="124M")["text"]["held_out.txt"]["perplexity per token"]  # doctest: +SKIP
         21.3
     """
     resolved = make_settings(EvaluateSettings, drop_missing(data=data, model=model) | settings)
-    with contextlib.nullcontext() if verbose else hide_output():
-        return run_evaluate(resolved, is_written=resolved.output is not None)
+    return run_evaluate(resolved, is_written=resolved.output is not None, is_shown=bool(verbose))
+
+
+def list_callbacks(callbacks: Any) -> list[Any]:
+    """The callbacks. Raises InputError for one that is not Keras's, or that needs Keras's own `fit`."""
+    called = [callbacks] if hasattr(callbacks, "set_model") else list(callbacks or ())
+    for callback in called:
+        kinds = [kind.__name__ for kind in type(callback).__mro__]
+        if not hasattr(callback, "set_model"):
+            raise InputError(f"`callbacks` has a {kinds[0]} in it: give those of keras.callbacks")
+        for kind in kinds:
+            if kind in ONLY_FIT:
+                raise InputError(f"`callbacks` has a {kind} in it, which needs Keras's own fit: {ONLY_FIT[kind]}")
+    return called
 
 
 def drop_missing(**values: Any) -> dict[str, Any]:

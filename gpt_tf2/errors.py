@@ -1,7 +1,10 @@
 """What the user can fix: one line, no traceback, exit code 2."""
 
+import math
+import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 LONGEST = 300  # characters of an error's line
@@ -46,6 +49,23 @@ class InputError(ValueError):
         given = "" if self.value is None else f" {self.value}"
         message = SETTING.sub(lambda match: f"--{names.get(match[1], match[1])}", self.message)
         return to_line((f"--{names.get(self.setting, self.setting)}{given}: " if self.setting else "") + message)
+
+
+def check_number(name: str, value: Any, kind: type, is_allowed: Callable[[Any], bool], allowed: str) -> None:
+    """Raises InputError unless a parameter is a number of a kind, int or float, in a range. NumPy's numbers do, too.
+
+    allowed: the range in words.
+
+    Example:
+        >>> check_number("top_k", 2.5, int, lambda value: value >= 0, "0 or more")
+        Traceback (most recent call last):
+        gpt_tf2.errors.InputError: top_k=2.5: use a whole number, 0 or more
+    """
+    expected, words = (numbers.Integral, "a whole number") if kind is int else (numbers.Real, "a number")
+    if not isinstance(value, expected) or isinstance(value, bool):
+        raise InputError(f"use {words}, {allowed}", name, repr(value))
+    if not math.isfinite(value) or not is_allowed(value):
+        raise InputError(f"use {allowed}", name, value)
 
 
 def to_line(message: str) -> str:

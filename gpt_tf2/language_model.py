@@ -188,8 +188,7 @@ class LanguageModel:
         """
         one = isinstance(prompt, str) or not isinstance(prompt, Iterable)
         texts: list[Any] = [prompt] if one else list(prompt)
-        include_prompt = rules.pop("include_prompt", False)
-        completion = make_rules(rules, n_samples, batch_size)
+        completion, include_prompt = make_rules(rules, n_samples, batch_size)
         prompts = [
             self._encode(text, completion, "`prompt`" if one else f"`prompt`[{i}]") for i, text in enumerate(texts)
         ]
@@ -212,15 +211,15 @@ class LanguageModel:
             >>> for piece in lm.stream("The tide", seed=1):  # doctest: +SKIP
             ...     print(piece, end="", flush=True)
         """
-        include_prompt = rules.pop("include_prompt", False)
-        completion = make_rules(rules, n_samples=1, batch_size=1)
+        completion, include_prompt = make_rules(rules, n_samples=1, batch_size=1)
         return self._yield_pieces(self._encode(prompt, completion), completion, include_prompt)
 
     def perplexity(self, text: str) -> float:
         """The perplexity of a text, per token: that of `gpt-tf2 evaluate`, for the model in its precision.
 
         The first token follows the end of text, and each has at least half a context before it, where there is as much.
-        With precision "auto" it is computed in float32, unless the model is quantized.
+        With precision "auto" it is computed in float32, unless the model is quantized. The text is scored as it stands;
+        of a file `gpt-tf2 evaluate` makes all line ends \\n and drops a byte order mark.
 
         Raises InputError if the text is empty.
 
@@ -296,19 +295,30 @@ class LanguageModel:
             yield item
 
 
-def make_rules(given: Rules, n_samples: int, batch_size: int) -> CompletionRules:
-    """The rules that keywords give. Raises InputError if one is unknown, or a value is out of range."""
-    rules: dict[str, Any] = dict(given)
+def make_rules(given: Rules, n_samples: int, batch_size: int) -> tuple[CompletionRules, bool]:
+    """The rules that keywords give, and whether samples begin with their prompts.
+
+    Raises InputError if one is unknown, or a value is out of range.
+    """
+    rules: dict[str, Any] = {"draft": False, "include_prompt": False, "stop": None, **given}
     for name in rules:
         if name not in Rules.__annotations__:
             raise InputError(f"unknown parameter {name}{suggest(name, Rules.__annotations__)}")
-    stop = rules.pop("stop", None)
-    stops = [stop] if isinstance(stop, str) else list(stop or ())
-    if not all(isinstance(text, str) and text for text in stops):
-        raise InputError("give a text that is not empty, or a list of them", "stop", stop)
-    rules["draft"] = "on" if rules.pop("draft", False) else "off"
+    for name in ("draft", "include_prompt"):
+        if not isinstance(rules[name], bool | np.bool_):
+            raise InputError("use True or False", name, repr(rules[name]))
+    stops = list_stops(rules.pop("stop"))
+    rules["draft"] = "on" if rules["draft"] else "off"
     settings = make_settings(GenerateSettings, {**rules, "n_samples": n_samples, "batch_size": batch_size})
-    return settings.rules(stops)
+    return settings.rules(stops), settings.include_prompt
+
+
+def list_stops(stop: Any) -> list[str]:
+    """The texts that end a sample. Raises InputError unless it is a text, a list of texts, or None."""
+    stops = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    if not isinstance(stops, list | tuple) or not all(isinstance(text, str) and text for text in stops):
+        raise InputError("give a text that is not empty, or a list of them", "stop", repr(stop))
+    return list(stops)
 
 
 def check_text(text: Any, name: str) -> str:

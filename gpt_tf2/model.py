@@ -379,7 +379,8 @@ class GPT2(keras.Model):
             The sequences with their prompts and without `end`. For an array, an array int32 [B, longest], filled up
             with `end`; for a list, a list of int32 arrays.
 
-        Raises InputError if a prompt is empty, leaves no room in the context, or holds an id outside the vocabulary.
+        Raises InputError if a setting is out of its range, or if a prompt is empty, leaves no room in the context, or
+        holds an id outside the vocabulary.
 
         Example:
             >>> model.generate(np.array([[464, 17427]]), max_new_tokens=20, top_p=0.9, seed=1)  # doctest: +SKIP

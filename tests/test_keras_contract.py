@@ -11,6 +11,7 @@ import tensorflow as tf
 import gpt_tf2
 from gpt_tf2 import GPT2, GPT2Config, InputError, Tokenizer, load_model, save_model
 from gpt_tf2.config import adapter_shapes
+from gpt_tf2.data.batches import Batch
 from gpt_tf2.data.keras_batches import KerasBatches
 from gpt_tf2.model import random_tensors
 from gpt_tf2.training.blockwise import BlockwiseModel
@@ -204,6 +205,21 @@ def test_sequences_end_at_an_id_and_arrays_are_filled_up_with_it(counting: GPT2)
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0: use 1 or more"),
         ([[1]], {"temperature": -1.0}, "temperature=-1.0: use 0 or more"),
         ([[1]], {"top_p": 0.0}, "top_p=0.0: use more than 0, at most 1"),
+        ([[1]], {"top_k": None}, "top_k=None: use a whole number, 0 or more"),
+        ([[1]], {"max_new_tokens": 2.5}, "max_new_tokens=2.5: use a whole number, 1 or more"),
+        ([[1]], {"seed": -1}, "seed=-1: use 0 or more"),
+        ([[1]], {"temperature": np.nan}, "temperature=nan: use 0 or more"),
+        ([[1]], {"min_p": True}, "min_p=True: use a number, 0 or more, less than 1"),
+        ([[1]], {"end": "x"}, "end='x': use a whole number, a token id"),
+        (
+            np.array([1, 2, 3]),
+            {},
+            r"ids are not sequences of token ids: give an int array \[B, T\], or a list of lists",
+        ),
+        ([1, 2, 3], {}, "ids are not sequences of token ids"),
+        ([[1.5]], {}, "ids are not sequences of token ids"),
+        ([[[1], [2, 3]]], {}, "ids are not sequences of token ids"),
+        ("abc", {}, "ids are not sequences of token ids"),
     ],
 )
 def test_what_cannot_be_continued_is_an_error(ids: object, settings: dict, message: str) -> None:
@@ -234,12 +250,40 @@ def open_conversations(steps: int) -> tuple[KerasBatches, KerasBatches]:
 def test_keras_computes_our_loss_of_packed_examples(conversations: Path) -> None:
     model = GPT2.from_preset("tiny")
     model.compile("adam", LOSS)
-    _, held_out = open_conversations(steps=2)
+    train, held_out = open_conversations(steps=2)
+    blockwise = BlockwiseModel(model, ())
+    batch = train.batch(1)
+    expected = float(blockwise.loss(batch)) / batch.weights.sum()
+    assert model.test_on_batch(*train[1]) == pytest.approx(expected, rel=1e-5)
     assert held_out.batch(0).segments.max() == 2 and held_out.batch(1).tokens.shape[1] < 256 and len(held_out) == 2
-    for index in range(2):
-        batch = held_out.batch(index)
-        expected = float(BlockwiseModel(model, ()).loss(batch)) / batch.weights.sum()
-        assert model.test_on_batch(*held_out[index]) == pytest.approx(expected, rel=1e-5)
+    batches = [held_out.batch(index) for index in range(2)]
+    losses, counts = (np.array([float(x) for x in xs]) for xs in (map(blockwise.loss, batches), map(count, batches)))
+    expected = losses.sum() / counts.sum()  # that of `finetune`
+    assert expected != pytest.approx((losses / counts).mean(), rel=1e-4)
+    assert model.evaluate(held_out, verbose=0) == pytest.approx(expected, rel=1e-5)
+
+
+def count(batch: Batch) -> float:
+    """The learned tokens of a batch."""
+    return batch.weights.sum()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"length": 0}, "length=0: use 2 or more"),
+        ({"length": 2.5}, "length=2.5: use a whole number, 2 or more"),
+        ({"batch_size": 0}, "batch_size=0: use 1 or more"),
+        ({"steps": 0}, "steps=0: use 1 or more"),
+        ({"val_fraction": 2}, "val_fraction=2: use 0 or more, less than 1"),
+        ({"seed": -1}, "seed=-1: use 0 or more"),
+        ({"seed": None}, "seed=None: use a whole number, 0 or more"),
+    ],
+)
+def test_batches_of_a_setting_out_of_its_range_are_an_error(settings: dict, message: str, workplace: Path) -> None:
+    tokenizer = Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe")
+    with pytest.raises(InputError, match=message):
+        gpt_tf2.open_batches("story.txt", tokenizer, **{"length": 32, **settings})
 
 
 def test_fit_takes_packed_batches(conversations: Path) -> None:
@@ -263,7 +307,8 @@ def test_a_training_loop_of_ones_own(conversations: Path) -> None:
         warm_up = min(1.0, (step + 1) / 4)
         loss = trainer.step(train.batch(step), rate=1e-2 * warm_up)
         if step % 6 == 5:
-            validation = np.mean([trainer.loss(held_out.batch(i)) for i in range(len(held_out))])
+            batches = [held_out.batch(i) for i in range(len(held_out))]
+            validation = np.average([trainer.loss(b) for b in batches], weights=[b.weights.sum() for b in batches])
             losses.append((float(loss), float(validation)))
     assert losses[1][0] < losses[0][0] < np.log(512) and losses[1][1] < losses[0][1]
     gpt_tf2.save_model(trainer.model, "own.h5", tokenizer)

@@ -14,7 +14,7 @@ from gpt_tf2.checkpoints.adapters import Adapters
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import find_companion
 from gpt_tf2.checkpoints.released import cached_folder, find_size
-from gpt_tf2.config import GPT2Config
+from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -210,10 +210,13 @@ def write_checkpoint(path: str | Path, config: GPT2Config, tensors: Mapping[str,
     Returns:
         The file, or the prefix of a TF1 checkpoint.
 
-    Raises InputError if the path names no format, or if a file cannot be written.
+    Raises InputError if the path names no format, or if a file cannot be written; and ValueError for other tensors.
     """
     path = Path(path)
     check_format(path)
+    if tensors.keys() != tensor_shapes(config).keys():
+        different = sorted(tensors.keys() ^ tensor_shapes(config).keys())
+        raise ValueError(f"{path}: these are not the tensors of a GPT-2: {', '.join(different)}")
     if path.suffix in HDF5_SUFFIXES:
         hdf5.write(path, config, tensors)
     elif path.suffix == SAFETENSORS:

@@ -18,6 +18,7 @@ from gpt_tf2.checkpoints.formats import (
     read_config,
     write_checkpoint,
 )
+from gpt_tf2.checkpoints.merged import MergedTensors
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write
@@ -167,9 +168,20 @@ def load_model(
         >>> model(np.array([[15496, 11, 995]])).shape  # doctest: +SKIP
         TensorShape([1, 3, 50257])
     """
+    config, checkpoint = open_weights(path, config)
+    return read_model(checkpoint, config, dropout, precision)
+
+
+def open_weights(path: str | Path, config: GPT2Config | None = None) -> tuple[GPT2Config, Checkpoint]:
+    """The hyper-parameters and the opened checkpoint of a model, checked against each other.
+
+    The arguments are those of `load_model`.
+    """
     path = locate(path)
     config = config or choose_config(path, read_config(path), find_companion(path, "hparams.json"))
-    return read_model(open_checkpoint(path), config, dropout, precision)
+    checkpoint = open_checkpoint(path)
+    checkpoint.check(config)
+    return config, checkpoint
 
 
 def read_model(
@@ -180,11 +192,10 @@ def read_model(
     held: str = "float32",
     place: "Place | None" = None,
 ) -> "GPT2":
-    """Builds the network of an opened checkpoint.
+    """Builds the network of an opened checkpoint, which was checked against the hyper-parameters.
 
     precision, held: the dtypes to compute in and to store matrices in. The other arguments are those of `GPT2`.
     """
-    checkpoint.check(config)
     start_backend()
     from gpt_tf2.model import GPT2
 
@@ -234,17 +245,20 @@ def find_tokenizer(
 def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = None) -> None:
     """Writes a network's weights as a checkpoint, atomically, with its hyper-parameters inside or beside it.
 
+    Adapters are merged into their matrices; the network keeps them.
+
     Args:
         path: `NAME.h5`, `NAME.safetensors` (`FOLDER/model.safetensors` makes a folder that transformers opens), or a
             TF1 checkpoint as prefix `NAME.ckpt` or as a folder.
         tokenizer: the vocabulary, whose two files are copied beside the checkpoint.
 
-    Raises InputError if the path names no format, or if a file cannot be written.
+    Raises InputError if the path names no format, if a file cannot be written, or if adapters lie on matrices that are
+    stored in less than float32.
 
     Example:
         >>> save_model(model, "hf/model.safetensors", tokenizer)  # doctest: +SKIP
     """
-    written = write_checkpoint(path, model.config, model.tensors())
+    written = write_checkpoint(path, model.config, MergedTensors(model))
     if tokenizer:
         save_vocabulary(tokenizer, written)
 

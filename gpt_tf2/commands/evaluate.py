@@ -74,7 +74,7 @@ class EvaluateSettings(ModelSettings):
     )
 
 
-def run_evaluate(settings: EvaluateSettings, is_written: bool = True) -> Scores:
+def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: bool = True) -> Scores:
     """Scores a model on a task, or measures its perplexity on a text.
 
     The predictions go to `output`, the scores beside it with the suffix `.scores.json`. A journal,
@@ -83,6 +83,7 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True) -> Scores:
 
     Args:
         is_written: whether the files are left there.
+        is_shown: whether anything is printed.
 
     Returns:
         Tables of figures, which are printed too.
@@ -95,29 +96,31 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True) -> Scores:
     task = find_task_of(settings)
     split = settings.split or task.splits[-1]
     task.check_split(split)
+    if task.running_text:
+        check_whole(settings)
+        settings = dataclasses.replace(settings, engine="graph")  # whatever suits this machine for generating
     model, engine = find_model(settings)
     path = find_model_path(settings.model, base=settings.base)
     settings = dataclasses.replace(settings, model=str(path))  # whatever it was called
-    if task.running_text:
-        check_whole(settings)
-    else:
+    if not task.running_text:
         check_room(settings, model)
     workers = find_workers(settings.devices)
+    is_shown = is_shown and workers.is_main
     of = settings.model, settings.data
     with (
         claim_output(settings.output, *of, task, split) if is_written else name_temporary_output() as output,
-        Counter("evaluating", "batches" if task.running_text else "completions", shown=workers.is_main) as counter,
+        Counter("evaluating", "batches" if task.running_text else "completions", shown=is_shown) as counter,
     ):
         scores: Scores
         if task.running_text:
-            scores = {task.name: score_text(settings, task.running_text, model, output, workers, counter)}
+            scores = {task.name: score_text(settings, task.running_text, model, output, workers, counter, is_shown)}
         else:
-            scores = score_task(settings, task, split, model, engine, output, workers, counter)
+            scores = score_task(settings, task, split, model, engine, output, workers, counter, is_shown)
             if is_written:
                 counter.say(f"saved the predictions, {output}")
         if workers.is_main and is_written:
             saved = write_scores(output, scores, *of)
-    if workers.is_main:
+    if is_shown:
         for title, table in scores.items():
             print_table(title, table)
         if is_written:
@@ -132,6 +135,8 @@ def check_whole(settings: EvaluateSettings) -> None:
             raise InputError("running text is scored whole: leave it out", name, getattr(settings, name))
     if settings.quantize:
         raise InputError("running text is scored by the Keras graph: leave it out", "quantize", settings.quantize)
+    if settings.engine == "litert":
+        raise InputError("running text is scored by the Keras graph: leave it out", "engine", "litert")
 
 
 def score_task(
@@ -143,6 +148,7 @@ def score_task(
     output: Path,
     workers: Workers,
     counter: Counter,
+    is_shown: bool,
 ) -> Scores:
     """Writes the predictions for a split's examples, and scores them; the main process does, the others return {}."""
     skipped = Skipped()
@@ -150,7 +156,7 @@ def score_task(
     for line in skipped.lines():
         counter.say(line)
     task.check(examples, settings.data, split, settings.references)  # now, not after hours of work
-    decoders = workers.make_on_each(lambda: load_decoder(settings, model, engine, counter.say))
+    decoders = workers.make_on_each(lambda: load_decoder(settings, model, engine, counter.say, is_shown))
     name = decoders[0].name + workers.describe()
     counter.say(f"{model.path}: {len(examples):,} examples of {settings.data}, {split}; {name}")
     protocol = EvaluationProtocol(
@@ -163,7 +169,7 @@ def score_task(
         draft=settings.drafts(task.drafts),
     )
     work = [protocol, engine, decoders[0].precision, digest(example for _, example in examples)]
-    journal = begin_journal(settings, output, counter, model, work, workers)
+    journal = begin_journal(settings, output, counter, model, work, workers, is_shown)
     predictions, shortened = predict(decoders, model.tokenizer, examples, protocol, workers, journal, counter.show)
     if shortened:
         counter.say(f"{shortened:,} prompts did not fit into {model.config.n_ctx} tokens and were shortened")
@@ -182,6 +188,7 @@ def score_text(
     output: Path,
     workers: Workers,
     counter: Counter,
+    is_shown: bool,
 ) -> dict[str, dict[str, float]]:
     """The perplexity of a text."""
     skipped = Skipped()
@@ -199,7 +206,7 @@ def score_text(
     work = [settings.batch_size, digest(s.tobytes() for s in streams)]
     if precision != "float32":
         work.append(precision)
-    journal = begin_journal(settings, output, counter, model, work, workers)
+    journal = begin_journal(settings, output, counter, model, work, workers, is_shown)
     figures = measure_perplexity(
         streams, model.tokenizer, model.config.n_ctx, settings.batch_size, losses, workers, journal, counter.show
     )
@@ -208,13 +215,19 @@ def score_text(
 
 
 def begin_journal(
-    settings: EvaluateSettings, output: Path, counter: Counter, model: OpenedModel, work: list, workers: Workers
+    settings: EvaluateSettings,
+    output: Path,
+    counter: Counter,
+    model: OpenedModel,
+    work: list,
+    workers: Workers,
+    is_shown: bool,
 ) -> SharedJournal:
     """The journal of an evaluation of this model; says where it resumes."""
     of = identify(settings.model, settings.data)
     weights = Sources(lambda: map(os.path.abspath, model.sources)).digest()
     journal = SharedJournal(journal_path(output), f"{of} {weights} {work}", workers)
-    if journal.damage:
+    if journal.damage and is_shown:
         print_to_stderr(journal.damage)
     if journal.results:
         counter.say(f"{journal.path}: resuming after {len(journal.results):,} {counter.unit}")

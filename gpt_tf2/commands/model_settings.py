@@ -64,7 +64,7 @@ class ModelSettings:
         1.0, "above 1, makes tokens that occurred less likely", group="sampling", kind=float, above=0
     )
     seed: int | None = flag(None, "seed of the samples, to reproduce them", group="sampling", kind=int, at_least=0)
-    batch_size: int = flag(1, "sequences generated in parallel", group="memory", **COUNT, at_most=10_000)
+    batch_size: int = flag(1, "sequences generated in parallel", group="memory", kind=int, at_least=1, at_most=10_000)
     quantize: str | None = flag(
         None, "int8 weights on a CPU: half the memory, three times as fast", group="memory", choices=("int8",)
     )
@@ -114,9 +114,11 @@ def find_model(settings: ModelSettings) -> tuple[OpenedModel, str]:
     return open_model(path, *files, base=base), engine
 
 
-def load_decoder(settings: ModelSettings, model: OpenedModel, engine: str, say: Say = print_to_stderr) -> Decoder:
-    """Loads the model, converting it first if its engine needs that, with progress on stderr."""
-    with Counter("converting for LiteRT, once", "blocks", stderr=True) as counter:
+def load_decoder(
+    settings: ModelSettings, model: OpenedModel, engine: str, say: Say = print_to_stderr, shown: bool = True
+) -> Decoder:
+    """Loads the model, converting it first if its engine needs that, with progress on stderr if that is `shown`."""
+    with Counter("converting for LiteRT, once", "blocks", stderr=True, shown=shown) as counter:
         return open_decoder(model, engine, settings.quantize or settings.precision, say, counter.show)
 
 

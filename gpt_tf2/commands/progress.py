@@ -1,11 +1,10 @@
-"""Progress that a person watches: a bar on a terminal, elsewhere a line now and then."""
+"""Progress that a person watches: a bar on a terminal, elsewhere, as in a notebook, a line now and then."""
 
 import contextlib
 import os
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from rich.console import Console
@@ -19,13 +18,6 @@ SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to draw a bar on
 def print_to_stderr(line: str) -> None:
     """Prints a line that is not part of the result."""
     print(line, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def hide_output() -> Iterator[None]:
-    """Drops what Python, in all its threads, prints to stdout and stderr within the context."""
-    with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
-        yield
 
 
 class PlainConsole(Console):
@@ -56,9 +48,15 @@ class Display(contextlib.AbstractContextManager):
         shown: bool = True,
         stderr: bool = False,
     ):
-        # Without force_jupyter=False a notebook would show each line as HTML of its own.
+        in_notebook = Console().is_jupyter  # there rich shows each line as HTML, even where stdout is redirected
         self.console = PlainConsole(
-            soft_wrap=True, highlight=False, force_jupyter=False, quiet=not shown, stderr=stderr
+            soft_wrap=True,
+            highlight=False,
+            emoji=False,
+            quiet=not shown,
+            stderr=stderr,
+            force_jupyter=False,
+            force_terminal=False if in_notebook else None,
         )
         self.silent_until = silent_until
         self.printed = ""

@@ -31,6 +31,14 @@ class Progress(Protocol):
         """Shows a line."""
 
 
+class Silent:
+    """A `Progress` that shows nothing."""
+
+    def show(self, done: int, total: int | None) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """Data to be read with a vocabulary.

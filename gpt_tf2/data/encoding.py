@@ -12,6 +12,7 @@ import numpy as np
 from gpt_tf2.backend.processes import map_in_processes
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.examples import Skipped
+from gpt_tf2.tasks.in_memory import PLACE
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Example, Part, Piece, RunningText, Task, Unusable
 from gpt_tf2.tokenizer import Tokenizer
@@ -68,7 +69,8 @@ def read_streams(
     joined = [np.concatenate(stream) for stream in streams]
     if not any(len(stream) for stream in joined):
         reasons = "".join(f" ({reason})" for reason in skipped.skips())
-        raise InputError(f"no text in it{reasons}: give a file, folder or glob with text", "data", dataset_path)
+        fix = "texts that are not empty" if dataset_path == PLACE else "a file, folder or glob with text"
+        raise InputError(f"no text in it{reasons}: give {fix}", "data", dataset_path)
     return joined
 
 

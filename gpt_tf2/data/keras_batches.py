@@ -1,7 +1,7 @@
 """Our batches in the form that Keras's `fit` and `evaluate` take."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -9,18 +9,27 @@ import numpy as np
 
 from gpt_tf2.backend.compiling import uses_xla
 from gpt_tf2.data.batches import Batch, Batches
-from gpt_tf2.data.dataset import Source, open_training_data
+from gpt_tf2.data.dataset import Silent, Source, open_training_data
+from gpt_tf2.errors import check_number
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tokenizer import Tokenizer
 
 MOST_HELD_OUT = 64  # sequences to validate with
+RANGES: dict[str, tuple[type, Callable[[float], bool], str]] = {
+    "length": (int, lambda value: 2 <= value < 2**31, "2 or more, less than 2^31"),
+    "batch_size": (int, lambda value: 1 <= value < 2**31, "1 or more, less than 2^31"),
+    "steps": (int, lambda value: 1 <= value < 2**31, "1 or more, less than 2^31"),
+    "val_fraction": (float, lambda value: 0 <= value < 1, "0 or more, less than 1"),
+    "seed": (int, lambda value: 0 <= value < 2**63, "0 or more, less than 2^63"),
+}
 KerasBatch = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]  # inputs, next tokens, weights of their losses
 
 
 class KerasBatches(keras.utils.PyDataset):
     """Batches for `fit` and `evaluate`, each of the inputs of `GPT2`, the next tokens, and the weights of their losses.
 
-    Every epoch has new batches. The weights have a mean of 1, so that Keras's loss is the mean over the learned tokens.
+    Every epoch has new batches, unless they are `Repeated`. The weights have a mean of 1, in each batch or over all
+    repeated ones, so that Keras's loss is the mean over the learned tokens.
 
     Args:
         batches: the data.
@@ -39,7 +48,9 @@ class KerasBatches(keras.utils.PyDataset):
         return self.steps
 
     def __getitem__(self, index: int) -> KerasBatch:
-        return to_keras(self.batch(self.epoch * self.steps + index), self.length)
+        inputs, targets, weights = to_keras(self.batch(self.epoch * self.steps + index), self.length)
+        mean = self.batches.mean_weight(self.length) if isinstance(self.batches, Repeated) else weights.mean()
+        return inputs, targets, weights / mean
 
     def on_epoch_end(self) -> None:
         self.epoch += 1
@@ -60,6 +71,15 @@ class Repeated:
 
     def windows(self, batch_size: int, most: int) -> Iterator[Batch]:
         yield from self.kept
+
+    def mean_weight(self, length: int) -> float:
+        """The mean weight of all tokens, with each sequence padded to a length.
+
+        Keras weighs the losses of batches by their sequences. Weights divided by this make that the mean over all
+        learned tokens.
+        """
+        sequences = sum(len(batch.tokens) for batch in self.kept)
+        return sum(float(batch.weights.sum()) for batch in self.kept) / (sequences * length)
 
 
 def open_batches(
@@ -87,12 +107,15 @@ def open_batches(
     Returns:
         The batches to train on, and those held out, None without a `val_fraction`.
 
-    Raises InputError if the data is bad, or holds too little for this length.
+    Raises InputError if a setting is out of its range, or if the data is bad or holds too little for this length.
 
     Example:
         >>> train, held_out = open_batches("book.txt", tokenizer, length=256, val_fraction=0.1)  # doctest: +SKIP
         >>> model.fit(train, validation_data=held_out, epochs=4)  # doctest: +SKIP
     """
+    settings = {"length": length, "batch_size": batch_size, "steps": steps, "val_fraction": val_fraction, "seed": seed}
+    for name, value in settings.items():
+        check_number(name, value, *RANGES[name])
     source = Source(find_task(task), str(data), tokenizer)
     opened = open_training_data(source, length, val_fraction, source.task.loss_on == "completion", Silent())
     training, held_out = opened.make_batches(uses_xla())
@@ -104,21 +127,11 @@ def open_batches(
 
 
 def to_keras(batch: Batch, length: int) -> KerasBatch:
-    """A batch as `fit` takes it, with each sequence padded to a length."""
+    """A batch as `fit` takes it, with each sequence padded to a length, and weights 1 or 0."""
     names = ("tokens", "positions", "segments")
     padding = ((0, 0), (0, length - batch.tokens.shape[1]))
     targets, weights = np.zeros(batch.tokens.size, "int32"), np.zeros(batch.tokens.size, "float32")
     learned = batch.weights > 0
     targets[batch.picks[learned]], weights[batch.picks[learned]] = batch.targets[learned], batch.weights[learned]
     targets, weights = (np.pad(x.reshape(batch.tokens.shape), padding) for x in (targets, weights))
-    return {name: np.pad(getattr(batch, name), padding) for name in names}, targets, weights / weights.mean()
-
-
-class Silent:
-    """Shows no progress; see `Progress`."""
-
-    def show(self, done: int, total: int | None) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
+    return {name: np.pad(getattr(batch, name), padding) for name in names}, targets, weights

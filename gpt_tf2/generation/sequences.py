@@ -7,19 +7,21 @@ import numpy as np
 
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.keras_graph import GraphDecoder
-from gpt_tf2.errors import InputError
+from gpt_tf2.errors import InputError, check_number
 from gpt_tf2.generation.samples import complete
 from gpt_tf2.generation.sampling import make_sampler
 from gpt_tf2.model import GPT2
 
 MOST_SLOTS = 64  # sequences at a time: more need more memory for their keys and values
-RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "max_new_tokens": (lambda value: value >= 1, "1 or more"),
-    "temperature": (lambda value: value >= 0, "0 or more"),
-    "top_k": (lambda value: value >= 0, "0 or more"),
-    "top_p": (lambda value: 0 < value <= 1, "more than 0, at most 1"),
-    "min_p": (lambda value: 0 <= value < 1, "0 or more, less than 1"),
-    "repetition_penalty": (lambda value: value > 0, "more than 0"),
+RANGES: dict[str, tuple[type, Callable[[float], bool], str]] = {
+    "max_new_tokens": (int, lambda value: 1 <= value < 2**31, "1 or more, less than 2^31"),
+    "temperature": (float, lambda value: value >= 0, "0 or more"),
+    "top_k": (int, lambda value: 0 <= value < 2**63, "0 or more, less than 2^63"),
+    "top_p": (float, lambda value: 0 < value <= 1, "more than 0, at most 1"),
+    "min_p": (float, lambda value: 0 <= value < 1, "0 or more, less than 1"),
+    "repetition_penalty": (float, lambda value: value > 0, "more than 0"),
+    "seed": (int, lambda value: 0 <= value < 2**63, "0 or more, less than 2^63"),
+    "end": (int, lambda value: -(2**31) <= value < 2**31, "a token id"),
 }
 
 
@@ -42,14 +44,13 @@ def continue_sequences(
     Returns:
         For an array, an array int32 [B, longest], filled up with `end`. For a list, a list of int32 arrays.
 
-    Raises InputError if a setting is out of its range, or if a sequence is empty, leaves no room in the context, or
-    holds an id outside the vocabulary.
+    Raises InputError if a setting is out of its range, if `ids` are no sequences of ids, or if a sequence is empty,
+    leaves no room in the context, or holds an id outside the vocabulary.
     """
-    for name, value in {"max_new_tokens": max_new_tokens, **rules}.items():
-        accepts, allowed = RANGES[name]
-        if not accepts(value):
-            raise InputError(f"use {allowed}", name, value)
-    prompts = [[int(id) for id in sequence] for sequence in ids]
+    settings = {"max_new_tokens": max_new_tokens, **rules, "end": end} | ({} if seed is None else {"seed": seed})
+    for name, value in settings.items():
+        check_number(name, value, *RANGES[name])
+    prompts = list_prompts(ids)
     for number, prompt in enumerate(prompts):
         check_prompt(prompt, f"ids[{number}]", model.config)
     if model.decoder is None:
@@ -63,6 +64,18 @@ def continue_sequences(
     for row, sequence in zip(filled, sequences, strict=True):
         row[: len(sequence)] = sequence
     return filled
+
+
+def list_prompts(ids: Any) -> list[list[int]]:
+    """Sequences of ids as lists. Raises InputError if they are something else."""
+    rows = ids if isinstance(ids, list | tuple) else np.atleast_1d(np.asarray(ids))
+    try:
+        arrays = [np.asarray(row) for row in rows]
+    except ValueError:  # a row of lists of different lengths
+        arrays = [np.empty(())]
+    if not all(array.ndim == 1 and (not array.size or np.issubdtype(array.dtype, np.integer)) for array in arrays):
+        raise InputError("ids are not sequences of token ids: give an int array [B, T], or a list of lists of ids")
+    return [array.tolist() for array in arrays]
 
 
 def check_prompt(prompt: list[int], name: str, config: GPT2Config) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2 import InputError, Tokenizer
-from gpt_tf2.data.dataset import Source, open_training_data
+from gpt_tf2.data.dataset import Silent, Source, open_training_data
 from gpt_tf2.tasks.in_memory import PLACE, make_task_in_memory
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Task
@@ -27,14 +27,6 @@ def items(path, split):
 def example(pair):
     return Example("", "", (Turn(pair[0], (pair[1],)),))
 """
-
-
-class Silent:
-    """Shows no progress."""
-
-    def show(self, done: int, total: int | None) -> None: ...
-
-    def say(self, text: str) -> None: ...
 
 
 def read_batches(task: Task, path: str = PLACE) -> list[dict[str, np.ndarray]]:
