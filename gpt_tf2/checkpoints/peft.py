@@ -129,7 +129,8 @@ def list_bases(path: Path, settings: Mapping[str, Any], notes: Mapping[str, str]
         raise InputError(f"{path.with_name(SETTINGS)}: base_model_name_or_path is {name!r:.60}: give a name or a path")
     named = [os.path.normpath(path.parent / name), name] if name else []
     size = HUB.get(name.removeprefix(OWNER))
-    return (*find_beside(path, notes), *named, *([size] if size else []), *([notes["base"]] if "base" in notes else []))
+    released = [f"{size}/model.ckpt"] if size else []  # which `find_size` knows
+    return (*find_beside(path, notes), *named, *released, *([notes["base"]] if "base" in notes else []))
 
 
 def find_scale(source: Path, settings: Mapping[str, Any], name: str, rank: int) -> float:

@@ -215,7 +215,7 @@ def test_a_released_model_is_known_by_its_name_at_hugging_face(base: Path, name:
     strip_notes(Path("style"))
     change_settings(Path("style"), base_model_name_or_path=name)
     read = open_adapters(locate("style"))
-    assert read and read.bases == (f"style/{name}", name, "355M") and not read.knows_base
+    assert read and read.bases == (f"style/{name}", name, "355M/model.ckpt") and not read.knows_base
     shutil.copytree("hf", "models/355M")
     assert open_checkpoint("style").shapes == tensor_shapes(CONFIG)
 

@@ -122,7 +122,7 @@ def test_pefts_folder_is_written_resumed_and_read(workplace: Path, capsys: pytes
     assert {"vocab.json", "merges.txt", "run.toml", "state.h5"} <= set(list_names(path.parent))
     capsys.readouterr()
     assert main(["models"]) == 0
-    assert "  adapters of tiny on story.txt, 2 epochs, lr 0.01\n" in capsys.readouterr().out
+    assert "  adapters of tiny on story.txt, epochs 2, lr 0.01\n" in capsys.readouterr().out
     assert main(["merge", "output/style", "merged.h5"]) == 0
     out, err = capsys.readouterr()
     difference = re.fullmatch(r"largest logit difference between base \+ adapters and the merged model: (\S+)\n", err)
