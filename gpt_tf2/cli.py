@@ -191,11 +191,11 @@ def run(name: str, arguments: Sequence[str], prog: str) -> None:
 def answer(arguments: Sequence[str]) -> str:
     """What `gpt-tf2` prints without a command: its version, or the list of commands."""
     first = arguments[0] if arguments else "--help"
-    if first in ("-V", "--version"):
+    if first in ("-V", "--version", "version"):
         from gpt_tf2.commands.version import describe_version
 
         return describe_version()
-    prefix = "" if first in ("-h", "--help") else f"{first} "
+    prefix = "" if first in ("-h", "--help", "help") else f"{first} "
     commands = {name: command for name, command in COMMANDS.items() if name.startswith(prefix)}
     if not commands:
         raise InputError(

@@ -87,7 +87,13 @@ def start_backend(lean: bool = False) -> str:
 
 def start_jax() -> tuple[str, bool]:
     """Imports Keras on JAX. Returns the device, and whether it is a GPU."""
-    device = import_jax().local_devices()[0]
+    try:
+        device = import_jax().local_devices()[0]
+    except (RuntimeError, AssertionError) as error:  # what JAX_PLATFORMS names is not there
+        asked = f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
+        raise InputError(
+            f"{asked}: JAX cannot start there ({error or 'no such device'}): unset it, or pip install '.[gpu]'"
+        ) from None
     with silence_stderr():
         import keras  # noqa: F401
     return f"JAX on {device.device_kind}", device.platform == "gpu"

@@ -4,7 +4,6 @@ import os
 import struct
 from pathlib import Path
 
-from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.tf1_index import Damage, parse_index, read_varint
 from gpt_tf2.config import SIZES, GPT2Config
 from gpt_tf2.errors import InputError
@@ -45,8 +44,8 @@ def cached_folder(size: str) -> Path | None:
 
 def find_size(checkpoint: str) -> str | None:
     """The released model that the path of a checkpoint names, by its folder: `124M` for `models/124M/model.ckpt`."""
-    name = companion_folder(checkpoint).name
-    return name if name in SIZES else None
+    path = Path(checkpoint)
+    return path.parent.name if path.name == "model.ckpt" and path.parent.name in SIZES else None
 
 
 def find_server(base_url: str | None = None) -> str:

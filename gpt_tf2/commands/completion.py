@@ -10,6 +10,8 @@ import shtab
 from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.commands.parsing import build_parser
 
+FILES = {"FILE": shtab.FILE, "PATH": shtab.FILE, "MODEL": shtab.FILE, "FOLDER": shtab.DIRECTORY}  # by metavar
+
 
 @dataclasses.dataclass(frozen=True)
 class CompletionSettings:
@@ -37,5 +39,8 @@ def print_completion(settings: CompletionSettings, commands: Mapping[str, Any]) 
             nested[first] = names.add_parser(first, help="score a file of predictions").add_subparsers()
         parent = nested[first] if second else names
         own = build_parser(command.load()[0], f"gpt-tf2 {name}", command.about, command.positional)
+        for action in own._actions:
+            if action.metavar in FILES:
+                action.complete = FILES[action.metavar]  # type: ignore[attr-defined]
         parent.add_parser(second or first, parents=[own], add_help=False, help=command.about)
     print(shtab.complete(parser, shell=settings.shell))

@@ -58,7 +58,8 @@ def find_model_path(model: str, offline: bool = False) -> Path:
 
 def find_on_machine(model: str) -> Path | None:
     """The path of a model without a download, or None. The files of a download are not hashed again."""
-    for path in (MODELS / model, Path(model)):
+    named = [MODELS / model] if model == Path(model).name != "" else []
+    for path in (*named, Path(model)) if model else ():
         if is_there(path) and not (model in SIZES and is_unfinished(path)):
             return path
     if model not in SIZES:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +20,20 @@ from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
 from gpt_tf2.commands.data_settings import find_task_of
 from gpt_tf2.commands.find_model import find_model_path, find_on_machine
-from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
+from gpt_tf2.commands.finetune_settings import LENGTH, FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
 from gpt_tf2.commands.measured_plan import measure_plan
 from gpt_tf2.commands.progress import Counter, TrainingDisplay
-from gpt_tf2.commands.recipes import write_recipe
+from gpt_tf2.commands.recipes import format_recipe
 from gpt_tf2.commands.version import describe_version
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.data.batches import Batches
 from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
 from gpt_tf2.data.held_out import write_held_out
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import check_writable
+from gpt_tf2.storage.files import check_writable, write_text
 from gpt_tf2.storage.locks import write_alone
+from gpt_tf2.tasks.data_files import is_stream
 from gpt_tf2.tasks.task import Task
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, predict_total
 from gpt_tf2.training.schedule import choose_rate
@@ -140,9 +142,10 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     if task.running_text and settings.loss_on == "completion":
         raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
     model = open_base(settings)
-    if settings.length > model.config.n_ctx:
-        message = f"is above n_ctx {model.config.n_ctx} of {model.path}: lower it"
-        raise InputError(message, "length", settings.length)
+    length = settings.length or min(LENGTH, model.config.n_ctx)
+    if length > model.config.n_ctx:
+        raise InputError(f"is above n_ctx {model.config.n_ctx} of {model.path}: lower it", "length", length)
+    settings = dataclasses.replace(settings, length=length)
     if call.is_written and settings.lora_rank and output.resolve() in [source.resolve() for source in model.sources]:
         message = "the adapters would replace the model that they belong to: choose another name"
         raise InputError(message, settings.output_setting(), output.name)
@@ -156,7 +159,7 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     unit = "parts" if task.running_text else "examples"
     with Counter(f"preparing {task.splits[0]}", unit, shown=call.is_shown) as counter:
         completion_only = settings.loss_on == "completion"
-        data = open_training_data(source, settings.length, settings.val_fraction, completion_only, counter)
+        data = open_training_data(source, length, settings.val_fraction, completion_only, counter)
     device = start_backend(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 
@@ -191,6 +194,7 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     size = 4 * (3 * learning + (learning if settings.lora_rank else parameters))
     if call.is_written:
         check_writable(companion_folder(output), size, "choose another `output`, or fix the permissions")
+    make_recipe(run)  # now, not after hours of training: it may not hold a path
     return run
 
 
@@ -402,19 +406,32 @@ def describe(run: Run, history: History) -> list[str]:
     return lines
 
 
-def save_recipe(run: Run) -> None:
-    """Writes the settings with which the run can be repeated. Data in memory has no name: then there are none."""
+def make_recipe(run: Run) -> str:
+    """The text of run.toml, with which the run can be repeated. Raises InputError if it cannot hold a path."""
+    output = str(run.output)
+    settings = dataclasses.replace(run.settings, output=output if "/" in output else f"./{output}", output_name=None)
     path = companion_folder(run.output) / "run.toml"
-    if run.call.task:
-        path.unlink(missing_ok=True)  # an earlier run's
-        return
-    settings = dataclasses.replace(run.settings, output=str(run.output), output_name=None, resume=False)
     comments = [
-        f"gpt-tf2 finetune --config {path}",
+        f"gpt-tf2 finetune --config {shlex.quote(str(path))}",
         "in the same folder repeats this run, bit for bit if these are the same:",
         f"{describe_version()}, {run.device}",
     ]
-    write_recipe(path, settings, leave_out=("resume", "memory"), comments=comments)
+    if is_stream(run.settings.data):
+        comments.append("But the data came from a pipe: give the same again.")
+    if run.call.callbacks:
+        comments.append("But a program's callbacks took part, which are not in this file.")
+    if run.output.resolve() in [source.resolve() for source in run.model.sources]:
+        comments.append("But it replaced the model that it began with: put that back first.")
+    return format_recipe(settings, leave_out=("resume", "memory"), comments=comments)
+
+
+def save_recipe(run: Run) -> None:
+    """Writes run.toml. Data in memory has no name: then there is none, not even that of an earlier run."""
+    path = companion_folder(run.output) / "run.toml"
+    if run.call.task:
+        path.unlink(missing_ok=True)
+    else:
+        write_text(path, make_recipe(run))
 
 
 def save(run: Run, trainer: "Trainer", history: History) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpt_tf2.training.schedule import Schedule
 
 OPTIMIZERS = tuple(STATE_PER_WEIGHT)
+LENGTH = 1024  # of a sequence by default: GPT-2's context
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1}
 NATURAL: dict[str, Any] = {"kind": int, "at_least": 0, "below": 2**32}
 FRACTION: dict[str, Any] = {"kind": float, "at_least": 0, "below": 1}
@@ -74,7 +75,9 @@ class FinetuneSettings:
     epochs: int = flag(4, "epochs to train", also=("num_epoch",), **TRAINING, **COUNT)
     steps: int = flag(100, "optimizer steps per epoch", also=("steps_per_epoch",), **SHARED, **COUNT)
     batch_size: int = flag(1, "sequences per step, each a window of text or packed examples", **SHARED, **COUNT)
-    length: int = flag(1024, "tokens per sequence, at most the model's n_ctx", **SHARED, kind=int, at_least=2)
+    length: int | None = flag(
+        None, "tokens per sequence (1024, or the model's n_ctx if that is less)", **SHARED, kind=int, at_least=2
+    )
     lr: float | None = flag(
         None,
         "peak learning rate (by size: 1e-4 for 124M to 2e-5 for 1558M; 2e-4 for LoRA)",
@@ -169,7 +172,9 @@ class FinetuneSettings:
         group="output",
         metavar="FILE",
     )
-    output_name: str | None = flag(None, "the same, always in output/", group="output", metavar="FILE")
+    output_name: str | None = flag(
+        None, "the same, as a name in output/", group="output", metavar="FILE", replaces="output"
+    )
     resume: bool = flag(False, "continue from the last save of --output", group="output", kind=bool)
     save_every: int = flag(1000, "steps between saves (0: only at the end)", group="output", **NATURAL)
     sample_every: int = flag(500, "steps between printed samples (0: none)", group="output", **NATURAL)
@@ -221,7 +226,7 @@ class FinetuneSettings:
             lora_rank=self.lora_rank,
             precision=precision,
             sequences=-(-self.batch_size // self.accumulate),
-            length=self.length,
+            length=self.length or LENGTH,
             collects=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
             freezes=bool(self.freeze),
         )
@@ -247,7 +252,7 @@ class FinetuneSettings:
     def output_path(self) -> Path:
         """The file to write; for a TF1 checkpoint its prefix."""
         data = Path(self.data)
-        made_from = f"{data.stem if data.exists() else 'data'}_{name_model(self.model)}.h5"
+        made_from = f"{(data.resolve().stem if data.exists() else '') or 'data'}_{name_model(self.model)}.h5"
         name = self.output or self.output_name or made_from
         is_name = not self.output or Path(self.output).name == self.output
         path = Path("output") / name if is_name else Path(name)
@@ -261,6 +266,8 @@ def list_trained(settings: FinetuneSettings, config: GPT2Config) -> dict[str, tu
     """The tensors to train, name to shape. Raises InputError if `freeze` or `lora_on` names an unknown part."""
     shapes = tensor_shapes(config)
     if settings.lora_rank:
+        if not settings.lora_on:
+            raise InputError(f"use some of {','.join(MATRICES)}", "lora_on", "''")
         for name in settings.lora_on:
             if name not in MATRICES:
                 raise InputError(f"use some of {','.join(MATRICES)}", "lora_on", name)

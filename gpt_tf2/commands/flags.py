@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from gpt_tf2.errors import InputError
 
 Settings = TypeVar("Settings")
+SYNONYMS = {"learning_rate": "lr", "--learning_rate": "--lr", "train": "finetune", "inference": "generate"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Flag:
     choices: the values allowed.
     also: other names of the flag. The first is that of the 2019 scripts, which a saved run knows it by.
     many: whether the value is a tuple; a command line separates its items by commas.
+    replaces: another setting, which a recipe's value of it does not stand beside on the command line.
     at_least, above, below, at_most: the range of a number.
     shared: whether a resumed run must have the same value.
     """
@@ -34,6 +36,7 @@ class Flag:
     choices: Sequence[str] = ()
     also: Sequence[str] = ()
     many: bool = False
+    replaces: str = ""
     at_least: float | None = None
     above: float | None = None
     below: float | None = None
@@ -49,11 +52,13 @@ class Flag:
             return False
         if self.choices:
             return value in self.choices
-        if isinstance(value, bool | str):
+        if isinstance(value, bool):
             return True
+        if isinstance(value, str):
+            return "\0" not in value
         return (
-            math.isfinite(value)
-            and not (isinstance(value, int) and value.bit_length() > 63)
+            not (isinstance(value, int) and value.bit_length() > 63)
+            and math.isfinite(value)
             and (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
@@ -67,8 +72,10 @@ class Flag:
         if self.kind is bool:
             return "true or false"
         if self.kind is str:
-            return "texts" if self.many else "a text"
-        bounds = []
+            return f"{'texts' if self.many else 'a text'} without NUL"
+        if self.many:
+            return "whole numbers, such as 10,20"
+        bounds = ["a whole number"] if self.kind is int else []
         if self.at_least is not None:
             bounds.append(f"{self.at_least} or more" if self.at_least <= 0 else f"at least {self.at_least}")
         if self.above is not None:
@@ -77,7 +84,7 @@ class Flag:
             bounds.append(f"less than {self.below}")
         if self.at_most is not None:
             bounds.append(f"at most {self.at_most}")
-        return ", ".join(bounds) or ("a whole number" if self.kind is int else "a finite number")
+        return ", ".join(bounds) or "a finite number"
 
 
 def flag(default: Any, help: str, **options: Any) -> Any:
@@ -100,13 +107,17 @@ def flags_of(settings: Any) -> dict[str, Flag]:
 
 
 def check_ranges(settings: Any) -> None:
-    """Raises InputError for the first setting of a wrong kind, or outside its choices or range; None is accepted."""
-    for name, declared in flags_of(settings).items():
-        value = getattr(settings, name)
+    """Raises InputError for the first setting of a wrong kind, or outside its choices or range.
+
+    None is accepted where it is the default.
+    """
+    for field in dataclasses.fields(settings):
+        name, declared, value = field.name, field.metadata["flag"], getattr(settings, field.name)
         if isinstance(value, int) and value.bit_length() > 63:
             raise InputError("too large a number: use one below 2^63", name, value)
-        if value is not None and not declared.accepts(value):
-            raise InputError(f"use {declared.describe_range()}", name, value)
+        if not (value is None and field.default is None) and not declared.accepts(value):
+            given = value if isinstance(value, declared.kind) else repr(value)
+            raise InputError(f"use {declared.describe_range()}", name, given)
 
 
 def make_settings(settings: type[Settings], values: Mapping[str, Any]) -> Settings:
@@ -123,9 +134,13 @@ def make_settings(settings: type[Settings], values: Mapping[str, Any]) -> Settin
     named = {name: to_plain(value) for name, value in rename(settings, values).items()}
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         if field.default is dataclasses.MISSING and field.name not in named:
-            raise InputError(f"`{field.name}` is missing: give it")
-        if field.name in named and field.metadata["flag"].many and isinstance(named[field.name], str):
-            named[field.name] = split_items(named[field.name], field.metadata["flag"].kind)
+            raise InputError(f"`{field.name}` is required")
+        declared = field.metadata["flag"]
+        if declared.many and isinstance(named.get(field.name), str):
+            try:
+                named[field.name] = split_items(named[field.name], declared.kind)
+            except ValueError:
+                raise InputError(f"use {declared.describe_range()}", field.name, named[field.name]) from None
     return settings(**named)
 
 
@@ -137,7 +152,7 @@ def rename(settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
         if name not in names:
             raise InputError(f"unknown setting {name}{suggest(name, names)}")
         if names[name] in named:
-            raise InputError(f"`{name}` and `{names[name]}` are two names of one setting: drop one")
+            raise InputError(f"{name} and {names[name]} are two names of one setting: drop one")
         named[names[name]] = value
     return named
 
@@ -149,7 +164,8 @@ def names_of(settings: type) -> dict[str, str]:
 
 def suggest(name: str, names: Iterable[str]) -> str:
     """The end of a message on an unknown name: the nearest known one, if one is near."""
-    nearest = difflib.get_close_matches(name, list(names), n=1)
+    known = list(names)
+    nearest = [SYNONYMS[name]] if SYNONYMS.get(name) in known else difflib.get_close_matches(name, known, 1, 0.7)
     return f": did you mean {nearest[0]}?" if nearest else ""
 
 
@@ -159,7 +175,7 @@ def to_plain(value: Any) -> Any:
         return os.fspath(value)
     if isinstance(value, list | tuple):
         return tuple(to_plain(item) for item in value)
-    return value.item() if hasattr(value, "item") else value
+    return to_plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def split_items(text: str, kind: type) -> tuple:

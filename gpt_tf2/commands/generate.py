@@ -38,7 +38,11 @@ class GenerateSettings(ModelSettings):
         group="text",
     )
     prompts: str | None = flag(
-        None, "a file of prompts instead, one per line, read as they stand; - is stdin", group="text", metavar="FILE"
+        None,
+        "a file of prompts instead, one per line, read as they stand; - is stdin",
+        group="text",
+        metavar="FILE",
+        replaces="prompt",
     )
     n_samples: int | None = flag(None, "samples of each prompt (--batch_size)", group="text", **COUNT)
     stop: str | None = flag(None, r"text that ends a sample; \n in it is a line break", group="text")
@@ -158,7 +162,8 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
     for sample in filter(None, complete_prompts(decoder, model.tokenizer, prompts, rules, show)):
         tokens += sample.tokens
         yield sample
-    say(f"{tokens / (time.monotonic() - began):.3g} tokens/s, {decoder.name}")
+    rate = tokens / (time.monotonic() - began)
+    say(f"{f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'} tokens/s, {decoder.name}")
 
 
 class Starter(NamedTuple):
@@ -181,7 +186,7 @@ def list_starters(settings: GenerateSettings) -> list[Starter]:
         if line.strip()
     ]
     if not starters:
-        raise InputError("no starters in it: give a starter a line", "prompts", settings.prompts)
+        raise InputError("no prompts in it: write one per line", "prompts", settings.prompts)
     return starters
 
 

@@ -62,7 +62,7 @@ class ModelSettings:
         1.0, "above 1, makes tokens that occurred less likely", group="sampling", kind=float, above=0
     )
     seed: int | None = flag(None, "seed of the samples, to reproduce them", group="sampling", kind=int, at_least=0)
-    batch_size: int = flag(1, "sequences generated in parallel", group="memory", **COUNT, at_most=10_000)
+    batch_size: int = flag(1, "sequences generated in parallel", group="memory", kind=int, at_least=1, at_most=10_000)
     quantize: str | None = flag(
         None, "int8 weights on a CPU: half the memory, three times as fast", group="memory", choices=("int8",)
     )

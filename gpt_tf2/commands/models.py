@@ -1,5 +1,6 @@
 """`models`: the released models and the user's own, where they are, and how they were made."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -70,9 +71,11 @@ def describe_model(name: str, path: Path) -> ListedModel:
     try:
         located = locate(path)
         base, parameters = count_parameters(located)
-        run = read_toml(made) if (made := companion_folder(located) / "run.toml").is_file() else None
     except InputError as error:
         return ListedModel(name, str(path), None, measure_size(path), problem=str(error))
+    run = None
+    with contextlib.suppress(InputError):  # the model is whole, even if its recipe is not
+        run = read_toml(companion_folder(located) / "run.toml")
     return ListedModel(name, str(path), parameters, measure_size(located), base, run)
 
 
@@ -139,9 +142,9 @@ def format_origin(model: ListedModel) -> str:
     if model.problem:
         return model.problem.removeprefix(f"{model.path}: ")
     run = model.run or {}
-    base = f"adapters of {companion_folder(model.base).name}" if model.base else run.get("model", "")
+    base = f"adapters of {companion_folder(model.base).name}" if model.base else str(run.get("model", ""))
     data = f" on {Path(str(run['data'])).name}" if "data" in run else ""
-    figures = [f", {label.format(run[key])}" for key, label in (("epochs", "{} epochs"), ("lr", "lr {}")) if key in run]
+    figures = [f", {label.format(run[key])}" for key, label in (("epochs", "epochs {}"), ("lr", "lr {}")) if key in run]
     return "".join([base, data, *figures]) or "-"
 
 

@@ -4,16 +4,17 @@ import argparse
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from gpt_tf2.commands.flags import Flag, flags_of, make_settings, names_of, rename, split_items, suggest
+from gpt_tf2.commands.flags import Flag, flags_of, make_settings, names_of, split_items, suggest
 from gpt_tf2.commands.recipes import read_recipe
 from gpt_tf2.errors import InputError
 
 Settings = TypeVar("Settings")
 GROUPS = ("text", "data", "model", "training", "sampling", "memory", "output")
 METAVARS = {int: "N", float: "X", str: "TEXT", bool: "YES/NO"}
+OPERAND = " "  # ends the name of a value that is given without a flag
 NAMES = re.compile(r"^(--\w+)(/--\w+)+")
 
 
@@ -59,23 +60,53 @@ def parse(
     Raises InputError for an unknown flag, a missing one, two names of one setting, or a value of the wrong kind.
     """
     parser = build_parser(settings, prog, about, positional)
+    arguments = [use_underscores(argument, parser.names) for argument in arguments]
     parser.typed = find_typed(settings, arguments)
     values, unknown = parser.parse_known_args(arguments)
     if unknown:
         raise explain_unknown(unknown[0], parser)
-    given = vars(values)
+    given = take_operands(vars(values))
     recipe = given.pop("config", None)
     if recipe:
-        given = rename(settings, read_recipe(recipe, settings)) | given
+        given = read_without_rivals(recipe, settings, given) | given
     missing = [
         field.name
         for field in dataclasses.fields(settings)  # type: ignore[arg-type]
         if field.default is dataclasses.MISSING and field.name not in given
     ]
     if missing:
-        names = " and ".join(f"--{name}" for name in missing)
+        names = " and ".join(name.upper() if name in positional else f"--{name}" for name in missing)
         raise InputError(f"{names} {'is' if len(missing) == 1 else 'are'} required (see {prog} --help)")
     return make_settings(settings, given)
+
+
+def use_underscores(argument: str, names: Mapping[str, str]) -> str:
+    """An argument whose flag may be written with dashes, such as `--batch-size=4`, with our underscores."""
+    flag, equals, value = argument.partition("=")
+    name = flag[2:].replace("-", "_")
+    return f"--{name}{equals}{value}" if flag.startswith("--") and name in names else argument
+
+
+def take_operands(values: dict[str, Any]) -> dict[str, Any]:
+    """The values by field, of which some were given without a flag. Raises InputError if one was given twice."""
+    given = {name: value for name, value in values.items() if not name.endswith(OPERAND)}
+    for name in values.keys() - given.keys():
+        field = name.removesuffix(OPERAND)
+        if field in given:
+            raise InputError(f"{field.upper()} and --{field} are one setting: drop one")
+        given[field] = values[name]
+    return given
+
+
+def read_without_rivals(recipe: str, settings: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe, without those that given ones stand for."""
+    values, flags = read_recipe(recipe, settings), flags_of(settings)
+    for name, declared in flags.items():
+        if declared.replaces in given:
+            values.pop(name, None)
+        if name in given:
+            values.pop(declared.replaces, None)
+    return values
 
 
 def find_typed(settings: type, arguments: Sequence[str]) -> dict[str, str]:
@@ -103,7 +134,7 @@ def build_parser(settings: type, prog: str, about: str, positional: Sequence[str
     usage = f"{prog}{operands}{''.join(required)}" + (" [flags]" if len(flags) > len(positional) else "")
     parser = Parser(
         prog=prog, usage=usage, description=about, allow_abbrev=False, formatter_class=HelpFormatter,
-        argument_default=argparse.SUPPRESS,
+        argument_default=argparse.SUPPRESS, add_help=False,
     )  # fmt: skip
     parser.names = names_of(settings)
     headings = {
@@ -113,12 +144,15 @@ def build_parser(settings: type, prog: str, about: str, positional: Sequence[str
         declared = flags[field.name]
         options = describe_flag(declared, field.default)
         if field.name in positional:
-            parser.add_argument(field.name, **options | {"metavar": field.name.upper()})
-            continue
+            operand = {"metavar": field.name.upper(), "nargs": "?", "choices": None}
+            parser.add_argument(field.name + OPERAND, **options | operand)
+            options["help"] = argparse.SUPPRESS
         names = [f"--{name}" for name in (field.name, *declared.also)]
         headings.get(declared.group, parser).add_argument(*names, dest=field.name, **options)
+    more = parser.add_argument_group("more")
+    more.add_argument("-h", "--help", action="help", help="print this and end")
     if len(flags) > len(positional):
-        parser.add_argument(
+        more.add_argument(
             "--config", metavar="FILE", help="a TOML file that sets any of these flags, such as a run's run.toml"
         )
     return parser
@@ -134,7 +168,7 @@ def describe_flag(declared: Flag, default: Any) -> dict[str, Any]:
         about += f" (default: {shown})"
     options: dict[str, Any] = {"help": about.replace("%", "%%")}
     if declared.kind is bool and default is False:
-        return options | {"action": "store_true"}
+        return options | {"action": argparse.BooleanOptionalAction}
     kind: Callable[[str], Any] = declared.kind
     if declared.kind is bool:
         kind = read_yes_or_no
@@ -168,6 +202,6 @@ def explain_unknown(argument: str, parser: Parser) -> InputError:
     """The error for an argument that no flag takes."""
     name = argument.partition("=")[0]
     if not name.startswith("--"):
-        return InputError(f"unexpected argument {argument!r}: give values to flags (see {parser.prog} --help)")
+        return InputError(f"unexpected argument {argument!r}: write a flag before it (see {parser.prog} --help)")
     nearest = suggest(name, [f"--{known}" for known in parser.names])
     return InputError(f"unknown flag {name}{nearest} (see {parser.prog} --help)")

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.commands.find_model import find_config
-from gpt_tf2.commands.finetune_settings import OPTIMIZERS, FinetuneSettings
+from gpt_tf2.commands.finetune_settings import LENGTH, OPTIMIZERS, FinetuneSettings
 from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.commands.measured_plan import measure_plan
 from gpt_tf2.commands.model_settings import MODEL
@@ -23,9 +23,9 @@ class PlanSettings:
     """The settings of `plan`."""
 
     model: str = flag("124M", f"{MODEL}; nothing is downloaded", metavar="MODEL")
-    memory: str | None = flag(None, "memory limit, such as 11GB: marks what fits")
+    memory: str | None = flag(None, "memory limit, such as 11GB: marks what fits", metavar="SIZE")
     batch_size: int = flag(1, "sequences per step", kind=int, at_least=1)
-    length: int = flag(1024, "tokens per sequence", kind=int, at_least=2)
+    length: int | None = flag(None, "tokens per sequence (1024, or the model's n_ctx)", kind=int, at_least=2)
     precision: str = flag("bfloat16", "precision of the computation", choices=("float32", "bfloat16", "float16"))
 
     def __post_init__(self) -> None:
@@ -40,20 +40,21 @@ def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:
     Raises InputError if there is no such model, or if it has fewer positions than `length`.
     """
     config = find_config(settings.model)
-    if settings.length > config.n_ctx:
-        raise InputError(f"use 2 to {config.n_ctx}", "length", settings.length)
+    length = settings.length or min(LENGTH, config.n_ctx)
+    if length > config.n_ctx:
+        raise InputError(f"use 2 to {config.n_ctx}", "length", length)
     start_backend()
     from gpt_tf2.training.devices import ONE_DEVICE
 
     shared: dict[str, Any] = {
         "precision": settings.precision,
         "sequences": settings.batch_size,
-        "length": settings.length,
+        "length": length,
         "collects": settings.precision == "float16",
     }
     plans = [MemoryPlan(optimizer, remat, **shared) for optimizer in OPTIMIZERS for remat in (False, True)]
     plans += [MemoryPlan("adamw", remat, LORA_RANK, **shared) for remat in (False, True)]
-    run = FinetuneSettings(data="", batch_size=settings.batch_size, length=settings.length)
+    run = FinetuneSettings(data="", batch_size=settings.batch_size, length=length)
     measure = functools.partial(measure_plan, run, config, None, ONE_DEVICE, math.inf)
     workers = max(1, (os.cpu_count() or 1) // 4)  # a compilation keeps several cores busy
     with Counter("measuring", "plans", stderr=True) as counter, ThreadPoolExecutor(workers) as threads:

@@ -1,4 +1,4 @@
-"""Progress that a person watches: a bar on a terminal, elsewhere a line now and then."""
+"""Progress that a person watches: a bar on a terminal, elsewhere, as in a notebook, a line now and then."""
 
 import contextlib
 import os
@@ -48,9 +48,15 @@ class Display(contextlib.AbstractContextManager):
         shown: bool = True,
         stderr: bool = False,
     ):
-        # Without force_jupyter=False a notebook would show each line as HTML of its own.
+        in_notebook = Console().is_jupyter  # there rich shows each line as HTML, even where stdout is redirected
         self.console = PlainConsole(
-            soft_wrap=True, highlight=False, force_jupyter=False, quiet=not shown, stderr=stderr
+            soft_wrap=True,
+            highlight=False,
+            emoji=False,
+            quiet=not shown,
+            stderr=stderr,
+            force_jupyter=False,
+            force_terminal=False if in_notebook else None,
         )
         self.silent_until = silent_until
         self.printed = ""

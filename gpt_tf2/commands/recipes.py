@@ -9,8 +9,7 @@ from typing import Any
 import tomli_w
 
 from gpt_tf2.commands.flags import flags_of, rename, to_plain
-from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import write_text
+from gpt_tf2.errors import InputError, to_line
 from gpt_tf2.storage.text_files import read_text
 
 if sys.version_info >= (3, 11):
@@ -43,15 +42,32 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """The content of a TOML file. Raises InputError if it cannot be read."""
     try:
         return tomllib.loads(read_text(path).removeprefix("\ufeff"))
-    except tomllib.TOMLDecodeError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or a number of thousands of digits
         raise InputError(f"{path}: not TOML ({error}): write one setting a line, such as epochs = 4") from None
 
 
-def write_recipe(path: Path, settings: Any, leave_out: Sequence[str], comments: Sequence[str]) -> None:
-    """Writes settings as a TOML file, below comments. What is None is left out: it has no value in TOML."""
+def format_recipe(settings: Any, leave_out: Sequence[str], comments: Sequence[str]) -> str:
+    """Settings as the text of a TOML file, below comments. What is None is left out: it has no value in TOML.
+
+    Raises InputError for a path that is no UTF-8, which TOML cannot hold.
+    """
     values = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in dataclasses.asdict(settings).items()
         if value is not None and name not in leave_out
     }
-    write_text(path, "".join(f"# {line}\n" for line in comments) + tomli_w.dumps(values))
+    for name, value in values.items():
+        if isinstance(value, str) and not is_utf8(value):
+            raise InputError("not UTF-8, which run.toml cannot hold: rename the file", name, value)
+    return "".join(f"# {to_line(line)}\n" for line in comments) + tomli_w.dumps(values)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text has no lone surrogates, which stand for a path's bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -140,7 +140,8 @@ def read_files(dataset_path: str, reading: Reading) -> Iterator[TextPart | Note 
                 follows = True
             except Unusable as error:
                 if str(path) == dataset_path:
-                    message = f"a {error.reason}: give a text, or its `encoding` if it is one such as utf-16-le"
+                    fix = "save it as plain text (.txt), or give its `encoding` if it is one such as utf-16-le"
+                    message = f"a {error.reason}: {fix}"
                     raise InputError(message, "data", path) from None
                 yield error
     if specials:

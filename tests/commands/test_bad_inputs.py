@@ -337,8 +337,8 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         nothing,
         ["--model_path output/no.h5", "no such model", "give"],
     ),
-    "unknown size": ("download 117M", nothing, ["SIZE", "117M", "124M"]),
-    "no size": ("download", nothing, ["SIZE", "required", "--help"]),
+    "unknown size": ("download 117M", nothing, ["--size 117M", "124M"]),
+    "no size": ("download", nothing, ["SIZE is required", "--help"]),
     "a file where models/ should be": (
         "download 124M --folder=models",
         replace_models_by_a_file,

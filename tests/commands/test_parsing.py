@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2.cli import main
+from gpt_tf2.commands.chat import ChatSettings
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.flags import make_settings
 from gpt_tf2.commands.generate import GenerateSettings
@@ -77,15 +78,19 @@ def test_python_takes_paths_lists_numbers_of_numpy_and_old_names() -> None:
     for wrong, words in (
         ({"epocs": 3}, "unknown setting epocs: did you mean epochs?"),
         ({"lr": 1.0, "base_lr": 1.0}, "base_lr and lr are two names of one setting"),
-        ({"lr": "fast"}, "lr=fast: use more than 0"),
-        ({"epochs": 2.5}, "epochs=2.5: use at least 1"),
-        ({"epochs": True}, "epochs=True: use at least 1"),
+        ({"lr": "fast"}, "lr='fast': use more than 0"),
+        ({"epochs": 2.5}, "epochs=2.5: use a whole number, at least 1"),
+        ({"epochs": True}, "epochs=True: use a whole number, at least 1"),
         ({"resume": 1}, "resume=1: use true or false"),
+        ({"epochs": None}, "epochs=None: use a whole number"),
+        ({"decay_epochs": "a,b"}, "decay_epochs=a,b: use whole numbers"),
+        ({"decay_epochs": (10**400,)}, "use whole numbers"),
+        ({"lr": np.array([1.0, 2.0])}, "use more than 0"),
     ):
         with pytest.raises(InputError) as caught:
             make_settings(FinetuneSettings, {"data": "book.txt", **wrong})
         assert words in str(caught.value)
-    with pytest.raises(InputError, match="data is missing"):
+    with pytest.raises(InputError, match="data is required"):
         make_settings(FinetuneSettings, {})
 
 
@@ -102,14 +107,20 @@ def test_the_command_line_overrides_a_recipe(tmp_path: Path) -> None:
     [
         ("epocs = 3", "run.toml: unknown setting epocs: did you mean epochs?"),
         ("lr = 1.0\nbase_lr = 1.0", "run.toml: base_lr and lr are two names"),
-        ("epochs = 1.5", "run.toml: epochs is 1.5: use at least 1"),
-        ("epochs = true", "run.toml: epochs is True: use at least 1"),
+        ("epochs = 1.5", "run.toml: epochs is 1.5: use a whole number, at least 1"),
+        ("epochs = true", "run.toml: epochs is True: use a whole number, at least 1"),
         ('lr = "fast"', "run.toml: lr is 'fast': use more than 0"),
         ("epochs = 99999999999999999999", "run.toml: epochs is 99999999999999999999: use"),
         ("[train]\nlr = 1.0", "run.toml: unknown setting train"),
         ("epochs: 4", "run.toml: not TOML"),
         ("\0", "run.toml: not TOML"),
         ("epochs = 1\nepochs = 2", "run.toml: not TOML"),
+        (f"epochs = {'9' * 500}", "run.toml: epochs is 9"),
+        (f"epochs = {'9' * 5000}", "run.toml: not TOML"),
+        (f"x = {'[' * 9000}{']' * 9000}", "run.toml: not TOML"),
+        ('model = "a\\u0000b"', "run.toml: model is 'a\\x00b': use a text without NUL"),
+        ("decay_epochs = 5", "run.toml: decay_epochs is 5: use whole numbers"),
+        ("lr = 2026-11-26", "run.toml: lr is datetime.date(2026, 11, 26): use more than 0"),
     ],
 )
 def test_a_bad_recipe_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture, text: str, words: str) -> None:
@@ -119,6 +130,28 @@ def test_a_bad_recipe_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture,
     assert words in err.replace("--", "") and err.count("\n") == 1
     assert main(["finetune", "--data=x", f"--config={tmp_path}/none.toml"]) == 2
     assert "none.toml" in capsys.readouterr().err
+
+
+def test_a_recipes_setting_gives_way_to_the_one_that_stands_for_it(tmp_path: Path) -> None:
+    recipe = tmp_path / "run.toml"
+    recipe.write_text('output = "a.h5"\neager = true\nval_fraction = 0\n')
+    settings = parse_finetune(f"--config={recipe}", "--output_name=b.h5", "--no-eager")
+    assert (settings.output, settings.output_name, settings.eager, settings.val_fraction) == (None, "b.h5", False, 0)
+    recipe.write_text('output_name = "a.h5"\n')
+    settings = parse_finetune(f"--config={recipe}", "--output=b.h5")
+    assert (settings.output, settings.output_name) == ("b.h5", None)
+    recipe.write_text('prompt = "The tide"\n')
+    assert parse(GenerateSettings, [f"--config={recipe}", "--prompts=p.txt"], "", "").prompts == "p.txt"
+
+
+def test_what_is_given_without_a_flag_also_has_one(tmp_path: Path) -> None:
+    passage = "--passage=story.txt"
+    for arguments in (["m.h5", passage], [passage, "--model=m.h5"], [passage, "--model_path", "m.h5"]):
+        assert parse(ChatSettings, arguments, "gpt-tf2 chat", "", ["model"]).model == "m.h5"
+    with pytest.raises(InputError, match="MODEL and --model are one setting: drop one"):
+        parse(ChatSettings, ["m.h5", passage, "--model=n.h5"], "gpt-tf2 chat", "", ["model"])
+    (tmp_path / "run.toml").write_text('model = "m.h5"\n')
+    assert parse(ChatSettings, [passage, f"--config={tmp_path}/run.toml"], "", "", ["model"]).model == "m.h5"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])

@@ -1,5 +1,6 @@
 """Recipes: those that come with the project, and the one that a run writes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,25 @@ def test_a_resumed_run_keeps_the_learning_rate_that_it_began_with(workplace: Pat
     run_finetune(change_settings(epochs=1, steps=2, lr=0.0005))
     path = run_finetune(change_settings(epochs=2, steps=2, lr=None, resume=True))
     assert read_recipe(str(path.with_suffix("") / "run.toml"), FinetuneSettings)["lr"] == 0.0005
+
+
+@pytest.mark.parametrize(
+    ("output", "written"),
+    [("./x.h5", "x.h5"), ('o/my "bo\nok".h5', 'o/my "bo\nok".h5'), ("runs/x.h5", "runs/x.h5"), ("x.h5", "output/x.h5")],
+)
+def test_a_recipe_repeats_a_run_of_any_name(workplace: Path, output: str, written: str) -> None:
+    path = run_finetune(change_settings(epochs=1, steps=1, output=output, output_name=None))
+    assert path == Path(written)
+    weights = read_weights(path)
+    path.unlink()
+    assert main(["finetune", f"--config={path.with_suffix('')}/run.toml"]) == 0
+    assert are_identical(weights, read_weights(path))
+
+
+def test_a_path_that_is_no_utf8_is_refused_before_training(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    Path("story.txt").rename(name)
+    assert main(["finetune", "--model=tiny", f"--data={name}", "--length=32", "--steps=1", "--output=m.h5"]) == 2
+    err = capsys.readouterr().err
+    assert "not UTF-8" in err and "rename" in err and err.count("\n") == 1
+    assert not Path("output").exists() or not list(Path("output").glob("**/*.h5"))

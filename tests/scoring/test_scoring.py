@@ -288,7 +288,7 @@ def test_rouge_is_printed_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ("score", ["score rouge", "score coqa"]),
         ("score bleu p r", ["score bleu", "score rouge"]),
-        ("score rouge p", ["REFERENCES", "required"]),
+        ("score rouge p", ["REFERENCES is required"]),
         ("score rouge no r", ["no: cannot be read", "check the path"]),
         ("score rouge p r", ["p has 1 lines", "r has 2", "one prediction per reference"]),
         ("score rouge latin r", ["latin: not UTF-8 text at byte 3", "UTF-8"]),
