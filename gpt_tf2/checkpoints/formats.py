@@ -20,9 +20,9 @@ from gpt_tf2.storage.hdf5 import open_hdf5
 HDF5_SUFFIXES = (".h5", ".hdf5")
 SAFETENSORS = ".safetensors"
 FORMATS = "a folder of a model, the prefix of a TF1 checkpoint, or a .h5, .safetensors or .bin file"
-# What a folder of Hugging Face's may hold, the best first; a TF1 checkpoint comes before the last four.
+# What a folder of Hugging Face's may hold, the best first; a TF1 checkpoint comes before the others.
 SAFETENSORS_MODELS = ("model.safetensors", "model.safetensors.index.json")
-OTHER_MODELS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5")
+OTHER_MODELS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "tf_model.h5.index.json")
 
 
 def locate(path: str | Path) -> Path:
@@ -78,8 +78,9 @@ def read_config(path: Path) -> GPT2Config | None:
 def find_hdf5_format(path: Path) -> Any:
     """The module that reads an HDF5 file of a model, by what is in it. Raises InputError if the file is damaged."""
     file = open_hdf5(path)
-    others = (module for module in (keras_2019, tf_transformers) if module.is_format(file))
-    return hdf5 if "hparams" in file.attributes else next(others, hdf5)
+    if tf_transformers.is_format(file):
+        return huggingface
+    return keras_2019 if keras_2019.is_format(file) else hdf5
 
 
 def read_vocabulary_digest(path: Path) -> str | None:
@@ -178,7 +179,7 @@ def list_sources(path: Path, adapted: tuple[Path, ...] = ()) -> tuple[Path, ...]
         return (*list_files(path), *([config_json] if config_json else []))
     bases = adapters.read_base_paths(path)
     if not bases:
-        return (path, config_json) if config_json and find_hdf5_format(path) is tf_transformers else (path,)
+        return (path, config_json) if config_json and find_hdf5_format(path) is huggingface else (path,)
     with explain_base(path, bases[-1]):
         return (path, *list_sources(locate_base(path, bases, adapted), (*adapted, path)))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt_tf2.checkpoints import tf_transformers
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder, find_companion
 from gpt_tf2.checkpoints.shards import list_tensors
@@ -66,8 +67,6 @@ def read_config(path: Path) -> GPT2Config | None:
 
 def is_tied(path: Path) -> bool:
     """Whether the files of a model have no output matrix of their own, as transformers decides it."""
-    if path.suffix == ".h5":  # transformers' TF classes have none
-        return True
     tensors = {remove_prefix(key): tensor for key, tensor in list_tensors(path).items()}
     return HEAD not in tensors or "wte.weight" not in tensors or tensors[HEAD].equals(tensors["wte.weight"])
 
@@ -106,6 +105,8 @@ def openai_name(key: str) -> str:
         >>> openai_name("h.0.ln_1.weight")
         'h0/ln_1/g'
     """
+    if key.endswith(tf_transformers.END):
+        return tf_transformers.openai_name(key)
     layer, _, kind = remove_prefix(key).rpartition(".")
     if layer in ("wte", "wpe", "lm_head"):
         return layer
@@ -114,7 +115,7 @@ def openai_name(key: str) -> str:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a file of tensors, or the index of several.
+    """Opens a file of tensors, or the index of several. Biases lose the leading dimension 1 that TF classes give them.
 
     Raises InputError if a file is missing or truncated, holds other numbers than floats, or if the config.json is not
     a GPT-2's.
@@ -133,7 +134,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if keys.setdefault(name, key) != key:
             raise InputError(f"{tensor.file}: tensors {keys[name]} and {key} are the same one: save it once")
     shapes = {name: stored[key].shape for name, key in keys.items()}
-    return Checkpoint(path, shapes, lambda name: stored[keys[name]].read(), config)
+    for name, shape in shapes.items():
+        if name.endswith("/b") and len(shape) == 2 and shape[0] == 1:
+            shapes[name] = shape[1:]
+    return Checkpoint(path, shapes, lambda name: stored[keys[name]].read().reshape(shapes[name]), config)
 
 
 def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:

@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-from gpt_tf2.checkpoints import safetensors_files, torch_files
+from gpt_tf2.checkpoints import safetensors_files, tf_transformers, torch_files
 from gpt_tf2.checkpoints.stored import StoredTensor
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.json_text import read_json
 
 INDEX = ".index.json"
-SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin)")  # `model-00001-of-00003.safetensors`
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.safetensors|\.bin|\.h5)")  # `model-00001-of-00003.safetensors`
 
 
 def find_index(shard: Path) -> Path | None:
@@ -34,7 +34,7 @@ def read_map(index: Path) -> dict[str, Path]:
     if not isinstance(names, dict) or not names:
         raise InputError(f"{index}: no weight_map in it: {fix}")
     for name in set(map(str, names.values())):
-        if not re.fullmatch(r"[^/\\]+\.(safetensors|bin)", name):
+        if not re.fullmatch(r"[^/\\]+\.(safetensors|bin|h5)", name):
             raise InputError(f"{index}: {name[:80]} is no file beside it: {fix}")
         if not index.with_name(name).is_file():
             raise InputError(f"{index.with_name(name)}: no such file, but {index.name} names it: copy or download it")
@@ -52,11 +52,15 @@ def list_tensors(path: Path) -> dict[str, StoredTensor]:
     Raises InputError if a file is missing or damaged, or if it lacks a tensor that the index says it has.
     """
     if not path.name.endswith(INDEX):
-        reader = torch_files if path.suffix == ".bin" else safetensors_files
+        reader = {".bin": torch_files, ".h5": tf_transformers}.get(path.suffix, safetensors_files)
         return reader.list_tensors(path)
     files = read_map(path)
     tensors = {file: list_tensors(file) for file in sorted(set(files.values()))}
+    chosen = {}
     for key, file in files.items():
-        if key not in tensors[file]:
+        # An index of TF classes begins a name with the model's, which the files leave out.
+        tensor = tensors[file].get(key) or tensors[file].get(key.partition("/")[2])
+        if tensor is None:
             raise InputError(f"{file}: no tensor {key[:80]}, but {path.name} says so: copy or download both again")
-    return {key: tensors[file][key] for key, file in files.items()}
+        chosen[key] = tensor
+    return chosen

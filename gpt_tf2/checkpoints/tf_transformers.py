@@ -1,17 +1,16 @@
-"""`tf_model.h5`, which transformers' TF classes wrote until transformers 5 dropped them; `config.json` beside it.
+"""What transformers' TF classes wrote until transformers 5 dropped them: `tf_model.h5`, and safetensors with its names.
 
-A Keras file of weights: a group for the main layer, and in it each variable under its name, such as
-`transformer/tfgp_t2lm_head_model/transformer/h_._0/attn/c_attn/weight:0`.
+The file is one of Keras 2: a group for the main layer, and in it each variable under its name, such as
+`transformer/tfgpt2lm_head_model/transformer/h_._0/attn/c_attn/weight:0`.
 """
 
+import functools
 import re
 from pathlib import Path
 
 import numpy as np
 
-from gpt_tf2.checkpoints.checkpoint import Checkpoint
-from gpt_tf2.checkpoints.huggingface import read_config as read_config  # of any file of transformers'
-from gpt_tf2.errors import InputError
+from gpt_tf2.checkpoints.stored import StoredTensor
 from gpt_tf2.storage.hdf5 import HDF5File, open_hdf5
 
 VARIABLE = re.compile(
@@ -19,6 +18,7 @@ VARIABLE = re.compile(
     r"(?P<layer>wte|wpe|ln_[12f]|attn/c_attn|attn/c_proj|mlp/c_fc|mlp/c_proj)/"
     r"(?P<kind>weight|bias|gamma|beta|embeddings):0"
 )
+END = ":0"  # of each variable's name
 LETTERS = {"weight": "w", "bias": "b", "gamma": "g", "beta": "b"}
 
 
@@ -41,19 +41,15 @@ def openai_name(name: str) -> str:
     return layer if layer in ("wte", "wpe") else f"{block}{layer}/{LETTERS[match['kind']]}"
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a file. Raises InputError if it is damaged, or if its config.json is not a GPT-2's."""
+def list_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file by its names. Raises InputError if it is damaged."""
     file = open_hdf5(path)
-    keys: dict[str, str] = {}
-    for key in file.datasets:
-        if keys.setdefault(openai_name(key), key) != key:
-            raise InputError(f"{path}: {key} is there twice: copy or download the file again")
-    shapes = {name: file.datasets[key].shape for name, key in keys.items()}
-    for name, shape in shapes.items():
-        if name.endswith("/b") and shape[:1] == (1,):  # a bias is stored as [1, outputs]
-            shapes[name] = shape[1:]
+    return {
+        key: StoredTensor(path, stored.shape, str(stored.dtype), True, functools.partial(read_rows, file, key))
+        for key, stored in file.datasets.items()
+    }
 
-    def read(name: str) -> np.ndarray:
-        return file.read_float32(keys[name]).reshape(shapes[name])
 
-    return Checkpoint(path, shapes, read, read_config(path))
+def read_rows(file: HDF5File, key: str, rows: slice) -> np.ndarray:
+    """Some rows of a tensor as float32."""
+    return file.read_float32(key)[rows]

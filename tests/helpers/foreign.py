@@ -40,7 +40,7 @@ def write_tf_model(path: Path, tensors: Tensors) -> None:
             block, _, rest = layer.partition("/")
             inner = f"h_._{block[1:]}/{rest}/{kind}" if rest else f"{layer}/{kind}"
             value = value[None] if kind == "bias" else value
-        variables[f"tfgp_t2lm_head_model/transformer/{inner}:0"] = value
+        variables[f"tfgpt2lm_head_model/transformer/{inner}:0"] = value
     with h5py.File(path, "w") as file:
         write_layers(file, {"transformer": variables})
 
