@@ -1,6 +1,7 @@
 """The tensors of a `pytorch_model.bin`, a pickle, read by PyTorch's own reader, which builds nothing but tensors."""
 
 import functools
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def list_tensors(path: Path) -> dict[str, StoredTensor]:
                 is_packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
             if is_packed:
                 raise InputError(f"{problem} (compressed): {FIX}")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings(action="ignore"):  # about files of unusual pickles, which are refused anyway
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     if not isinstance(content, dict):
         raise InputError(f"{problem} ({type(content).__name__}): {CONVERT}")
     size = path.stat().st_size

@@ -11,11 +11,19 @@ import pytest
 from safetensors.numpy import save_file
 
 from gpt_tf2 import GPT2, GPT2Config, InputError, load_model, save_model
-from gpt_tf2.checkpoints import huggingface
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.formats import list_sources, locate, open_checkpoint, read_config
 from gpt_tf2.config import tensor_shapes
-from helpers.foreign import write_model_of_2019, write_run_of_gpt_2_simple, write_tf_model
+from helpers.foreign import (
+    name_tensors,
+    name_tf_variables,
+    write_config,
+    write_model_of_2019,
+    write_pickled,
+    write_run_of_gpt_2_simple,
+    write_shards,
+    write_tf_model,
+)
 from helpers.fuzzing import CONFIG, random_tensors
 from helpers.workplace import list_names
 
@@ -33,34 +41,11 @@ def check_tensors(path: Path, expected: dict[str, np.ndarray] = TENSORS, config:
         assert read.dtype == "float32" and np.array_equal(read, value), name
 
 
-def write_config(folder: Path, **changes: Any) -> None:
-    """transformers' config.json of `CONFIG`; a change to None takes a key away."""
-    values = {"model_type": "gpt2", "vocab_size": 8, "n_positions": 4, "n_embd": 4, "n_head": 2, "n_layer": 1}
-    values = {key: value for key, value in (values | changes).items() if value is not None}
-    (folder / "config.json").write_text(json.dumps(values))
-
-
-def name_tensors(prefix: str = "transformer.") -> dict[str, np.ndarray]:
-    """The tensors by transformers' names, with another prefix."""
-    return {prefix + huggingface.transformers_name(n).removeprefix("transformer."): t for n, t in TENSORS.items()}
-
-
-def write_shards(folder: Path) -> None:
-    """Three files and their index, as `save_pretrained(max_shard_size=…)` writes them."""
-    write_config(folder)
-    keys = list(named := name_tensors())
-    files = {f"model-{number:05}-of-00003.safetensors": keys[number - 1 :: 3] for number in (1, 2, 3)}
-    for file, part in files.items():
-        save_file({key: named[key] for key in part}, folder / file)
-    weight_map = {key: file for file, part in files.items() for key in part}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-
-
 # Hugging Face
 
 
 def test_several_files_with_an_index_open_by_folder_and_by_index(tmp_path: Path) -> None:
-    write_shards(tmp_path)
+    write_shards(tmp_path, CONFIG, TENSORS)
     check_tensors(tmp_path)
     check_tensors(tmp_path / "model.safetensors.index.json")
     assert [path.name for path in list_sources(locate(tmp_path))] == [
@@ -86,7 +71,7 @@ def test_several_files_with_an_index_open_by_folder_and_by_index(tmp_path: Path)
     ],
 )
 def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path: Path, change: Any, words: str) -> None:
-    write_shards(tmp_path)
+    write_shards(tmp_path, CONFIG, TENSORS)
     index = tmp_path / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     index.write_text(json.dumps(content | {"weight_map": change(content["weight_map"])}))
@@ -98,9 +83,9 @@ def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path: Path, change:
     "prefix", ["", "_orig_mod.", "module.transformer.", "model.transformer.", "_orig_mod.module.model.transformer."]
 )
 def test_prefixes_of_tools_are_taken_away(tmp_path: Path, prefix: str) -> None:
-    write_config(tmp_path)
+    write_config(tmp_path, CONFIG)
     masks = {f"{prefix}h.0.attn.{name}": np.ones((1, 1, 4, 4), "uint8") for name in ("bias", "masked_bias")}
-    save_file(name_tensors(prefix) | masks, tmp_path / "model.safetensors")
+    save_file(name_tensors(TENSORS, prefix) | masks, tmp_path / "model.safetensors")
     check_tensors(tmp_path)
 
 
@@ -113,18 +98,18 @@ def test_prefixes_of_tools_are_taken_away(tmp_path: Path, prefix: str) -> None:
     ],
 )
 def test_other_names_of_hyper_parameters_are_read(tmp_path: Path, names: dict[str, Any]) -> None:
-    write_config(tmp_path, **names)
-    save_file(name_tensors(), tmp_path / "model.safetensors")
+    write_config(tmp_path, CONFIG, **names)
+    save_file(name_tensors(TENSORS), tmp_path / "model.safetensors")
     check_tensors(tmp_path)
 
 
 def test_an_output_matrix_of_its_own_is_read_written_and_used(tmp_path: Path) -> None:
-    write_config(tmp_path)
+    write_config(tmp_path, CONFIG)
     head = TENSORS["wte"] + 1
-    save_file(name_tensors() | {"lm_head.weight": TENSORS["wte"]}, tmp_path / "model.safetensors")
+    save_file(name_tensors(TENSORS) | {"lm_head.weight": TENSORS["wte"]}, tmp_path / "model.safetensors")
     check_tensors(tmp_path)
     tied = load_model(tmp_path)
-    save_file(name_tensors() | {"lm_head.weight": head}, tmp_path / "model.safetensors")
+    save_file(name_tensors(TENSORS) | {"lm_head.weight": head}, tmp_path / "model.safetensors")
     untied = GPT2Config(**vars(CONFIG) | {"tied": False})
     check_tensors(tmp_path, TENSORS | {"lm_head": head}, untied)
     model = load_model(tmp_path)
@@ -163,11 +148,7 @@ def test_transformers_agrees_about_an_output_matrix_of_its_own(tmp_path: Path) -
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("old", [False, True])  # the format of before torch 1.6, which OpenAI's models have on the hub
 def test_a_pytorch_model_is_read_by_torch(tmp_path: Path, dtype: str, old: bool) -> None:
-    torch = pytest.importorskip("torch")
-    write_config(tmp_path)
-    state = {key: torch.tensor(value).to(getattr(torch, dtype)) for key, value in name_tensors().items()}
-    state["lm_head.weight"] = state["transformer.wte.weight"]
-    torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=not old)
+    write_pickled(tmp_path, CONFIG, TENSORS, dtype, old)
     expected = {name: value.astype(dtype).astype("float32") for name, value in TENSORS.items()}
     check_tensors(tmp_path, expected)
     check_tensors(tmp_path / "pytorch_model.bin", expected)
@@ -175,8 +156,8 @@ def test_a_pytorch_model_is_read_by_torch(tmp_path: Path, dtype: str, old: bool)
 
 def test_a_pytorch_model_in_several_files_is_read(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    write_config(tmp_path)
-    named, weight_map = name_tensors(), {}
+    write_config(tmp_path, CONFIG)
+    named, weight_map = name_tensors(TENSORS), {}
     for number in (1, 2):
         part = {key: torch.tensor(named[key]) for key in list(named)[number - 1 :: 2]}
         torch.save(part, tmp_path / f"pytorch_model-{number:05}-of-00002.bin")
@@ -218,7 +199,7 @@ def test_without_a_safe_torch_a_line_says_how_to_convert(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", torch)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    write_config(tmp_path)
+    write_config(tmp_path, CONFIG)
     for path in (tmp_path, tmp_path / "pytorch_model.bin"):
         with pytest.raises(InputError, match=words) as caught:
             open_checkpoint(path)
@@ -230,11 +211,17 @@ def test_without_a_safe_torch_a_line_says_how_to_convert(
 
 def test_a_model_of_transformers_tf_classes_is_read(tmp_path: Path) -> None:
     write_tf_model(tmp_path / "tf_model.h5", TENSORS)
-    write_config(tmp_path)
+    write_config(tmp_path, CONFIG)
     check_tensors(tmp_path)
     check_tensors(tmp_path / "tf_model.h5")
     assert [path.name for path in list_sources(locate(tmp_path))] == ["tf_model.h5", "config.json"]
     assert companion_folder(locate(tmp_path)) == tmp_path
+
+
+def test_a_safetensors_file_of_transformers_tf_classes_is_read(tmp_path: Path) -> None:
+    write_config(tmp_path, CONFIG)
+    save_file(name_tf_variables(TENSORS), tmp_path / "model.safetensors", {"format": "tf"})
+    check_tensors(tmp_path)
 
 
 def test_a_model_of_the_scripts_of_2019_is_read(tmp_path: Path) -> None:

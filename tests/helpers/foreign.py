@@ -1,16 +1,55 @@
-"""Models as other programs write them: transformers' TF classes, the scripts of 2019, gpt-2-simple."""
+"""Models as other programs write them: transformers, its TF classes, the scripts of 2019, gpt-2-simple."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import pytest
+from safetensors.numpy import save_file
 
+from gpt_tf2.checkpoints.huggingface import CONFIG_NAMES, transformers_name
 from gpt_tf2.config import GPT2Config
 
 Tensors = Mapping[str, np.ndarray]
 TF_KINDS = {"w": "weight", "b": "bias", "g": "gamma"}
+
+
+def write_config(folder: Path, config: GPT2Config, **changes: Any) -> None:
+    """transformers' config.json. A change to None takes a key away."""
+    values = {"model_type": "gpt2"} | {keys[0]: getattr(config, name) for name, keys in CONFIG_NAMES.items()}
+    values = {key: value for key, value in (values | changes).items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+def name_tensors(tensors: Tensors, prefix: str = "transformer.") -> dict[str, np.ndarray]:
+    """Tensors by transformers' names, but for another prefix."""
+    return {prefix + transformers_name(n).removeprefix("transformer."): value for n, value in tensors.items()}
+
+
+def write_shards(folder: Path, config: GPT2Config, tensors: Tensors) -> None:
+    """Three files and their index, as `save_pretrained(max_shard_size=…)` writes them."""
+    write_config(folder, config)
+    named, weight_map = name_tensors(tensors), {}
+    for number in (1, 2, 3):
+        file = f"model-{number:05}-of-00003.safetensors"
+        part = {key: named[key] for key in list(named)[number - 1 :: 3]}
+        save_file(part, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def write_pickled(
+    folder: Path, config: GPT2Config, tensors: Tensors, dtype: str = "float32", old: bool = False
+) -> None:
+    """`pytorch_model.bin`, with the output matrix. old: in the format of before torch 1.6, which has no mapping."""
+    torch = pytest.importorskip("torch")
+    write_config(folder, config)
+    state = {key: torch.tensor(value).to(getattr(torch, dtype)) for key, value in name_tensors(tensors).items()}
+    state["lm_head.weight"] = state["transformer.wte.weight"]
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=not old)
 
 
 def write_variables(group: h5py.Group, variables: Mapping[str, np.ndarray]) -> None:
@@ -28,8 +67,8 @@ def write_layers(group: h5py.Group, layers: Mapping[str, Mapping[str, np.ndarray
         write_variables(group.create_group(name), variables)
 
 
-def write_tf_model(path: Path, tensors: Tensors) -> None:
-    """`tf_model.h5`, as `TFGPT2LMHeadModel.save_pretrained` laid it out."""
+def name_tf_variables(tensors: Tensors) -> dict[str, np.ndarray]:
+    """Tensors by the names that transformers' TF classes give them."""
     variables = {}
     for name, value in tensors.items():
         if name in ("wte", "wpe"):
@@ -40,7 +79,13 @@ def write_tf_model(path: Path, tensors: Tensors) -> None:
             block, _, rest = layer.partition("/")
             inner = f"h_._{block[1:]}/{rest}/{kind}" if rest else f"{layer}/{kind}"
             value = value[None] if kind == "bias" else value
-        variables[f"tfgpt2lm_head_model/transformer/{inner}:0"] = value
+        variables[f"transformer/{inner}:0"] = value
+    return variables
+
+
+def write_tf_model(path: Path, tensors: Tensors) -> None:
+    """`tf_model.h5`, as `TFGPT2LMHeadModel.save_pretrained` laid it out."""
+    variables = {f"tfgpt2lm_head_model/{name}": value for name, value in name_tf_variables(tensors).items()}
     with h5py.File(path, "w") as file:
         write_layers(file, {"transformer": variables})
 
