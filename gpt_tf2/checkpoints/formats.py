@@ -44,7 +44,7 @@ def locate(path: str | Path) -> Path:
     if prefix := openai.find_prefix(path):
         return prefix
     if index := find_index(path):
-        raise InputError(f"{path}: one of several files of a model: give {index.parent} or {index.name}")
+        raise InputError(f"{path}: one of several files of a model: give {index.parent} or {index}")
     if path.suffix not in (*HDF5_SUFFIXES, SAFETENSORS, ".bin") and not path.name.endswith(INDEX):
         raise InputError(f"{path}: not a checkpoint: give {FORMATS}")
     return path

@@ -262,7 +262,7 @@ class Reader:
             raise Damage(f"{name} holds no floating-point numbers")
         version, layout, offset, size = unpack("<BBQQ", parts[LAYOUT])
         if (version, layout) != (3, 1):
-            raise Damage(f"{name} is not stored in one piece")
+            raise Damage(f"{name} is not stored in one piece, as h5repack -l CONTI -f NONE stores it")
         stored = Stored(shape, dtype, offset)
         if stored.size != size or (size and offset + size > self.size):
             raise Damage(f"{name} {list(shape)} is longer than its bytes in the file")

@@ -284,7 +284,11 @@ def test_other_tensors_in_safetensors_are_refused(tmp_path: Path, tensors: dict[
     ("names", "given", "words"),
     [
         (["model-00001-of-00003.safetensors"], "model-00001-of-00003.safetensors", "one of several files"),
-        (["pytorch_model-00001-of-00003.bin"], "pytorch_model-00001-of-00003.bin", "or pytorch_model.bin.index.json"),
+        (
+            ["pytorch_model-00001-of-00003.bin"],
+            "pytorch_model-00001-of-00003.bin",
+            "or .*/pytorch_model.bin.index.json",
+        ),
         (["notes.txt"], "", "neither model.safetensors nor model.ckpt.index"),
         (["notes.txt"], "notes.txt", "not a checkpoint"),
     ],
