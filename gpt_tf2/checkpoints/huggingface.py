@@ -13,6 +13,7 @@ from gpt_tf2.checkpoints import tf_transformers
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder, find_companion
 from gpt_tf2.checkpoints.shards import list_tensors
+from gpt_tf2.checkpoints.stored import StoredTensor
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write, write_text
@@ -36,8 +37,8 @@ FIXED = {
 }
 TIED = "tie_word_embeddings"
 HEAD = "lm_head.weight"  # the output matrix, which most models share with the token embedding, and most files leave out
-# What torch.compile, DistributedDataParallel and a program's own class put before the names, one inside the other.
-PREFIX = re.compile(r"((_orig_mod|module|model|transformer)\.)+")
+# What torch.compile, DistributedDataParallel, a program's own class and GPT2LMHeadModel put into the names.
+WRAPPERS = {"_orig_mod", "module", "model", "transformer"}
 MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # the causal mask, which old files include
 
 
@@ -61,25 +62,24 @@ def read_config(path: Path) -> GPT2Config | None:
         for name, keys in CONFIG_NAMES.items()
         if any(key in values for key in keys)
     }
-    tied = values.get(TIED) is not False and is_tied(path)
+    tied = values.get(TIED) is not False and is_tied(list_tensors(path))
     return GPT2Config.from_dict(renamed | {"tied": tied}, str(config_json))
 
 
-def is_tied(path: Path) -> bool:
-    """Whether the files of a model have no output matrix of their own, as transformers decides it."""
-    tensors = {remove_prefix(key): tensor for key, tensor in list_tensors(path).items()}
+def is_tied(stored: Mapping[str, StoredTensor]) -> bool:
+    """Whether a model has no output matrix of its own, as transformers decides it."""
+    tensors = {unwrap(key): tensor for key, tensor in stored.items()}
     return HEAD not in tensors or "wte.weight" not in tensors or tensors[HEAD].equals(tensors["wte.weight"])
 
 
-def remove_prefix(key: str) -> str:
-    """A tensor's name without what tools put before it.
+def unwrap(key: str) -> str:
+    """A tensor's name without what tools put into it.
 
     Example:
-        >>> remove_prefix("_orig_mod.module.transformer.h.0.ln_1.weight")
+        >>> unwrap("_orig_mod.module.transformer.h.0.ln_1.weight")
         'h.0.ln_1.weight'
     """
-    match = PREFIX.match(key)
-    return key[match.end() :] if match else key
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def transformers_name(name: str) -> str:
@@ -107,7 +107,7 @@ def openai_name(key: str) -> str:
     """
     if key.endswith(tf_transformers.END):
         return tf_transformers.openai_name(key)
-    layer, _, kind = remove_prefix(key).rpartition(".")
+    layer, _, kind = unwrap(key).rpartition(".")
     if layer in ("wte", "wpe", "lm_head"):
         return layer
     letter = "b" if kind == "bias" else "g" if "ln_" in layer else "w"
@@ -122,10 +122,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     config = read_config(path)
     stored = list_tensors(path)
+    tied = config.tied if config else is_tied(stored)
     keys: dict[str, str] = {}
     for key, tensor in stored.items():
         name = openai_name(key)
-        if MASK.fullmatch(remove_prefix(key)) or (name == "lm_head" and (config is None or config.tied)):
+        if MASK.fullmatch(unwrap(key)):
             continue
         if not tensor.is_float:
             raise InputError(
@@ -133,6 +134,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
             )
         if keys.setdefault(name, key) != key:
             raise InputError(f"{tensor.file}: tensors {keys[name]} and {key} are the same one: save it once")
+    if tied and "lm_head" in keys:
+        keys.setdefault("wte", keys["lm_head"])  # of two that share their memory, some programs save the first by name
+        del keys["lm_head"]
     shapes = {name: stored[key].shape for name, key in keys.items()}
     for name, shape in shapes.items():
         if name.endswith("/b") and len(shape) == 2 and shape[0] == 1:

@@ -80,7 +80,8 @@ def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path: Path, change:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "_orig_mod.", "module.transformer.", "model.transformer.", "_orig_mod.module.model.transformer."]
+    "prefix",
+    ["", "_orig_mod.", "module.transformer.", "model.transformer.", "_orig_mod.module.model._orig_mod.transformer."],
 )
 def test_prefixes_of_tools_are_taken_away(tmp_path: Path, prefix: str) -> None:
     write_config(tmp_path, CONFIG)
@@ -120,6 +121,20 @@ def test_an_output_matrix_of_its_own_is_read_written_and_used(tmp_path: Path) ->
         again = load_model(tmp_path / name)
         assert again.config == untied and np.array_equal(model(IDS), again(IDS)), name
     assert "tied" not in CONFIG.to_json()
+
+
+def test_an_output_matrix_stands_for_a_token_embedding_that_was_left_out(tmp_path: Path) -> None:
+    """As safetensors' `save_model` writes tied ones, under the first of their names."""
+    write_config(tmp_path, CONFIG)
+    named = name_tensors(TENSORS)
+    save_file(named | {"lm_head.weight": named.pop("transformer.wte.weight")}, tmp_path / "model.safetensors")
+    check_tensors(tmp_path)
+
+
+def test_without_config_json_an_output_matrix_of_its_own_is_not_left_out(tmp_path: Path) -> None:
+    save_file(name_tensors(TENSORS) | {"lm_head.weight": TENSORS["wte"] + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="lm_head is not part of this GPT-2"):
+        open_checkpoint(tmp_path).check(CONFIG)
 
 
 def test_transformers_agrees_about_an_output_matrix_of_its_own(tmp_path: Path) -> None:
