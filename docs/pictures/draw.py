@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpt_tf2.commands.demo import FOLDER, run_demo, write_sample
+from gpt_tf2.commands.demo import FOLDER, DemoSettings, run_demo, write_sample
 
 PICTURE = Path(__file__).with_name("demo.png").absolute()
 INK, PAPER, FAINT, TRAINING, VALIDATION = "#1f2430", "#ffffff", "#8a93a3", "#3f6fd8", "#e0752d"
@@ -24,7 +24,7 @@ def main() -> None:
     """Trains the demo in a temporary folder and draws what came of it."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        trained = run_demo()
+        trained = run_demo(DemoSettings())
         before, after = write_sample(FOLDER / "model.ckpt"), write_sample(trained)
         with h5py.File(trained.with_suffix("") / "state.h5") as state:
             losses, validation = state["losses"][:], state["validation"][:]
