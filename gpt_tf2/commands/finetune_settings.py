@@ -276,7 +276,8 @@ def list_trained(settings: FinetuneSettings, config: GPT2Config) -> dict[str, tu
     for part in settings.freeze:
         names = {name for name in shapes if is_in_part(name, part)}
         if not names:
-            message = "no such part: use some of wte, wpe, h0-5, attn, mlp, ln_1, ln_2, ln_f"
+            head = "" if config.tied else ", lm_head"
+            message = f"no such part: use some of wte, wpe, h0-5, attn, mlp, ln_1, ln_2, ln_f{head}"
             raise InputError(message, "freeze", part)
         frozen |= names
     if len(frozen) == len(shapes):
@@ -310,5 +311,5 @@ def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str
     }
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
-    described = {"the model": dataclasses.asdict(config), VOCABULARY: vocabulary}
+    described = {"the model": config.to_dict(), VOCABULARY: vocabulary}
     return shared | described | {"the text of --dataset_path": data_key}
