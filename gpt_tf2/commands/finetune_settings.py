@@ -43,7 +43,7 @@ class FinetuneSettings:
     task: str = flag("text", **TASK, shared=True)
     val_fraction: float = flag(
         0.0,
-        "fraction held out at the end of the data, for validation after each epoch",
+        "fraction held out at the end of the data, for validation: the model has the best weights by its loss",
         group="data",
         shared=True,
         **FRACTION,
@@ -109,6 +109,10 @@ class FinetuneSettings:
         many=True,
     )
     seed: int = flag(0, "seed of the batches and of dropout", **SHARED, **NATURAL)
+    validate_every: int | None = flag(None, "steps between validations (once an epoch)", **TRAINING, **COUNT)
+    patience: int = flag(
+        0, "stop after this many validations in a row without a lower loss (0: never)", **TRAINING, **NATURAL
+    )
     memory: str | None = flag(
         None,
         "memory limit, such as 11GB, or auto for all that is free: chooses --remat, --optimizer and LoRA to fit",
