@@ -69,7 +69,7 @@ def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     assert len(state["losses"]) == 18
     assert state["validation"][:, 0].tolist() == [0, 6, 12, 18]
     assert state["validation"][-1, 1] < state["validation"][0, 1] - 0.5
-    expected = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5", "run.toml"}
+    expected = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5", "run.toml", "best.json"}
     assert {path.name for path in Path("output/m").iterdir()} == expected
     assert Image.open("output/m.png").size == (960, 540)
     out = capsys.readouterr().out
@@ -78,7 +78,7 @@ def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     logs.Reload()
     assert set(logs.Tags()["tensors"]) == {"loss/training", "loss/validation", "learning_rate", "tokens_per_second"}
     assert len(logs.Tensors("loss/training")) == 18
-    assert all(np.array_equal(value, state[f"model/{name}"]) for name, value in read_weights(output).items())
+    assert all(np.array_equal(value, state[f"model/{name}"]) for name, value in read_weights(Path("output/m-last.h5")).items())
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,11 @@ def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_one(workplace: Pat
 
 
 def test_resuming_a_finished_run_writes_its_missing_model(finished: Path) -> None:
-    before = read_weights(finished)
-    finished.unlink()
-    assert are_identical(before, read_weights(run_finetune(change_settings(resume=True))))
+    last = Path("output/m-last.h5")
+    before = read_weights(last)
+    last.unlink()
+    run_finetune(change_settings(resume=True))
+    assert are_identical(before, read_weights(last))
 
 
 @pytest.fixture(scope="module")
