@@ -21,6 +21,7 @@ from gpt_tf2.commands.data_settings import find_task_of
 from gpt_tf2.commands.find_model import find_model_path, find_on_machine, is_there
 from gpt_tf2.commands.finetune_settings import FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
+from gpt_tf2.commands.from_scratch import open_random_model
 from gpt_tf2.commands.measured_plan import measure_plan
 from gpt_tf2.commands.progress import Counter, TrainingDisplay, hide_output
 from gpt_tf2.commands.recipes import write_recipe
@@ -233,6 +234,8 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
 
 def open_base(settings: FinetuneSettings) -> OpenedModel:
     """The model to start from, with its weights checked."""
+    if settings.from_scratch:
+        return open_random_model(settings)
     if settings.model_ckpt:  # which the files beside the model may belong to: it is never downloaded for them
         base = find_on_machine(settings.model) or Path(settings.model)
     else:
@@ -298,7 +301,8 @@ def with_learning_rate(
     if saved and "--base_lr" in saved:
         return dataclasses.replace(settings, lr=saved["--base_lr"])
     parameters = sum(map(math.prod, tensor_shapes(config).values()))
-    return dataclasses.replace(settings, lr=choose_rate(parameters, settings.optimizer, settings.lora_rank > 0))
+    lr = choose_rate(parameters, settings.optimizer, settings.lora_rank > 0, settings.from_scratch)
+    return dataclasses.replace(settings, lr=lr)
 
 
 def build(run: Run) -> "tuple[Run, Trainer, History]":
@@ -312,7 +316,8 @@ def build(run: Run) -> "tuple[Run, Trainer, History]":
 
     settings = run.settings
     digests: dict[str, str] = {}
-    with Counter("reading the model", "tensors", shown=run.devices.is_main) as counter:
+    label = "making random weights" if settings.from_scratch else "reading the model"
+    with Counter(label, "tensors", shown=run.devices.is_main) as counter:
 
         def note(name: str, digest: str) -> None:
             digests[name] = digest
@@ -450,8 +455,9 @@ def describe(run: Run, history: History) -> list[str]:
     parameters, learning = run.count_parameters()
     plan = run.settings.memory_plan(run.settings.precision)
     gigabytes = run.step_bytes / 1e9
+    start = f"{'random weights, vocabulary of ' if run.settings.from_scratch else ''}{run.model.path}"
     lines = [
-        f"{run.model.path}: {parameters:,} parameters, {run.settings.precision}, {run.device}{run.devices.describe()}",
+        f"{start}: {parameters:,} parameters, {run.settings.precision}, {run.device}{run.devices.describe()}",
         f"training {learning:,} parameters ({format_flags(plan.settings())} --lr {run.settings.lr:g}), "
         f"about {gigabytes:.1f} GB",
         *run.data.report,

@@ -28,8 +28,8 @@ def draw_curve(path: Path, history: History, best: Validation | None, title: str
         axes.plot(*zip(*history.validation, strict=True), color="tab:orange", marker="o", label="validation")
     if best:
         step, loss = best
-        mark = {"color": "tab:red", "marker": "*", "markersize": 14, "linestyle": "none"}
-        axes.plot(step, loss, **mark, label=f"best: step {step:,}, {loss:.4g}")
+        label = f"best: step {step:,}, {loss:.4g}"
+        axes.plot(step, loss, color="tab:red", marker="*", markersize=14, linestyle="none", label=label)
     axes.set(xlabel="step", ylabel="loss, nats per token", title=title)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -15,6 +15,7 @@ from gpt_tf2.commands import finetune as command
 from gpt_tf2.commands.finetune import place_last, run_finetune
 from gpt_tf2.training import loop
 from gpt_tf2.training.best import BestWeights, count_without_improvement, find_best, read_best, write_best
+from gpt_tf2.training.callbacks import Callbacks
 from gpt_tf2.training.curve import draw_curve
 from gpt_tf2.training.state import History
 from helpers.finetuning import FLAGS, are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
@@ -175,15 +176,15 @@ def test_a_best_file_that_was_deleted_is_written_again_where_its_step_is_the_las
 def test_until_the_first_validation_both_files_have_the_last_weights(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    record = loop.record
+    begin_step = Callbacks.begin_step
 
-    def interrupt(*arguments: Any) -> None:
-        record(*arguments)
+    def interrupt(callbacks: Callbacks, step: int) -> None:
+        begin_step(callbacks, step)
         signal.raise_signal(signal.SIGINT)
 
     ABOUT.parent.mkdir(parents=True)
     ABOUT.write_text('{"step": 2, "validation_loss": 0.5}')  # another run's
-    monkeypatch.setattr(loop, "record", interrupt)
+    monkeypatch.setattr(Callbacks, "begin_step", interrupt)
     run_finetune(change_settings(**UNSTEADY))
     assert are_identical(read_weights(BEST), read_weights(LAST)) and not ABOUT.exists()
     out = capsys.readouterr().out

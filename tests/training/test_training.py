@@ -78,7 +78,9 @@ def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     logs.Reload()
     assert set(logs.Tags()["tensors"]) == {"loss/training", "loss/validation", "learning_rate", "tokens_per_second"}
     assert len(logs.Tensors("loss/training")) == 18
-    assert all(np.array_equal(value, state[f"model/{name}"]) for name, value in read_weights(Path("output/m-last.h5")).items())
+    assert all(
+        np.array_equal(value, state[f"model/{name}"]) for name, value in read_weights(Path("output/m-last.h5")).items()
+    )
 
 
 @pytest.mark.parametrize(
