@@ -180,7 +180,7 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     if settings.length > model.config.n_ctx:
         message = f"is above n_ctx {model.config.n_ctx} of {model.path}: lower it"
         raise InputError(message, "length", settings.length)
-    written = {output.resolve(), place_last(output).resolve()}
+    written = {output.resolve(), *([place_last(output).resolve()] if settings.val_fraction else [])}
     if call.is_written and settings.lora_rank and written & {source.resolve() for source in model.sources}:
         message = "the adapters would replace the model that they belong to: choose another name"
         raise InputError(message, settings.output_setting(), output.name)
@@ -402,7 +402,8 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     )
     schedule = settings.schedule()
     callbacks = Callbacks(run.call.callbacks, trainer, history, schedule, settings.steps, settings.epochs)
-    kept = read_best(run.about_best) if run.saved is not None and is_there(run.output) else None
+    is_kept = run.held_out and run.saved is not None and is_there(run.output)
+    kept = read_best(run.about_best) if is_kept else None
     best = BestWeights(kept, lambda found: save_best(run, trainer, history, found, is_first=best.kept is None))
     if run.held_out and run.is_writing:
         for path in (run.output, run.last):
