@@ -4,7 +4,7 @@ BIN = .venv/bin
 # A file's tests share one process, and so its trained models and conversions.
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all lint docs
+.PHONY: demo test test-all lint docs notebooks
 
 demo: .venv/demo
 	$(BIN)/gpt-tf2 demo
@@ -23,6 +23,10 @@ test-all: .venv/test docs
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
+# notebooks/start.ipynb from its script; cells that are the same keep their ids.
+notebooks: .venv/test
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/start.py
+
 lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -35,7 +39,7 @@ lint: .venv/test
 	touch $@
 
 .venv/test: .venv/demo
-	$(BIN)/pip install --quiet --editable '.[test,dev]'
+	$(BIN)/pip install --quiet --editable '.[test,dev,notebook]'
 	touch $@
 
 .venv/docs: .venv/demo

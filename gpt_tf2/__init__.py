@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt_tf2.api import evaluate, finetune
+    from gpt_tf2.api import FinetuneResult, evaluate, finetune
     from gpt_tf2.checkpoints.opened import load_model, save_model
     from gpt_tf2.config import GPT2Config
     from gpt_tf2.data.keras_batches import open_batches
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GPT2",
+    "FinetuneResult",
     "GPT2Config",
     "InputError",
     "LanguageModel",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 MODULES = {
+    "FinetuneResult": "api",
     "GPT2": "model",
     "GPT2Config": "config",
     "InputError": "errors",

@@ -25,7 +25,8 @@ def list_everything(folder: Path) -> dict[Path, int]:
 def test_nothing_is_printed_or_written_without_output(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     before = list_everything(workplace)
     result = finetune(data=Path("story.txt"), val_fraction=0.03, save_every=1, sample_every=1, **RUN)
-    assert result.path is None and isinstance(result.model, gpt_tf2.GPT2)
+    assert isinstance(result, gpt_tf2.FinetuneResult) and isinstance(result.model, gpt_tf2.GPT2)
+    assert result.path is None
     scores = evaluate(data="story.txt", model="models/tiny", verbose=0)
     assert scores["text"]["story.txt"]["tokens"] > 1000
     assert list_everything(workplace) == before

@@ -470,9 +470,12 @@ def describe(run: Run, history: History) -> list[str]:
 
 
 def save_recipe(run: Run) -> None:
-    """Writes the settings with which the run can be repeated."""
-    settings = dataclasses.replace(run.settings, output=str(run.output), output_name=None, resume=False)
+    """Writes the settings with which the run can be repeated. Data in memory has no name: then there are none."""
     path = companion_folder(run.output) / "run.toml"
+    if run.call.task:
+        path.unlink(missing_ok=True)  # an earlier run's
+        return
+    settings = dataclasses.replace(run.settings, output=str(run.output), output_name=None, resume=False)
     comments = [
         f"gpt-tf2 finetune --config {path}",
         "in the same folder repeats this run, bit for bit if these are the same:",

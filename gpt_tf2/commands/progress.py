@@ -56,7 +56,10 @@ class Display(contextlib.AbstractContextManager):
         shown: bool = True,
         stderr: bool = False,
     ):
-        self.console = PlainConsole(soft_wrap=True, highlight=False, quiet=not shown, stderr=stderr)
+        # Without force_jupyter=False a notebook would show each line as HTML of its own.
+        self.console = PlainConsole(
+            soft_wrap=True, highlight=False, force_jupyter=False, quiet=not shown, stderr=stderr
+        )
         self.silent_until = silent_until
         self.printed = ""
         self.progress = Progress(*columns, console=self.console)
