@@ -1,7 +1,7 @@
 """The best weights of a run, and patience: found, kept, and resumed after any interruption. Runs on either backend."""
 
+import dataclasses
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from gpt_tf2.training.best import BestWeights, count_without_improvement, find_b
 from gpt_tf2.training.callbacks import Callbacks
 from gpt_tf2.training.curve import draw_curve
 from gpt_tf2.training.state import History
-from helpers.finetuning import FLAGS, are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
+from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
 from helpers.markers import slow_on_jax
-from helpers.processes import start_script
+from helpers.processes import run_script
 
 # At a rate that is far too high the validation loss falls, rises, falls to its lowest, and rises again.
 UNSTEADY: dict[str, Any] = {"epochs": 8, "steps": 2, "lr": 0.1, "dropout": 0.0, "precision": "float32"}
@@ -108,7 +108,7 @@ def test_the_best_file_has_the_weights_of_its_step_and_the_last_those_of_the_end
     assert f"saved output/m-last.h5, the last weights: step {best[0]}" in out
 
 
-@pytest.mark.parametrize("patience", [1, 2])
+@pytest.mark.parametrize("patience", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_stops_where_the_reference_does_and_so_does_a_resumed_one(
     patience: int, unsteady: Path, workplace: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -165,11 +165,11 @@ def test_a_run_of_an_earlier_version_resumes_and_keeps_its_best_weights_from_the
 
 
 def test_a_best_file_that_was_deleted_is_written_again_where_its_step_is_the_last(workplace: Path) -> None:
-    run_finetune(change_settings(lr=0.001))
+    run_finetune(change_settings(lr=0.001, epochs=1, steps=2))
     before = read_weights(BEST)
-    assert read_best_step(workplace) == 12
+    assert read_best_step(workplace) == 2
     BEST.unlink()
-    run_finetune(change_settings(lr=0.001, resume=True))
+    run_finetune(change_settings(lr=0.001, epochs=1, steps=2, resume=True))
     assert are_identical(before, read_weights(BEST))
 
 
@@ -192,20 +192,33 @@ def test_until_the_first_validation_both_files_have_the_last_weights(
     assert "saved output/m-last.h5, the last weights after step 1; continue with --resume" in out
 
 
+KILLED = """
+import os, signal, keras, gpt_tf2
+
+class Kill(keras.callbacks.Callback):
+    left = 13  # steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+gpt_tf2.finetune(callbacks=[Kill()], **SETTINGS)
+"""
+
+
 @slow_on_jax
 def test_a_killed_run_has_the_best_weights_of_an_uninterrupted_one(unsteady: Path, workplace: Path) -> None:
-    """Killed where the best weights are ahead of the state: after them, and before the next save."""
-    best = read_best_step(unsteady)
-    flags = [f"--{name}={value}" for name, value in UNSTEADY.items() if name != "dropout"]
-    flags = [*FLAGS, *flags, "--dropout=0", "--val_fraction=0.03", "--save_every=3", "--patience=50"]
-    process = start_script("finetune.py", *flags, "--resume", folder=workplace)
-    while process.poll() is None and not (ABOUT.exists() and read_best_step(workplace) == best):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    """Killed after step 13, when the best weights, of step 12, are ahead of the state, of step 10."""
+    assert read_best_step(unsteady) == 12
+    settings = change_settings(**UNSTEADY, save_every=5, patience=50)
+    given = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
+    (workplace / "killed.py").write_text(KILLED.replace("SETTINGS", repr(given)))
+    killed = run_script(str(workplace / "killed.py"), folder=workplace)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(read_hdf5(Path("output/m/state.h5"))["losses"]) == 10 and read_best_step(workplace) == 12
     assert are_identical(read_weights(BEST), read_weights(unsteady / BEST))
-    assert main(["finetune", *flags, "--resume"]) == 0
+    run_finetune(dataclasses.replace(settings, resume=True))
     for path in (BEST, LAST):
         assert are_identical(read_weights(path), read_weights(unsteady / path))
     assert read_validations() == read_validations(str(unsteady / "output" / "m"))
