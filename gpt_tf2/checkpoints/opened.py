@@ -41,6 +41,7 @@ class OpenedModel:
     tokenizer: the vocabulary.
     sources: the files that the weights and the hyper-parameters are read from.
     stamp: of the sources when the model was found; see `Sources.stamp`.
+    open_weights: opens the weights at the path.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class OpenedModel:
     tokenizer: Tokenizer
     sources: tuple[Path, ...]
     stamp: str
+    open_weights: Callable[[Path], Checkpoint] = open_checkpoint
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -55,7 +57,7 @@ class OpenedModel:
 
         Raises InputError if a file is truncated or damaged, or if it belongs to another network.
         """
-        checkpoint = open_checkpoint(self.path)
+        checkpoint = self.open_weights(self.path)
         checkpoint.check(self.config)
         return checkpoint
 
