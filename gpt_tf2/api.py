@@ -37,9 +37,10 @@ ONLY_FIT = {
 class FinetuneResult:
     """What `finetune` returns.
 
-    model: the network with its trained weights and adapters.
+    model: the network with its last weights and adapters.
     history: for each epoch the mean `loss`, the learning rate at its end, `lr`, and the `val_loss` if data is held out.
-    path: of the fine-tuned model; None without `output`.
+    path: of the fine-tuned model, which has the best weights if data is held out: `load_model(result.path)` loads them.
+        None without `output`.
     """
 
     model: "GPT2"

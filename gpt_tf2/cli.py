@@ -38,6 +38,12 @@ def plan() -> "Parts":
     return PlanSettings, print_plan
 
 
+def vocabulary() -> "Parts":
+    from gpt_tf2.commands.vocabulary import VocabularySettings, learn_vocabulary
+
+    return VocabularySettings, learn_vocabulary
+
+
 def finetune() -> "Parts":
     from gpt_tf2.commands.finetune import run_finetune
     from gpt_tf2.commands.finetune_settings import FinetuneSettings
@@ -117,6 +123,7 @@ COMMANDS: dict[str, Command] = {
     "download": Command("start", "download one of OpenAI's models", download, ["size"]),
     "models": Command("start", "list the released models and your own: size, place, what they were made from", models),
     "finetune": Command("train", "fine-tune a model on a text, summaries, conversations or your own task", finetune),
+    "vocabulary": Command("train", "learn a vocabulary from a text, for finetune --from_scratch", vocabulary, ["data"]),
     "plan": Command("train", "predict the memory of fine-tuning, by optimizer, --remat and LoRA", plan),
     "show-data": Command("train", "print a data set's prompts and completions as a model sees them", show_data),
     "merge": Command("train", "merge a model and its LoRA adapters into one checkpoint", merge, ["adapters", "output"]),

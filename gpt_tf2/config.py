@@ -21,6 +21,8 @@ class GPT2Config:
     n_embd: the width of the network.
     n_head: attention heads per block.
     n_layer: blocks.
+    tied: whether the output matrix is the token embedding, as in every model of OpenAI's. Some models of others have
+        one of their own, the tensor `lm_head`.
 
     Raises InputError if a value is not a positive integer, if it is larger than any network's, or if `n_head` does not
     divide `n_embd`.
@@ -35,9 +37,14 @@ class GPT2Config:
     n_embd: int
     n_head: int
     n_layer: int
+    tied: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tied, bool):
+            raise InputError(f"tied is {self.tied!r}: give true or false")
         for name, value in dataclasses.asdict(self).items():
+            if name == "tied":
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name} is {value!r}: give a positive integer")
             most = MOST_LAYERS if name == "n_layer" else MOST
@@ -58,11 +65,11 @@ class GPT2Config:
         if not isinstance(values, dict):
             raise InputError(f"{source}: not a JSON object of hyper-parameters: give the model's hparams.json")
         names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in values]
+        missing = [name for name in names if name not in values and name != "tied"]
         if missing:
             raise InputError(f"{source}: {', '.join(missing)} missing: give the model's hparams.json")
         try:
-            return cls(**{name: values[name] for name in names})
+            return cls(**{name: values[name] for name in names if name in values})
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
 
@@ -76,9 +83,14 @@ class GPT2Config:
         """
         return cls.from_dict(read_json(path), str(path))
 
+    def to_dict(self) -> dict[str, int]:
+        """The hyper-parameters as OpenAI's `hparams.json` has them: `tied` is left out where it is true."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name != "tied" or not value}
+
     def to_json(self) -> str:
         """The content of an `hparams.json`."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(self.to_dict())
 
 
 SIZES = {
@@ -117,7 +129,13 @@ def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
             "mlp/c_proj/b": (n,),
         }
         shapes |= {f"h{layer}/{name}": shape for name, shape in block.items()}
-    return shapes | {"ln_f/g": (n,), "ln_f/b": (n,)}
+    shapes |= {"ln_f/g": (n,), "ln_f/b": (n,)}
+    return shapes if config.tied else shapes | {"lm_head": (config.n_vocab, n)}
+
+
+def output_matrix(config: GPT2Config) -> str:
+    """The name of the tensor that gives the logits: [n_vocab, n_embd], like the token embedding, which it mostly is."""
+    return "wte" if config.tied else "lm_head"
 
 
 def adapter_shapes(config: GPT2Config, rank: int, matrices: Sequence[str] = MATRICES) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 
 from gpt_tf2.backend.starting import compute_exactly
-from gpt_tf2.config import GPT2Config, tensor_shapes
+from gpt_tf2.config import GPT2Config, output_matrix, tensor_shapes
 from gpt_tf2.errors import InputError
 
 Tensor = Any  # an array of the running backend
@@ -220,7 +220,7 @@ class GPT2(keras.Model):
         self.decoder: Any = None  # of `generate`, from its first call on
         self.dropout_seed = keras.random.SeedGenerator(0)
         self.blocks: list[dict[str, keras.Variable]] = [{} for _ in range(config.n_layer)]
-        self.ends: dict[str, keras.Variable] = {}  # embeddings and last layer norm: the tensors outside the blocks
+        self.ends: dict[str, keras.Variable] = {}  # the tensors outside the blocks, in their order
         read = read or random_tensors(config, seed)
         for tensor, shape in tensor_shapes(config).items():
             stored = self.variable_dtype if len(shape) == 2 else "float32"
@@ -284,8 +284,9 @@ class GPT2(keras.Model):
         return layer_norm(x, self.ends, "ln_f"), new_keys_values
 
     def logits(self, x: Tensor) -> Tensor:
-        """Compute float32 logits [..., V] of hidden states [..., C], by the transposed token embedding."""
-        return ops.cast(ops.matmul(x, ops.transpose(ops.cast(self.ends["wte"], x.dtype))), "float32")
+        """Compute float32 logits [..., V] of hidden states [..., C], by the transposed output matrix."""
+        matrix = self.ends[output_matrix(self.config)]
+        return ops.cast(ops.matmul(x, ops.transpose(ops.cast(matrix, x.dtype))), "float32")
 
     def drop(self, x: Tensor) -> Tensor:
         """Apply dropout."""
@@ -294,8 +295,8 @@ class GPT2(keras.Model):
     def tensors(self) -> dict[str, keras.Variable]:
         """Return every variable by OpenAI's name, in the order of `tensor_shapes`."""
         blocks = {f"h{i}/{name}": variable for i, block in enumerate(self.blocks) for name, variable in block.items()}
-        embeddings = {name: self.ends[name] for name in ("wte", "wpe")}
-        return embeddings | blocks | {name: self.ends[name] for name in ("ln_f/g", "ln_f/b")}
+        ends = dict(self.ends)
+        return {name: ends.pop(name) for name in ("wte", "wpe")} | blocks | ends
 
     def add(self, name: str, shape: tuple[int, ...], values: Callable[[], np.ndarray], dtype: str) -> None:
         """Add a variable under OpenAI's name, or a name of that form.

@@ -190,7 +190,7 @@ def test_nothing_is_printed(folder: Path, tmp_path: Path, capfd: pytest.CaptureF
             lambda lm: lm.generate("The", max_new_token=5),
             "unknown parameter max_new_token: did you mean max_new_tokens?",
         ),
-        (lambda lm: lm.generate("The", n_samples=0), "n_samples=0: use at least 1"),
+        (lambda lm: lm.generate("The", n_samples=0), "n_samples=0: use a whole number, at least 1"),
         (lambda lm: lm.generate("The", stop=""), "stop='': give a text that is not empty"),
         (lambda lm: lm.generate("The", stop=5), "stop=5: give a text that is not empty, or a list of them"),
         (lambda lm: lm.stream("The", stop={}), "stop={}: give a text that is not empty, or a list of them"),

@@ -13,7 +13,9 @@ import h5py
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpt_tf2.commands.demo import FOLDER, DemoSettings, run_demo, write_sample
+from gpt_tf2.checkpoints.opened import save_model
+from gpt_tf2.commands import demo
+from gpt_tf2.commands.from_scratch import open_random_model
 
 PICTURE = Path(__file__).with_name("demo.png").absolute()
 INK, PAPER, FAINT, TRAINING, VALIDATION = "#1f2430", "#ffffff", "#8a93a3", "#3f6fd8", "#e0752d"
@@ -24,8 +26,9 @@ def main() -> None:
     """Trains the demo in a temporary folder and draws what came of it."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        trained = run_demo(DemoSettings())
-        before, after = write_sample(FOLDER / "model.ckpt"), write_sample(trained)
+        trained, begun = demo.run_demo(demo.DemoSettings()), open_random_model(demo.TRAINING)
+        save_model(begun.load(), "begun.h5", begun.tokenizer)
+        before, after = demo.write_sample(Path("begun.h5")), demo.write_sample(trained)
         with h5py.File(trained.with_suffix("") / "state.h5") as state:
             losses, validation = state["losses"][:], state["validation"][:]
     draw(losses, validation, fit(before), fit(after))

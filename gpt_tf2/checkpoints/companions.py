@@ -1,14 +1,19 @@
 """The files that belong to a checkpoint: its hyper-parameters, its vocabulary and what its run saves."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+
+# A checkpoint of OpenAI's, of one training step (`model-1000`), of Hugging Face's or of peft's: its folder is its own.
+ALONE = re.compile(r"(pytorch_|tf_|adapter_)?model(\.[^.]+|-\d+)?|.+\.index\.json")
 
 
 def companion_folder(path: str | Path) -> Path:
     """The folder for the files that belong to a checkpoint.
 
-    A folder is its own companion. `FOLDER/model.*` has FOLDER, the layout of OpenAI and Hugging Face, and so has peft's
-    `FOLDER/adapter_model.*`. `FOLDER/NAME.h5` has `FOLDER/NAME/`, so that several models can share a folder.
+    A folder is its own companion. `FOLDER/model.*` and `FOLDER/model-1000` have FOLDER, as OpenAI and Hugging Face
+    lay out their files, and so has peft's `FOLDER/adapter_model.*`. `FOLDER/NAME.h5` has `FOLDER/NAME/`, so that
+    several models can share a folder.
 
     Example:
         >>> companion_folder("output/book.h5").as_posix()
@@ -17,9 +22,9 @@ def companion_folder(path: str | Path) -> Path:
         'models/124M'
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not path.with_name(f"{path.name}.index").is_file():  # else the prefix of a TF1 checkpoint
         return path
-    return path.parent if path.stem in ("model", "adapter_model") else path.with_suffix("")
+    return path.parent if ALONE.fullmatch(path.name) else path.with_suffix("")
 
 
 def find_companion(path: str | Path, *names: str, fallbacks: Sequence[Path] = ()) -> Path | None:

@@ -4,24 +4,26 @@ Each format is a module with `open_checkpoint` and `write`. Files of adapters op
 """
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gpt_tf2.checkpoints import adapters, hdf5, huggingface, openai, peft
+from gpt_tf2.checkpoints import adapters, hdf5, huggingface, keras_2019, openai, peft, tf_transformers
 from gpt_tf2.checkpoints.adapters import Adapters
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import find_companion
 from gpt_tf2.checkpoints.released import cached_folder, find_size
+from gpt_tf2.checkpoints.shards import INDEX, find_index, list_files
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.hdf5 import open_hdf5
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 SAFETENSORS = ".safetensors"
-# `model-00001-of-00003.safetensors`, and the list of such files, `model.safetensors.index.json`.
-PART = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$|\.index\.json$")
-FORMATS = "a TF1 checkpoint (its folder, or the prefix model.ckpt), a .h5 or a .safetensors file"
+FORMATS = "a folder of a model, the prefix of a TF1 checkpoint, or a .h5, .safetensors or .bin file"
+# What a folder of Hugging Face's may hold, the best first; a TF1 checkpoint comes before the others.
+SAFETENSORS_MODELS = ("model.safetensors", "model.safetensors.index.json")
+OTHER_MODELS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "tf_model.h5.index.json")
 
 
 def locate(path: str | Path) -> Path:
@@ -37,38 +39,29 @@ def locate(path: str | Path) -> Path:
     if openai.is_prefix(path):  # also where a folder has the same name: the one for what belongs to the checkpoint
         return path
     if path.is_dir():
-        for name in ("model.safetensors", "model.ckpt.index"):
-            if (path / name).is_file():
-                return path / name.removesuffix(".index")
-        if prefix := openai.find_latest(path):
-            return prefix
-        if (path / peft.FILE).is_file():
-            return path / peft.FILE
-        for unread in (
-            "model.safetensors.index.json",
-            "pytorch_model.bin.index.json",
-            "pytorch_model.bin",
-            peft.PICKLED,
-        ):
-            if (path / unread).is_file():
-                raise not_read(path / unread)
-        raise InputError(f"{path}: neither model.ckpt.index nor model.safetensors in this folder: give {FORMATS}")
+        return locate_in_folder(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint: download it (gpt-tf2 download SIZE), or give {FORMATS}")
-    if PART.search(path.name) or path.suffix == ".bin":
-        raise not_read(path)
-    if path.suffix not in (*HDF5_SUFFIXES, SAFETENSORS):
+    if prefix := openai.find_prefix(path):
+        return prefix
+    if index := find_index(path):
+        raise InputError(f"{path}: one of several files of a model: give {index.parent} or {index}")
+    if path.suffix not in (*HDF5_SUFFIXES, SAFETENSORS, ".bin") and not path.name.endswith(INDEX):
         raise InputError(f"{path}: not a checkpoint: give {FORMATS}")
     return path
 
 
-def not_read(path: Path) -> InputError:
-    """The error for a model of Hugging Face's in another form than `model.safetensors`."""
-    if path.name == peft.PICKLED:
-        return InputError(f"{path}: pickled adapters, which gpt-tf2 does not read: {peft.FIX} as {peft.FILE}")
-    kind = "one of several files of a model" if PART.search(path.name) else "a pickled model"
-    fix = "open it with transformers and save it as one model.safetensors (save_pretrained, max_shard_size)"
-    return InputError(f"{path}: {kind}, which gpt-tf2 does not read: {fix}")
+def locate_in_folder(folder: Path) -> Path:
+    """The checkpoint in a folder. Raises InputError if there is none, or if it is not clear which."""
+    for name in SAFETENSORS_MODELS:
+        if (folder / name).is_file():
+            return folder / name
+    if prefix := openai.find_latest(folder):
+        return prefix
+    for name in (*OTHER_MODELS, *peft.FILES):
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"{folder}: neither model.safetensors nor model.ckpt.index in this folder: give {FORMATS}")
 
 
 def open_adapters(path: Path) -> Adapters | None:
@@ -80,7 +73,7 @@ def open_adapters(path: Path) -> Adapters | None:
         return None
     if path.suffix in HDF5_SUFFIXES:
         return adapters.open_adapters(path)
-    return peft.open_adapters(path) if path.name == peft.FILE else None
+    return peft.open_adapters(path) if path.name in peft.FILES else None
 
 
 def read_config(path: Path, base: Path | None = None, above: tuple[Path, ...] = ()) -> GPT2Config | None:
@@ -96,7 +89,17 @@ def read_config(path: Path, base: Path | None = None, above: tuple[Path, ...] = 
     if held:
         with explain_base(held, base):
             return held.config or read_config_of_base(locate_base(held, base, above), (*above, path))
-    return hdf5.read_config(path) if path.suffix in HDF5_SUFFIXES else huggingface.read_config(path)
+    if path.suffix not in HDF5_SUFFIXES:
+        return huggingface.read_config(path)
+    return find_hdf5_format(path).read_config(path)
+
+
+def find_hdf5_format(path: Path) -> Any:
+    """The module that reads an HDF5 file of a model, by what is in it. Raises InputError if the file is damaged."""
+    file = open_hdf5(path)
+    if tf_transformers.is_format(file):
+        return huggingface
+    return keras_2019 if keras_2019.is_format(file) else hdf5
 
 
 def read_config_of_base(path: Path, above: tuple[Path, ...]) -> GPT2Config | None:
@@ -109,11 +112,11 @@ def open_checkpoint(path: str | Path, base: Path | None = None) -> Checkpoint:
     """Opens a checkpoint without reading its tensors.
 
     Args:
-        path: a folder with `model.safetensors` or `model.ckpt.index`, the prefix of a TF1 checkpoint, a `.h5` or a
-            `.safetensors` file; or adapters: a `.h5` file, or peft's folder.
+        path: a folder of a model, the prefix of a TF1 checkpoint, a `.h5`, `.safetensors` or `.bin` file, or the
+            index of several (`model.safetensors.index.json`); or adapters: a `.h5` file, or peft's folder.
         base: the model that adapters belong to, if it is not where they say.
 
-    Raises InputError if there is no checkpoint, if it is truncated, or if another program wrote it.
+    Raises InputError if there is no checkpoint, or if it is truncated or in no known format.
 
     Example:
         >>> open_checkpoint("models/124M").shapes["wte"]  # doctest: +SKIP
@@ -131,7 +134,9 @@ def open_located(path: Path, base: Path | None = None, above: tuple[Path, ...] =
         return adapters.open_merged(held, opened)
     if openai.is_prefix(path):
         return openai.open_checkpoint(path)
-    return hdf5.open_checkpoint(path) if path.suffix in HDF5_SUFFIXES else huggingface.open_checkpoint(path)
+    if path.suffix not in HDF5_SUFFIXES:
+        return huggingface.open_checkpoint(path)
+    return find_hdf5_format(path).open_checkpoint(path)
 
 
 def locate_base(held: Adapters, base: Path | None = None, above: tuple[Path, ...] = ()) -> Path:
@@ -192,11 +197,13 @@ def list_sources(path: Path, base: Path | None = None, above: tuple[Path, ...] =
         return tuple(openai.with_suffix(path, suffix) for suffix in (openai.INDEX, openai.DATA))
     held = open_adapters(path)
     if held:
-        settings = [path.with_name(peft.SETTINGS)] if path.name == peft.FILE else []
+        settings = [path.with_name(peft.SETTINGS)] if path.name in peft.FILES else []
         with explain_base(held, base):
             return (path, *settings, *list_sources(locate_base(held, base, above), above=(*above, path)))
-    config_json = None if path.suffix in HDF5_SUFFIXES else find_companion(path, "config.json")
-    return (path, config_json) if config_json else (path,)
+    config_json = find_companion(path, "config.json")
+    if path.suffix not in HDF5_SUFFIXES:
+        return (*list_files(path), *([config_json] if config_json else []))
+    return (path, config_json) if config_json and find_hdf5_format(path) is huggingface else (path,)
 
 
 def write_checkpoint(path: str | Path, config: GPT2Config, tensors: Mapping[str, Any]) -> Path:

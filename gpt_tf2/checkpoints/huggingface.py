@@ -1,4 +1,4 @@
-"""Hugging Face's format: `model.safetensors` with transformers' tensor names, and `config.json` beside it."""
+"""Hugging Face's format: files of tensors with transformers' names (see `shards.py`), and `config.json` beside them."""
 
 import json
 import re
@@ -7,41 +7,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 - makes bfloat16 known to numpy
 import numpy as np
-from safetensors import safe_open
 
+from gpt_tf2.checkpoints import tf_transformers
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder, find_companion
+from gpt_tf2.checkpoints.shards import list_tensors
+from gpt_tf2.checkpoints.stored import StoredTensor
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.damage import explain_damage
 from gpt_tf2.storage.files import atomic_write, write_text
 from gpt_tf2.storage.json_text import read_json
 
-# transformers' name of a hyper-parameter → OpenAI's.
+# OpenAI's name of a hyper-parameter → transformers'; n_ctx is its name in files of before 2021.
 CONFIG_NAMES = {
-    "vocab_size": "n_vocab",
-    "n_positions": "n_ctx",
-    "n_embd": "n_embd",
-    "n_head": "n_head",
-    "n_layer": "n_layer",
+    "n_vocab": ("vocab_size",),
+    "n_ctx": ("n_positions", "max_position_embeddings", "n_ctx"),
+    "n_embd": ("n_embd", "hidden_size"),
+    "n_head": ("n_head", "num_attention_heads"),
+    "n_layer": ("n_layer", "num_hidden_layers"),
 }
 # transformers' settings → the value that gives OpenAI's network.
 FIXED = {
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
-    "tie_word_embeddings": True,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-HEAD = "lm_head.weight"  # the output layer, which is wte
-# The output layer, and the causal mask, which old files include.
-NOT_WEIGHTS = re.compile(rf"(transformer\.)?h\.\d+\.attn\.(masked_)?bias|{re.escape(HEAD)}")
-FLOATS = ("F32", "F16", "BF16", "F64")
-MOST_HEADER = 1 << 24  # bytes; that of 1558M has 60 kB
-ROWS = 4096  # of a matrix, compared at a time
+TIED = "tie_word_embeddings"
+HEAD = "lm_head.weight"  # the output matrix, which most models share with the token embedding, and most files leave out
+# What torch.compile, DistributedDataParallel, a program's own class and GPT2LMHeadModel put into the names.
+WRAPPERS = {"_orig_mod", "module", "model", "transformer"}
+MASK = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # the causal mask, which old files include
 
 
 def read_config(path: Path) -> GPT2Config | None:
@@ -59,8 +57,29 @@ def read_config(path: Path) -> GPT2Config | None:
         if values.get(key, expected) != expected:
             difference = f"{key} is {values[key]!r}, but OpenAI's network has {expected!r}"
             raise InputError(f"{config_json}: {difference}: give a checkpoint of that network")
-    renamed = {name: values[key] for key, name in CONFIG_NAMES.items() if key in values}
-    return GPT2Config.from_dict(renamed, str(config_json))
+    renamed = {
+        name: next(values[key] for key in keys if key in values)
+        for name, keys in CONFIG_NAMES.items()
+        if any(key in values for key in keys)
+    }
+    tied = values.get(TIED) is not False and is_tied(list_tensors(path))
+    return GPT2Config.from_dict(renamed | {"tied": tied}, str(config_json))
+
+
+def is_tied(stored: Mapping[str, StoredTensor]) -> bool:
+    """Whether a model has no output matrix of its own, as transformers decides it."""
+    tensors = {unwrap(key): tensor for key, tensor in stored.items()}
+    return HEAD not in tensors or "wte.weight" not in tensors or tensors[HEAD].equals(tensors["wte.weight"])
+
+
+def unwrap(key: str) -> str:
+    """A tensor's name without what tools put into it.
+
+    Example:
+        >>> unwrap("_orig_mod.module.transformer.h.0.ln_1.weight")
+        'h.0.ln_1.weight'
+    """
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def transformers_name(name: str) -> str:
@@ -70,6 +89,8 @@ def transformers_name(name: str) -> str:
         >>> transformers_name("h0/attn/c_attn/w")
         'transformer.h.0.attn.c_attn.weight'
     """
+    if name == "lm_head":
+        return HEAD
     name = re.sub(r"^h(\d+)/", r"h.\1.", name).replace("/", ".")
     if name in ("wte", "wpe"):
         return f"transformer.{name}.weight"
@@ -78,63 +99,49 @@ def transformers_name(name: str) -> str:
 
 
 def openai_name(key: str) -> str:
-    """OpenAI's name of a tensor, from transformers', with or without its prefix: released files lack it.
+    """OpenAI's name of a tensor, from transformers', with or without prefixes: released files have none.
 
     Example:
         >>> openai_name("h.0.ln_1.weight")
         'h0/ln_1/g'
     """
-    layer, _, kind = key.removeprefix("transformer.").rpartition(".")
-    if layer in ("wte", "wpe"):
+    if key.endswith(tf_transformers.END):
+        return tf_transformers.openai_name(key)
+    layer, _, kind = unwrap(key).rpartition(".")
+    if layer in ("wte", "wpe", "lm_head"):
         return layer
     letter = "b" if kind == "bias" else "g" if "ln_" in layer else "w"
     return re.sub(r"^h\.(\d+)\.", r"h\1.", f"{layer}.{letter}").replace(".", "/")
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a safetensors file.
+    """Opens a file of tensors, or the index of several. Biases lose the leading dimension 1 that TF classes give them.
 
-    Raises InputError if it is truncated, holds other numbers than floats, or if its config.json is not a GPT-2's.
+    Raises InputError if a file is missing or truncated, holds other numbers than floats, or if the config.json is not
+    a GPT-2's.
     """
-    fix = "copy or download the file again"
-    problem = f"{path}: not a whole safetensors file"
-    with explain_damage(problem, fix):
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-        if size > MOST_HEADER:
-            raise InputError(f"{problem} (a header of {size:,} bytes): {fix}")
-        with safe_open(path, framework="np") as file:
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-            stored = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
+    config = read_config(path)
+    stored = list_tensors(path)
+    tied = config.tied if config else is_tied(stored)
     keys: dict[str, str] = {}
-    for key, (_, dtype) in stored.items():
-        if NOT_WEIGHTS.fullmatch(key):
+    for key, tensor in stored.items():
+        name = openai_name(key)
+        if MASK.fullmatch(unwrap(key)):
             continue
-        if dtype not in FLOATS:
-            raise InputError(f"{path}: tensor {key} is {dtype}: save the model as float32, float16 or bfloat16")
-        if keys.setdefault(openai_name(key), key) != key:
-            raise InputError(f"{path}: tensor {key} is there twice, with and without transformer.: save it once")
-
-    def read(name: str) -> np.ndarray:
-        # Opened for each tensor: an open file keeps every page that was read mapped into memory.
-        key = keys[name]
-        with explain_damage(f"{path}: tensor {key} cannot be read", fix), safe_open(path, framework="np") as file:
-            if name == "wte" and HEAD in stored and not are_equal(file, key, HEAD):
-                problem = f"{HEAD} differs from {key}, but OpenAI's network has one matrix for both"
-                raise InputError(f"{path}: {problem}: give a checkpoint whose word embeddings are tied")
-            return file.get_tensor(key).astype("float32", copy=False)
-
-    return Checkpoint(path, {name: stored[key][0] for name, key in keys.items()}, read, read_config(path))
-
-
-def are_equal(file: Any, key: str, other: str) -> bool:
-    """Whether two matrices of an open file are equal, compared some rows at a time."""
-    one, two = file.get_slice(key), file.get_slice(other)
-    shape = one.get_shape()
-    if two.get_shape() != shape or two.get_dtype() != one.get_dtype():
-        return False
-    ranges = [slice(start, min(start + ROWS, shape[0])) for start in range(0, shape[0], ROWS)]
-    return all(np.array_equal(one[rows], two[rows]) for rows in ranges)
+        if not tensor.is_float:
+            raise InputError(
+                f"{tensor.file}: tensor {key} is {tensor.dtype}: save the model as float32, float16 or bfloat16"
+            )
+        if keys.setdefault(name, key) != key:
+            raise InputError(f"{tensor.file}: tensors {keys[name]} and {key} are the same one: save it once")
+    if tied and "lm_head" in keys:
+        keys.setdefault("wte", keys["lm_head"])  # of two that share their memory, some programs save the first by name
+        del keys["lm_head"]
+    shapes = {name: stored[key].shape for name, key in keys.items()}
+    for name, shape in shapes.items():
+        if name.endswith("/b") and len(shape) == 2 and shape[0] == 1:
+            shapes[name] = shape[1:]
+    return Checkpoint(path, shapes, lambda name: stored[keys[name]].read().reshape(shapes[name]), config)
 
 
 def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
@@ -143,7 +150,7 @@ def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any]) -> None:
     Raises InputError if a file cannot be written.
     """
     kind = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "dtype": "float32"}
-    shape_settings = {key: getattr(config, name) for key, name in CONFIG_NAMES.items()}
+    shape_settings = {keys[0]: getattr(config, name) for name, keys in CONFIG_NAMES.items()} | {TIED: config.tied}
     end = {"bos_token_id": config.n_vocab - 1, "eos_token_id": config.n_vocab - 1}
     config_json = json.dumps(kind | shape_settings | FIXED | end, indent=2) + "\n"
     write_text(companion_folder(path) / "config.json", config_json)

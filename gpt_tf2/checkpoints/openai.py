@@ -12,7 +12,7 @@ import numpy as np
 from gpt_tf2.backend.starting import import_tensorflow_for_files
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder
-from gpt_tf2.checkpoints.tf1_index import read_index
+from gpt_tf2.checkpoints.tf1_index import Entry, read_index
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import read_or_empty, replace_file, sync_to_disk, write_error
@@ -21,6 +21,7 @@ from gpt_tf2.storage.locks import hold_lock
 INDEX = ".index"
 DATA = ".data-00000-of-00001"
 LATEST = re.compile(r'^model_checkpoint_path: "(.+)"', re.MULTILINE)
+SHOWN = 3  # checkpoints of a folder that an error names
 
 
 def is_prefix(path: Path) -> bool:
@@ -33,17 +34,39 @@ def with_suffix(prefix: Path, suffix: str) -> Path:
     return Path(f"{prefix}{suffix}")  # also of `.` and `/`, which have no name
 
 
+def find_prefix(file: Path) -> Path | None:
+    """The prefix of the checkpoint that a file such as `model-1000.index` or `model-1000.meta` belongs to."""
+    prefix = file.with_name(re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", file.name))
+    return prefix if prefix != file and is_prefix(prefix) else None
+
+
 def find_latest(folder: Path) -> Path | None:
-    """The prefix of the checkpoint that the file `checkpoint`, written by TensorFlow's saver, says is the latest."""
+    """The prefix of a folder's checkpoint; None if it has none.
+
+    Of several it is the one that the file `checkpoint`, written by TensorFlow's saver, says is the latest.
+
+    Raises InputError if that one is not there, or if no file says which.
+    """
+    prefixes = sorted(path.with_suffix("") for path in folder.glob(f"*{INDEX}") if path.is_file())
     match = LATEST.search(read_or_empty(str(folder / "checkpoint")))
-    prefix = folder / Path(match[1]).name if match else None  # the folder may have been moved
-    return prefix if prefix and is_prefix(prefix) else None
+    if not prefixes:
+        return None
+    names = ", ".join(prefix.name for prefix in prefixes[-SHOWN:])
+    if match:
+        latest = folder / re.split(r"[/\\]+", match[1])[-1]  # the folder may have been moved
+        if latest in prefixes:
+            return latest
+        problem = f"names {latest.name[:80]}, which is not there"
+        raise InputError(f"{folder / 'checkpoint'}: {problem}: give one that is, as in {folder}/NAME ({names})")
+    if len(prefixes) > 1 and folder / "model.ckpt" not in prefixes:
+        raise InputError(f"{folder}: {len(prefixes)} checkpoints: give one, as in {folder}/NAME ({names})")
+    return prefixes[0] if len(prefixes) == 1 else folder / "model.ckpt"
 
 
 def open_checkpoint(prefix: Path) -> Checkpoint:
     """Opens a TF1 checkpoint; tensors lose the prefix `model/`, and matrices their leading dimension 1.
 
-    TensorFlow is imported when the first tensor is read.
+    What an optimizer keeps is left out. TensorFlow is imported when the first tensor is read.
 
     Raises InputError if one of the two files is missing, truncated or damaged.
     """
@@ -52,7 +75,7 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
     for path in (index, data):
         if not path.is_file():
             raise InputError(f"{path}: no such file: {fix}")
-    entries = read_index(index, data)
+    entries = drop_optimizer(read_index(index, data))
     keys = {key.removeprefix("model/"): key for key in entries}
     if len(keys) < len(entries):
         raise InputError(f"{index}: a tensor with the prefix model/ and without: {fix}")
@@ -75,6 +98,24 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
         return array.astype("float32", copy=False).reshape(shapes[name])
 
     return Checkpoint(prefix, shapes, read)
+
+
+def drop_optimizer(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """The tensors of a model without those of its training: numbers, and what is named after one of its tensors.
+
+    Example:
+        >>> sizes = {"global_step": (), "model/wpe": (8, 4), "model/wpe/Adam": (8, 4)}
+        >>> list(drop_optimizer({name: Entry(shape, True, 0, 0) for name, shape in sizes.items()}))
+        ['model/wpe']
+    """
+    inside = any(name.startswith("model/") for name in entries)  # what is outside belongs to no network of OpenAI's
+    return {
+        name: entry
+        for name, entry in entries.items()
+        if entry.shape
+        and name.rpartition("/")[0] not in entries
+        and (name.startswith("model/") or not inside or f"model/{name}" in entries)
+    }
 
 
 def drop_width(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -42,7 +42,7 @@ class OpenedModel:
     tokenizer: the vocabulary.
     sources: the files that the weights and the hyper-parameters are read from.
     stamp: of the sources when the model was found; see `Sources.stamp`.
-    base: the model that adapters belong to, if it was named.
+    open_weights: opens the weights at the path.
     remark: a line on what could not be checked; empty if all was.
     """
 
@@ -51,7 +51,7 @@ class OpenedModel:
     tokenizer: Tokenizer
     sources: tuple[Path, ...]
     stamp: str
-    base: Path | None = None
+    open_weights: Callable[[Path], Checkpoint] = open_checkpoint
     remark: str = ""
 
     @functools.cached_property
@@ -60,7 +60,7 @@ class OpenedModel:
 
         Raises InputError if a file is truncated or damaged, or if it belongs to another network.
         """
-        checkpoint = open_checkpoint(self.path, self.base)
+        checkpoint = self.open_weights(self.path)
         checkpoint.check(self.config)
         return checkpoint
 
@@ -143,7 +143,8 @@ def open_model(
         if not held.knows_base:
             remark = f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked"
     tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallbacks, base)
-    return OpenedModel(path, config, tokenizer, sources, stamp, base, remark)
+    open_weights = functools.partial(open_checkpoint, base=base)
+    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, remark)
 
 
 def load_model(

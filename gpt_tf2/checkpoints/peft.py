@@ -13,21 +13,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 - makes bfloat16 known to numpy
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
 from gpt_tf2.checkpoints.adapters import Adapters, Base, check_alpha, describe_base, find_beside
-from gpt_tf2.checkpoints.huggingface import FLOATS, MOST_HEADER
 from gpt_tf2.checkpoints.released import find_size
+from gpt_tf2.checkpoints.shards import list_tensors
 from gpt_tf2.config import SIZES, GPT2Config
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.damage import explain_damage
 from gpt_tf2.storage.files import atomic_write, write_text
 from gpt_tf2.storage.json_text import parse_json, read_json
 
-FILE, PICKLED, SETTINGS = "adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"
+FILE, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+FILES = (FILE, "adapter_model.bin")  # the second by versions of 2023
 NOTES = "gpt_tf2"  # the key in the file's metadata of what `describe_base` returns
 FIX = "save the adapters again (save_pretrained)"
 MERGE = "merge them with peft (merge_and_unload), and give the model that you save"
@@ -60,41 +60,31 @@ REPEATED_GROUP, REPEATS, MOST_REPEATS = re.compile(r"\)\s*[*+?{]"), re.compile(r
 
 
 def open_adapters(path: Path) -> Adapters:
-    """Opens a folder's `adapter_model.safetensors`.
+    """Opens a folder's `adapter_model.safetensors` or `adapter_model.bin`.
 
     Raises InputError if a file is missing or damaged, or if the adapters are not plain LoRA of the blocks' matrices.
     """
     settings = read_settings(path.with_name(SETTINGS))
-    with explain_damage(f"{path}: not a whole safetensors file", FIX):
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-        if size > MOST_HEADER:
-            raise InputError(f"{path}: not a whole safetensors file (a header of {size:,} bytes): {FIX}")
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-            stored = {key: (tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
+    stored = list_tensors(path)
     keys: dict[str, str] = {}
-    for key, (_, dtype) in stored.items():
+    for key, tensor in stored.items():
         match = FACTOR.fullmatch(key)
         if not match:
             raise InputError(f"{path}: tensor {key:.200} is no LoRA factor of a matrix in GPT-2's blocks: {MERGE}")
-        if dtype not in FLOATS:
-            raise InputError(f"{path}: tensor {key} is {dtype}: save it as float32, float16 or bfloat16")
+        if not tensor.is_float:
+            raise InputError(f"{path}: tensor {key} is {tensor.dtype}: save it as float32, float16 or bfloat16")
         block, part, matrix, letter = match.groups()
         if keys.setdefault(f"h{block}/{part}/{matrix}/lora_{letter.lower()}", key) != key:
             raise InputError(f"{path}: tensor {key} is there twice, under two prefixes: {FIX}")
-    shapes = {name: stored[key][0][::-1] for name, key in keys.items()}
+    shapes = {name: stored[key].shape[::-1] for name, key in keys.items()}
 
     def read(name: str) -> np.ndarray:
-        damage = f"{path}: tensor {keys[name]} cannot be read"
-        with explain_damage(damage, FIX), safe_open(path, framework="np") as file:
-            return file.get_tensor(keys[name]).astype("float32", copy=False).T
+        return stored[keys[name]].read().T
 
     def scale(name: str) -> float:
         return find_scale(path.with_name(SETTINGS), settings, name, shapes[name][1])
 
-    notes = parse_notes(path, metadata)
+    notes = read_notes(path)
     return Adapters(path, list_bases(path, settings, notes), notes, shapes, read, scale, FIX)
 
 
@@ -114,8 +104,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def parse_notes(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+def read_notes(path: Path) -> dict[str, str]:
     """What gpt-tf2 wrote of the base. Raises InputError if it is damaged."""
+    if path.name != FILE:
+        return {}
+    with explain_damage(f"{path}: not a whole safetensors file", FIX), safe_open(path, framework="np") as file:
+        metadata = file.metadata() or {}
     notes = parse_json(metadata.get(NOTES, "{}"), f"{path}: {NOTES}", FIX)
     if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
         raise InputError(f"{path}: {NOTES} is damaged: {FIX}")

@@ -9,7 +9,6 @@ from gpt_tf2.checkpoints import openai
 from gpt_tf2.checkpoints.companions import find_companion
 from gpt_tf2.checkpoints.formats import (
     HDF5_SUFFIXES,
-    PART,
     SAFETENSORS,
     find_base,
     locate,
@@ -27,6 +26,7 @@ from gpt_tf2.checkpoints.released import (
     is_downloaded,
     is_unfinished,
 )
+from gpt_tf2.checkpoints.shards import find_index
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.config import SIZES, GPT2Config
 from gpt_tf2.errors import InputError
@@ -137,9 +137,7 @@ def name_model(model: str) -> str:
 def list_own_models() -> Iterator[Path]:
     """Yields the models in `models/` and `output/`, but for the released ones, by the names of their files."""
     for folder in FOLDERS:
-        paths = sorted(
-            path for path in folder.glob("*") if not path.name.startswith(".") and not PART.search(path.name)
-        )
+        paths = sorted(path for path in folder.glob("*") if not path.name.startswith(".") and not find_index(path))
         for path in paths:
             if path.suffix == openai.INDEX:
                 yield path.with_suffix("")

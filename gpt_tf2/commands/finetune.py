@@ -19,9 +19,10 @@ from gpt_tf2.checkpoints import adapters, peft
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model, save_vocabulary
 from gpt_tf2.commands.data_settings import find_task_of
-from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine
+from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine, is_there
 from gpt_tf2.commands.finetune_settings import LENGTH, FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import format_flags
+from gpt_tf2.commands.from_scratch import open_random_model
 from gpt_tf2.commands.measured_plan import measure_plan
 from gpt_tf2.commands.progress import Counter, TrainingDisplay
 from gpt_tf2.commands.recipes import format_recipe
@@ -35,6 +36,7 @@ from gpt_tf2.storage.files import check_writable, write_text
 from gpt_tf2.storage.locks import write_alone
 from gpt_tf2.tasks.data_files import is_stream
 from gpt_tf2.tasks.task import Task
+from gpt_tf2.training.best import BestWeights, Validation, read_best, write_best
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, predict_total
 from gpt_tf2.training.schedule import choose_rate
 from gpt_tf2.training.state import VOCABULARY, WEIGHTS, History, check_run, load_state, read_run, save_state
@@ -68,7 +70,8 @@ COMMAND_LINE = Call()
 def run_finetune(settings: FinetuneSettings) -> Path:
     """Fine-tunes a model and writes it to `output/`, with its loss curve `NAME.png` and its folder `NAME/` beside it.
 
-    The folder holds the vocabulary, TensorBoard's logs (`logs/`) and `state.h5`, from which `resume` continues.
+    The folder holds the vocabulary, TensorBoard's logs (`logs/`) and `state.h5`, from which `resume` continues. If data
+    is held out, the model has the weights with the lowest validation loss, and `NAME-last` beside it the last ones.
 
     Returns:
         The path of the fine-tuned model, for `load_model`.
@@ -100,7 +103,8 @@ class Run:
 
     settings: without "auto".
     model: to start from. trained: the tensors to train, name to shape.
-    output: the file to write. state: where the run is saved for `resume`. saved: the identity of the save to resume.
+    output: the file to write; with held-out data of the best weights, and the last ones go to `last`.
+    state: where the run is saved for `resume`. saved: the identity of the save to resume.
     identity: what a resumed run must have in common with the saved one.
     digests: of the weights to start from, by tensor, once they are read.
     device: what it runs on, for people.
@@ -125,6 +129,21 @@ class Run:
     call: Call = COMMAND_LINE
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def last(self) -> Path:
+        """The file of the last weights."""
+        return place_last(self.output) if self.held_out else self.output
+
+    @property
+    def about_best(self) -> Path:
+        """The file that says which weights are the best."""
+        return companion_folder(self.output) / "best.json"
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this process writes files."""
+        return self.call.is_written and self.devices.is_main
+
     def sources(self) -> dict[str, Path]:
         """The files to name if weights or vocabulary are not those that the run began with."""
         return {WEIGHTS: self.model.path, VOCABULARY: self.model.tokenizer.files[0]}
@@ -135,12 +154,29 @@ class Run:
         return model, trained
 
 
+def place_last(output: Path) -> Path:
+    """Where the last weights of a run lie whose best ones lie at `output`.
+
+    Example:
+        >>> place_last(Path("output/book.h5")).as_posix(), place_last(Path("book/model.safetensors")).as_posix()
+        ('output/book-last.h5', 'book-last/model.safetensors')
+    """
+    folder = output.parent
+    if companion_folder(output) == folder and folder.name not in ("", ".."):
+        return folder.with_name(f"{folder.name}-last") / output.name
+    return output.with_name(f"{output.stem}-last{output.suffix}")
+
+
 def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     """Finds the task, the model and the data, starts the backend, and decides everything that is "auto"."""
     output = settings.output_path()  # before hours of preparing: checks the format
     task = call.task or find_task_of(settings)
     if task.running_text and settings.loss_on == "completion":
         raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
+    if not settings.val_fraction:
+        for name in ("patience", "validate_every"):
+            if getattr(settings, name):
+                raise InputError("needs data to validate on: give `val_fraction`", name, getattr(settings, name))
     model = open_base(settings)
     length = settings.length or min(LENGTH, model.config.n_ctx)
     if length > model.config.n_ctx:
@@ -189,8 +225,9 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
         held_out=held_out,
     )
     parameters, learning = run.count_parameters()
-    # The state holds what is trained with the optimizer's two moments of it; then there is the model.
-    size = 4 * (3 * learning + (learning if settings.lora_rank else parameters))
+    # The state holds what is trained with the optimizer's two moments of it; then there is the model, best and last.
+    models = 2 if held_out else 1
+    size = 4 * (3 * learning + models * (learning if settings.lora_rank else parameters))
     if call.is_written:
         check_writable(companion_folder(output), size, "choose another `output`, or fix the permissions")
     make_recipe(run)  # now, not after hours of training: it may not hold a path
@@ -199,6 +236,8 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
 
 def open_base(settings: FinetuneSettings) -> OpenedModel:
     """The model to start from, with its weights checked."""
+    if settings.from_scratch:
+        return open_random_model(settings)
     if settings.model_ckpt:  # which the files beside the model may belong to: it is never downloaded for them
         path = find_on_machine(settings.model) or Path(settings.model)
         base = find_model_path(settings.base, settings.offline) if settings.base else None
@@ -213,7 +252,8 @@ def open_base(settings: FinetuneSettings) -> OpenedModel:
 def check_replaced(settings: FinetuneSettings, model: OpenedModel) -> None:
     """Raises InputError if adapters would replace the model that they belong to, or the state of its run."""
     output, setting = settings.output_path(), settings.output_setting()
-    if output.resolve() in [source.resolve() for source in model.sources]:
+    written = {output.resolve(), *([place_last(output).resolve()] if settings.val_fraction else [])}
+    if written & {source.resolve() for source in model.sources}:
         message = "the adapters would replace the model that they belong to: choose another name"
         raise InputError(message, setting, output.name)
     if companion_folder(output).resolve() == companion_folder(model.path).resolve():
@@ -275,7 +315,8 @@ def with_learning_rate(
     if saved and "--base_lr" in saved:
         return dataclasses.replace(settings, lr=saved["--base_lr"])
     parameters = sum(map(math.prod, tensor_shapes(config).values()))
-    return dataclasses.replace(settings, lr=choose_rate(parameters, settings.optimizer, settings.lora_rank > 0))
+    lr = choose_rate(parameters, settings.optimizer, settings.lora_rank > 0, settings.from_scratch)
+    return dataclasses.replace(settings, lr=lr)
 
 
 def build(run: Run) -> "tuple[Run, Trainer, History]":
@@ -289,7 +330,8 @@ def build(run: Run) -> "tuple[Run, Trainer, History]":
 
     settings = run.settings
     digests: dict[str, str] = {}
-    with Counter("reading the model", "tensors", shown=run.call.is_shown and run.devices.is_main) as counter:
+    label = "making random weights" if settings.from_scratch else "reading the model"
+    with Counter(label, "tensors", shown=run.call.is_shown and run.devices.is_main) as counter:
 
         def note(name: str, digest: str) -> None:
             digests[name] = digest
@@ -338,7 +380,7 @@ def first_weights(run: Run, digests: dict[str, str]) -> dict[str, str]:
     A run that writes to the model it began with finds there what it has trained itself: the save says what was there.
     """
     saved = run.saved.get(WEIGHTS) if run.saved else None
-    if not isinstance(saved, dict) or run.model.path.resolve() != run.output.resolve():
+    if not isinstance(saved, dict) or run.model.path.resolve() not in (run.output.resolve(), run.last.resolve()):
         return digests
     return digests | {name: saved[name] for name in run.trained if name in saved}
 
@@ -367,16 +409,22 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
         settings.batch_size,
         settings.seed,
         settings.steps,
+        settings.validate_every or settings.steps,
+        settings.patience,
         settings.sample_every if run.call.is_shown else 0,
         settings.save_every,
     )
-    schedule, is_writing = settings.schedule(), run.call.is_written and run.devices.is_main
+    schedule = settings.schedule()
     callbacks = Callbacks(run.call.callbacks, trainer, history, schedule, settings.steps, settings.epochs)
-    if run.held_out and is_writing:
-        write_held_out(companion_folder(run.output), run.held_out)
+    is_kept = run.held_out and run.saved is not None and is_there(run.output)
+    kept = read_best(run.about_best) if is_kept else None
+    best = BestWeights(kept, lambda found: save_best(run, trainer, history, found, is_first=best.kept is None))
+    if run.held_out and run.is_writing:
+        for path in (run.output, run.last):
+            write_held_out(companion_folder(path), run.held_out)
     with (
         TrainingDisplay(steps, len(history.losses), run.call.is_shown and run.devices.is_main) as display,
-        Monitor(steps, companion_folder(run.output) / "logs", display, is_writing) as monitor,
+        Monitor(steps, companion_folder(run.output) / "logs", display, run.is_writing) as monitor,
     ):
         for line in describe(run, history):
             display.say(line)
@@ -390,13 +438,31 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
                 history,
                 monitor,
                 callbacks,
-                lambda: save(run, trainer, history),
+                best,
+                lambda: save(run, trainer, history, best.kept),
                 sample,
             )
-        done = "" if finished else f" after step {len(history.losses)}; continue with --resume"
-        if run.call.is_written:
-            display.say(f"saved {run.output}{done}")
-            display.say(f"saved the loss curve, {run.output.with_suffix('.png')}")
+        for line in report(run, history, best.kept, finished):
+            display.say(line)
+
+
+def report(run: Run, history: History, best: Validation | None, finished: bool) -> list[str]:
+    """Lines on the run after its last step."""
+    settings, done, lines = run.settings, len(history.losses), []
+    if finished and done < settings.epochs * settings.steps:
+        lines.append(f"stopped early: no lower validation loss in the last {settings.patience} validations")
+    if best and (first := dict(history.validation).get(0, math.inf)) <= best[1]:
+        lines.append(f"training has not helped: the validation loss was {first:.4f} before it: lower --lr")
+    if not run.call.is_written:
+        return lines
+    end = "" if finished else f" after step {done}; continue with --resume"
+    if run.held_out:
+        of_best = f", the best weights: step {best[0]}, validation loss {best[1]:.4f}" if best else ", the last weights"
+        lines.append(f"saved {run.output}{of_best}")
+        lines.append(f"saved {run.last}, the last weights{end or f': step {done}'}")
+    else:
+        lines.append(f"saved {run.output}{end}")
+    return [*lines, f"saved the loss curve, {run.output.with_suffix('.png')}"]
 
 
 def describe(run: Run, history: History) -> list[str]:
@@ -404,8 +470,9 @@ def describe(run: Run, history: History) -> list[str]:
     parameters, learning = run.count_parameters()
     plan = run.settings.memory_plan(run.settings.precision)
     gigabytes = run.step_bytes / 1e9
+    start = f"{'random weights, vocabulary of ' if run.settings.from_scratch else ''}{run.model.path}"
     lines = [
-        f"{run.model.path}: {parameters:,} parameters, {run.settings.precision}, {run.device}{run.devices.describe()}",
+        f"{start}: {parameters:,} parameters, {run.settings.precision}, {run.device}{run.devices.describe()}",
         f"training {learning:,} parameters ({format_flags(plan.settings())} --lr {run.settings.lr:g}), "
         f"about {gigabytes:.1f} GB",
         *run.data.report,
@@ -445,19 +512,46 @@ def save_recipe(run: Run) -> None:
         write_text(path, make_recipe(run))
 
 
-def save(run: Run, trainer: "Trainer", history: History) -> None:
-    """Writes the state, the model or its adapters, and the loss curve; one process of several does."""
-    if not run.call.is_written or not run.devices.is_main:
+def save(run: Run, trainer: "Trainer", history: History, best: Validation | None) -> None:
+    """Writes the state, the last weights, and the loss curve; one process of several does.
+
+    best: of the weights in the output. Until there are any, the output has the last ones, too.
+    """
+    if not run.is_writing:
         return
     from gpt_tf2.training.curve import draw_curve  # imports matplotlib, which the first step need not wait for
 
+    if not best:
+        run.about_best.unlink(missing_ok=True)  # an earlier run's
     save_state(run.state, trainer, history, run.identity)
     save_recipe(run)
+    save_weights(run, trainer, run.last)
+    if run.held_out and not best:
+        save_weights(run, trainer, run.output)
+    draw_curve(run.output.with_suffix(".png"), history, best, run.output.stem)
+
+
+def save_best(run: Run, trainer: "Trainer", history: History, best: Validation, is_first: bool) -> None:
+    """Writes the weights as the best ones, and which ones they are; one process of several does.
+
+    The first ones come with the state of their run: if it is killed, a state of an earlier run must not meet them. A
+    run that is killed between the two writes has no best weights until its next validation.
+    """
+    if not run.is_writing:
+        return
+    run.about_best.unlink(missing_ok=True)
+    if is_first:
+        save_state(run.state, trainer, history, run.identity)
+    save_weights(run, trainer, run.output)
+    write_best(run.about_best, best)
+
+
+def save_weights(run: Run, trainer: "Trainer", path: Path) -> None:
+    """Writes the model, or its adapters, with the vocabulary."""
     if run.settings.lora_rank:
         base = adapters.Base(run.model.path, run.digests, run.model.tokenizer.digest)
-        write = peft.write if run.output.name == peft.FILE else adapters.write
-        write(run.output, run.model.config, base, trainer.trained, run.settings.lora_alpha)
-        save_vocabulary(run.model.tokenizer, run.output)
+        write = peft.write if path.name == peft.FILE else adapters.write
+        write(path, run.model.config, base, trainer.trained, run.settings.lora_alpha)
+        save_vocabulary(run.model.tokenizer, path)
     else:
-        save_model(trainer.model, run.output, run.model.tokenizer)
-    draw_curve(run.output.with_suffix(".png"), history, run.output.stem)
+        save_model(trainer.model, path, run.model.tokenizer)

@@ -19,6 +19,9 @@ from gpt_tf2.training.state import VOCABULARY
 if TYPE_CHECKING:
     from gpt_tf2.training.schedule import Schedule
 
+SHAPE = ("n_layer", "n_embd", "n_head")  # of a network from scratch
+OF_SHAPE = (*SHAPE, "n_ctx")
+INIT_STD = 0.02  # of GPT-2
 OPTIMIZERS = tuple(STATE_PER_WEIGHT)
 LENGTH = 1024  # of a sequence by default: GPT-2's context
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1}
@@ -26,6 +29,7 @@ NATURAL: dict[str, Any] = {"kind": int, "at_least": 0, "below": 2**32}
 FRACTION: dict[str, Any] = {"kind": float, "at_least": 0, "below": 1}
 POSITIVE: dict[str, Any] = {"kind": float, "above": 0}
 NOT_NEGATIVE: dict[str, Any] = {"kind": float, "at_least": 0}
+OF_NETWORK: dict[str, Any] = {"group": "model", **COUNT}
 TRAINING: dict[str, Any] = {"group": "training"}
 SHARED: dict[str, Any] = {"group": "training", "shared": True}
 
@@ -45,7 +49,7 @@ class FinetuneSettings:
     task: str = flag("text", **TASK, shared=True)
     val_fraction: float = flag(
         0.0,
-        "fraction held out at the end of the data, for validation after each epoch",
+        "fraction held out at the end of the data, for validation: the model has the best weights by its loss",
         group="data",
         shared=True,
         **FRACTION,
@@ -74,6 +78,19 @@ class FinetuneSettings:
     json_encoder: str | None = flag(None, "its token table (encoder.json beside the checkpoint)", **OF_MODEL)
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the checkpoint)", **OF_MODEL)
     offline: bool = flag(False, **OFFLINE)
+    from_scratch: bool = flag(
+        False, "train a random network on the vocabulary of --model (gpt-tf2 vocabulary)", group="model", kind=bool
+    )
+    n_layer: int | None = flag(None, "its blocks, with --from_scratch (those of a released --model)", **OF_NETWORK)
+    n_embd: int | None = flag(None, "its width (that of a released --model)", **OF_NETWORK)
+    n_head: int | None = flag(None, "its attention heads per block (those of a released --model)", **OF_NETWORK)
+    n_ctx: int | None = flag(None, "its longest sequence, in tokens (--length)", **OF_NETWORK)
+    init_std: float = flag(
+        INIT_STD,
+        "standard deviation of its random matrices; a network narrower than 768 learns faster from a larger one",
+        group="model",
+        **POSITIVE,
+    )
     epochs: int = flag(4, "epochs to train", also=("num_epoch",), **TRAINING, **COUNT)
     steps: int = flag(100, "optimizer steps per epoch", also=("steps_per_epoch",), **SHARED, **COUNT)
     batch_size: int = flag(1, "sequences per step, each a window of text or packed examples", **SHARED, **COUNT)
@@ -82,7 +99,7 @@ class FinetuneSettings:
     )
     lr: float | None = flag(
         None,
-        "peak learning rate (by size: 1e-4 for 124M to 2e-5 for 1558M; 2e-4 for LoRA)",
+        "peak learning rate (by size: 1e-4 for 124M to 2e-5 for 1558M; 2e-4 for LoRA; higher from scratch)",
         also=("base_lr",),
         **SHARED,
         **POSITIVE,
@@ -114,6 +131,10 @@ class FinetuneSettings:
         many=True,
     )
     seed: int = flag(0, "seed of the batches and of dropout", **SHARED, **NATURAL)
+    validate_every: int | None = flag(None, "steps between validations (once an epoch)", **TRAINING, **COUNT)
+    patience: int = flag(
+        0, "stop after this many validations in a row without a lower loss (0: never)", **TRAINING, **NATURAL
+    )
     memory: str | None = flag(
         None,
         "memory limit, such as 11GB, or auto for all that is free: chooses --remat, --optimizer and LoRA to fit",
@@ -204,8 +225,21 @@ class FinetuneSettings:
             raise InputError(
                 "names the model to write, and so does `output`: drop one", "output_name", self.output_name
             )
+        self.check_start()
         self.decay_steps()
         self.memory_limit()
+
+    def check_start(self) -> None:
+        """Raises InputError for settings of a random network without one, or of a saved model with one."""
+        if self.from_scratch:
+            for name in ("lora_rank", "model_ckpt", "json_hparams"):
+                if getattr(self, name):
+                    message = "belongs to a model with weights of its own: drop it, or `from_scratch`"
+                    raise InputError(message, name, getattr(self, name))
+            return
+        for name in (*OF_SHAPE, "init_std"):
+            if getattr(self, name) not in (None, INIT_STD):
+                raise InputError("is of a random network: drop it, or give `from_scratch`", name, getattr(self, name))
 
     def memory_limit(self) -> float | None:
         """The bytes of `memory`; None if all that is free may be used."""
@@ -291,7 +325,8 @@ def list_trained(settings: FinetuneSettings, config: GPT2Config) -> dict[str, tu
     for part in settings.freeze:
         names = {name for name in shapes if is_in_part(name, part)}
         if not names:
-            message = "no such part: use some of wte, wpe, h0-5, attn, mlp, ln_1, ln_2, ln_f"
+            head = "" if config.tied else ", lm_head"
+            message = f"no such part: use some of wte, wpe, h0-5, attn, mlp, ln_1, ln_2, ln_f{head}"
             raise InputError(message, "freeze", part)
         frozen |= names
     if len(frozen) == len(shapes):
@@ -326,5 +361,5 @@ def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str
     shared["--lora_alpha"] = settings.lora_alpha or settings.lora_rank
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
-    described = {"the model": dataclasses.asdict(config), VOCABULARY: vocabulary}
+    described = {"the model": config.to_dict(), VOCABULARY: vocabulary}
     return shared | described | {"the text of --dataset_path": data_key}

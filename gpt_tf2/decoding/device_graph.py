@@ -320,4 +320,6 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tens
 
 def project(weights: Weights, x: Tensor) -> Tensor:
     """Float32 logits [..., V] of hidden states [..., C]."""
-    return jnp.einsum("...c,vc->...v", x, weights["ends"]["wte"], preferred_element_type="float32")
+    ends = weights["ends"]
+    matrix = ends.get("lm_head", ends["wte"])
+    return jnp.einsum("...c,vc->...v", x, matrix, preferred_element_type="float32")

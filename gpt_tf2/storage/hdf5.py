@@ -1,4 +1,4 @@
-"""A reader of the HDF5 files that gpt-tf2 writes, and of nothing else, for files that may be damaged or hostile.
+"""A reader of HDF5 files in the layout that gpt-tf2 and Keras 2 write, for files that may be damaged or hostile.
 
 HDF5's own library follows whatever a file says: it reads other files, runs in circles and crashes. This reader knows
 the layout that h5py writes by default (version 0 of the HDF5 File Format Specification, https://docs.hdfgroup.org):
@@ -23,6 +23,7 @@ UNDEFINED = 2**64 - 1  # the address of what is not stored
 MOST_STRUCTURE = 1 << 24  # bytes that are parsed, which bounds the time; the largest saved run has 0.9 MB
 LONGEST_NAME = 1024  # bytes of a path in the file
 MOST_DIMENSIONS = 8
+OPTIMIZER = "optimizer_weights"  # Keras's group of what is no model's; left out, since it holds more than floats
 # Types of messages in the header of an object.
 DATASPACE, DATATYPE, LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 0x01, 0x03, 0x08, 0x0C, 0x10, 0x11
 # Those that do not change the values: padding, fill values, times. The others are links, filters, external files, ...
@@ -156,6 +157,8 @@ class Reader:
         while waiting:
             prefix, messages = waiting.pop()
             for name, address in self.list_links(messages):
+                if prefix + name == OPTIMIZER:
+                    continue
                 item = self.read_object(address)
                 if prefix + name in datasets or "/" in name or not name or len(prefix + name) > LONGEST_NAME:
                     raise Damage(f"an impossible name, {prefix[:40]}{name}")
@@ -259,7 +262,7 @@ class Reader:
             raise Damage(f"{name} holds no floating-point numbers")
         version, layout, offset, size = unpack("<BBQQ", parts[LAYOUT])
         if (version, layout) != (3, 1):
-            raise Damage(f"{name} is not stored in one piece")
+            raise Damage(f"{name} is not stored in one piece, as h5repack -l CONTI -f NONE stores it")
         stored = Stored(shape, dtype, offset)
         if stored.size != size or (size and offset + size > self.size):
             raise Damage(f"{name} {list(shape)} is longer than its bytes in the file")

@@ -15,6 +15,7 @@ from keras import ops
 
 from gpt_tf2.backend.compiling import compile_kernel, make_row_adder, read_value
 from gpt_tf2.backend.memory import trim_heap
+from gpt_tf2.config import output_matrix
 from gpt_tf2.data.batches import Batch
 from gpt_tf2.model import GPT2, Tensor, attend, attention_bias, embed, layer_norm, segment_mask, transformer_block
 from gpt_tf2.training import custom_gradients
@@ -45,7 +46,8 @@ class BlockwiseModel:
         self.trained = frozenset(trained)
         self.remat = remat
         self.first_trained = self._find_first_trained()
-        self.head = ChunkedLoss("wte" in self.trained, count_chunk_logits(remat))
+        self.output = output_matrix(model.config)
+        self.head = ChunkedLoss(self.output in self.trained, count_chunk_logits(remat))
         dtype = model.compute_dtype
         self._bias = compile_kernel(lambda segments: attention_bias(segment_mask(segments), dtype))
         self._cast_matrices = (
@@ -68,7 +70,7 @@ class BlockwiseModel:
         for i in range(len(self.model.blocks)):
             x = block.run(*self._block_inputs(i, x), bias, None)  # [B, T, C]
         z = self._last_norm.run((self._read_ends(("ln_f/g", "ln_f/b")), x), batch.picks)  # [K, C]
-        return self.head.loss(self._read_wte(), z, batch.targets, batch.weights)
+        return self.head.loss(self._read_output(), z, batch.targets, batch.weights)
 
     def gradients(
         self, batch: Batch, scale: float, seed: int = 0, step: int = 0
@@ -88,7 +90,7 @@ class BlockwiseModel:
         if self.remat:
             trim_heap()
         z, pull_norm = self._last_norm.run_and_keep((self._read_ends(("ln_f/g", "ln_f/b")), x), batch.picks)  # [K, C]
-        loss, dz, dense, rows = self.head.gradients(self._read_wte(), z, batch.targets, batch.weights, scale)
+        loss, dz, dense, rows = self.head.gradients(self._read_output(), z, batch.targets, batch.weights, scale)
         return loss, self._backward(batch, [*pullbacks, pull_norm], dz, dense, rows)
 
     def _forward(self, batch: Batch, seed: int, step: int) -> tuple[Tensor, list[Pullback]]:
@@ -124,7 +126,13 @@ class BlockwiseModel:
             dz, dense, rows: of `ChunkedLoss.gradients`.
         """
         gradients, dx = pullbacks.pop()(dz)
-        yield "", {name: gradient for name, gradient in gradients.items() if name in self.trained}
+        of_end = {name: gradient for name, gradient in gradients.items() if name in self.trained}
+        if self.output != "wte":
+            if self.output in self.trained:
+                of_end[self.output] = self._add_by_token(dense, dx[:0], rows, batch.targets)
+            del dense
+        yield "", of_end
+        del of_end
         for i in reversed(range(self.first_trained, len(self.model.blocks))):
             gradients, dx = pullbacks.pop()(dx)
             yield f"h{i}/", gradients
@@ -135,13 +143,23 @@ class BlockwiseModel:
         if "wpe" in self.trained:
             of_embeddings["wpe"] = self._sum_by_position(dx, batch.positions)
         if "wte" in self.trained:
-            ids = np.concatenate([batch.tokens.ravel(), batch.targets])
-            unique, inverse = np.unique(ids, return_inverse=True)
-            unique = np.pad(unique, (0, len(ids) - len(unique)))  # the padding adds 0 to token 0
-            sums = ops.cast(self._sum_by_token(dx, rows, inverse.astype("int32")), dense.dtype)
-            of_embeddings["wte"] = self._add_rows(dense, unique.astype("int32"), sums)
+            if self.output == "wte":
+                ids = np.concatenate([batch.tokens.ravel(), batch.targets])
+            else:
+                ids, dense, rows = batch.tokens.ravel(), ops.zeros(self.model.ends["wte"].shape, dz.dtype), rows[:0]
+            of_embeddings["wte"] = self._add_by_token(dense, dx, rows, ids)
             del dense
         yield "", of_embeddings
+
+    def _add_by_token(self, dense: Tensor, dx: Tensor, rows: Tensor, ids: np.ndarray) -> Tensor:
+        """Add the sparse part of a matrix's gradient to the dense one, whose memory it takes; see `sum_by_token`.
+
+        ids: the rows of the matrix that dx and `rows` are added to.
+        """
+        unique, inverse = np.unique(ids, return_inverse=True)
+        unique = np.pad(unique, (0, len(ids) - len(unique)))  # the padding adds 0 to token 0
+        sums = ops.cast(self._sum_by_token(dx, rows, inverse.astype("int32")), dense.dtype)
+        return self._add_rows(dense, unique.astype("int32"), sums)
 
     def _find_first_trained(self) -> int:
         """The number of the first block that gradients must pass; the number of blocks if they pass none."""
@@ -172,8 +190,8 @@ class BlockwiseModel:
     def _read_ends(self, names: Collection[str]) -> dict[str, Tensor]:
         return {name: read_value(self.model.ends[name]) for name in names}
 
-    def _read_wte(self) -> Tensor:
-        return self._cast_matrices(self._read_ends(["wte"]))["wte"]
+    def _read_output(self) -> Tensor:
+        return self._cast_matrices(self._read_ends([self.output]))[self.output]
 
     def _run_block(
         self,

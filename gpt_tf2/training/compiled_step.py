@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec
 from keras import ops
 
 from gpt_tf2.backend.hardware import has_fast_bfloat16
-from gpt_tf2.config import GPT2Config
+from gpt_tf2.config import GPT2Config, output_matrix
 from gpt_tf2.model import (
     SameShape,
     Tensor,
@@ -190,7 +190,9 @@ def run_network(
     config, dtype = graph.config, graph.dtype
     if not graph.dropout:
         draws = None
-    ends = gather({name: weights[name] for name in ("wte", "wpe", "ln_f/g", "ln_f/b")}, axes)
+    of_output = output_matrix(config)
+    names = dict.fromkeys(("wte", "wpe", "ln_f/g", "ln_f/b", of_output))  # every process gathers in this order
+    ends = gather({name: weights[name] for name in names}, axes)
     x = make_drop(graph, None if draws is None else draws[-1])(
         embed(ends, batch["tokens"], batch["positions"], dtype)
     )  # [B, T, C]
@@ -208,9 +210,9 @@ def run_network(
         part = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
         x = block(part, x, bias, None if draws is None else draws[i])
     z = normalize_picks((ends, x), batch["picks"])  # [K, C]
-    wte = ops.cast(ends["wte"], dtype)
-    chunk = max(1, count_logits(graph.remat) // len(wte))  # predicted tokens
-    return cross_entropy(z, wte, batch["targets"], batch["weights"], scale, chunk, "wte" in graph.trained)
+    matrix = ops.cast(ends[of_output], dtype)
+    chunk = max(1, count_logits(graph.remat) // len(matrix))  # predicted tokens
+    return cross_entropy(z, matrix, batch["targets"], batch["weights"], scale, chunk, of_output in graph.trained)
 
 
 def run_block(

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpt_tf2.data.batches import Batch, Batches
 from gpt_tf2.errors import InputError
+from gpt_tf2.training.best import BestWeights, count_without_improvement
 from gpt_tf2.training.callbacks import Callbacks
 from gpt_tf2.training.monitor import Monitor
 from gpt_tf2.training.schedule import Schedule
@@ -32,12 +33,16 @@ class TrainingPlan:
     steps: in all, those of an earlier process included.
     batch_size: sequences per step.
     seed: of the batches and of dropout.
+    epoch: the steps of an epoch.
+    patience: the validations without a lower loss that end the training early (0: never).
     """
 
     steps: int
     batch_size: int
     seed: int
+    epoch: int
     validate_every: int
+    patience: int
     sample_every: int
     save_every: int
 
@@ -51,6 +56,7 @@ def train(
     history: History,
     monitor: Monitor,
     callbacks: Callbacks,
+    best: BestWeights,
     save: Callable[[], None],
     sample: Callable[[], str],
 ) -> bool:
@@ -59,13 +65,14 @@ def train(
     Args:
         validation: held-out data; None skips validation.
         history: losses so far; new ones are appended.
-        callbacks: of Keras; an epoch ends with its validation. They may end the training.
+        callbacks: of Keras; an epoch ends with its validation, if one is due. They may end the training.
+        best: writes the weights whenever a validation is better than all before; the next step waits for it.
         save: called every `save_every` steps, at the end, and after the step during which SIGINT, SIGTERM or SIGHUP
             arrived.
         sample: returns a text to show.
 
     Returns:
-        Whether training reached the end of the plan; False if a signal or a callback stopped it.
+        Whether training reached the end of the plan or of its patience; False if a signal or a callback stopped it.
 
     Raises InputError if the loss or a weight is no longer finite; nothing is saved then.
     """
@@ -77,11 +84,13 @@ def train(
             loss, rate, tokens = running.popleft()
             record(float(loss), rate, tokens, history, monitor)
 
-    steps = range(len(history.losses), plan.steps)
+    steps = range(len(history.losses), len(history.losses) if is_out_of_patience(plan, history) else plan.steps)
     with stop_on_signal() as stopped, contextlib.closing(prepare_ahead(data, plan, steps)) as batches:
         callbacks.begin_training()
         if validation and not history.validation:
             validate(trainer, validation, plan, history, monitor)
+        if best.kept is None:  # the file of the best weights is lost, or an earlier version wrote none
+            keep_if_best(trainer, history, best)
         for step, batch in zip(steps, batches, strict=True):
             rate, done = schedule(step), step + 1
             callbacks.begin_step(step)
@@ -89,14 +98,15 @@ def train(
             read_losses(callbacks.steps_ahead)
             callbacks.end_step(step)
             is_last, is_stopped = done == plan.steps or callbacks.is_stopping, stopped.is_set()
-            ends_epoch = is_due(done, plan.validate_every) or is_last
-            validates = validation and ends_epoch
+            validates = validation and (is_due(done, plan.validate_every) or is_last)
             samples, saves = is_due(done, plan.sample_every), is_due(done, plan.save_every)
             if is_last or is_stopped or validates or samples or saves:
                 read_losses()
             if validation and validates:
                 validate(trainer, validation, plan, history, monitor)
-            if ends_epoch:
+                keep_if_best(trainer, history, best)
+            is_last = is_last or is_out_of_patience(plan, history)
+            if is_due(done, plan.epoch) or is_last:
                 callbacks.end_epoch()
             if samples:
                 monitor.say(sample())
@@ -112,7 +122,23 @@ def train(
             callbacks.end_training()
         check_finite(trainer, len(history.losses))
         save()  # even if no step was left: an earlier process may have ended between saving the state and the model
-    return len(history.losses) >= plan.steps
+    return len(history.losses) >= plan.steps or is_out_of_patience(plan, history)
+
+
+def is_out_of_patience(plan: TrainingPlan, history: History) -> bool:
+    """Whether the last validations, as many as the plan's patience, brought no lower loss.
+
+    The history alone says so: a resumed run counts on.
+    """
+    return 0 < plan.patience <= count_without_improvement(history.validation)
+
+
+def keep_if_best(trainer: Trainer, history: History, best: BestWeights) -> None:
+    """Write the weights as the best ones if the last validation is of them and beats that of the best so far."""
+    done = len(history.losses)
+    if history.validation and history.validation[-1][0] == done and best.is_beaten_by(history.validation[-1]):
+        check_finite(trainer, done)
+        best.write(history.validation[-1])
 
 
 def record(loss: float, rate: float, tokens: int, history: History, monitor: Monitor) -> None:

@@ -147,9 +147,16 @@ def test_tensors_that_are_no_factors_are_refused(base: Path) -> None:
     save_file(tensors, Path("style") / peft.FILE)
     with pytest.raises(InputError, match="adapter h0/attn/c_attn/lora_b does not fit the model"):
         open_checkpoint("style")
-    (Path("style") / peft.FILE).rename("style/adapter_model.bin")
-    with pytest.raises(InputError, match=r"adapter_model\.bin: pickled adapters, which gpt-tf2 does not read: save"):
-        open_checkpoint("style")
+
+
+def test_pickled_adapters_of_earlier_versions_are_read(base: Path) -> None:
+    torch = pytest.importorskip("torch")
+    write_adapters(Path("style") / peft.FILE, "hf", alpha=6)
+    expected = open_checkpoint("style").read("h1/mlp/c_fc/w")
+    tensors = {peft.peft_name(name): torch.tensor(values.T.copy()) for name, values in FACTORS.items()}
+    torch.save(tensors, "style/adapter_model.bin")
+    (Path("style") / peft.FILE).unlink()
+    assert np.array_equal(open_checkpoint("style").read("h1/mlp/c_fc/w"), expected)
 
 
 def test_half_precision_and_a_compiled_models_prefix_are_read(base: Path) -> None:

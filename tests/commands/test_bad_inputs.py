@@ -372,7 +372,7 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         ["--repetition_penalty 0.0", "more than 0"],
     ),
     "a missing file of prompts": (f"{PROMPTS} --prompts=none.txt", nothing, ["none.txt", "No such file", "check"]),
-    "a file without prompts": (f"{PROMPTS} --prompts=p.txt", write("p.txt", "\n \n"), ["p.txt", "a starter a line"]),
+    "a file without prompts": (f"{PROMPTS} --prompts=p.txt", write("p.txt", "\n \n"), ["p.txt", "write one per line"]),
     "prompts that are not UTF-8": (
         f"{PROMPTS} --prompts=p.txt",
         lambda: Path("p.txt").write_bytes(b"caf\xe9") and None,

@@ -11,6 +11,7 @@ from gpt_tf2 import Tokenizer
 from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
 from gpt_tf2.commands.generate import GenerateSettings, unescape
+from gpt_tf2.commands.vocabulary import make_vocabulary, write_vocabulary
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.generation.sampling import MinP, Nucleus, RepetitionPenalty, Sampler, Temperature, TopK
 from helpers.commands import GENERATE
@@ -99,8 +100,8 @@ def test_without_a_starter_a_new_text_is_generated(workplace: Path, capsys: pyte
     assert "<|endoftext|>" not in out and len(out) > len(DASHES) + 1
 
 
-def test_the_demos_vocabulary_is_read_like_openais(tmp_path: Path) -> None:
-    tokenizer = demo.build_vocabulary(STORY, 400, tmp_path)
+def test_a_learned_vocabulary_is_read_like_openais(tmp_path: Path) -> None:
+    tokenizer = write_vocabulary(make_vocabulary([STORY], 400), tmp_path)
     again = Tokenizer(tmp_path / "encoder.json", tmp_path / "vocab.bpe")
     assert tokenizer.n_vocab == again.n_vocab == 400 and again.end_of_text == 399
     ids = again.encode(STORY)

@@ -94,7 +94,12 @@ def test_models_takes_precedence_over_a_path_and_the_cache(server: RawServer, ca
     shutil.copytree(OPENAI_TINY, "models/124M")
     assert find_model_path("124M") == Path("models/124M")
     assert find_model_path("models/124M/model.ckpt") == Path("models/124M/model.ckpt")
-    assert find_model_path("124M/model.ckpt") == Path("models/124M/model.ckpt")
+    assert find_model_path("124M/model.ckpt") == Path("124M/model.ckpt")  # a path, not a name
+    Path("deep").mkdir()
+    shutil.copytree("124M", "deep/m")
+    shutil.copytree("124M", "m")
+    os.chdir("deep/m")
+    assert find_model_path("../../m") == Path("../../m")
     assert len(server.asked) == len(FILES)
 
 

@@ -1,5 +1,6 @@
 """Both decoders against the plain forward pass: logits, moving and forgetting sequences, long prompts, drafts."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,15 @@ def test_sequences_fork_move_end_and_forget(decoder: Decoder, full_pass: Callabl
     for computed, ids in zip(logits, extended, strict=True):
         expected = full_pass(ids)[-1]
         assert np.abs(computed - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", ["graph", "litert"])
+def test_an_output_matrix_of_its_own_gives_the_logits(kind: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(SHORT, tied=False)
+    model = GPT2(config, read=random_tensors(config, seed=1, std=0.3))
+    decoder, ids = make_decoder(model, kind, tmp_path), [3, 1, 4, 1, 5]
+    logits, expected = decoder.extend(decoder.begin(), [ids]), np.asarray(model(np.array([ids])))[0]
+    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_the_graph_uses_the_models_current_weights() -> None:

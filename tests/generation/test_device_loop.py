@@ -119,6 +119,13 @@ def test_greedy_tokens_are_those_of_the_full_forward_pass(
     assert complete(model, prompts, 12, slots, draft=draft) == expected
 
 
+def test_an_output_matrix_of_its_own_gives_the_tokens(prompts: list[list[int]]) -> None:
+    config = dataclasses.replace(CONFIG, tied=False)
+    model = GPT2(config, read=random_tensors(config, seed=1, std=0.3))
+    for prompt, completion in zip(prompts[:3], complete(model, prompts[:3], 12, 3), strict=True):
+        assert completion == most_likely(model, prompt + completion)[len(prompt) - 1 : -1].tolist()
+
+
 @pytest.mark.parametrize("draft", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sequences_end_early_at_the_end_of_text(
     model: GPT2, prompts: list[list[int]], expected: list[list[int]], draft: bool

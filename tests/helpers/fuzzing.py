@@ -28,6 +28,7 @@ from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.training.state import STEP_STATE_KEYS, History, load_state, read_run, save_state
 from helpers.data_sets import FIXTURES
+from helpers.foreign import write_config, write_model_of_2019, write_pickled, write_shards, write_tf_model
 from helpers.workplace import OPENAI_TINY
 
 CONFIG = GPT2Config(n_vocab=8, n_ctx=4, n_embd=4, n_head=2, n_layer=1)
@@ -385,6 +386,34 @@ TARGETS = {
         lambda folder: huggingface.write(folder / "model.safetensors", CONFIG, random_tensors(tensor_shapes(CONFIG))),
         lambda folder: read_all(folder),
         (".safetensors", "config.json"),
+    ),
+    "several safetensors files": Target(
+        lambda folder: write_shards(folder, CONFIG, random_tensors(tensor_shapes(CONFIG))),
+        lambda folder: read_all(folder),
+        (".safetensors", "index.json", "config.json"),
+    ),
+    "pickled model": Target(
+        lambda folder: write_pickled(folder, CONFIG, random_tensors(tensor_shapes(CONFIG))),
+        lambda folder: read_all(folder),
+        (".bin",),
+    ),
+    "old pickled model": Target(
+        lambda folder: write_pickled(folder, CONFIG, random_tensors(tensor_shapes(CONFIG)), old=True),
+        lambda folder: read_all(folder),
+        (".bin",),
+    ),
+    "model of TF classes": Target(
+        lambda folder: (
+            write_tf_model(folder / "tf_model.h5", random_tensors(tensor_shapes(CONFIG)))
+            or write_config(folder, CONFIG)
+        ),
+        lambda folder: read_all(folder),
+        (".h5",),
+    ),
+    "model of 2019": Target(
+        lambda folder: write_model_of_2019(folder / "m.h5", CONFIG, random_tensors(tensor_shapes(CONFIG))),
+        lambda folder: read_all(folder / "m.h5"),
+        (".h5",),
     ),
     "hyper-parameters": Target(
         lambda folder: (folder / "hparams.json").write_text(CONFIG.to_json()) and None,

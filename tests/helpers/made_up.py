@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 from gpt_tf2.checkpoints.opened import save_model
-from gpt_tf2.commands.demo import build_vocabulary
+from gpt_tf2.commands import vocabulary
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.tokenizer import Tokenizer
 
@@ -79,7 +79,7 @@ def write_vocabulary(folder: Path) -> Tokenizer:
         text += made["story"]
         for question, answer in zip(made["questions"], made["answers"], strict=True):
             text += f"\n Q: {question['input_text']}\n A: {answer['input_text']}"
-    return build_vocabulary(text, 512, folder)
+    return vocabulary.write_vocabulary(vocabulary.make_vocabulary([text], 512), folder)
 
 
 def write_model(folder: Path, n_ctx: int) -> None:

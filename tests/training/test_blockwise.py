@@ -35,9 +35,9 @@ def make_batch(sequences: int = 4) -> Batch:
     return dataclasses.replace(batch, weights=(np.arange(len(batch.weights)) % 3 > 0).astype("float32"))
 
 
-def make_model(**options: object) -> GPT2:
+def make_model(config: GPT2Config = CONFIG, **options: object) -> GPT2:
     """A model in which no bias is 0 and no gain 1."""
-    model, generator = GPT2(CONFIG, **options), np.random.default_rng(1)
+    model, generator = GPT2(config, **options), np.random.default_rng(1)
     for variable in model.tensors().values():
         noise = generator.standard_normal(variable.shape).astype("float32")
         variable.assign(np.asarray(variable) + 0.02 * noise)
@@ -168,6 +168,32 @@ def test_only_trained_tensors_have_gradients(trained: list[str]) -> None:
     _, everything = reference()
     _, gradients = compute_gradients(BlockwiseModel(model, trained), batch)
     assert are_close(gradients, {name: everything[name] for name in trained})
+
+
+def test_an_output_matrix_of_its_own_has_its_part_of_the_gradient() -> None:
+    """Equal to wte, both parts sum to the gradient of the tied wte; unlike it, each is the slope of the loss."""
+    batch, model = make_batch(), make_model(dataclasses.replace(CONFIG, tied=False))
+    wte, head = (model.tensors()[name] for name in ("wte", "lm_head"))
+    head.assign(np.asarray(wte))
+    loss, expected = reference()
+    untied_loss, gradients = loss_and_gradients(model, batch)
+    assert untied_loss == pytest.approx(loss, rel=1e-6)
+    gradients["wte"] = gradients["wte"] + gradients.pop("lm_head")
+    assert are_close(gradients, expected)
+
+    head.assign(np.asarray(wte)[::-1])
+    blockwise = BlockwiseModel(model, ["wte", "lm_head"])
+    _, gradients = compute_gradients(blockwise, batch)
+    for name, variable in (("wte", wte), ("lm_head", head)):
+        assert are_close(compute_gradients(BlockwiseModel(model, [name]), batch)[1], {name: gradients[name]})
+        values, losses = np.asarray(variable).copy(), []
+        step = 0.01 * gradients[name] / np.linalg.norm(gradients[name])
+        for sign in (-1, 1):
+            variable.assign(values + sign * step)
+            losses.append(float(blockwise.loss(batch)) / batch.weights.sum())
+        variable.assign(values)
+        slope = (losses[1] - losses[0]) / 0.02
+        assert slope == pytest.approx(np.linalg.norm(gradients[name]), rel=0.02)
 
 
 def test_new_adapters_change_nothing_and_only_they_are_trained() -> None:

@@ -106,7 +106,7 @@ def test_hooks_are_called_as_fit_calls_them_and_change_nothing(
 
 def test_weights_that_a_callback_sets_are_saved_and_returned(workplace: Path) -> None:
     result = finetune(output="m.h5", callbacks=SetWeights(), **{**RUN, "epochs": 1, "steps": 1})
-    for weights in (read_weights(Path("output/m.h5")).values(), result.model.get_weights()):
+    for weights in (read_weights(Path("output/m-last.h5")).values(), result.model.get_weights()):
         assert all((weight == 0.25).all() for weight in weights)
 
 
@@ -117,9 +117,12 @@ def test_early_stopping_ends_a_run_with_the_best_epochs_weights(workplace: Path)
     assert len(result.history["val_loss"]) == 3  # the first one is the best, as no other is better by 100
     best = load_model("models/tiny")
     best.load_weights("1.weights.h5")
-    for network in (result.model, load_model("output/m.h5")):
+    for network in (result.model, load_model("output/m-last.h5")):
         assert all(map(np.array_equal, network.get_weights(), best.get_weights()))
     assert not np.array_equal(best.get_weights()[0], load_model("models/tiny").get_weights()[0])
+    lowest = load_model("models/tiny")  # our own best weights, whatever the callback takes for an improvement
+    lowest.load_weights(f"{1 + int(np.argmin(result.history['val_loss']))}.weights.h5")
+    assert all(map(np.array_equal, load_model("output/m.h5").get_weights(), lowest.get_weights()))
 
 
 def test_a_run_stops_at_the_end_of_a_step_and_resumes(plain: tuple[Path, FinetuneResult], workplace: Path) -> None:
@@ -129,7 +132,7 @@ def test_a_run_stops_at_the_end_of_a_step_and_resumes(plain: tuple[Path, Finetun
     recorder = Recorder()
     resumed = finetune(output="m.h5", resume=True, callbacks=[recorder], **RUN)
     assert recorder.calls[:3] == ["begin 2x3", "epoch 0", "step 2"] and len(resumed.history["loss"]) == 2
-    assert are_identical(read_weights(plain[0] / "m.h5"), read_weights(Path("output/m.h5")))
+    assert are_identical(read_weights(plain[0] / "m-last.h5"), read_weights(Path("output/m-last.h5")))
 
 
 def test_a_run_that_is_interrupted_ends_without_the_hook_of_its_end(workplace: Path) -> None:

@@ -1,6 +1,7 @@
 """The compiled step on JAX against the step that runs block by block, which torch and transformers check."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import keras
@@ -11,7 +12,7 @@ from gpt_tf2.checkpoints.formats import locate, open_checkpoint
 from gpt_tf2.checkpoints.opened import read_model
 from gpt_tf2.config import GPT2Config, adapter_shapes
 from gpt_tf2.data.batches import Batch, whole_rows
-from gpt_tf2.model import GPT2
+from gpt_tf2.model import GPT2, ReadTensor
 from gpt_tf2.training.blockwise_trainer import BlockwiseTrainer
 from gpt_tf2.training.devices import ONE_DEVICE, find_devices
 from gpt_tf2.training.lora import add_adapters
@@ -52,6 +53,11 @@ def run(trainer: Trainer, batches: list[Batch]) -> tuple[np.ndarray, dict[str, n
     return np.array(losses), weights, trainer.loss(batches[0])
 
 
+def read_or(read: ReadTensor, others: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """One of the other tensors, or else what `read` returns."""
+    return others[name] if name in others else read(name)
+
+
 def make_pair(**options: object) -> list[Trainer]:
     """A trainer of each kind with a model of its own: block by block on one device, compiled on several if asked."""
     from gpt_tf2.training.compiled_trainer import CompiledTrainer
@@ -60,10 +66,16 @@ def make_pair(**options: object) -> list[Trainer]:
     several = find_devices(options.pop("devices", 1), bool(options.pop("shard", False)))
     dropout, precision = options.pop("dropout", 0.0), options.pop("precision", "float32")
     optimizer, lora, alpha = options.pop("optimizer", "adamw"), options.pop("lora", 0), options.pop("alpha", None)
+    untied = options.pop("untied", False)
     trainers: list[Trainer] = []
     for kind, devices in ((BlockwiseTrainer, ONE_DEVICE), (CompiledTrainer, several)):
         checkpoint = open_checkpoint(locate(OPENAI_TINY))
         config = GPT2Config.from_json(OPENAI_TINY / "hparams.json")
+        if untied:
+            head = checkpoint.read("wte")[::-1].copy()
+            config, shapes = dataclasses.replace(config, tied=False), checkpoint.shapes | {"lm_head": head.shape}
+            read = functools.partial(read_or, checkpoint.read, {"lm_head": head})
+            checkpoint = dataclasses.replace(checkpoint, shapes=shapes, read=read)
         model: GPT2 = read_model(checkpoint, config, dropout, precision, place=devices.place)
         if lora:
             shapes = adapter_shapes(model.config, lora)
@@ -80,6 +92,7 @@ def make_pair(**options: object) -> list[Trainer]:
         {},
         {"accumulate": 3},
         {"lora": 4, "alpha": 10},
+        {"untied": True},
         {"optimizer": "lion"},
         {"devices": 3, "accumulate": 2},
         {"devices": 8, "shard": True},
@@ -96,6 +109,8 @@ def make_pair(**options: object) -> list[Trainer]:
                 {"devices": 8, "shard": True, "accumulate": 3, "clip_norm": 0.5},
                 {"devices": 8, "shard": True, "remat": True, "optimizer": "adafactor"},
                 {"devices": 8, "shard": True, "optimizer": "muon"},
+                {"devices": 8, "shard": True, "untied": True},
+                {"trained": ["lm_head"], "untied": True},
                 {"devices": 8, "shard": True, "lora": 4, "alpha": 10},
                 {"devices": 8, "shard": True, "trained": ["h1/attn/c_attn/w", "ln_f/g"]},
             )

@@ -69,7 +69,7 @@ def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     assert len(state["losses"]) == 18
     assert state["validation"][:, 0].tolist() == [0, 6, 12, 18]
     assert state["validation"][-1, 1] < state["validation"][0, 1] - 0.5
-    expected = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5", "run.toml"}
+    expected = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5", "run.toml", "best.json"}
     assert {path.name for path in Path("output/m").iterdir()} == expected
     assert Image.open("output/m.png").size == (960, 540)
     out = capsys.readouterr().out
@@ -78,7 +78,9 @@ def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     logs.Reload()
     assert set(logs.Tags()["tensors"]) == {"loss/training", "loss/validation", "learning_rate", "tokens_per_second"}
     assert len(logs.Tensors("loss/training")) == 18
-    assert all(np.array_equal(value, state[f"model/{name}"]) for name, value in read_weights(output).items())
+    assert all(
+        np.array_equal(value, state[f"model/{name}"]) for name, value in read_weights(Path("output/m-last.h5")).items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,9 +128,11 @@ def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_one(workplace: Pat
 
 
 def test_resuming_a_finished_run_writes_its_missing_model(finished: Path) -> None:
-    before = read_weights(finished)
-    finished.unlink()
-    assert are_identical(before, read_weights(run_finetune(change_settings(resume=True))))
+    last = Path("output/m-last.h5")
+    before = read_weights(last)
+    last.unlink()
+    run_finetune(change_settings(resume=True))
+    assert are_identical(before, read_weights(last))
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +205,7 @@ def test_a_diverged_run_stops_and_keeps_the_last_save(finished: Path) -> None:
 @slow_on_jax
 @pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) -> None:
-    flags = [*FLAGS, "--num_epoch=3", f"--steps_per_epoch={6 * times}", "--save_every=3"]
+    flags = [*FLAGS, "--num_epoch=3", f"--steps_per_epoch={6 * times}", "--save_every=3", "--val_fraction=0.03"]
     assert main(["finetune", *flags, "--output_name=whole.h5"]) == 0
     state, draw = workplace / "output" / "m" / "state.h5", random.Random(7)
     kills = 0
@@ -219,7 +223,9 @@ def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) ->
     assert last.returncode == 0, last.stderr
     assert "resuming after step" in last.stdout
     assert are_identical(read_hdf5(workplace / "output" / "whole" / "state.h5"), read_hdf5(state))
-    assert are_identical(read_weights(workplace / "output" / "whole.h5"), read_weights(workplace / "output" / "m.h5"))
+    for end in (".h5", "-last.h5"):
+        whole, resumed = (read_weights(workplace / "output" / f"{name}{end}") for name in ("whole", "m"))
+        assert are_identical(whole, resumed)
 
 
 @slow_on_jax

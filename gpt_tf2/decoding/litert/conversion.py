@@ -73,7 +73,7 @@ def open_conversion(
 
     with open_or_build(
         conversion_folder(model.path, precision),
-        json.dumps({"format": FORMAT, "precision": precision, "config": dataclasses.asdict(model.config)}),
+        json.dumps({"format": FORMAT, "precision": precision, "config": model.config.to_dict()}),
         Sources(lambda: map(os.path.abspath, model.sources)),
         build,
         on_wait=on_wait,

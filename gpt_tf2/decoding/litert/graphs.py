@@ -3,7 +3,7 @@
     stage 0        block 0 up to its attention: layer norm; queries, keys and values
     stage i        block i - 1 from its attention on: projection, MLP; then block i up to its attention
     stage n_layer  the last block from its attention on
-    head           the final layer norm, and the product with the token embedding
+    head           the final layer norm, and the product with the token embedding or the own output matrix
 
 The attention itself, with its cache, is not a graph (see `attention.py`). So a stage is a function of hidden states
 [N, C], the N new tokens of all sequences, and one graph serves any number of sequences and tokens.
@@ -22,7 +22,7 @@ import numpy as np
 
 from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
-from gpt_tf2.config import GPT2Config, tensor_shapes
+from gpt_tf2.config import GPT2Config, output_matrix, tensor_shapes
 
 MAX_FILE_BYTES = 4e8  # of float32 weights: well below the 2 GB that the formats allow, and little memory to convert
 Weights = dict[str, np.ndarray]
@@ -89,10 +89,11 @@ def build_head(checkpoint: Checkpoint, config: GPT2Config) -> Graph:
 
     from gpt_tf2.model import layer_norm
 
-    weights = {name: checkpoint.read(name) for name in ("ln_f/g", "ln_f/b", "wte")}
+    weights = {name: checkpoint.read(name) for name in ("ln_f/g", "ln_f/b")}
+    matrix = checkpoint.read(output_matrix(config))
 
     def run(x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"logits": tf.matmul(layer_norm(x, weights, "ln_f"), weights["wte"], transpose_b=True)}
+        return {"logits": tf.matmul(layer_norm(x, weights, "ln_f"), matrix, transpose_b=True)}
 
     signature = [tf.TensorSpec((None, config.n_embd), tf.float32, "x")]
     return tf.function(run, input_signature=signature, autograph=False)

@@ -18,7 +18,9 @@ from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
 from gpt_tf2.commands.finetune import run_finetune
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
+from gpt_tf2.commands.from_scratch import choose_shape
 from gpt_tf2.commands.generate import GenerateSettings, generate
+from gpt_tf2.commands.vocabulary import make_vocabulary, write_vocabulary
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.model import GPT2, random_tensors
 from helpers import made_up
@@ -75,8 +77,9 @@ def write_demo(folder: Path) -> str:
     """Writes the demo's random model; returns the demo's text."""
     text = read_reference_text()
     folder.mkdir(parents=True)
-    tokenizer = demo.build_vocabulary(text, demo.CONFIG.n_vocab, folder)
-    save_model(GPT2(demo.CONFIG, read=random_tensors(demo.CONFIG, seed=0, std=0.05)), folder / "model.ckpt", tokenizer)
+    tokenizer = write_vocabulary(make_vocabulary([text], demo.TOKENS), folder)
+    config = choose_shape(demo.TRAINING, demo.TOKENS)
+    save_model(GPT2(config, read=random_tensors(config, seed=0, std=0.05)), folder / "model.ckpt", tokenizer)
     return text
 
 
