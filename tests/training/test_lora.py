@@ -209,7 +209,7 @@ def test_adapters_are_refused_without_their_base_model(trained: Path, capsys: py
     with pytest.raises(InputError, match=r"holds adapters of models/tiny/model\.ckpt, which cannot be opened"):
         load_model(trained)
     assert main(["merge", "story.txt", "x.h5"]) == 2
-    assert "story.txt: not a checkpoint: give a TF1 checkpoint" in capsys.readouterr().err
+    assert "story.txt: not a checkpoint: give a folder of a model" in capsys.readouterr().err
 
 
 def test_frozen_tensors_do_not_change(workplace: Path) -> None:
