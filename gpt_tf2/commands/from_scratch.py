@@ -7,7 +7,7 @@ from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import find_companion
 from gpt_tf2.checkpoints.opened import OpenedModel, stamp_files
 from gpt_tf2.commands.find_model import MODELS, find_model_path
-from gpt_tf2.commands.finetune_settings import SHAPE, FinetuneSettings
+from gpt_tf2.commands.finetune_settings import LENGTH, SHAPE, FinetuneSettings
 from gpt_tf2.config import SIZES, GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.tokenizer import Tokenizer
