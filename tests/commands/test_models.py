@@ -60,10 +60,10 @@ def test_models_are_listed_in_60_columns(models: Path, capsys: pytest.CaptureFix
         "  damaged, or not written by gpt-tf2"
     )
     figures = f"{'112,560':>11} {size:>8}\n"
-    assert f"{'output/book.h5':<36} {figures}  124M on story.txt, 4 epochs, lr 0.0001\n" in out
+    assert f"{'output/book.h5':<36} {figures}  124M on story.txt, epochs 4, lr 0.0001\n" in out
     assert f"{LONG}\n{'':<36} {figures}  -\n" in out
     assert f"{'output/hf':<36} {figures}  -\n" in out
-    assert "\n  adapters of 124M on story.txt, 4 epochs, lr 0.0001\n" in out
+    assert "\n  adapters of 124M on story.txt, epochs 4, lr 0.0001\n" in out
 
 
 def test_as_json_they_have_their_figures_and_the_settings_of_their_run(

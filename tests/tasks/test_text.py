@@ -220,7 +220,7 @@ def test_what_is_no_text_in_a_folder_is_skipped_and_counted(tmp_path: Path) -> N
 )
 def test_a_binary_file_that_is_named_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(InputError, match=r"a.txt: a binary file or archive: give a text, or its encoding"):
+    with pytest.raises(InputError, match=r"a.txt: a binary file or archive: save it as plain text"):
         read(tmp_path / "a.txt")
 
 
