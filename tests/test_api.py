@@ -74,6 +74,7 @@ def test_progress_is_shown_and_files_are_written_with_output(workplace: Path, ca
     assert Path("scores.scores.json").is_file() and "perplexity" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_on_data_in_memory_resumes_on_the_same_data_only(workplace: Path) -> None:
     begun = finetune(PAIRS, output="m.h5", **RUN)
     with pytest.raises(InputError, match="the text of data has changed since the run began"):

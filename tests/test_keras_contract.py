@@ -336,6 +336,7 @@ class Classifier(gpt_tf2.GPT2):
         return {**super().get_config(), "n_classes": self.n_classes}
 
 
+@pytest.mark.slow
 def test_a_subclass_with_a_second_head_is_trained_saved_and_loaded(workplace: Path) -> None:
     texts = np.full((16, 6), 511, "int32")  # end of text
     labels = np.arange(16) % 2

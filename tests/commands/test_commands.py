@@ -21,6 +21,7 @@ from helpers.workplace import ROOT, STORY
 DASHES = "-" * 50
 
 
+@pytest.mark.slow
 def test_the_scripts_of_2019_run_with_their_flags(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     files = [
         "--json_hparams=models/tiny/hparams.json",

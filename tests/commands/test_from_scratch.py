@@ -128,6 +128,7 @@ def test_a_run_from_scratch_learns_and_run_toml_repeats_it_bit_for_bit(
     assert (Path("output/m") / "vocab.bpe").read_bytes() == (vocabulary / "vocab.bpe").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_from_scratch_resumes_only_as_it_began(vocabulary: Path) -> None:
     whole = run_finetune(FinetuneSettings(**SHORT, output="whole.h5"))
     run_finetune(FinetuneSettings(**SHORT | {"epochs": 1}, output="m.h5"))

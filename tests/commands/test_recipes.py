@@ -34,7 +34,7 @@ def test_the_recipe_for_8_gb_fits() -> None:
     assert predict_total(SIZES["1558M"], settings.memory_plan("bfloat16")) < 8e9
 
 
-@pytest.mark.parametrize("how", [{}, {"lora_rank": 2}], ids=["all", "lora"])
+@pytest.mark.parametrize("how", [{}, pytest.param({"lora_rank": 2}, marks=pytest.mark.slow)], ids=["all", "lora"])
 def test_a_run_repeated_from_its_own_recipe_has_the_same_weights(workplace: Path, how: dict) -> None:
     values = {"epochs": 1, "steps": 3, "lr": None, "decay_epochs": (2, 3), "seed": 7, **how}
     first = run_finetune(change_settings(**values))
@@ -67,7 +67,12 @@ def test_a_resumed_run_keeps_the_learning_rate_that_it_began_with(workplace: Pat
 
 @pytest.mark.parametrize(
     ("output", "written"),
-    [("./x.h5", "x.h5"), ('o/my "bo\nok".h5', 'o/my "bo\nok".h5'), ("runs/x.h5", "runs/x.h5"), ("x.h5", "output/x.h5")],
+    [
+        ("./x.h5", "x.h5"),
+        pytest.param('o/my "bo\nok".h5', 'o/my "bo\nok".h5', marks=pytest.mark.slow),
+        pytest.param("runs/x.h5", "runs/x.h5", marks=pytest.mark.slow),
+        pytest.param("x.h5", "output/x.h5", marks=pytest.mark.slow),
+    ],
 )
 def test_a_recipe_repeats_a_run_of_any_name(workplace: Path, output: str, written: str) -> None:
     path = run_finetune(change_settings(epochs=1, steps=1, output=output, output_name=None))

@@ -150,6 +150,7 @@ def test_patience_counts_on_after_each_step_that_a_run_is_resumed_from(
     assert read_best(ABOUT) == find_best(validations[: stop + 1])
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_resumes_and_keeps_its_best_weights_from_then_on(
     unsteady: Path, workplace: Path
 ) -> None:
@@ -208,6 +209,7 @@ gpt_tf2.finetune(callbacks=[Kill()], **SETTINGS)
 
 
 @slow_on_jax
+@pytest.mark.slow
 def test_a_killed_run_has_the_best_weights_of_an_uninterrupted_one(unsteady: Path, workplace: Path) -> None:
     """Killed after step 13, when the best weights, of step 12, are ahead of the state, of step 10."""
     assert read_best_step(unsteady) == 12
@@ -225,6 +227,7 @@ def test_a_killed_run_has_the_best_weights_of_an_uninterrupted_one(unsteady: Pat
     assert read_best(ABOUT) == read_best(unsteady / ABOUT)
 
 
+@pytest.mark.slow
 def test_a_fresh_run_that_is_killed_never_mixes_with_the_state_of_an_earlier_one(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +269,7 @@ def test_the_last_weights_lie_beside_the_best(output: str, last: str) -> None:
         pytest.param("m.ckpt", {}, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_both_files_can_be_opened_in_every_format(workplace: Path, name: str, settings: dict[str, Any]) -> None:
     output = run_finetune(change_settings(output_name=name, epochs=2, steps=2, **settings))
     assert main(["generate", f"--model={place_last(output)}", "--engine=graph", "--length=2"]) == 0

@@ -125,6 +125,7 @@ def test_early_stopping_ends_a_run_with_the_best_epochs_weights(workplace: Path)
     assert all(map(np.array_equal, load_model("output/m.h5").get_weights(), lowest.get_weights()))
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_the_end_of_a_step_and_resumes(plain: tuple[Path, FinetuneResult], workplace: Path) -> None:
     stopped = finetune(output="m.h5", callbacks=[StopAtStep()], **RUN)
     assert len(read_hdf5(Path("output/m/state.h5"))["losses"]) == 2

@@ -112,6 +112,7 @@ def test_a_run_that_an_earlier_version_saved_resumes(workplace: Path, how: dict[
     assert read_run(Path("output/m/state.h5")) == run
 
 
+@pytest.mark.slow
 def test_a_run_that_writes_to_the_model_it_began_with_resumes(workplace: Path) -> None:
     how = {**ONE_STEP, "freeze": ("wte",), "model_ckpt": "output/m.h5"}
     begun = run_finetune(change_settings(**ONE_STEP))

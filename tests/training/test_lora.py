@@ -154,6 +154,7 @@ def test_adapters_do_not_share_a_folder_with_their_model(workplace: Path) -> Non
         change_settings(lora_alpha=8)
 
 
+@pytest.mark.slow
 def test_base_names_another_place_and_other_content_is_refused(trained: Path, capsys: pytest.CaptureFixture) -> None:
     (expected,) = generate(GenerateSettings(model=str(trained), prompt="The 7", temperature=0.0))
     Path("models/tiny").rename("moved")

@@ -79,6 +79,7 @@ def test_lora_is_neither_chosen_nor_suggested_where_parts_are_frozen() -> None:
         choose_plan(measure, asked, 3.5e9, flexible=True)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_the_planner_chose(workplace: Path) -> None:
     run_finetune(change_settings(optimizer="lion", epochs=1))
     run_finetune(change_settings(epochs=2, resume=True, memory="auto"))

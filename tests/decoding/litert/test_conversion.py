@@ -52,6 +52,7 @@ print({{"keras", "tensorflow"}} & {{*sys.modules}})"""
     assert run_greedy(capsys, "--engine=graph").out == first.out
 
 
+@pytest.mark.slow
 def test_a_damaged_or_outdated_conversion_is_replaced(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     first = run_greedy(capsys)
     conversion = next((workplace / "models" / "tiny" / ".gpt_tf2").glob("litert-*"))
