@@ -296,6 +296,7 @@ def test_fit_takes_packed_batches(conversations: Path) -> None:
     assert not np.array_equal(train[0][0]["tokens"], first["tokens"])  # every epoch has its own
 
 
+@pytest.mark.slow
 def test_a_training_loop_of_ones_own(conversations: Path) -> None:
     """The loop of docs/api.md."""
     model = gpt_tf2.GPT2.from_preset("tiny")

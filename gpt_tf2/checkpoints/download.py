@@ -21,6 +21,7 @@ ATTEMPTS = 6  # in a row that bring less than WINDOW new bytes
 STALL = 60.0  # seconds in which an answer must begin, and then bring each WINDOW of bytes
 WINDOW = 1 << 16  # bytes: about 1 KB/s
 LARGEST = 1 << 40  # bytes
+ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 TRY_AGAIN = "check the network, or try again later"
 Show = Callable[[int, int | None], None]
 
@@ -133,7 +134,7 @@ async def fetch(url: str, part: Path, show: Show, wait: float, largest: int) -> 
                     if failures == ATTEMPTS:
                         is_slow = isinstance(error, asyncio.TimeoutError | httpx.TimeoutException)
                         slow = f"no more than {WINDOW:,} bytes in {STALL:g} s"
-                        reason = str(error) or (slow if is_slow else "the connection broke")
+                        reason = ERRNO.sub("", str(error)) or (slow if is_slow else "the connection broke")
                         raise InputError(f"{one_line(url)}: {one_line(reason)}: {TRY_AGAIN}") from None
                 await asyncio.sleep(wait * 2 ** (failures - 1))
     except InputError:

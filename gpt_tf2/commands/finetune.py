@@ -478,9 +478,14 @@ def describe(run: Run, history: History) -> list[str]:
         *run.data.report,
         *filter(None, [run.model.remark]),
     ]
-    if run.settings.resume:
-        saved = f"resuming after step {len(history.losses)}" if run.saved is not None else "no save yet"
-        lines.append(f"{run.state}: {saved}")
+    steps = run.settings.epochs * run.settings.steps
+    if run.settings.resume and run.saved is None:
+        lines.append(f"{run.state}: no save to resume, starting from the beginning")
+    elif run.settings.resume:
+        complete = f", all {steps:,} steps are done: raise --epochs to go on" if len(history.losses) >= steps else ""
+        lines.append(f"{run.state}: resuming after step {len(history.losses)}{complete}")
+    elif run.is_writing and run.state.is_file():
+        lines.append(f"{run.output}: replacing the result of an earlier run, which --resume would have continued")
     return lines
 
 

@@ -93,6 +93,7 @@ def test_tensorflow_runs_if_jax_does_not_see_its_gpu(tmp_path: Path) -> None:
     assert len(errors) == 1 and "GPU" in errors[0]
 
 
+@pytest.mark.slow
 def test_jax_runs_without_tensorflow_and_names_it_for_its_checkpoints(tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['tensorflow'] = None\n"
     out, errors = start_process(hidden + START, tmp_path)

@@ -137,6 +137,7 @@ def test_without_config_json_an_output_matrix_of_its_own_is_not_left_out(tmp_pat
         open_checkpoint(tmp_path).check(CONFIG)
 
 
+@pytest.mark.slow
 def test_transformers_agrees_about_an_output_matrix_of_its_own(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -203,9 +203,7 @@ def test_adapters_of_themselves_are_refused(tmp_path: Path, through: str) -> Non
 
 
 def test_adapters_whose_base_is_gone_say_where_it_was(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"a.h5 holds adapters of x/no.h5, .* no such checkpoint: put it there"
-    ):
+    with pytest.raises(InputError, match=r"a.h5 holds adapters of x/no.h5, .* no such checkpoint: put it there"):
         open_checkpoint(write_adapters(tmp_path, base="x/no.h5", base_from_here="no.h5"))
 
 

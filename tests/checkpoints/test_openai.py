@@ -150,6 +150,7 @@ def test_a_save_that_is_killed_leaves_the_old_checkpoint_or_the_new_one(kills: i
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_of_two_that_save_at_once_each_saves_a_whole_checkpoint(rounds: int) -> None:
     for _ in range(rounds):
         shutil.rmtree("m", ignore_errors=True)

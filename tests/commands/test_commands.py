@@ -53,6 +53,7 @@ def test_the_scripts_of_2019_run_with_their_flags(workplace: Path, capsys: pytes
         assert len(set(samples)) == 6
 
 
+@pytest.mark.slow
 def test_a_model_a_text_and_a_prompt_are_enough(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     short = ["--num_epoch", "1", "--steps_per_epoch", "2", "--length", "16"]
     assert main(["finetune", "--model", "tiny", "--data", "story.txt", *short]) == 0

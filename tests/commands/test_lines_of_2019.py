@@ -37,6 +37,7 @@ LINES = {
     "scores": f"evaluate.py --model_path=output/cnndm_355M_1x2000.h5 {FILES} --dataset_path=data/summarization"
     f" --data_loader=cnndm {NUCLEUS} --output_length=100 --output_file=results/cnndm_355M_1x2000_test.output",
 }
+SIMILAR = ("text, slower", "text, decayed", "sample of 355M")  # to lines that make test runs
 COMMANDS = {"finetune.py": "finetune", "inference.py": "generate", "evaluate.py": "evaluate"}
 FEWER = ["--num_epoch=1", "--steps_per_epoch=1", "--length=128"]
 
@@ -52,7 +53,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", LINES)  # in their order: later lines use what earlier ones have written
+@pytest.mark.parametrize(  # in their order: later lines use what earlier ones have written
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SIMILAR)) for name in LINES]
+)
 def test_a_command_line_of_2019_still_works(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

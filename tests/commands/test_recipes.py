@@ -59,6 +59,7 @@ def test_the_learning_rate_suits_the_size_the_optimizer_and_lora() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_learning_rate_that_it_began_with(workplace: Path) -> None:
     run_finetune(change_settings(epochs=1, steps=2, lr=0.0005))
     path = run_finetune(change_settings(epochs=2, steps=2, lr=None, resume=True))

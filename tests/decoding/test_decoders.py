@@ -142,6 +142,7 @@ def copier() -> GPT2:
 
 @slow_on_jax
 @pytest.mark.parametrize("kind", ["graph", "litert"])
+@pytest.mark.slow
 def test_a_draft_saves_steps_where_the_model_copies_and_costs_none_elsewhere(
     kind: str, copier: GPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_run_stops_where_the_reference_does_and_so_does_a_resumed_one(
         assert are_identical(read_hdf5(path), read_hdf5(unsteady / path))
 
 
+@pytest.mark.slow
 def test_patience_counts_on_after_each_step_that_a_run_is_resumed_from(
     unsteady: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +293,7 @@ def test_python_returns_the_last_weights_and_the_path_of_the_best(unsteady: Path
     assert result.path == BEST and all(map(np.array_equal, load_model(result.path).get_weights(), best))
 
 
+@pytest.mark.slow
 def test_training_that_has_not_helped_says_so(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     run_finetune(change_settings(epochs=1, steps=1, lr=0.5))
     assert "training has not helped: the validation loss was " in capsys.readouterr().out

@@ -92,6 +92,7 @@ def test_gradients_with_alpha_equal_pefts(tmp_path: Path, settings: dict) -> Non
         np.testing.assert_allclose(gradient, parameters[peft_name(name)].grad.numpy().T, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_alpha_is_learned_with_saved_and_part_of_the_run(workplace: Path) -> None:
     losses = []
     for alpha in (None, 12):
@@ -173,6 +174,7 @@ def test_base_names_another_place_and_other_content_is_refused(trained: Path, ca
     assert "--base merged.h5: moved/model.ckpt holds no adapters" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_generation_from_adapters_equals_generation_from_the_merged_model(trained: Path) -> None:
     assert main(["merge", str(trained), "merged.h5"]) == 0
     texts = [

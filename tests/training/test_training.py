@@ -91,6 +91,7 @@ def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
         pytest.param("m.ckpt", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_every_format_can_be_written_and_trained_further(workplace: Path, name: str) -> None:
     path = run_finetune(change_settings(output_name=name, epochs=1, steps=1))
     first = read_weights(path)
@@ -100,12 +101,14 @@ def test_every_format_can_be_written_and_trained_further(workplace: Path, name: 
     assert not are_identical(first, read_weights(again))
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(finished: Path) -> None:
     weights = read_weights(finished)
     assert are_identical(weights, read_weights(run_finetune(change_settings(output_name="same.h5"))))
     assert not are_identical(weights, read_weights(run_finetune(change_settings(output_name="other.h5", seed=4))))
 
 
+@pytest.mark.slow
 def test_samples_and_saves_during_training_do_not_change_the_weights(finished: Path) -> None:
     disturbed = run_finetune(change_settings(output_name="b.h5", sample_every=5, save_every=4))
     assert are_identical(read_weights(finished), read_weights(disturbed))
@@ -142,6 +145,7 @@ def full_precision(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.nda
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_half_precision_learns_as_much_and_resumes_exactly(
     workplace: Path, full_precision: dict[str, np.ndarray], precision: str
 ) -> None:
@@ -204,6 +208,7 @@ def test_a_diverged_run_stops_and_keeps_the_last_save(finished: Path) -> None:
 
 @slow_on_jax
 @pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) -> None:
     flags = [*FLAGS, "--num_epoch=3", f"--steps_per_epoch={6 * times}", "--save_every=3", "--val_fraction=0.03"]
     assert main(["finetune", *flags, "--output_name=whole.h5"]) == 0
@@ -303,6 +308,7 @@ def test_logs_and_stdout_that_cannot_be_written_do_not_stop_training(
     assert result.stderr == "stdout cannot be written (No space left on device): training goes on\n"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_alone_takes_hparams_and_vocabulary_from_the_model_folder(workplace: Path) -> None:
     elsewhere = workplace / "elsewhere"
     elsewhere.mkdir()

@@ -138,6 +138,7 @@ def test_a_sample_ends_before_the_stop_text_but_not_below_the_minimum_length(wor
     assert stopped == text[: text.index(stop, 3)]
 
 
+@pytest.mark.slow
 def test_prompts_come_from_standard_input(workplace: Path) -> None:
     generate(GenerateSettings(model="models/tiny", max_new_tokens=1))  # converts the model
     flags = ["inference.py", "--model_path=models/tiny", "--prompts=-", "--output_length=4", "--temperature=0"]
@@ -150,6 +151,7 @@ def test_prompts_come_from_standard_input(workplace: Path) -> None:
     assert process.returncode == 2 and b"not UTF-8 text at byte 3" in err and err.count(b"\n") == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_a_closed_pipe_end_a_stream_cleanly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made_up.write_model(tmp_path / "long", n_ctx=6000)
