@@ -95,8 +95,9 @@ def model_shape(model: str) -> dict[str, int]:
 
 def train_ours(work: Training) -> Measure:
     """The trainer that `finetune` builds, on batches made ahead: the bare step. And the memory that it planned."""
-    from gpt_tf2.commands.finetune import build, resolve
+    from gpt_tf2.commands.finetune import build
     from gpt_tf2.commands.finetune_settings import FinetuneSettings
+    from gpt_tf2.commands.run import resolve
     from gpt_tf2.data.batches import StreamWindows
     from training import packed_stories
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpt_tf2.commands.evaluate import EvaluateSettings, run_evaluate
-from gpt_tf2.commands.finetune import Call
 from gpt_tf2.commands.finetune import finetune as finetune_as
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.flags import make_settings
+from gpt_tf2.commands.run import Call
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.data_files import list_files
 from gpt_tf2.tasks.in_memory import PLACE, make_task_in_memory

@@ -11,8 +11,9 @@ from PIL import Image
 
 from gpt_tf2 import InputError, finetune, load_model
 from gpt_tf2.cli import main
-from gpt_tf2.commands import finetune as command
-from gpt_tf2.commands.finetune import place_last, run_finetune
+from gpt_tf2.commands import run_files
+from gpt_tf2.commands.finetune import run_finetune
+from gpt_tf2.commands.run import place_last
 from gpt_tf2.training import loop
 from gpt_tf2.training.best import BestWeights, count_without_improvement, find_best, read_best, write_best
 from gpt_tf2.training.callbacks import Callbacks
@@ -238,7 +239,7 @@ def test_a_fresh_run_that_is_killed_never_mixes_with_the_state_of_an_earlier_one
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(command, "write_best", kill)
+        patch.setattr(run_files, "write_best", kill)
         run_finetune(change_settings(**UNSTEADY))
     assert not ABOUT.exists()
     with pytest.raises(InputError, match="was 0"):

@@ -9,7 +9,8 @@ import pytest
 
 from gpt_tf2 import InputError
 from gpt_tf2.cli import main
-from gpt_tf2.commands.finetune import build, resolve, run_finetune
+from gpt_tf2.commands.finetune import build, run_finetune
+from gpt_tf2.commands.run import resolve
 from gpt_tf2.training import memory
 from helpers.finetuning import change_settings
 from helpers.workplace import list_names

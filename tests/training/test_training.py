@@ -163,7 +163,7 @@ def test_half_precision_learns_as_much_and_resumes_exactly(
 def test_auto_precision_follows_the_device(
     fast: bool, precision: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("gpt_tf2.commands.finetune.has_fast_bfloat16", lambda: fast)
+    monkeypatch.setattr("gpt_tf2.commands.run.has_fast_bfloat16", lambda: fast)
     run_finetune(change_settings(epochs=1, steps=1, val_fraction=0.0))
     assert f"parameters, {precision}, " in capsys.readouterr().out
 
