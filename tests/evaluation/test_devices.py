@@ -105,6 +105,7 @@ def test_after_a_kill_another_number_of_processes_resumes(later: int, folder: Pa
 
 
 def test_more_devices_than_jax_sees_are_refused(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    made_up.write_conversations(Path("talks"), dev=1)
     assert main(["evaluate", *ANSWERS, "--devices=99"]) == 2
     assert "--devices 99: JAX sees " in (err := capsys.readouterr().err) and err.count("\n") == 1
     assert not Path("output").exists()
