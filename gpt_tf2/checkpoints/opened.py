@@ -43,7 +43,7 @@ class OpenedModel:
     sources: the files that the weights and the hyper-parameters are read from.
     stamp: of the sources when the model was found; see `Sources.stamp`.
     open_weights: opens the weights at the path.
-    remark: lines on what could not be checked, and on ids without a token; mostly empty.
+    remark: lines on what could not be checked, on ids without a token, and on added tokens; mostly empty.
     """
 
     path: Path

@@ -11,7 +11,8 @@ from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECI
 from gpt_tf2.commands.find_model import name_model
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of, join_items
 from gpt_tf2.commands.model_settings import BASE, MODEL, OF_MODEL, OFFLINE
-from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
+from gpt_tf2.commands.recipes import is_utf8
+from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, output_matrix, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
 from gpt_tf2.training.state import VOCABULARY
@@ -78,6 +79,14 @@ class FinetuneSettings:
     json_encoder: str | None = flag(None, "its token table (encoder.json beside the checkpoint)", **OF_MODEL)
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the checkpoint)", **OF_MODEL)
     offline: bool = flag(False, **OFFLINE)
+    add_tokens: tuple[str, ...] | None = flag(
+        None,
+        "texts that become tokens of the vocabulary, such as '<user>,<bot>'; their embeddings begin at the mean",
+        group="model",
+        metavar="TOKENS",
+        many=True,
+        shared=True,
+    )
     from_scratch: bool = flag(
         False, "train a random network on the vocabulary of --model (gpt-tf2 vocabulary)", group="model", kind=bool
     )
@@ -226,6 +235,7 @@ class FinetuneSettings:
                 "names the model to write, and so does `output`: drop one", "output_name", self.output_name
             )
         self.check_start()
+        self.check_added_tokens()
         self.decay_steps()
         self.memory_limit()
 
@@ -240,6 +250,18 @@ class FinetuneSettings:
         for name in (*OF_SHAPE, "init_std"):
             if getattr(self, name) not in (None, INIT_STD):
                 raise InputError("is of a random network: drop it, or give `from_scratch`", name, getattr(self, name))
+
+    def check_added_tokens(self) -> None:
+        """Raises InputError for tokens that no text could hold, or whose embeddings would not be trained."""
+        if self.add_tokens is None:
+            return
+        for token in self.add_tokens or ("",):
+            if not token.strip() or token.splitlines() != [token] or not is_utf8(token):
+                message = "cannot be a token: use texts of one line that are more than white space, such as <user>"
+                raise InputError(message, "add_tokens", repr(token))
+        if self.lora_rank:
+            message = "would stay untrained, as LoRA freezes the embedding: drop `lora_rank` to train all weights"
+            raise InputError(message, "add_tokens", join_items(self.add_tokens))
 
     def memory_limit(self) -> float | None:
         """The bytes of `memory`; None if all that is free may be used."""
@@ -274,7 +296,7 @@ class FinetuneSettings:
             sequences=-(-self.batch_size // self.accumulate),
             length=self.length or LENGTH,
             collects=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
-            freezes=bool(self.freeze),
+            freezes=bool(self.freeze or self.add_tokens),
         )
 
     def with_plan(self, plan: MemoryPlan) -> "FinetuneSettings":
@@ -329,6 +351,9 @@ def list_trained(settings: FinetuneSettings, config: GPT2Config) -> dict[str, tu
             message = f"no such part: use some of wte, wpe, h0-5, attn, mlp, ln_1, ln_2, ln_f{head}"
             raise InputError(message, "freeze", part)
         frozen |= names
+    if settings.add_tokens and frozen & {"wte", output_matrix(config)}:
+        message = "would stay untrained, as the embedding is frozen: freeze less"
+        raise InputError(message, "add_tokens", join_items(settings.add_tokens))
     if len(frozen) == len(shapes):
         raise InputError("nothing is left to train: freeze less", "freeze", join_items(settings.freeze))
     return {name: shape for name, shape in shapes.items() if name not in frozen}
