@@ -21,8 +21,10 @@ from gpt_tf2.checkpoints.formats import (
 from gpt_tf2.checkpoints.merged import MergedTensors
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import atomic_write
+from gpt_tf2.storage.files import atomic_write, write_text
 from gpt_tf2.storage.kept import Sources
+from gpt_tf2.tasks.chat_template import FILE as CHAT_TEMPLATE
+from gpt_tf2.tasks.chat_template import ChatTemplate, format_template, read_template
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class OpenedModel:
     stamp: of the sources when the model was found; see `Sources.stamp`.
     open_weights: opens the weights at the path.
     remark: a line on what could not be checked; empty if all was.
+    chat_template: of the chats that it was trained on; None if there were none.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class OpenedModel:
     stamp: str
     open_weights: Callable[[Path], Checkpoint] = open_checkpoint
     remark: str = ""
+    chat_template: ChatTemplate | None = None
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -144,7 +148,9 @@ def open_model(
             remark = f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked"
     tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallbacks, base)
     open_weights = functools.partial(open_checkpoint, base=base)
-    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, remark)
+    template = find_companion(path, CHAT_TEMPLATE, fallbacks=fallbacks)
+    chat_template = read_template(template) if template else None
+    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, remark, chat_template)
 
 
 def load_model(
@@ -272,3 +278,12 @@ def save_vocabulary(tokenizer: Tokenizer, path: Path) -> None:
         if not copy.is_file() or copy.read_bytes() != content:  # it may be read-only, where nothing changes
             with atomic_write(copy) as temporary:
                 temporary.write_bytes(content)
+
+
+def save_chat_template(template: ChatTemplate | None, path: Path) -> None:
+    """Writes a chat template beside a checkpoint; without one, deletes that of a checkpoint which it replaced."""
+    file = companion_folder(path) / CHAT_TEMPLATE
+    if template:
+        write_text(file, format_template(template) + "\n")
+    else:
+        file.unlink(missing_ok=True)

@@ -64,6 +64,7 @@ class TrainingData:
     former_key: the end of the key of the same tokens in state files of earlier versions; None if they had this key.
     report: lines to show.
     prompt: the ids that samples continue; none begin a new text.
+    has_chats: whether it holds chats, whose template the model needs.
     """
 
     make_batches: Callable[[bool], tuple[Batches, Batches | None]]
@@ -71,6 +72,7 @@ class TrainingData:
     former_key: str | None
     report: list[str]
     prompt: list[int]
+    has_chats: bool = False
 
 
 def open_training_data(
@@ -156,12 +158,14 @@ def open_examples(
         return training, held_out if val_fraction else None
 
     prompt = first_prompt(tokens, int(fitting[-1]))
-    return TrainingData(make_batches, tokens.key, tokens.content, report, prompt)
+    if prompt == [source.tokenizer.end_of_text]:
+        prompt = []
+    return TrainingData(make_batches, tokens.key, tokens.content, report, prompt, tokens.has_chats)
 
 
 def prepare_training_split(source: Source, progress: Progress) -> Tokens:
     """The tokens of the training split, prepared now unless they are kept."""
-    if source.in_memory and not source.cache:
+    if is_stream(source.path) or (source.in_memory and not source.cache):
         return prepare_in_memory(source.task, source.path, source.task.splits[0], source.tokenizer, progress.show)
     return prepare(
         source.task,
