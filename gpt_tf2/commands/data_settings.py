@@ -32,6 +32,11 @@ LITERAL_SPECIALS: dict[str, Any] = {
     "group": "data",
     "kind": bool,
 }
+HIGHLIGHTS: dict[str, Any] = {
+    "help": "what a summary of cnndm is: one of the story's highlights, or all, a line each",
+    "group": "data",
+    "choices": ("one", "all"),
+}
 
 
 class ReadsData(Protocol):
@@ -47,6 +52,8 @@ class ReadsData(Protocol):
     def column(self) -> str | None: ...
     @property
     def literal_specials(self) -> bool: ...
+    @property
+    def highlights(self) -> str: ...
 
 
 def find_task_of(settings: ReadsData) -> Task:
@@ -57,4 +64,5 @@ def find_task_of(settings: ReadsData) -> Task:
     """
     if settings.task in BUILT_IN and next(list_files(settings.data), None) is None:
         raise InputError("no such file: give a file, a folder or a glob", "data", settings.data)
-    return find_task(settings.task, Reading(settings.encoding, settings.column, settings.literal_specials))
+    reading = Reading(settings.encoding, settings.column, settings.literal_specials, settings.highlights)
+    return find_task(settings.task, reading)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.checkpoints import peft
 from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK
+from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, HIGHLIGHTS, LITERAL_SPECIALS, TASK
 from gpt_tf2.commands.find_model import name_model
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of, join_items
 from gpt_tf2.commands.model_settings import BASE, MODEL, OF_MODEL, OFFLINE
@@ -61,9 +61,17 @@ class FinetuneSettings:
         choices=("all", "completion"),
         shared=True,
     )
+    too_long: str = flag(
+        "shorten",
+        "examples that do not fit into --length: shorten their passage at its end, or skip them",
+        group="data",
+        choices=("shorten", "skip"),
+        shared=True,
+    )
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
+    highlights: str = flag("one", **HIGHLIGHTS, shared=True)
     cache: str | None = flag(
         None, "folder for prepared tokens (.gpt_tf2 beside the data)", group="data", metavar="FOLDER"
     )
@@ -343,7 +351,9 @@ def is_in_part(name: str, part: str) -> bool:
     return part in name.split("/")
 
 
-def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str, data_key: str) -> dict[str, Any]:
+def identify_run(
+    settings: FinetuneSettings, config: GPT2Config, vocabulary: str, data_key: str, is_shortened: bool
+) -> dict[str, Any]:
     """What the weights after a step depend on, but for the first weights; a resumed run must have the same.
 
     The names are those of the state files: a setting is called by its flag of 2019, if it had one.
@@ -352,6 +362,7 @@ def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str
         settings: without "auto".
         vocabulary: see `Tokenizer.digest`.
         data_key: identifies the training data.
+        is_shortened: whether examples are shortened that would be skipped otherwise.
     """
     shared = {
         f"--{[*declared.also, name][0]}": join_items(getattr(settings, name))
@@ -361,5 +372,7 @@ def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str
     shared["--lora_alpha"] = settings.lora_alpha or settings.lora_rank
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
+    if not is_shortened:
+        shared["--too_long"] = "skip"  # there is nothing to shorten: the same batches
     described = {"the model": config.to_dict(), VOCABULARY: vocabulary}
     return shared | described | {"the text of --dataset_path": data_key}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK, find_task_of
+from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, HIGHLIGHTS, LITERAL_SPECIALS, TASK, find_task_of
 from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.task import Task
@@ -26,6 +26,7 @@ class ShowDataSettings:
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
+    highlights: str = flag("one", **HIGHLIGHTS)
     split: str = flag("train", "train, or val and test of cnndm, dev of coqa", group="data")
     limit: int | None = flag(None, "most completions to print (all)", group="output", kind=int, at_least=1, below=2**31)
     seed: int = flag(0, "seed of what is drawn, such as one of the highlights", group="data", kind=int, at_least=0)

@@ -55,6 +55,14 @@ class Tokens:
         """Return the tokens of a span, unsigned [tokens]."""
         return self.tokens[self.ends[index - 1] if index else 0 : self.ends[index]]
 
+    def least(self, shortens: bool) -> np.ndarray:
+        """How many tokens each example takes at least, int [examples]; `shortens`: without its passage."""
+        if not shortens:
+            return self.shortest
+        passages = self.first_spans[:-1]
+        starts = np.append(0, self.ends[passages[1:] - 1])
+        return self.shortest - (self.ends[passages] - starts)
+
     def streams(self) -> list[np.ndarray]:
         """Return the streams of a running text, unsigned arrays [tokens]."""
         starts = np.flatnonzero(self.kinds == STREAM)
