@@ -71,17 +71,18 @@ class OpenedModel:
         held: str = "float32",
         place: "Place | None" = None,
         note: Note | None = None,
+        int8: bool = False,
     ) -> "GPT2":
         """Builds the network with its weights, reading tensor by tensor.
 
         Args:
-            dropout, precision, held, place: those of `read_model`.
+            dropout, precision, held, place, int8: those of `read_model`.
             note: is given the name and the digest of each tensor as it was read. Hashing takes a second per GB.
 
         Raises InputError if a file is damaged, or has changed since the model was found: half of it may be another's.
         """
         checkpoint = with_notes(self.checkpoint, note) if note else self.checkpoint
-        network = read_model(checkpoint, self.config, dropout, precision, held, place)
+        network = read_model(checkpoint, self.config, dropout, precision, held, place, int8)
         if stamp_files(self.sources) != self.stamp:
             raise InputError(f"{self.path}: has changed since it was opened: start again")
         return network
@@ -195,6 +196,7 @@ def read_model(
     precision: str = "float32",
     held: str = "float32",
     place: "Place | None" = None,
+    int8: bool = False,
 ) -> "GPT2":
     """Builds the network of an opened checkpoint, which was checked against the hyper-parameters.
 
@@ -204,7 +206,7 @@ def read_model(
     from gpt_tf2.model import GPT2
 
     policy = precision if held == precision else f"mixed_{precision}"
-    return GPT2(config, dropout=dropout, read=checkpoint.read, dtype=policy, place=place)
+    return GPT2(config, dropout=dropout, read=checkpoint.read, dtype=policy, int8=int8, place=place)
 
 
 def choose_config(path: Path, carried: GPT2Config | None, hparams: str | Path | None) -> GPT2Config:

@@ -249,6 +249,7 @@ def without_auto(
     chooses = settings.memory is not None
     if chooses and saved:
         ways = {field: saved.get(f"--{field}", getattr(asked, field)) for field in ("optimizer", "lora_rank")}
+        ways["int8"] = saved.get("--base_precision") == "int8"
         asked, chooses = dataclasses.replace(asked, **ways), False
     memory = settings.memory_limit() or measure_device_memory()
     limit = math.inf if memory is None else memory
