@@ -22,7 +22,10 @@ from gpt_tf2.checkpoints.merged import MergedTensors
 from gpt_tf2.checkpoints.vocabularies import find_vocabulary, save_vocabulary
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.files import write_text
 from gpt_tf2.storage.kept import Sources
+from gpt_tf2.tasks.chat_template import FILE as CHAT_TEMPLATE
+from gpt_tf2.tasks.chat_template import ChatTemplate, format_template, read_template
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ class OpenedModel:
     stamp: of the sources when the model was found; see `Sources.stamp`.
     open_weights: opens the weights at the path.
     remark: lines on what could not be checked, and on ids without a token; mostly empty.
+    chat_template: of the chats that it was trained on; None if there were none.
     """
 
     path: Path
@@ -53,6 +57,7 @@ class OpenedModel:
     stamp: str
     open_weights: Callable[[Path], Checkpoint] = open_checkpoint
     remark: str = ""
+    chat_template: ChatTemplate | None = None
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -148,7 +153,9 @@ def open_model(
         problem = f"no token for {nameless:,} of the model's {config.n_vocab:,} ids"
         remarks.append(f"{tokenizer.files[0]}: {problem}: these are never drawn")
     open_weights = functools.partial(open_checkpoint, base=base)
-    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, "\n".join(remarks))
+    template = find_companion(path, CHAT_TEMPLATE, fallbacks=fallbacks)
+    chat_template = read_template(template) if template else None
+    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, "\n".join(remarks), chat_template)
 
 
 def load_model(
@@ -265,3 +272,12 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
     written = write_checkpoint(path, model.config, MergedTensors(model), end)
     if tokenizer:
         save_vocabulary(tokenizer, written)
+
+
+def save_chat_template(template: ChatTemplate | None, path: Path) -> None:
+    """Writes a chat template beside a checkpoint; without one, deletes that of a checkpoint which it replaced."""
+    file = companion_folder(path) / CHAT_TEMPLATE
+    if template:
+        write_text(file, format_template(template) + "\n")
+    else:
+        file.unlink(missing_ok=True)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.checkpoints import peft
 from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, HIGHLIGHTS, LITERAL_SPECIALS, TASK
+from gpt_tf2.commands.data_settings import (
+    CHAT_TEMPLATE,
+    COLUMN,
+    DATA,
+    ENCODING,
+    HIGHLIGHTS,
+    LITERAL_SPECIALS,
+    TASK,
+)
 from gpt_tf2.commands.find_model import name_model
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of, join_items
 from gpt_tf2.commands.model_settings import BASE, MODEL, OF_MODEL, OFFLINE
@@ -72,6 +80,7 @@ class FinetuneSettings:
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
     highlights: str = flag("one", **HIGHLIGHTS, shared=True)
+    chat_template: str | None = flag(None, **CHAT_TEMPLATE)
     cache: str | None = flag(
         None, "folder for prepared tokens (.gpt_tf2 beside the data)", group="data", metavar="FOLDER"
     )
