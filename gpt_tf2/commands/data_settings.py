@@ -33,6 +33,11 @@ LITERAL_SPECIALS: dict[str, Any] = {
     "group": "data",
     "kind": bool,
 }
+HIGHLIGHTS: dict[str, Any] = {
+    "help": "what a summary of cnndm is: one of the story's highlights, or all, a line each",
+    "group": "data",
+    "choices": ("one", "all"),
+}
 CHAT_TEMPLATE: dict[str, Any] = {
     "help": "JSON file of the text around the messages of a chat (the model's own; else plain User: and Assistant:)",
     "group": "data",
@@ -53,6 +58,8 @@ class ReadsData(Protocol):
     def column(self) -> str | None: ...
     @property
     def literal_specials(self) -> bool: ...
+    @property
+    def highlights(self) -> str: ...
 
 
 def find_task_of(settings: ReadsData) -> Task:
@@ -63,7 +70,8 @@ def find_task_of(settings: ReadsData) -> Task:
     """
     if settings.task in BUILT_IN and next(list_files(settings.data), None) is None:
         raise InputError("no such file: give a file, a folder or a glob", "data", settings.data)
-    return find_task(settings.task, Reading(settings.encoding, settings.column, settings.literal_specials))
+    reading = Reading(settings.encoding, settings.column, settings.literal_specials, settings.highlights)
+    return find_task(settings.task, reading)
 
 
 def choose_template(task: Task, file: str | None, of_model: ChatTemplate | None) -> tuple[Task, ChatTemplate]:

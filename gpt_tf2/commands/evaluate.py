@@ -10,7 +10,16 @@ from pathlib import Path
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK, choose_template, find_task_of
+from gpt_tf2.commands.data_settings import (
+    COLUMN,
+    DATA,
+    ENCODING,
+    HIGHLIGHTS,
+    LITERAL_SPECIALS,
+    TASK,
+    choose_template,
+    find_task_of,
+)
 from gpt_tf2.commands.evaluation_output import (
     claim_output,
     identify,
@@ -47,6 +56,7 @@ class EvaluateSettings(ModelSettings):
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
+    highlights: str = flag("one", **HIGHLIGHTS)
     split: str | None = flag(
         None, "train, val or test of jsonl and cnndm, train or dev of coqa (the last)", group="data"
     )
@@ -56,6 +66,9 @@ class EvaluateSettings(ModelSettings):
         "file to score against: for cnndm one line of <t> … </t> per story, for coqa a gold file (the data's own)",
         group="data",
         metavar="FILE",
+    )
+    num_trials: int = flag(
+        1, "samples of a story that together make up its summary (2019: 3)", group="sampling", **COUNT
     )
     gold_answers: bool = flag(
         False, "put the data's answers into the context instead of the model's own", group="data", kind=bool
@@ -99,6 +112,8 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
     task = find_task_of(settings)
     split = settings.split or task.splits[-1]
     task.check_split(split)
+    if settings.num_trials > 1:
+        check_trials(settings, task)
     if task.running_text:
         check_whole(settings)
         settings = dataclasses.replace(settings, engine="graph")  # whatever suits this machine for generating
@@ -143,6 +158,15 @@ def check_whole(settings: EvaluateSettings) -> None:
         raise InputError("running text is scored by the Keras graph: leave it out", "engine", "litert")
 
 
+def check_trials(settings: EvaluateSettings, task: Task) -> None:
+    """Raises InputError for several samples that would be the same, or that the task does not join."""
+    if not task.joins:
+        raise InputError(f"does not apply to `task` {task.name}: leave it out", "num_trials", settings.num_trials)
+    if settings.sampler().greedy:
+        message = "the samples would be the same: raise `temperature` above 0, and `top_k` above 1"
+        raise InputError(message, "num_trials", settings.num_trials)
+
+
 def score_task(
     settings: EvaluateSettings,
     task: Task,
@@ -171,6 +195,7 @@ def score_task(
         stop=task.stop,
         gold_history=settings.gold_answers,
         draft=settings.drafts(task.drafts),
+        num_trials=settings.num_trials,
     )
     work = [protocol, engine, decoders[0].precision, digest(example for _, example in examples)]
     journal = begin_journal(settings, output, counter, model, work, workers, is_shown)

@@ -132,6 +132,8 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     task = call.task or find_task_of(settings)
     if task.running_text and settings.loss_on == "completion":
         raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
+    if task.running_text and settings.too_long == "skip":
+        raise InputError("running text has no examples: leave it out", "too_long", "skip")
     if not settings.val_fraction:
         for name in ("patience", "validate_every"):
             if getattr(settings, name):
@@ -154,7 +156,8 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     unit = "parts" if task.running_text else "examples"
     with Counter(f"preparing {task.splits[0]}", unit, shown=call.is_shown) as counter:
         completion_only = settings.loss_on == "completion"
-        data = open_training_data(source, length, settings.val_fraction, completion_only, counter)
+        shortens = settings.too_long == "shorten"
+        data = open_training_data(source, length, settings.val_fraction, completion_only, counter, shortens)
     device = start_backend(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 
@@ -176,7 +179,7 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
         output=output,
         state=state,
         saved=saved,
-        identity=identify_run(settings, model.config, model.tokenizer.digest, key),
+        identity=identify_run(settings, model.config, model.tokenizer.digest, key, data.is_shortened),
         device=device,
         devices=devices,
         step_bytes=step_bytes,
@@ -251,6 +254,7 @@ def without_auto(
     chooses = settings.memory is not None
     if chooses and saved:
         ways = {field: saved.get(f"--{field}", getattr(asked, field)) for field in ("optimizer", "lora_rank")}
+        ways["int8"] = saved.get("--base_precision") == "int8"
         asked, chooses = dataclasses.replace(asked, **ways), False
     memory = settings.memory_limit() or measure_device_memory()
     limit = math.inf if memory is None else memory

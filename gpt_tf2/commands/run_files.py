@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from gpt_tf2.checkpoints import adapters, peft
 from gpt_tf2.checkpoints.companions import companion_folder
-from gpt_tf2.checkpoints.opened import save_chat_template, save_model, save_vocabulary
+from gpt_tf2.checkpoints.opened import save_chat_template, save_model
+from gpt_tf2.checkpoints.vocabularies import save_vocabulary
 from gpt_tf2.commands.recipes import format_recipe
 from gpt_tf2.commands.run import Run
 from gpt_tf2.commands.version import describe_version

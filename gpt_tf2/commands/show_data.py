@@ -14,6 +14,7 @@ from gpt_tf2.commands.data_settings import (
     COLUMN,
     DATA,
     ENCODING,
+    HIGHLIGHTS,
     LITERAL_SPECIALS,
     TASK,
     choose_template,
@@ -35,6 +36,7 @@ class ShowDataSettings:
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
+    highlights: str = flag("one", **HIGHLIGHTS)
     chat_template: str | None = flag(None, **CHAT_TEMPLATE)
     split: str = flag("train", "train, or val and test of jsonl and cnndm, dev of coqa", group="data")
     limit: int | None = flag(None, "most completions to print (all)", group="output", kind=int, at_least=1, below=2**31)

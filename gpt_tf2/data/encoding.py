@@ -15,7 +15,7 @@ from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.in_memory import PLACE
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import ChatText, Example, Part, Piece, RunningText, Task, Unusable
-from gpt_tf2.tokenizer import Tokenizer
+from gpt_tf2.tokenizer import Origin, Tokenizer
 
 CHUNK = 64  # examples that a process encodes at a time
 PASSAGE, PROMPT, COMPLETION, STREAM, STREAM_CONTINUED, CHAT_PASSAGE = range(6)  # kinds of spans
@@ -38,14 +38,14 @@ class Job(NamedTuple):
     """What a worker process needs to encode the items of a task.
 
     loader: the task, for `find_task`.
-    vocabulary: the tokenizer's two files.
+    vocabulary: where the tokenizer is from, for `Tokenizer.open`.
     digest: the tokenizer's; see `Tokenizer.digest`.
     key: differs if the content of the task's file or of the vocabulary does: a worker outlives a run.
     folder: the working directory, which relative paths start from.
     """
 
     loader: str
-    vocabulary: tuple[Path, Path]
+    vocabulary: Origin
     digest: str
     key: str
     folder: str
@@ -90,7 +90,7 @@ def encode_items(
     if not task.loader:
         yield from (encode_chunk(task, tokenizer, chunk) for chunk in chunks)
         return
-    job = Job(task.loader, tokenizer.files, tokenizer.digest, key, str(Path.cwd()))
+    job = Job(task.loader, tokenizer.origin, tokenizer.digest, key, str(Path.cwd()))
     if total is not None and total < 4 * CHUNK:  # starting processes would take longer
         yield from (encode_for(job, chunk) for chunk in chunks)
         return
@@ -129,7 +129,7 @@ def open_job(job: Job) -> tuple[Task, Tokenizer]:
 
     Raises InputError if the vocabulary is no longer the one that the run began with.
     """
-    tokenizer = Tokenizer(*job.vocabulary)
+    tokenizer = Tokenizer.open(job.vocabulary)
     if tokenizer.digest != job.digest:
         raise InputError(f"{job.vocabulary[0]}: has changed since it was opened: start again")
     return find_task(job.loader), tokenizer

@@ -55,6 +55,14 @@ class Tokens:
         """Return the tokens of a span, unsigned [tokens]."""
         return self.tokens[self.ends[index - 1] if index else 0 : self.ends[index]]
 
+    def least(self, shortens: bool) -> np.ndarray:
+        """How many tokens each example takes at least, int [examples]; `shortens`: without its passage."""
+        if not shortens:
+            return self.shortest
+        passages = self.first_spans[:-1]
+        starts = np.append(0, self.ends[passages[1:] - 1])
+        return self.shortest - (self.ends[passages] - starts)
+
     @property
     def has_chats(self) -> bool:
         """Whether there is a chat among the examples."""

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from gpt_tf2.backend.compiling import compile_with_model
-from gpt_tf2.decoding.decoder import State
+from gpt_tf2.decoding.decoder import NO_IDS, State
 from gpt_tf2.model import GPT2, KeysValues, causal_mask
 
 BUCKET = 64  # the cache's capacity is a multiple of this
@@ -25,12 +25,13 @@ class GraphDecoder:
     Args:
         model: each call uses its current weights, so it may be trained in between.
         device: the device's name, to show.
+        undrawn: the ids without a token.
     """
 
     prefill_chunk = sys.maxsize  # a prompt runs whole, alone
 
-    def __init__(self, model: GPT2, device: str = ""):
-        self.model, self.config, self.precision = model, model.config, model.compute_dtype
+    def __init__(self, model: GPT2, device: str = "", undrawn: np.ndarray = NO_IDS):
+        self.model, self.config, self.precision, self.undrawn = model, model.config, model.compute_dtype, undrawn
         self.name = f"{device}, {self.precision}"
         self.loops_on_device = keras.backend.backend() == "jax"
         self._run_first = compile_with_model(model, self._first_graph)

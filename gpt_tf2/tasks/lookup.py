@@ -59,6 +59,7 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
         if name not in heeded and value != getattr(DEFAULT_READING, name):
             raise InputError(f"does not apply to `task` {loader}: leave it out", name, None if value is True else value)
     options = {"reading": reading} if heeded else {}
+    of_summaries = {"highlights": reading.highlights} if "highlights" in heeded else {}
 
     def with_template(template: ChatTemplate) -> Task:
         return make_task(loader, module, dataclasses.replace(reading, chat_template=template))
@@ -72,13 +73,14 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
         stop=getattr(module, "STOP", ""),
         loss_on=getattr(module, "LOSS_ON", "all" if runs else "completion"),
         drafts=getattr(module, "DRAFTS", False),
+        joins=getattr(module, "JOINS", False),
         names=getattr(module, "NAMES", None),
         suffix=getattr(module, "SUFFIX", ".txt"),
         items=functools.partial(module.items, **options),
         example=module.example,
-        write=getattr(module, "write", has_no_completions),
-        score=getattr(module, "score", has_no_completions),
-        check=getattr(module, "check", check_references),
+        write=functools.partial(getattr(module, "write", has_no_completions), **of_summaries),
+        score=functools.partial(getattr(module, "score", has_no_completions), **of_summaries),
+        check=functools.partial(getattr(module, "check", check_references), **of_summaries),
         running_text=RunningText(functools.partial(module.parts, **options), module.read_part) if runs else None,
         perplexity=getattr(module, "PERPLEXITY", False),
         with_template=with_template if "chat_template" in heeded else None,

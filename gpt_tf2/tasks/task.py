@@ -60,7 +60,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """A model's completions of an example's turns.
+    """A model's completions of an example's turns; of several samples, those of the first sample come first.
 
     number: the position of the example's item in its split, from 0.
     """
@@ -96,6 +96,7 @@ class Reading:
     encoding: of text without a byte order mark; None is UTF-8.
     column: of a table, by its name or its number, from 1; None is the first, or `text`.
     literal_specials: whether `<|endoftext|>` in a text is its letters instead of the token.
+    highlights: of a story: `one` is drawn each time, or `all` make up one completion.
     chat_template: the text around the messages of a chat.
 
     Raises InputError for an unknown encoding.
@@ -104,6 +105,7 @@ class Reading:
     encoding: str | None = None
     column: str | None = None
     literal_specials: bool = False
+    highlights: str = "one"
     chat_template: ChatTemplate = DEFAULT_TEMPLATE
 
     def __post_init__(self) -> None:
@@ -151,6 +153,7 @@ class Task:
     stop: a completion ends before this text, as it does before the end-of-text token; "" if only that ends it.
     loss_on: `completion`, or `all` for a loss on prompts too.
     drafts: whether completions copy from what stands before them, so that draft tokens pay.
+    joins: whether `write` and `score` join several samples of an example.
     names: what `show-data --json` calls the passage and the completions; None leaves them out.
     suffix: of the file of predictions.
     items: (dataset_path, split) to the raw items, one for each example, cheap to list and to send to a process. Between
@@ -174,6 +177,7 @@ class Task:
     stop: str
     loss_on: str
     drafts: bool
+    joins: bool
     names: tuple[str, str] | None
     suffix: str
     items: Callable[[str, str], Iterable[Any]]
