@@ -16,9 +16,10 @@ Piece = str | np.ndarray | None  # of running text: text, token ids int [N], or 
 
 
 class ChatText(str):
-    """A text of a chat's messages, which knows what somebody wrote in it: there no special token is recognized.
+    """A text of a chat's messages, which knows what somebody wrote in it: there no control token is recognized.
 
-    parts: text of the template and what somebody wrote, by turns; the template's comes first and last.
+    parts: text of the template and what somebody wrote, by turns, the template's first. In the template's
+        `<|endoftext|>` is the token.
 
     Example:
         >>> ChatText("\\nUser:", " Are you a <bot>?", "\\nAssistant:")
