@@ -68,7 +68,6 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
         stop=getattr(module, "STOP", ""),
         loss_on=getattr(module, "LOSS_ON", "all" if runs else "completion"),
         drafts=getattr(module, "DRAFTS", False),
-        joins=getattr(module, "JOINS", False),
         names=getattr(module, "NAMES", None),
         suffix=getattr(module, "SUFFIX", ".txt"),
         items=functools.partial(module.items, **options),
@@ -77,6 +76,7 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
         score=functools.partial(getattr(module, "score", has_no_completions), **of_summaries),
         check=functools.partial(getattr(module, "check", check_references), **of_summaries),
         running_text=RunningText(functools.partial(module.parts, **options), module.read_part) if runs else None,
+        joins=getattr(module, "JOINS", False),
     )
 
 

@@ -129,7 +129,6 @@ class Task:
     stop: a completion ends before this text, as it does before the end-of-text token; "" if only that ends it.
     loss_on: `completion`, or `all` for a loss on prompts too.
     drafts: whether completions copy from what stands before them, so that draft tokens pay.
-    joins: whether `write` and `score` join several samples of an example.
     names: what `show-data --json` calls the passage and the completions; None leaves them out.
     suffix: of the file of predictions.
     items: (dataset_path, split) to the raw items, one for each example, cheap to list and to send to a process. Between
@@ -141,6 +140,7 @@ class Task:
     check: (numbered examples, dataset_path, split, references); raises, before the predictions are made, the InputError
         that `score` would raise.
     running_text: how the data is read for training and scored, if it is not made of examples.
+    joins: whether `write` and `score` join several samples of an example.
     """
 
     loader: str
@@ -151,7 +151,6 @@ class Task:
     stop: str
     loss_on: str
     drafts: bool
-    joins: bool
     names: tuple[str, str] | None
     suffix: str
     items: Callable[[str, str], Iterable[Any]]
@@ -160,6 +159,7 @@ class Task:
     score: Callable[[Sequence[Prediction], str, str, str | None], Scores]
     check: Callable[[Sequence[tuple[int, Example]], str, str, str | None], None]
     running_text: RunningText | None = None
+    joins: bool = False
 
     def check_split(self, split: str) -> None:
         """Raises InputError if the task has no such split."""
