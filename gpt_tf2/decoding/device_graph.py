@@ -71,7 +71,7 @@ def read_weights(model: GPT2) -> Weights:
     }
 
     def is_other(x: Tensor) -> bool:
-        return x.ndim == 2 and x.dtype != model.compute_dtype
+        return x.ndim == 2 and x.dtype not in (model.compute_dtype, "int8")
 
     others = [x for x in jax.tree.leaves(weights) if is_other(x)]
     cast = iter(cast_all(others, model.compute_dtype) if others else [])

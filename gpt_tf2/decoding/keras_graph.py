@@ -98,7 +98,8 @@ class GraphDecoder:
     def _first_graph(self, tokens: Any, picks: Any) -> tuple[Any, list[Any]]:
         """Sequences without cached positions: tokens [B, T], picks [N] of B·T → logits [N, n_vocab], cache."""
         width = ops.shape(tokens)[1]
-        x, pairs = self.model.hidden(tokens, ops.arange(width, dtype="int32")[None], causal_mask(width))
+        positions = ops.minimum(ops.arange(width, dtype="int32"), self.config.n_ctx - 1)  # padding may be beyond n_ctx
+        x, pairs = self.model.hidden(tokens, positions[None], causal_mask(width))
         return self._pick_logits(x, picks), [array for pair in pairs for array in pair]
 
     def _more_graph(self, cache: list[Any], tokens: Any, lengths: Any, picks: Any) -> tuple[Any, list[Any]]:

@@ -90,13 +90,13 @@ class DeviceScheduler(BaseScheduler):
         self._values: list[Any] = []  # the weights that computed them
         self._callers_stop = False  # whether an `on_token` has ended a completion
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, first: bool = False) -> None:
         """Adds a request. Raises ValueError if its sampler has rules that the device does not; see `runs_on_device`."""
         if not runs_on_device(request.sampler, self.end):
             raise ValueError(f"{request.sampler} cannot run on the device")
         self._rules |= rules_of(request.sampler)
         self._positions = max(self._positions, len(request.prompt) + request.max_new_tokens)
-        super().submit(request)
+        super().submit(request, first)
 
     def steps(self) -> Iterator[Request | None]:
         weights = read_weights(self.model)

@@ -49,9 +49,9 @@ class BaseScheduler:
     def __init__(self) -> None:
         self._waiting: collections.deque[Request] = collections.deque()
 
-    def submit(self, request: Request) -> None:
-        """Adds a request. It starts during `run`, after those submitted before it."""
-        self._waiting.append(request)
+    def submit(self, request: Request, first: bool = False) -> None:
+        """Adds a request. It starts during `run`, after those submitted before it, or `first` of all that wait."""
+        (self._waiting.appendleft if first else self._waiting.append)(request)
 
     def run_all(self, requests: Iterable[Request]) -> None:
         """Completes requests whose `on_token` is all that the caller needs."""

@@ -169,6 +169,7 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     ),
     "--lora_rank -1": (f"{FINETUNE} --lora_rank=-1", nothing, ["--lora_rank -1", "0 or more"]),
     "--lora_alpha 0": (f"{FINETUNE} --lora_rank=2 --lora_alpha=0", nothing, ["--lora_alpha 0", "more than 0"]),
+    "--too_long of a text": (f"{FINETUNE} --too_long=skip", nothing, ["--too_long skip", "leave it out"]),
     "--lora_alpha alone": (f"{FINETUNE} --lora_alpha=2", nothing, ["--lora_alpha 2", "--lora_rank"]),
     "--base of a model": (f"{GENERATE} --base=tiny", nothing, ["--base models/tiny", "holds no adapters"]),
     "--base missing": (f"{GENERATE} --base=nothing", nothing, ["--base nothing", "no such model"]),
