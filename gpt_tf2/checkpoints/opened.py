@@ -46,7 +46,7 @@ class OpenedModel:
     sources: the files that the weights and the hyper-parameters are read from.
     stamp: of the sources when the model was found; see `Sources.stamp`.
     open_weights: opens the weights at the path.
-    remark: lines on what could not be checked, and on ids without a token; mostly empty.
+    remark: lines on what could not be checked, on ids without a token, and on added tokens; mostly empty.
     chat_template: of the chats that it was trained on; None if there were none.
     """
 

@@ -144,7 +144,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
 
     settings, model, data = run.settings, run.model, run.data
     steps = settings.epochs * settings.steps
-    decoder = GraphDecoder(trainer.model, run.device)
+    decoder = GraphDecoder(trainer.model, run.device, model.tokenizer.undrawn(model.config.n_vocab))
 
     def sample() -> str:
         decoder.model = trainer.model  # with its current weights, which a compiled step may still hold elsewhere

@@ -10,6 +10,7 @@ from gpt_tf2.backend.compiling import uses_xla
 from gpt_tf2.backend.hardware import has_fast_bfloat16
 from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.checkpoints.added_tokens import add_tokens
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.data_settings import choose_template, find_task_of
@@ -208,6 +209,8 @@ def open_base(settings: FinetuneSettings) -> OpenedModel:
         path, base = find_model_and_base(settings.model, settings.base, settings.offline)
     files = settings.json_hparams, settings.json_encoder, settings.vocab_bpe
     model = open_model(settings.model_ckpt or path, *files, fallback=path, base=base)
+    if settings.add_tokens:
+        model = add_tokens(model, settings.add_tokens)
     model.checkpoint.check(model.config)  # now, not after hours of preparing data
     return model
 
