@@ -14,7 +14,7 @@ DATA: dict[str, Any] = {
     "metavar": "PATH",
 }
 TASK: dict[str, Any] = {
-    "help": "the kind of data: text, cnndm, coqa, or your own task, FILE.py",
+    "help": "the kind of data: text, cnndm, coqa, preferences, or your own task, FILE.py",
     "also": ("data_loader",),
     "group": "data",
     "metavar": "TASK",

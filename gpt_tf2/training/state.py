@@ -75,9 +75,9 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def read_identity(file: HDF5File) -> dict[str, Any]:
-    """Return what a saved run's result depends on. Earlier versions had no α: theirs is the rank."""
+    """Return what a saved run's result depends on. Earlier versions had no α, theirs is the rank, and one objective."""
     run = read_table(file, "run")
-    return {"--lora_alpha": run.get("--lora_rank", 0)} | run
+    return {"--lora_alpha": run.get("--lora_rank", 0), "--objective": "likelihood"} | run
 
 
 def read_table(file: HDF5File, name: str) -> dict[str, Any]:
