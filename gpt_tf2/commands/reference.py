@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpt_tf2.commands.progress import Counter
+from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.commands.run import Run
 from gpt_tf2.data.pairs import PackedPairs
 from gpt_tf2.data.prepared import data_sources, locate_kept
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.kept import open_or_build
-from gpt_tf2.training.state import WEIGHTS
+from gpt_tf2.tasks.data_files import is_stream
+from gpt_tf2.training.state import WEIGHTS, check_run
 
 if TYPE_CHECKING:
     from gpt_tf2.model import GPT2
@@ -30,8 +31,10 @@ def with_reference(run: Run, network: "GPT2") -> Run:
     Args:
         network: with the weights that were read.
 
-    Raises InputError if the reference is lost, and the weights that the run began with are, too.
+    Raises InputError if the run is not the saved one, or if both the reference and the first weights are lost.
     """
+    if run.saved is not None:  # now, not after the reference is computed
+        check_run(run.state, run.identity, run.saved, run.sources())
     settings, pairs = run.settings, [data for data in (run.training, run.held_out) if isinstance(data, PackedPairs)]
     label, is_shown = "computing the reference", run.call.is_shown and run.devices.is_main
 
@@ -39,12 +42,8 @@ def with_reference(run: Run, network: "GPT2") -> Run:
         from gpt_tf2.training.reference import measure_reference
 
         if run.identity[WEIGHTS] != run.digests:
-            message = (
-                "is now what the run has trained, and the reference of `objective` dpo is no longer beside the data"
-            )
-            raise InputError(
-                f"{message}: leave `resume` out, and give the model that it began with", "model", run.model.path
-            )
+            message = "holds what the run has trained, and the reference beside the data is lost: leave `resume` out"
+            raise InputError(message, "model", run.model.path)
         with Counter(label, "pairs", shown=is_shown) as counter:
             return measure_reference(network, pairs, -(-settings.batch_size // settings.accumulate), counter.show)
 
@@ -52,7 +51,8 @@ def with_reference(run: Run, network: "GPT2") -> Run:
         (folder / FILE).write_bytes(measure().tobytes())
         return {}
 
-    if (run.call.is_in_memory and not settings.cache) or run.devices.processes > 1:
+    is_kept = not is_stream(settings.data) and (settings.cache or not run.call.is_in_memory)
+    if not is_kept or run.devices.processes > 1:
         reference = measure()
     else:
         key = identify(run)
@@ -61,7 +61,7 @@ def with_reference(run: Run, network: "GPT2") -> Run:
             key,
             data_sources(settings.data),
             build,
-            on_wait=lambda: print(f"{settings.data}: another run is {label}; waiting", flush=True),
+            on_wait=lambda: print_to_stderr(f"{settings.data}: another run is {label}; waiting"),
             fix="free space, or set `cache` to another folder",
             changed=InputError("changed while it was read: start again", "data", settings.data),
         ) as kept:
@@ -73,5 +73,6 @@ def with_reference(run: Run, network: "GPT2") -> Run:
 def identify(run: Run) -> str:
     """Hash what the reference depends on besides the data: weights, tokens, and how they are computed."""
     settings = run.settings
-    parts = [run.identity[WEIGHTS], run.data.key, settings.length, settings.precision, settings.held()]
+    computed = [settings.precision, settings.held(), settings.base_precision]
+    parts = [run.identity[WEIGHTS], run.data.key, settings.length, *computed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

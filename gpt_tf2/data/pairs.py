@@ -34,7 +34,7 @@ class PackedPairs(PackedExamples):
         multiple: int = 1,
         reference: np.ndarray = UNKNOWN,
     ):
-        super().__init__(tokens, examples, length, True, end_of_text, multiple)
+        super().__init__(tokens, examples, length, True, end_of_text, multiple, shortens=False)
         self.beta, self.reference = beta, reference
 
     def with_reference(self, reference: np.ndarray) -> "PackedPairs":

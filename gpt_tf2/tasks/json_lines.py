@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class Lines:
             yield from (Line(path, number, text) for number, text in enumerate(texts, start=1) if text.strip())
 
 
-def list_lines(dataset_path: str, split: str, encoding: str | None) -> Iterable[Line]:
+def list_lines(dataset_path: str, split: str, encoding: str | None) -> Lines | list[Line]:
     """The lines of a split. Only `\\n`, `\\r\\n` and `\\r` end a line.
 
     Args:
@@ -107,7 +107,7 @@ def parse_line(line: Line) -> dict[str, Any]:
     return value
 
 
-def get_text(value: dict[str, Any], key: str, name: str) -> str:
+def get_text(value: Mapping[str, Any], key: str, name: str) -> str:
     """The text under a key of an object, half surrogate pairs replaced by U+FFFD.
 
     name: of the object, for the error. Raises InputError if it is missing or no text.
