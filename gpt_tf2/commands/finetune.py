@@ -16,6 +16,7 @@ from gpt_tf2.commands.find_model import is_there
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.flags import format_flags
 from gpt_tf2.commands.progress import Counter, TrainingDisplay
+from gpt_tf2.commands.reference import with_reference
 from gpt_tf2.commands.run import COMMAND_LINE, Call, Run, resolve
 from gpt_tf2.commands.run_files import make_recipe, save, save_best
 from gpt_tf2.data.held_out import write_held_out
@@ -87,6 +88,8 @@ def build(run: Run) -> "tuple[Run, Trainer, History]":
             int8=settings.base_precision == "int8",
         )
     run = dataclasses.replace(run, digests=digests, identity=run.identity | {WEIGHTS: first_weights(run, digests)})
+    if settings.objective == "dpo":
+        run = with_reference(run, network)
     if settings.lora_rank:
         add_adapters(network, run.trained, settings.seed, settings.lora_alpha)
     trainer = make_trainer(

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SHAPE = ("n_layer", "n_embd", "n_head")  # of a network from scratch
 OF_SHAPE = (*SHAPE, "n_ctx")
 INIT_STD = 0.02  # of GPT-2
+BETA = 0.1  # of DPO (Rafailov et al. 2023, appendix B)
+OF_PREFERENCES = ("text", "jsonl", "preferences")  # all mean the last with DPO; the first is the default of `task`
 OPTIMIZERS = tuple(STATE_PER_WEIGHT)
 LENGTH = 1024  # of a sequence by default: GPT-2's context
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1}
@@ -115,6 +117,18 @@ class FinetuneSettings:
         INIT_STD,
         "standard deviation of its random matrices; a network narrower than 768 learns faster from a larger one",
         group="model",
+        **POSITIVE,
+    )
+    objective: str = flag(
+        "likelihood",
+        "what is learned: likelihood (the next token) or dpo (the preferred of two completions, --task preferences)",
+        **SHARED,
+        choices=("likelihood", "dpo"),
+    )
+    dpo_beta: float | None = flag(
+        None,
+        "DPO's beta: the larger, the closer the model stays to the one it began with (0.1)",
+        **SHARED,
         **POSITIVE,
     )
     epochs: int = flag(4, "epochs to train", also=("num_epoch",), **TRAINING, **COUNT)
@@ -263,6 +277,7 @@ class FinetuneSettings:
             )
         self.check_start()
         self.check_added_tokens()
+        self.check_objective()
         self.decay_steps()
         self.memory_limit()
 
@@ -289,6 +304,22 @@ class FinetuneSettings:
         if self.lora_rank:
             message = "would stay untrained, as LoRA freezes the embedding: drop `lora_rank` to train all weights"
             raise InputError(message, "add_tokens", join_items(self.add_tokens))
+
+    def check_objective(self) -> None:
+        """Raises InputError for settings that do not go with the objective."""
+        if self.objective == "likelihood":
+            if self.dpo_beta:
+                raise InputError("belongs to `objective` dpo: give that as well", "dpo_beta", self.dpo_beta)
+            if self.task == "preferences":
+                raise InputError("has a completion that is not to be learned: give `objective` dpo", "task", self.task)
+        elif self.task not in OF_PREFERENCES:
+            raise InputError("holds no preferences: use preferences for `objective` dpo", "task", self.task)
+        elif self.loss_on == "all":
+            raise InputError("is of a likelihood: `objective` dpo compares completions: drop it", "loss_on", "all")
+
+    def beta(self) -> float | None:
+        """DPO's β; None for another objective."""
+        return (self.dpo_beta or BETA) if self.objective == "dpo" else None
 
     def memory_limit(self) -> float | None:
         """The bytes of `memory`; None if all that is free may be used."""
@@ -320,7 +351,7 @@ class FinetuneSettings:
             remat=self.remat == "on",
             lora_rank=self.lora_rank,
             precision=precision,
-            sequences=-(-self.batch_size // self.accumulate),
+            sequences=-(-self.batch_size // self.accumulate) * (2 if self.objective == "dpo" else 1),
             length=self.length or LENGTH,
             collects=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
             freezes=bool(self.freeze or self.add_tokens),
@@ -416,6 +447,7 @@ def identify_run(
         if declared.shared
     }
     shared["--lora_alpha"] = settings.lora_alpha or settings.lora_rank
+    shared["--dpo_beta"] = settings.beta()
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
     if not is_shortened:

@@ -51,6 +51,11 @@ class Call:
     is_shown: bool = True
     is_written: bool = True
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether nothing is kept beside the data."""
+        return self.task is not None or not self.is_written
+
 
 COMMAND_LINE = Call()
 
@@ -130,6 +135,8 @@ def place_last(output: Path) -> Path:
 def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     """Finds the task, the model and the data, starts the backend, and decides everything that is "auto"."""
     output = settings.output_path()  # before hours of preparing: checks the format
+    if settings.objective == "dpo":
+        settings = dataclasses.replace(settings, task="preferences")
     task = call.task or find_task_of(settings)
     if task.running_text and settings.loss_on == "completion":
         raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
@@ -152,13 +159,12 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     if saved is not None:  # now, because preparing the data takes long
         check_run(state, {VOCABULARY: model.tokenizer.digest}, saved, {VOCABULARY: model.tokenizer.files[0]})
     settings = dataclasses.replace(settings, loss_on=settings.loss_on or task.loss_on)
-    in_memory = call.task is not None or not call.is_written
-    source = Source(task, settings.data, model.tokenizer, settings.cache, in_memory)
+    source = Source(task, settings.data, model.tokenizer, settings.cache, call.is_in_memory)
     unit = "parts" if task.running_text else "examples"
     with Counter(f"preparing {task.splits[0]}", unit, shown=call.is_shown) as counter:
         completion_only = settings.loss_on == "completion"
-        shortens = settings.too_long == "shorten"
-        data = open_training_data(source, length, settings.val_fraction, completion_only, counter, shortens)
+        shortens, beta = settings.too_long == "shorten", settings.beta()
+        data = open_training_data(source, length, settings.val_fraction, completion_only, counter, shortens, beta)
     device = start_backend(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 
@@ -282,5 +288,6 @@ def with_learning_rate(
     if saved and "--base_lr" in saved:
         return dataclasses.replace(settings, lr=saved["--base_lr"])
     parameters = sum(map(math.prod, tensor_shapes(config).values()))
-    lr = choose_rate(parameters, settings.optimizer, settings.lora_rank > 0, settings.from_scratch)
+    prefers = settings.objective == "dpo"
+    lr = choose_rate(parameters, settings.optimizer, settings.lora_rank > 0, settings.from_scratch, prefers)
     return dataclasses.replace(settings, lr=lr)

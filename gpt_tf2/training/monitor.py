@@ -4,9 +4,10 @@ import contextlib
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from tensorboard.compat.proto.event_pb2 import Event
@@ -15,6 +16,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 AVERAGED_STEPS = 20  # steps that tokens/s is averaged over
 SECONDS_BETWEEN_FLUSHES = 30.0
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class Display(Protocol):
@@ -89,19 +91,23 @@ class Monitor(contextlib.AbstractContextManager):
             if self.log:
                 self.log.close()
 
-    def step(self, done: int, loss: float, learning_rate: float, tokens: int) -> None:
+    def step(
+        self, done: int, loss: float, learning_rate: float, tokens: int, others: Mapping[str, float] = NOTHING
+    ) -> None:
         """Report a training step.
 
         Args:
             done: steps done so far.
             loss: the mean loss, in nats.
             tokens: in the step's batch.
+            others: what is measured besides, by name.
         """
         self.times.append(time.monotonic())
         self.tokens.append(tokens)
-        self._log("loss/training", loss, done)
+        for name, value in {"loss": loss, **others}.items():
+            self._log(f"{name}/training", value, done)
         self._log("learning_rate", learning_rate, done)
-        self.done, self.loss, self.speed = done, f"loss {loss:.3f}", ""
+        self.done, self.loss, self.speed = done, f"loss {loss:.3f}{format_figures(others)}", ""
         if len(self.times) > 1:  # the first step after a start or a break has no beginning to measure from
             steps, seconds = len(self.times) - 1, self.times[-1] - self.times[0]
             speed = sum(list(self.tokens)[-steps:]) / seconds  # tokens/s
@@ -116,11 +122,12 @@ class Monitor(contextlib.AbstractContextManager):
         if self.done:
             self._show(last=True)
 
-    def validated(self, done: int, loss: float) -> None:
-        """Report the mean loss of a validation after `done` steps, in nats."""
-        self._log("loss/validation", loss, done)
+    def validated(self, done: int, loss: float, others: Mapping[str, float] = NOTHING) -> None:
+        """Report the mean loss of a validation after `done` steps, in nats, and what else it measured, by name."""
+        for name, value in {"loss": loss, **others}.items():
+            self._log(f"{name}/validation", value, done)
         self.validation_loss = f" · validation {loss:.3f}"
-        self.say(f"validation loss after {done} steps: {loss:.4f}")
+        self.say(f"validation loss after {done} steps: {loss:.4f}{format_figures(others)}")
         self.restart_clock()
 
     def say(self, text: str) -> None:
@@ -151,3 +158,13 @@ class Monitor(contextlib.AbstractContextManager):
                 with contextlib.suppress(OSError):  # what is buffered still cannot be written
                     log.close()
             self.say(f"{self.logs}: cannot be written ({error.strerror}): training goes on without these logs")
+
+
+def format_figures(others: Mapping[str, float]) -> str:
+    """What is measured besides the loss, for people.
+
+    Example:
+        >>> format_figures({"reward_margin": 0.25, "accuracy": 0.5})
+        ' · reward margin 0.250 · accuracy 0.500'
+    """
+    return "".join(f" · {name.replace('_', ' ')} {value:.3f}" for name, value in others.items())
