@@ -10,7 +10,16 @@ from pathlib import Path
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, HIGHLIGHTS, LITERAL_SPECIALS, TASK, find_task_of
+from gpt_tf2.commands.data_settings import (
+    COLUMN,
+    DATA,
+    ENCODING,
+    HIGHLIGHTS,
+    LITERAL_SPECIALS,
+    TASK,
+    choose_template,
+    find_task_of,
+)
 from gpt_tf2.commands.evaluation_output import (
     claim_output,
     identify,
@@ -25,6 +34,7 @@ from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.commands.score import print_table
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.errors import InputError
+from gpt_tf2.evaluation.completion_perplexity import measure_completions
 from gpt_tf2.evaluation.perplexity import measure_perplexity
 from gpt_tf2.evaluation.predictions import EvaluationProtocol, predict
 from gpt_tf2.evaluation.shared_journal import SharedJournal
@@ -47,7 +57,9 @@ class EvaluateSettings(ModelSettings):
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
     highlights: str = flag("one", **HIGHLIGHTS)
-    split: str | None = flag(None, "train, val or test of cnndm, train or dev of coqa (the last)", group="data")
+    split: str | None = flag(
+        None, "train, val or test of jsonl and cnndm, train or dev of coqa (the last)", group="data"
+    )
     limit: int | None = flag(None, "most examples to evaluate (all)", group="data", **COUNT)
     references: str | None = flag(
         None,
@@ -106,6 +118,7 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
         check_whole(settings)
         settings = dataclasses.replace(settings, engine="graph")  # whatever suits this machine for generating
     model, engine = find_model(settings)
+    task, _ = choose_template(task, None, model.chat_template)
     path = find_model_path(settings.model, base=settings.base)
     settings = dataclasses.replace(settings, model=str(path))  # whatever it was called
     if not task.running_text:
@@ -186,15 +199,25 @@ def score_task(
     )
     work = [protocol, engine, decoders[0].precision, digest(example for _, example in examples)]
     journal = begin_journal(settings, output, counter, model, work, workers, is_shown)
-    predictions, shortened = predict(decoders, model.tokenizer, examples, protocol, workers, journal, counter.show)
+    asked = [(number, example) for number, example in examples if not (task.perplexity and is_bare(example))]
+    predictions, shortened = predict(decoders, model.tokenizer, asked, protocol, workers, journal, counter.show)
     if shortened:
         counter.say(f"{shortened:,} prompts did not fit into {model.config.n_ctx} tokens and were shortened")
     scores: Scores = {}
     if workers.is_main:
         write_text(output, task.write(predictions))
         scores = task.score(predictions, settings.data, split, settings.references)
+    if task.perplexity:
+        known = [example for _, example in examples]
+        figures = measure_completions(decoders, model.tokenizer, known, workers, journal, counter.show)
+        scores = {**scores, "the data's completions": {"all": figures}} if workers.is_main else {}
     journal.remove()
     return scores
+
+
+def is_bare(example: Example) -> bool:
+    """Whether nothing is asked: a text without a prompt."""
+    return not example.passage and not example.turns[0].prompt
 
 
 def score_text(

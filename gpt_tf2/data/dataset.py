@@ -65,6 +65,7 @@ class TrainingData:
     report: lines to show.
     prompt: the ids that samples continue; none begin a new text.
     is_shortened: whether examples are shortened that would be skipped otherwise.
+    has_chats: whether it holds chats, whose template the model needs.
     """
 
     make_batches: Callable[[bool], tuple[Batches, Batches | None]]
@@ -73,6 +74,7 @@ class TrainingData:
     report: list[str]
     prompt: list[int]
     is_shortened: bool = False
+    has_chats: bool = False
 
 
 def open_training_data(
@@ -161,12 +163,16 @@ def open_examples(
         return training, held_out if val_fraction else None
 
     prompt = first_prompt(tokens, int(fitting[-1]), length)
-    return TrainingData(make_batches, tokens.key, tokens.content, report, prompt, shortened > 0)
+    if prompt == [source.tokenizer.end_of_text]:
+        prompt = []
+    return TrainingData(
+        make_batches, tokens.key, tokens.content, report, prompt, shortened > 0, has_chats=tokens.has_chats
+    )
 
 
 def prepare_training_split(source: Source, progress: Progress) -> Tokens:
     """The tokens of the training split, prepared now unless they are kept."""
-    if source.in_memory and not source.cache:
+    if is_stream(source.path) or (source.in_memory and not source.cache):
         return prepare_in_memory(source.task, source.path, source.task.splits[0], source.tokenizer, progress.show)
     return prepare(
         source.task,

@@ -3,11 +3,14 @@
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from gpt_tf2.backend.workers import Workers
+from gpt_tf2.data.encoding import encode_text
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.generation.prompts import build_prompt
@@ -112,7 +115,9 @@ def predict(
         examples: with the numbers of their items.
         show: called with the number of completions so far, and in all, without those that other processes make.
     """
-    passages = tokenizer.encode_batch([example.passage for _, example in examples])
+    encode = functools.partial(encode_text, tokenizer=tokenizer)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        passages = list(threads.map(encode, (example.passage for _, example in examples)))
     conversations = [
         Conversation(index, number, example, passage, protocol.num_trials)
         for index, ((number, example), passage) in enumerate(zip(examples, passages, strict=True))

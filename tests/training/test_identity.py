@@ -13,7 +13,7 @@ from gpt_tf2 import InputError, load_model, save_model
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.commands import finetune as command
 from gpt_tf2.commands.finetune import run_finetune
-from gpt_tf2.training.state import SEALED, VOCABULARY, WEIGHTS, read_run
+from gpt_tf2.training.state import FORMER, SEALED, VOCABULARY, WEIGHTS, read_run
 from helpers import made_up
 from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
 from helpers.workplace import OPENAI_TINY, swap_last_tokens
@@ -106,11 +106,7 @@ def test_a_run_that_an_earlier_version_saved_resumes(workplace: Path, how: dict[
         run = json.loads(file.attrs["run"])
         del file.attrs[SEALED]
         file.attrs["run"] = json.dumps(
-            {
-                key: run[key]
-                for key in run
-                if key not in (WEIGHTS, VOCABULARY, "--lora_alpha", "--too_long", "--highlights")
-            }
+            {key: run[key] for key in run if key not in (WEIGHTS, VOCABULARY, "--lora_alpha", *FORMER)}
         )
     with Path("output/m/state.h5").open("ab") as file:
         file.write(b"\0")  # the checksum is not at the end any more: as in a file without one
