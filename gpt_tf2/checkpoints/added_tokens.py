@@ -15,7 +15,7 @@ EMBEDDINGS = ("wte", "lm_head")  # the tensors with a row per id
 
 
 def add_tokens(model: OpenedModel, tokens: Sequence[str]) -> OpenedModel:
-    """A model that also has these tokens, and says so in its remark; those that it has already are left.
+    """A model that also has these tokens, and says so in its notes; those that it has already are left.
 
     New tokens get the next ids. Their rows begin at the mean of the rows that have a token (Hewitt 2021), whether the
     checkpoint has such rows, as padded ones do, or not.
@@ -35,8 +35,8 @@ def add_tokens(model: OpenedModel, tokens: Sequence[str]) -> OpenedModel:
         checkpoint.check(model.config)
         return add_rows(checkpoint, config, has_token, added)
 
-    remark = "\n".join(filter(None, [model.remark, describe_added(model.tokenizer, tokenizer, tokens)]))
-    return dataclasses.replace(model, config=config, tokenizer=tokenizer, open_weights=open_weights, remark=remark)
+    notes = (*model.notes, describe_added(model.tokenizer, tokenizer, tokens))
+    return dataclasses.replace(model, config=config, tokenizer=tokenizer, open_weights=open_weights, notes=notes)
 
 
 def describe_added(before: Tokenizer, after: Tokenizer, tokens: Sequence[str]) -> str:

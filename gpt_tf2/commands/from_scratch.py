@@ -36,8 +36,8 @@ def open_random_model(settings: FinetuneSettings) -> OpenedModel:
     def open_weights(path: Path) -> Checkpoint:
         return Checkpoint(path, tensor_shapes(config), read, config)
 
-    remark = describe_added(vocabulary, tokenizer, settings.add_tokens or ())
-    return OpenedModel(place, config, tokenizer, tokenizer.files, stamp_files(tokenizer.files), open_weights, remark)
+    notes = (describe_added(vocabulary, tokenizer, settings.add_tokens),) if settings.add_tokens else ()
+    return OpenedModel(place, config, tokenizer, tokenizer.files, stamp_files(tokenizer.files), open_weights, notes)
 
 
 def choose_vocabulary(settings: FinetuneSettings) -> tuple[Path, Tokenizer]:

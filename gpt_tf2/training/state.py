@@ -26,7 +26,7 @@ STATE_FIX = "leave `resume` out to start again"
 # What a run also depends on, by the names in the state file. Earlier versions did not save it: their runs resume.
 WEIGHTS, VOCABULARY = "the weights", "the vocabulary"
 # Settings that earlier versions did not have, and what they did.
-FORMER = {"--too_long": "skip", "--highlights": "one", "--objective": "likelihood"}
+FORMER = {"--too_long": "skip", "--highlights": "one", "--add_tokens": None, "--objective": "likelihood"}
 STEP_STATE_KEYS = {"updates": "updates", "loss_scale": "scale", "updates_at_scale": "held"}  # field → key in the file
 
 

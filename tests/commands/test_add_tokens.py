@@ -1,5 +1,6 @@
 """`finetune --add_tokens`: texts that become one token each, trained, saved and drawn. Runs on either backend."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,16 @@ import numpy as np
 import pytest
 
 import gpt_tf2
-from gpt_tf2 import InputError, load_model
+from gpt_tf2 import InputError
+from gpt_tf2.checkpoints.added_tokens import add_tokens
 from gpt_tf2.checkpoints.opened import open_model, save_model
 from gpt_tf2.cli import main
-from gpt_tf2.commands.finetune import finetune, run_finetune
+from gpt_tf2.commands.finetune import run_finetune
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.from_scratch import open_random_model
+from gpt_tf2.commands.run import place_last
 from gpt_tf2.model import GPT2
-from helpers.finetuning import are_identical, change_settings, read_weights
+from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
 
 ADDED = ("<user>", "<bot>")
 USER, BOT = 512, 513  # their ids: the tiny model has 512 tokens
@@ -47,62 +50,66 @@ def test_new_tokens_are_learned_saved_and_drawn_as_one_token_each(talks: Path, c
     assert "".join(lm.stream("<user>The tide?", max_new_tokens=4, temperature=0)).startswith("<bot>Home")
 
 
-def test_their_rows_begin_at_the_mean_embedding_and_are_trained(talks: Path) -> None:
+def test_rows_begin_at_the_mean_embedding_and_are_trained(talks: Path) -> None:
     before = read_weights(Path("models/tiny"))["wte"]
-    for lr, trained in [(1e-12, False), (1e-2, True)]:
-        rows = read_weights(run_finetune(change(lr=lr)))["wte"][[USER, BOT]]
-        assert np.allclose(rows, before.mean(axis=0), atol=1e-7) != trained
+    begun = add_tokens(open_model("models/tiny"), ADDED).load()
+    rows = np.asarray(begun.tensors()["wte"])
+    assert np.array_equal(rows[:512], before) and np.allclose(rows[512:], before.mean(axis=0), atol=1e-7)
+    after = read_weights(run_finetune(change(lr=1e-2)))["wte"]
+    assert (np.abs(after[512:] - rows[512:]).max(axis=1) > 1e-3).all() and (after[512] != after[513]).any()
 
 
-def test_rows_that_a_padded_model_has_already_are_used(talks: Path) -> None:
+def test_rows_that_a_padded_model_has_already_are_used(workplace: Path) -> None:
     small = open_model("models/tiny")
     tensors = read_weights(Path("models/tiny"))
     tensors["wte"] = np.concatenate([tensors["wte"], np.full((16, 48), 9, "float32")])
-    config = gpt_tf2.GPT2Config(**small.config.to_dict() | {"n_vocab": 528})
+    config = dataclasses.replace(small.config, n_vocab=528)
     save_model(GPT2(config, read=tensors.__getitem__), "padded.h5", small.tokenizer)
-    after = read_weights(run_finetune(change(model="padded.h5", lr=1e-12)))["wte"]
-    assert np.allclose(after[:512], tensors["wte"][:512], atol=1e-7) and (after[514:] == 9).all()
-    assert np.allclose(after[[USER, BOT]], tensors["wte"][:512].mean(axis=0), atol=1e-7)
+    padded = add_tokens(open_model("padded.h5"), ADDED)
+    rows = padded.checkpoint.read("wte")
+    assert np.array_equal(rows[:512], tensors["wte"][:512]) and (rows[514:] == 9).all()
+    assert np.allclose(rows[[USER, BOT]], tensors["wte"][:512].mean(axis=0), atol=1e-7)
+    assert padded.tokenizer.undrawn(528).tolist() == list(range(514, 528))
+    assert padded.remark.endswith("no token for 14 of the model's 528 ids: these are never drawn")
 
 
-@pytest.mark.parametrize("output", ["whole.safetensors", pytest.param("whole.ckpt", marks=pytest.mark.slow)])
-def test_a_run_resumes_only_with_the_same_tokens_and_to_the_same_weights(talks: Path, output: str) -> None:
-    how = {"freeze": ("h0",), "precision": "bfloat16", "val_fraction": 0.1, "dropout": 0.1}
-    whole = run_finetune(change(**how, epochs=2, output_name=output))
-    run_finetune(change(**how, output_name=f"m{whole.suffix}"))
-    resumed: dict[str, Any] = {**how, "epochs": 2, "resume": True, "output_name": f"m{whole.suffix}"}
-    for others in (ADDED[::-1], ADDED[:1], None):
-        with pytest.raises(InputError, match=r"vocabulary that the run began with|was <user>,<bot> when the run began"):
-            run_finetune(change(**resumed, add_tokens=others))
-    path = run_finetune(change(**resumed))
-    last = [path.with_name(path.name.replace(".", "-last.")) for path in (whole, path)]
-    for one, other in [(whole, path), last]:
+HOW: dict[str, Any] = {"freeze": ("h0",), "precision": "bfloat16", "val_fraction": 0.1, "dropout": 0.1}
+
+
+def test_a_run_resumes_only_with_the_same_tokens(talks: Path) -> None:
+    run_finetune(change(steps=1))
+    for others in (ADDED[::-1], ADDED[:1], (*ADDED, "<end>"), None):
+        with pytest.raises(InputError, match=r"differs from the vocabulary that the run began with"):
+            run_finetune(change(steps=1, epochs=2, resume=True, add_tokens=others))
+    run_finetune(change(steps=1, epochs=2, resume=True))
+    assert len(read_hdf5(Path("output/m/state.h5"))["losses"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".h5", ".safetensors", ".ckpt"])
+def test_a_resumed_run_ends_with_the_same_weights_in_every_format(talks: Path, suffix: str) -> None:
+    whole = run_finetune(change(**HOW, epochs=2, output_name=f"whole{suffix}"))
+    run_finetune(change(**HOW, output_name=f"m{suffix}"))
+    path = run_finetune(change(**HOW, epochs=2, resume=True, output_name=f"m{suffix}"))
+    for one, other in [(whole, path), (place_last(whole), place_last(path))]:
         assert are_identical(read_weights(one), read_weights(other))
-        assert open_model(one).tokenizer.encode("<bot>") == [BOT]
+        assert open_model(one).tokenizer.encode("<bot>") == open_model(other).tokenizer.encode("<bot>") == [BOT]
 
 
-def test_texts_that_are_tokens_already_are_left(talks: Path, capsys: pytest.CaptureFixture) -> None:
-    run_finetune(change())
-    capsys.readouterr()
-    again = run_finetune(
-        change(model="output/m.h5", add_tokens=("<bot>", "<end>", "<|endoftext|>"), output_name="n.h5")
-    )
-    assert "added tokens: <end> (514); in the vocabulary already: <bot>, <|endoftext|>\n" in capsys.readouterr().out
-    assert open_model(again).config.n_vocab == 515
-    run_finetune(change(model="output/n.h5", add_tokens=("<end>",), output_name="o.h5"))
-    assert "in the vocabulary already: <end>\n" in capsys.readouterr().out
-    assert load_model("output/o.h5").config.n_vocab == 515
+def test_texts_that_are_tokens_already_are_left(workplace: Path) -> None:
+    once = add_tokens(open_model("models/tiny"), ADDED)
+    assert once.remark == "added tokens: <user> (512), <bot> (513)"
+    again = add_tokens(once, ("<bot>", "<end>", "<|endoftext|>", "<end>"))
+    assert again.remark.endswith("\nadded tokens: <end> (514); in the vocabulary already: <bot>, <|endoftext|>")
+    assert again.config.n_vocab == again.tokenizer.n_vocab == len(again.checkpoint.read("wte")) == 515
+    assert add_tokens(again, ["<end>"]).config == again.config
 
 
-def test_a_random_network_has_rows_for_them(talks: Path, capsys: pytest.CaptureFixture) -> None:
-    shape = {"n_layer": 1, "n_embd": 32, "n_head": 2}
-    settings = change(from_scratch=True, **shape)
-    model = open_random_model(settings)
+def test_a_random_network_has_random_rows_for_them(workplace: Path) -> None:
+    model = open_random_model(change(from_scratch=True, n_layer=1, n_embd=32, n_head=2))
     rows = model.checkpoint.read("wte")[[USER, BOT]]
     assert model.config.n_vocab == 514 and rows.std() == pytest.approx(0.02, rel=0.5) and not (rows[0] == rows[1]).any()
-    run, trainer, _ = finetune(settings)
-    assert run.model.tokenizer.encode("<user>") == [USER] and trainer.model.config.n_vocab == 514
-    assert "added tokens: <user> (512), <bot> (513)" in capsys.readouterr().out
+    assert model.tokenizer.encode("<user>") == [USER] and model.remark == "added tokens: <user> (512), <bot> (513)"
 
 
 @pytest.mark.parametrize("token", ["", " ", "\t", "a\nb", "a\r", "a\u2028b", "\ud800"])
@@ -116,7 +123,18 @@ def test_adapters_never_replace_the_training_of_new_tokens() -> None:
     assert change().memory_plan("float32").freezes and not change(add_tokens=None).memory_plan("float32").freezes
 
 
+@pytest.mark.slow
 def test_a_recipe_repeats_the_run(talks: Path) -> None:
     path = run_finetune(change())
     assert main(["finetune", "--config=output/m/run.toml", "--output=again.h5"]) == 0
     assert are_identical(read_weights(path), read_weights(Path("output/again.h5")))
+
+
+@pytest.mark.slow
+def test_transformers_reads_the_longer_vocabulary(talks: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    path = run_finetune(change(steps=1, output="hf/model.safetensors", output_name=None))
+    theirs = transformers.AutoTokenizer.from_pretrained("hf")
+    for text in ("<user>The tide?<bot>Home.", "a <user> b<bot>", "<user><user>", "<use r>"):
+        assert theirs.encode(text) == open_model(path).tokenizer.encode(text)
+    assert transformers.AutoConfig.from_pretrained("hf").vocab_size == len(theirs) == 514
