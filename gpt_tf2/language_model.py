@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.formats import check_format
-from gpt_tf2.checkpoints.opened import OpenedModel, save_model
+from gpt_tf2.checkpoints.opened import OpenedModel, save_chat_template, save_model
 from gpt_tf2.commands.flags import make_settings, suggest
 from gpt_tf2.commands.generate import GenerateSettings
 from gpt_tf2.commands.model_settings import ModelSettings, find_model
@@ -262,6 +262,7 @@ class LanguageModel:
         """
         check_format(Path(path))
         save_model(self.model, path, self.tokenizer)
+        save_chat_template(self._opened.chat_template, Path(path))
 
     def _encode(self, text: str, rules: CompletionRules, name: str = "`prompt`") -> Prompt:
         """A text as a prompt; `name` is what errors call it."""

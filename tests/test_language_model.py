@@ -157,7 +157,8 @@ def test_logprobs_are_those_of_transformers(lm: LanguageModel, tmp_path: Path) -
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     lm.save(tmp_path / "hf" / "model.safetensors")
-    assert list_names(tmp_path / "hf") == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+    vocabulary = ["merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
+    assert list_names(tmp_path / "hf") == sorted(["config.json", "model.safetensors", *vocabulary])
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     scored = lm.logprobs(STORY[:60])
     ids = torch.tensor([[lm.tokenizer.end_of_text, *(token.id for token in scored)]])

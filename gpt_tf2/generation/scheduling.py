@@ -23,5 +23,5 @@ def make_scheduler(decoder: Decoder, sampler: Sampler, end: int, slots: int, dra
         from gpt_tf2.generation.device_loop import DeviceScheduler, runs_on_device
 
         if isinstance(decoder, GraphDecoder) and runs_on_device(sampler, end):
-            return DeviceScheduler(decoder.model, end, slots, draft)
+            return DeviceScheduler(decoder.model, end, slots, draft, decoder.undrawn)
     return Scheduler(decoder, end, slots, draft)
