@@ -22,6 +22,7 @@ from gpt_tf2.commands.model_settings import BASE, MODEL, OF_MODEL, OFFLINE
 from gpt_tf2.commands.recipes import is_utf8
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, output_matrix, tensor_shapes
 from gpt_tf2.errors import InputError
+from gpt_tf2.training.loggers.opening import LOGGERS
 from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
 from gpt_tf2.training.state import VOCABULARY
 
@@ -256,6 +257,13 @@ class FinetuneSettings:
     resume: bool = flag(False, "continue from the last save of --output", group="output", kind=bool)
     save_every: int = flag(1000, "steps between saves (0: only at the end)", group="output", **NATURAL)
     sample_every: int = flag(500, "steps between printed samples (0: none)", group="output", **NATURAL)
+    log_to: tuple[str, ...] = flag(
+        ("tensorboard",),
+        "where losses and samples are logged: tensorboard, wandb, mlflow, trackio, or none",
+        group="output",
+        metavar="LOGGER",
+        many=True,
+    )
     eager: bool = flag(False, "run without compiled graphs: slow, for debugging", group="output", kind=bool)
 
     def __post_init__(self) -> None:
@@ -275,6 +283,8 @@ class FinetuneSettings:
             raise InputError(
                 "names the model to write, and so does `output`: drop one", "output_name", self.output_name
             )
+        if self.log_to != ("none",) and {*self.log_to} - {*LOGGERS}:
+            raise InputError(f"use some of {', '.join(LOGGERS)}, or none alone", "log_to", join_items(self.log_to))
         self.check_start()
         self.check_added_tokens()
         self.check_objective()
@@ -320,6 +330,10 @@ class FinetuneSettings:
     def beta(self) -> float | None:
         """DPO's β; None for another objective."""
         return (self.dpo_beta or BETA) if self.objective == "dpo" else None
+
+    def loggers(self) -> list[str]:
+        """The loggers of `log_to`, each once."""
+        return [name for name in dict.fromkeys(self.log_to) if name != "none"]
 
     def memory_limit(self) -> float | None:
         """The bytes of `memory`; None if all that is free may be used."""
