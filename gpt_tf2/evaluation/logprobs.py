@@ -11,14 +11,23 @@ from gpt_tf2.evaluation.perplexity import make_windows
 def score_tokens(decoder: Decoder, ids: np.ndarray, end_of_text: int) -> Iterator[np.ndarray]:
     """Yields the log-probabilities of consecutive tokens, float64 in nats, a part at a time.
 
-    The first token follows the end of text. The windows are those of `measure_perplexity`.
-
-    Args:
-        ids: int [N], at least 1.
+    The arguments are those of `predict_tokens`.
 
     Example:
         >>> np.concatenate(list(score_tokens(decoder, np.array([464, 17855]), 50256))).shape  # doctest: +SKIP
         (2,)
+    """
+    for logits, targets in predict_tokens(decoder, ids, end_of_text):
+        yield log_softmax_at(logits, targets)
+
+
+def predict_tokens(decoder: Decoder, ids: np.ndarray, end_of_text: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the logits [n, n_vocab] of consecutive tokens, and their ids [n], a part at a time.
+
+    The first token follows the end of text. The windows are those of `measure_perplexity`.
+
+    Args:
+        ids: int [N], at least 1.
     """
     for batch in make_windows([ids], end_of_text, decoder.config.n_ctx, batch_size=1):
         first, size = int(batch.picks[0]), int(batch.picks[-1]) + 1
@@ -29,7 +38,7 @@ def score_tokens(decoder: Decoder, ids: np.ndarray, end_of_text: int) -> Iterato
             logits = decoder.extend(state, [chunk], [wanted])  # [wanted, n_vocab]
             predicted = start + len(chunk) - first  # targets up to here, of this window
             if wanted:
-                yield log_softmax_at(logits, batch.targets[predicted - wanted : predicted])
+                yield logits, batch.targets[predicted - wanted : predicted]
 
 
 def log_softmax_at(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
