@@ -78,7 +78,14 @@ def build(run: Run) -> "tuple[Run, Trainer, History]":
             digests[name] = digest
             counter.show(len(digests), len(run.model.checkpoint.shapes))
 
-        network = run.model.load(settings.dropout, settings.precision, settings.held(), run.devices.place, note)
+        network = run.model.load(
+            settings.dropout,
+            settings.precision,
+            settings.held(),
+            run.devices.place,
+            note,
+            int8=settings.base_precision == "int8",
+        )
     run = dataclasses.replace(run, digests=digests, identity=run.identity | {WEIGHTS: first_weights(run, digests)})
     if settings.lora_rank:
         add_adapters(network, run.trained, settings.seed, settings.lora_alpha)

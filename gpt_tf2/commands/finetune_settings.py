@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.checkpoints import peft
 from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK
+from gpt_tf2.commands.data_settings import (
+    CHAT_TEMPLATE,
+    COLUMN,
+    DATA,
+    ENCODING,
+    HIGHLIGHTS,
+    LITERAL_SPECIALS,
+    TASK,
+)
 from gpt_tf2.commands.find_model import name_model
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of, join_items
 from gpt_tf2.commands.model_settings import BASE, MODEL, OF_MODEL, OFFLINE
@@ -61,9 +69,18 @@ class FinetuneSettings:
         choices=("all", "completion"),
         shared=True,
     )
+    too_long: str = flag(
+        "shorten",
+        "examples that do not fit into --length: shorten their passage at its end, or skip them",
+        group="data",
+        choices=("shorten", "skip"),
+        shared=True,
+    )
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
+    highlights: str = flag("one", **HIGHLIGHTS, shared=True)
+    chat_template: str | None = flag(None, **CHAT_TEMPLATE)
     cache: str | None = flag(
         None, "folder for prepared tokens (.gpt_tf2 beside the data)", group="data", metavar="FOLDER"
     )
@@ -137,7 +154,7 @@ class FinetuneSettings:
     )
     memory: str | None = flag(
         None,
-        "memory limit, such as 11GB, or auto for all that is free: chooses --remat, --optimizer and LoRA to fit",
+        "memory limit, such as 11GB, or auto for all that is free: chooses --remat, --optimizer, LoRA, its base",
         group="memory",
         metavar="SIZE",
     )
@@ -161,6 +178,13 @@ class FinetuneSettings:
         group="memory",
         metavar="MATRIX",
         many=True,
+        shared=True,
+    )
+    base_precision: str = flag(
+        "auto",
+        "hold the frozen matrices of LoRA in int8, half the memory of bfloat16 (auto: as --precision)",
+        group="memory",
+        choices=("auto", "int8"),
         shared=True,
     )
     precision: str = flag(
@@ -221,6 +245,9 @@ class FinetuneSettings:
             raise InputError(message, "freeze", join_items(self.freeze))
         if self.lora_alpha and not self.lora_rank:
             raise InputError("scales LoRA adapters: give `lora_rank` as well", "lora_alpha", self.lora_alpha)
+        if self.base_precision != "auto" and not self.lora_rank:
+            message = "holds weights that are not trained: give `lora_rank` as well"
+            raise InputError(message, "base_precision", self.base_precision)
         if self.output and self.output_name:
             raise InputError(
                 "names the model to write, and so does `output`: drop one", "output_name", self.output_name
@@ -275,6 +302,7 @@ class FinetuneSettings:
             length=self.length or LENGTH,
             collects=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
             freezes=bool(self.freeze),
+            int8=self.base_precision == "int8",
         )
 
     def with_plan(self, plan: MemoryPlan) -> "FinetuneSettings":
@@ -285,6 +313,7 @@ class FinetuneSettings:
             remat="on" if plan.remat else "off",
             optimizer=plan.optimizer,
             lora_rank=plan.lora_rank,
+            base_precision="int8" if plan.int8 else "auto",
         )
 
     def held(self) -> str:
@@ -343,7 +372,9 @@ def is_in_part(name: str, part: str) -> bool:
     return part in name.split("/")
 
 
-def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str, data_key: str) -> dict[str, Any]:
+def identify_run(
+    settings: FinetuneSettings, config: GPT2Config, vocabulary: str, data_key: str, is_shortened: bool
+) -> dict[str, Any]:
     """What the weights after a step depend on, but for the first weights; a resumed run must have the same.
 
     The names are those of the state files: a setting is called by its flag of 2019, if it had one.
@@ -352,6 +383,7 @@ def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str
         settings: without "auto".
         vocabulary: see `Tokenizer.digest`.
         data_key: identifies the training data.
+        is_shortened: whether examples are shortened that would be skipped otherwise.
     """
     shared = {
         f"--{[*declared.also, name][0]}": join_items(getattr(settings, name))
@@ -361,5 +393,7 @@ def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str
     shared["--lora_alpha"] = settings.lora_alpha or settings.lora_rank
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
+    if not is_shortened:
+        shared["--too_long"] = "skip"  # there is nothing to shorten: the same batches
     described = {"the model": config.to_dict(), VOCABULARY: vocabulary}
     return shared | described | {"the text of --dataset_path": data_key}

@@ -12,7 +12,7 @@ from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
-from gpt_tf2.commands.data_settings import find_task_of
+from gpt_tf2.commands.data_settings import choose_template, find_task_of
 from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine
 from gpt_tf2.commands.finetune_settings import LENGTH, FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.from_scratch import open_random_model
@@ -23,6 +23,7 @@ from gpt_tf2.data.batches import Batches
 from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
+from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.task import Task
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, predict_total
 from gpt_tf2.training.schedule import choose_rate
@@ -65,6 +66,7 @@ class Run:
     digests: of the weights to start from, by tensor, once they are read.
     device: what it runs on, for people.
     step_bytes: the memory that a step takes.
+    chat_template: to keep with the model, if it has learned chats.
     call: what is not in the settings.
     """
 
@@ -82,6 +84,7 @@ class Run:
     device: str
     devices: "Devices"
     step_bytes: float
+    chat_template: ChatTemplate | None
     call: Call = COMMAND_LINE
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -129,11 +132,14 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     task = call.task or find_task_of(settings)
     if task.running_text and settings.loss_on == "completion":
         raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
+    if task.running_text and settings.too_long == "skip":
+        raise InputError("running text has no examples: leave it out", "too_long", "skip")
     if not settings.val_fraction:
         for name in ("patience", "validate_every"):
             if getattr(settings, name):
                 raise InputError("needs data to validate on: give `val_fraction`", name, getattr(settings, name))
     model = open_base(settings)
+    task, template = choose_template(task, settings.chat_template, model.chat_template)
     length = settings.length or min(LENGTH, model.config.n_ctx)
     if length > model.config.n_ctx:
         raise InputError(f"is above n_ctx {model.config.n_ctx} of {model.path}: lower it", "length", length)
@@ -150,7 +156,8 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     unit = "parts" if task.running_text else "examples"
     with Counter(f"preparing {task.splits[0]}", unit, shown=call.is_shown) as counter:
         completion_only = settings.loss_on == "completion"
-        data = open_training_data(source, length, settings.val_fraction, completion_only, counter)
+        shortens = settings.too_long == "shorten"
+        data = open_training_data(source, length, settings.val_fraction, completion_only, counter, shortens)
     device = start_backend(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 
@@ -172,10 +179,11 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
         output=output,
         state=state,
         saved=saved,
-        identity=identify_run(settings, model.config, model.tokenizer.digest, key),
+        identity=identify_run(settings, model.config, model.tokenizer.digest, key, data.is_shortened),
         device=device,
         devices=devices,
         step_bytes=step_bytes,
+        chat_template=template if data.has_chats else model.chat_template,
         call=call,
         training=training,
         held_out=held_out,
@@ -246,6 +254,7 @@ def without_auto(
     chooses = settings.memory is not None
     if chooses and saved:
         ways = {field: saved.get(f"--{field}", getattr(asked, field)) for field in ("optimizer", "lora_rank")}
+        ways["int8"] = saved.get("--base_precision") == "int8"
         asked, chooses = dataclasses.replace(asked, **ways), False
     memory = settings.memory_limit() or measure_device_memory()
     limit = math.inf if memory is None else memory

@@ -64,6 +64,8 @@ class TrainingData:
     former_key: the end of the key of the same tokens in state files of earlier versions; None if they had this key.
     report: lines to show.
     prompt: the ids that samples continue; none begin a new text.
+    is_shortened: whether examples are shortened that would be skipped otherwise.
+    has_chats: whether it holds chats, whose template the model needs.
     """
 
     make_batches: Callable[[bool], tuple[Batches, Batches | None]]
@@ -71,10 +73,12 @@ class TrainingData:
     former_key: str | None
     report: list[str]
     prompt: list[int]
+    is_shortened: bool = False
+    has_chats: bool = False
 
 
 def open_training_data(
-    source: Source, length: int, val_fraction: float, completion_only: bool, progress: Progress
+    source: Source, length: int, val_fraction: float, completion_only: bool, progress: Progress, shortens: bool = True
 ) -> TrainingData:
     """Reads or prepares the training split.
 
@@ -82,12 +86,13 @@ def open_training_data(
         length: the tokens in a sequence.
         val_fraction: the fraction held out at the end of the data.
         completion_only: whether the loss leaves prompts out.
+        shortens: whether the passage of an example that is too long is shortened; otherwise the example is skipped.
 
     Raises InputError if the data is bad, or holds too little for this length.
     """
     if source.task.running_text:
         return open_running_text(source, source.task.running_text, length, val_fraction, progress)
-    return open_examples(source, length, val_fraction, completion_only, progress)
+    return open_examples(source, length, val_fraction, completion_only, progress, shortens)
 
 
 def open_running_text(
@@ -126,13 +131,13 @@ def check_length(windows: StreamWindows, use: str, fix: str, path: str) -> None:
 
 
 def open_examples(
-    source: Source, length: int, val_fraction: float, completion_only: bool, progress: Progress
+    source: Source, length: int, val_fraction: float, completion_only: bool, progress: Progress, shortens: bool
 ) -> TrainingData:
-    """Packed examples; those too long for the length are skipped and counted."""
+    """Packed examples; those too long for the length are shortened or skipped, and counted."""
     tokens = prepare_training_split(source, progress)
     count = len(tokens.shortest)
-    fitting = np.flatnonzero(tokens.shortest <= length)
-    too_long = count - len(fitting)
+    fitting = np.flatnonzero(tokens.least(shortens) <= length)
+    skipped, shortened = count - len(fitting), int(np.count_nonzero(tokens.shortest[fitting] > length))
     if not len(fitting):
         message = f"each of {count:,} examples is longer than {length} tokens: raise `length`"
         raise InputError(message, "data", source.path)
@@ -143,25 +148,31 @@ def open_examples(
         )
         raise InputError(message, "val_fraction", val_fraction)
     report = [*tokens.skipped, f"{source.path}: {count:,} examples, {len(tokens.tokens):,} tokens"]
-    if too_long:
-        report.append(f"skipped {too_long:,} examples longer than {length} tokens")
+    if shortened:
+        report.append(f"shortened {shortened:,} examples longer than {length} tokens at the end of their passage")
+    if skipped:
+        report.append(f"skipped {skipped:,} examples longer than {length} tokens")
 
     def make_batches(xla: bool) -> tuple[Batches, Batches | None]:
         # XLA compiles all of a step for each shape; without it, on a CPU, only the GELU is compiled so.
         multiple = length // 4 or 1 if xla else 32
         training, held_out = (
-            PackedExamples(tokens, part, length, completion_only, source.tokenizer.end_of_text, multiple)
+            PackedExamples(tokens, part, length, completion_only, source.tokenizer.end_of_text, multiple, shortens)
             for part in (fitting[:cut], fitting[cut:])
         )
         return training, held_out if val_fraction else None
 
-    prompt = first_prompt(tokens, int(fitting[-1]))
-    return TrainingData(make_batches, tokens.key, tokens.content, report, prompt)
+    prompt = first_prompt(tokens, int(fitting[-1]), length)
+    if prompt == [source.tokenizer.end_of_text]:
+        prompt = []
+    return TrainingData(
+        make_batches, tokens.key, tokens.content, report, prompt, shortened > 0, has_chats=tokens.has_chats
+    )
 
 
 def prepare_training_split(source: Source, progress: Progress) -> Tokens:
     """The tokens of the training split, prepared now unless they are kept."""
-    if source.in_memory and not source.cache:
+    if is_stream(source.path) or (source.in_memory and not source.cache):
         return prepare_in_memory(source.task, source.path, source.task.splits[0], source.tokenizer, progress.show)
     return prepare(
         source.task,
@@ -174,7 +185,9 @@ def prepare_training_split(source: Source, progress: Progress) -> Tokens:
     )
 
 
-def first_prompt(tokens: Tokens, example: int) -> list[int]:
-    """The passage and the first prompt of an example."""
+def first_prompt(tokens: Tokens, example: int, length: int) -> list[int]:
+    """The passage, shortened so that its shortest completion fits, and the first prompt of an example."""
     first = int(tokens.first_spans[example])
-    return [*tokens.span(first).tolist(), *tokens.span(first + 1).tolist()]
+    passage, prompt = tokens.span(first).tolist(), tokens.span(first + 1).tolist()
+    excess = max(0, int(tokens.shortest[example]) - length)
+    return [*passage[: len(passage) - excess], *prompt]

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from gpt_tf2.data.encoding import STREAM, Encoded, encode_items, smallest_dtype
+from gpt_tf2.data.encoding import CHAT_PASSAGE, STREAM, Encoded, encode_items, smallest_dtype
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.kept import KEPT_FOLDER, Kept, Sources, open_or_build
 from gpt_tf2.tasks.data_files import folder_of, list_files
@@ -19,7 +19,7 @@ from gpt_tf2.tasks.examples import Skipped, no_examples
 from gpt_tf2.tasks.task import Task
 from gpt_tf2.tokenizer import Tokenizer
 
-FORMAT = 3  # of the files and of the rules that they are made by: tokens of another format are prepared again
+FORMAT = 4  # of the files and of the rules that they are made by: tokens of another format are prepared again
 # In this order they make up `Tokens.key`. The type of the tokens depends on the vocabulary.
 ARRAYS = {"tokens": None, "ends": "int64", "kinds": "uint8", "first_spans": "int64", "shortest": "int32"}
 Show = Callable[[int, int | None], None]  # items encoded, and of how many if that is known
@@ -54,6 +54,19 @@ class Tokens:
     def span(self, index: int) -> np.ndarray:
         """Return the tokens of a span, unsigned [tokens]."""
         return self.tokens[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+    def least(self, shortens: bool) -> np.ndarray:
+        """How many tokens each example takes at least, int [examples]; `shortens`: without its passage."""
+        if not shortens:
+            return self.shortest
+        passages = self.first_spans[:-1]
+        starts = np.append(0, self.ends[passages[1:] - 1])
+        return self.shortest - (self.ends[passages] - starts)
+
+    @property
+    def has_chats(self) -> bool:
+        """Whether there is a chat among the examples."""
+        return bool((self.kinds == CHAT_PASSAGE).any())
 
     def streams(self) -> list[np.ndarray]:
         """Return the streams of a running text, unsigned arrays [tokens]."""

@@ -49,9 +49,9 @@ class BaseScheduler:
     def __init__(self) -> None:
         self._waiting: collections.deque[Request] = collections.deque()
 
-    def submit(self, request: Request) -> None:
-        """Adds a request. It starts during `run`, after those submitted before it."""
-        self._waiting.append(request)
+    def submit(self, request: Request, first: bool = False) -> None:
+        """Adds a request. It starts during `run`, after those submitted before it, or `first` of all that wait."""
+        (self._waiting.appendleft if first else self._waiting.append)(request)
 
     def cancel(self, request: Request) -> None:
         """Drops a request that waits or runs, and which `steps` then does not yield. Its slot is free at the next step.
@@ -241,8 +241,12 @@ class Scheduler(BaseScheduler):
         if not any(new):  # every sequence ended with its first token, from known logits
             return
         wanted = [0 if draft is None else 1 + len(draft) for draft in drafts]
-        logits = np.split(self.decoder.extend(self._state, new, wanted), np.cumsum(wanted)[:-1])
-        for sequence, draft, sequence_logits in zip(self._in_state, drafts, logits, strict=True):
+        logits = self.decoder.extend(self._state, new, wanted)
+        if len(self.decoder.undrawn):
+            logits = logits.copy()
+            logits[:, self.decoder.undrawn] = -np.inf
+        parts = np.split(logits, np.cumsum(wanted)[:-1])
+        for sequence, draft, sequence_logits in zip(self._in_state, drafts, parts, strict=True):
             if draft is not None:
                 self._append_verified(sequence, draft, sequence_logits)
         self._state.lengths = np.array([sequence.cached for sequence in self._in_state], "int32")

@@ -21,7 +21,7 @@ def make_scheduler(decoder: Decoder, sampler: Sampler, end: int, slots: int, dra
     if loops_on_device(decoder, sampler, end):
         from gpt_tf2.generation.device_loop import DeviceScheduler
 
-        return DeviceScheduler(decoder.model, end, slots, draft)  # type: ignore[attr-defined]
+        return DeviceScheduler(decoder.model, end, slots, draft, decoder.undrawn)  # type: ignore[attr-defined]
     return Scheduler(decoder, end, slots, draft)
 
 

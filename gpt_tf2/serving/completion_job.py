@@ -1,6 +1,7 @@
 """What `POST /v1/completions` asks, as work for the thread that runs the model."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import Decoder
-from gpt_tf2.evaluation.logprobs import predict_tokens
+from gpt_tf2.evaluation.logprobs import predict_after
 from gpt_tf2.generation.completions import Prompt, encode_prompt
 from gpt_tf2.generation.samples import spawn_generators
 from gpt_tf2.generation.sampling import (
@@ -36,8 +37,6 @@ from gpt_tf2.serving.openai_requests import CompletionRequest, SamplingRequest
 from gpt_tf2.serving.worker import Job
 from gpt_tf2.tokenizer import Tokenizer
 
-LONGEST_TOKEN = 128  # bytes, of GPT-2's vocabulary; only a first check, before a huge text is encoded
-
 
 def read_prompts(model: OpenedModel, asked: CompletionRequest) -> list[Prompt]:
     """The prompts of a request with their ids. Takes a while where they are long.
@@ -51,7 +50,7 @@ def read_prompt(model: OpenedModel, prompt: str | list[int], asked: CompletionRe
     tokenizer, n_ctx = model.tokenizer, model.config.n_ctx
     scored_only = asked.max_tokens == 0
     if isinstance(prompt, str):
-        if len(prompt) >= n_ctx * LONGEST_TOKEN and not scored_only:
+        if len(prompt) >= n_ctx * find_longest_token(tokenizer) and not scored_only:  # encoding it would take a while
             raise explain_length(f"more than {n_ctx}", n_ctx)
         encoded = encode_prompt(tokenizer, prompt)
     else:
@@ -65,6 +64,12 @@ def read_prompt(model: OpenedModel, prompt: str | list[int], asked: CompletionRe
     if asked.min_tokens > room:
         raise ApiError(f"min_tokens: use at most {room}, for which the prompt leaves room", "min_tokens")
     return encoded
+
+
+@functools.lru_cache(maxsize=64)
+def find_longest_token(tokenizer: Tokenizer) -> int:
+    """The length of a vocabulary's longest token, in bytes."""
+    return max(len(tokenizer.decode_bytes(id)) for id in range(tokenizer.n_vocab))
 
 
 def check_ids(tokenizer: Tokenizer, ids: Sequence[int], param: str) -> None:
@@ -158,7 +163,8 @@ def begin_texts(
 def score_prompt(model: OpenedModel, prompt: Prompt, top: int, decoder: Decoder) -> Iterator[list[ScoredToken]]:
     """Yields the tokens of a prompt, a part at a time, with the log-probabilities of `LanguageModel.logprobs`."""
     offsets = locate_tokens(model.tokenizer, prompt.ids)
-    for logits, targets in predict_tokens(decoder, np.array(prompt.ids), model.tokenizer.end_of_text):
+    tokens = np.array([model.tokenizer.end_of_text, *prompt.ids])
+    for logits, targets in predict_after(decoder, tokens, 1):
         ranked: list[TokenLogprobs] = [
             rank_token(row, id, top) for row, id in zip(logits, targets.tolist(), strict=True)
         ]

@@ -58,6 +58,7 @@ def make_task_in_memory(data: Any, literal_specials: bool = False) -> Task:
         stop="",
         loss_on="all" if running_text else "completion",
         drafts=False,
+        joins=False,
         names=None,
         suffix=".txt",
         items=lambda path, split: same_kind,

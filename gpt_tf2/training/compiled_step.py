@@ -220,7 +220,7 @@ def run_block(
 ) -> Tensor:
     """One transformer block, [B, T, C] → [B, T, C], from the parts of `model.py`."""
     # Matrices are cast before they are gathered: half precision is half the traffic.
-    cast = {name: ops.cast(w, graph.dtype) if len(w.shape) == 2 else w for name, w in weights.items()}
+    cast = {name: ops.cast(w, graph.dtype) if is_cast(w) else w for name, w in weights.items()}
     weights, n_head, drop = gather(cast, axes), graph.config.n_head, make_drop(graph, draw)
     qkv = before_attention(weights, x)  # [B, T, 3·C]
     if uses_flash:
@@ -229,6 +229,11 @@ def run_block(
         query, keys, values = (split_heads(part, n_head) for part in ops.split(qkv, 3, axis=-1))
         attended = merge_heads(attend(query, keys, values, bias, drop=drop))
     return after_attention(weights, x, attended, drop, custom_gradients.gelu)
+
+
+def is_cast(w: Tensor) -> bool:
+    """Whether a tensor is cast to the dtype to compute in: a matrix, unless it is one of int8 with a scale."""
+    return len(w.shape) == 2 and w.dtype != "int8"
 
 
 def gather(weights: Arrays, axes: Axes) -> Arrays:

@@ -25,6 +25,8 @@ SEALED = "checksum"  # the attribute of a file that has one
 STATE_FIX = "leave `resume` out to start again"
 # What a run also depends on, by the names in the state file. Earlier versions did not save it: their runs resume.
 WEIGHTS, VOCABULARY = "the weights", "the vocabulary"
+# Settings that earlier versions did not have, and what they did.
+FORMER = {"--too_long": "skip", "--highlights": "one", "--base_precision": "auto"}
 STEP_STATE_KEYS = {"updates": "updates", "loss_scale": "scale", "updates_at_scale": "held"}  # field → key in the file
 
 
@@ -75,9 +77,9 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def read_identity(file: HDF5File) -> dict[str, Any]:
-    """Return what a saved run's result depends on. Earlier versions had no α: theirs is the rank."""
+    """Return what a saved run's result depends on, with the settings that earlier versions did not have."""
     run = read_table(file, "run")
-    return {"--lora_alpha": run.get("--lora_rank", 0)} | run
+    return FORMER | {"--lora_alpha": run.get("--lora_rank", 0)} | run
 
 
 def read_table(file: HDF5File, name: str) -> dict[str, Any]:

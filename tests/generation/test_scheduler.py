@@ -1,7 +1,7 @@
 """The scheduler's tokens against the plain forward pass, and what it runs in each step. Runs on either backend."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -45,18 +45,18 @@ def steps(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def continue_greedily() -> Callable[[list[int], int], list[int]]:
+def continue_greedily() -> Callable[..., list[int]]:
     """The reference: each token is the most likely one by a forward pass over the whole sequence, without a cache."""
     model = load_model(OPENAI_TINY)
 
     @functools.cache
-    def most_likely(*ids: int) -> int:
-        return int(np.asarray(model(np.array([[*ids, *[0] * (64 - len(ids))]])))[0, len(ids) - 1].argmax())
+    def compute_logits(*ids: int) -> np.ndarray:
+        return np.asarray(model(np.array([[*ids, *[0] * (64 - len(ids))]])))[0, len(ids) - 1]
 
-    def run(prompt: list[int], count: int) -> list[int]:
+    def run(prompt: list[int], count: int, undrawn: Sequence[int] = ()) -> list[int]:
         ids = list(prompt)
         for _ in range(count):
-            ids.append(most_likely(*ids))
+            ids.append(max(set(range(model.config.n_vocab)).difference(undrawn), key=compute_logits(*ids).__getitem__))
         return ids[len(prompt) :]
 
     return run
@@ -70,6 +70,18 @@ def greedy_request(prompt: list[int], max_new_tokens: int, completion: list[int]
 def test_greedy_tokens_are_those_of_openais_graph(decoder: Decoder, draft: bool) -> None:
     completions = sample_tokens(decoder, GREEDY[:7], 1, 100, make_sampler(0), NO_END, draft=draft)
     assert GREEDY[:7] + completions[0] == GREEDY
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_ids_without_a_token_are_never_drawn(
+    decoder: Decoder, continue_greedily: Callable, draft: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undrawn = sorted({*GREEDY[7:]})
+    monkeypatch.setattr(decoder, "undrawn", np.array(undrawn, "int32"))
+    (completion,) = sample_tokens(decoder, GREEDY[:7], 1, 30, make_sampler(0), NO_END, draft=draft)
+    assert completion == continue_greedily(GREEDY[:7], 30, undrawn)
+    sampled = sample_tokens(decoder, GREEDY[:7], 3, 50, make_sampler(1.5, top_k=5), NO_END, seed=1, draft=draft)
+    assert not {*undrawn} & {id for ids in [completion, *sampled] for id in ids}
 
 
 def test_greedy_tokens_without_a_cache_are_those_of_openais_graph(continue_greedily: Callable) -> None:

@@ -66,7 +66,7 @@ def list_steps() -> list[Any]:
         {"remat": "on"},
         pytest.param({"accumulate": 4}, marks=pytest.mark.slow),
         pytest.param({"clip_norm": 0.5, "optimizer": "adafactor"}, marks=pytest.mark.slow),
-        {"lora_rank": 4, "precision": "bfloat16"},
+        {"lora_rank": 4, "precision": "bfloat16", "base_precision": "int8"},
         {"shard": True, "lr_schedule": "cosine"},
     ],
     ids=str,
@@ -121,6 +121,6 @@ def test_plan_lists_what_xla_says(capsys: pytest.CaptureFixture, monkeypatch: py
     # The process that runs the tests has grown by the tests before this one.
     monkeypatch.setattr("gpt_tf2.commands.measured_plan.measure_libraries", lambda: 0.5e9)
     assert main(["plan", "--length=64", "--memory=3GB"]) == 0
-    _, *rows, _, _ = capsys.readouterr().out.splitlines()
-    assert len(rows) == 2 * len(memory.STATE_PER_WEIGHT) + 2
-    assert rows[-1].startswith("--lora_rank 8") and rows[-1].endswith(" *")
+    _, *rows, _, _, _ = capsys.readouterr().out.splitlines()
+    assert len(rows) == 2 * len(memory.STATE_PER_WEIGHT) + 4
+    assert rows[-1].startswith("--base_precision int8") and rows[-1].endswith(" *")
