@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.find_model import name_model
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of
 from gpt_tf2.commands.model_settings import OFFLINE, ModelSettings, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
+from gpt_tf2.commands.recipes import read_toml
 from gpt_tf2.errors import InputError
 
 if TYPE_CHECKING:
     from gpt_tf2.serving.models import Models, Served
 
+PACKAGES = ("starlette", "uvicorn", "prometheus_client", "anyio")
 API_KEY_VARIABLE = "GPT_TF2_API_KEY"
 OF_MODELS = flags_of(ModelSettings)
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a weight
@@ -103,7 +107,10 @@ def run_serve(settings: ServeSettings) -> None:
         from gpt_tf2.serving.app import Limits, make_app
         from gpt_tf2.serving.server import Server, describe_address, listen
     except ModuleNotFoundError as error:
-        raise InputError(f"serve needs {error.name}: run pip install '.[serve]'") from None
+        package = (error.name or "").partition(".")[0]
+        if package not in PACKAGES:
+            raise
+        raise InputError(f"serve needs {package}: run pip install '.[serve]'") from None
     api_key = None if settings.no_auth else settings.api_key or os.environ.get(API_KEY_VARIABLE) or None
     local = check_address(settings, api_key)
     listening = listen(settings.host, settings.port)  # first: loading takes a while
@@ -163,7 +170,19 @@ def open_served(settings: ServeSettings, model: str, name: str) -> "tuple[Served
     opened, engine = find_model(own)
     precision = settings.quantize or settings.precision
     size = count_bytes(opened.config, BYTES.get(precision, 4), settings.batch_size)
-    return Served(name, opened, functools.partial(load_decoder, own, opened, engine, print_to_stderr), size), engine
+    load = functools.partial(load_decoder, own, opened, engine, print_to_stderr)
+    return Served(name, opened, load, size, has_learned_coqa(opened)), engine
+
+
+def has_learned_coqa(model: OpenedModel) -> bool:
+    """Whether the run that made a model trained it on CoQA, by the recipe that every run leaves."""
+    recipe = companion_folder(model.path) / "run.toml"
+    if not recipe.is_file():
+        return False
+    try:
+        return read_toml(recipe).get("task") == "coqa"
+    except InputError:  # damaged, or somebody else's file
+        return False
 
 
 def measure_memory(engines: "set[str]") -> float:

@@ -1,7 +1,8 @@
-"""Answering `POST /v1/completions`: the job, its events, and the answer whole or as a stream."""
+"""Answering with generated text: the job, its events, and the answer whole or as a stream."""
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import sys
 import time
@@ -13,50 +14,83 @@ from starlette.types import Send
 
 from gpt_tf2.generation.completions import Prompt
 from gpt_tf2.serving.api_errors import ApiError
+from gpt_tf2.serving.chat_prompts import build_chat
 from gpt_tf2.serving.completion import Event, Finished
 from gpt_tf2.serving.completion_job import make_job, read_prompts
 from gpt_tf2.serving.connection import JSON, EventStream, Write
 from gpt_tf2.serving.metrics import Metrics
 from gpt_tf2.serving.models import RETRY_AFTER, Models, Served
-from gpt_tf2.serving.openai_requests import CompletionRequest
-from gpt_tf2.serving.openai_responses import CompletionBody
+from gpt_tf2.serving.openai_requests import ChatRequest, CompletionRequest
+from gpt_tf2.serving.openai_responses import Answer, ChatAnswer, CompletionAnswer
 from gpt_tf2.serving.worker import Worker
 
 SECONDS_TO_SAY_SO = 1.0  # for the error that ends a stream, whose client may not be reading
 
 
-async def answer_completion(
-    asked: CompletionRequest, models: Models, metrics: Metrics, seconds: float, send: Send, write: Write
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """What answers requests. seconds: until when one must be done."""
+
+    models: Models
+    metrics: Metrics
+    seconds: float
+
+
+async def answer_completion(service: Service, asked: CompletionRequest, send: Send, write: Write) -> None:
+    """Answers `POST /v1/completions`; see `answer`."""
+    served = service.models.find(asked.model)
+    prompts = await asyncio.to_thread(read_prompts, served.opened, asked)
+    prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
+    answers = CompletionAnswer(served.name, asked.n * len(prompts), prompt_tokens, asked.logprobs is not None)
+    await answer(service, served, asked, prompts, answers, send, write)
+
+
+async def answer_chat(service: Service, asked: ChatRequest, send: Send, write: Write) -> None:
+    """Answers `POST /v1/chat/completions`; see `answer`."""
+    served = service.models.find(asked.model)
+    prompt, stops = await asyncio.to_thread(build_chat, served.opened, served.learned_coqa, asked.messages)
+    completion = asked.complete(prompt.ids, stops, served.opened.config.n_ctx)
+    answers = ChatAnswer(served.name, asked.n, len(prompt.ids), asked.logprobs)
+    await answer(service, served, completion, [prompt], answers, send, write)
+
+
+async def answer(
+    service: Service,
+    served: Served,
+    asked: CompletionRequest,
+    prompts: Sequence[Prompt],
+    body: Answer,
+    send: Send,
+    write: Write,
 ) -> None:
-    """Answers a request.
+    """Answers a request, whole or as a stream.
 
     Args:
-        seconds: until when it must be done.
+        prompts: what is completed.
+        body: makes the answer from the events.
         send, write: send messages, and a whole response.
 
     Raises ApiError if it cannot be answered and nothing was sent yet. Later, a stream ends with the error.
     """
-    began = time.monotonic()
-    served = models.find(asked.model)
-    prompts = await asyncio.to_thread(read_prompts, served.opened, asked)
-    prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
-    count = asked.n * len(prompts)
-    body = CompletionBody(served.name, count, prompt_tokens, asked.logprobs is not None)
+    began, metrics, seconds = time.monotonic(), service.metrics, service.seconds
     stream = EventStream(send)
     first_text = math.inf
     try:
         with anyio.fail_after(seconds):
-            async with models.use(served) as worker, contextlib.aclosing(run(worker, served, asked, prompts)) as events:
-                metrics.prompt_tokens.labels(served.name).inc(prompt_tokens)
+            async with (
+                service.models.use(served) as worker,
+                contextlib.aclosing(run(worker, served, asked, prompts)) as events,
+            ):
+                metrics.prompt_tokens.labels(served.name).inc(sum(len(prompt.ids) for prompt in prompts))
                 async for event in events:
                     if first_text == math.inf:
                         first_text = time.monotonic() - began
                         metrics.first_piece.labels(served.name).observe(first_text)
-                    body.add(event)
+                    chunk = body.add(event)
                     if isinstance(event, Finished):
                         metrics.completion_tokens.labels(served.name).inc(event.tokens)
                     if asked.stream:
-                        await stream.write_json(body.chunk(event))
+                        await stream.write_json(chunk)
             if asked.stream:
                 if asked.counts_usage:
                     await stream.write_json(body.last_chunk())

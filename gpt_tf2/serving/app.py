@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import AsyncIterator
 from typing import TypeVar
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gpt_tf2.serving.answers import answer_completion
+from gpt_tf2.serving.answers import Service, answer_chat, answer_completion
 from gpt_tf2.serving.api_errors import ApiError
 from gpt_tf2.serving.completion import name_token
 from gpt_tf2.serving.completion_job import check_ids
@@ -22,7 +23,7 @@ from gpt_tf2.serving.connection import JSON, Reply, read_object
 from gpt_tf2.serving.fields import read_request
 from gpt_tf2.serving.metrics import CountRequests, Metrics
 from gpt_tf2.serving.models import Models, Served
-from gpt_tf2.serving.openai_requests import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gpt_tf2.serving.openai_requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gpt_tf2.serving.schema import describe_api
 from gpt_tf2.serving.security import Guard
 from gpt_tf2.tokenizer import END_OF_TEXT
@@ -52,18 +53,18 @@ class Api:
 
     def __init__(self, models: Models, limits: Limits):
         self.models, self.limits, self.metrics = models, limits, Metrics(models)
+        self.service = Service(models, self.metrics, limits.seconds)
         self.started = int(time.time())
 
     async def complete(self, request: Request) -> Response:
         """`POST /v1/completions`."""
         asked = await self._read(CompletionRequest, request)
-        return Reply(
-            lambda send, write: answer_completion(asked, self.models, self.metrics, self.limits.seconds, send, write)
-        )
+        return Reply(functools.partial(answer_completion, self.service, asked))
 
     async def chat(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
-        raise ApiError("no model here has a chat template: use /v1/completions", status=404, code="no_chat_template")
+        asked = await self._read(ChatRequest, request)
+        return Reply(functools.partial(answer_chat, self.service, asked))
 
     async def list_models(self, request: Request) -> Response:
         """`GET /v1/models`."""

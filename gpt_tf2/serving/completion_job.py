@@ -78,10 +78,10 @@ def check_ids(tokenizer: Tokenizer, ids: Sequence[int], param: str) -> None:
         raise ApiError(f"{param}: use token ids below {tokenizer.n_vocab}", param)
 
 
-def explain_length(tokens: str, n_ctx: int) -> ApiError:
+def explain_length(tokens: str, n_ctx: int, param: str = "prompt") -> ApiError:
     """The error for a prompt that leaves no room in the context."""
-    message = f"prompt: {tokens} tokens, but the model's context is {n_ctx}: shorten it to {n_ctx - 1} or fewer"
-    return ApiError(message, "prompt", code="context_length_exceeded")
+    message = f"{param}: {tokens} tokens, but the model's context is {n_ctx}: shorten it to {n_ctx - 1} or fewer"
+    return ApiError(message, param, code="context_length_exceeded")
 
 
 def make_sampler_for(asked: SamplingRequest, end: int, config: GPT2Config, prompt_tokens: int) -> Sampler:

@@ -165,6 +165,29 @@ class Nested:
 
 
 @dataclasses.dataclass(frozen=True)
+class Messages:
+    """A list of messages with roles, which the model's own template reads later."""
+
+    about: str
+
+    def read(self, value: Any, name: str) -> list:
+        if not isinstance(value, list) or not value:
+            raise ApiError(f"{name}: use a list of messages, each with a role and a content", name)
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        text = {"type": "object", "required": ["type", "text"], "properties": {"text": {"type": "string"}}}
+        content = {"anyOf": [{"type": "string"}, {"type": "array", "items": text}]}
+        role = {"enum": ["system", "developer", "user", "assistant"]}
+        properties = {"role": role, "content": content}
+        return {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "object", "required": ["role", "content"], "properties": properties},
+        }
+
+
+@dataclasses.dataclass(frozen=True)
 class Unsupported:
     """A field of OpenAI's that only its neutral values are accepted of, so that nobody believes that it works."""
 

@@ -25,6 +25,7 @@ class Served:
 
     load: makes its decoder, which takes a while.
     size: the bytes that it takes in memory while it is loaded.
+    learned_coqa: whether it answers questions about a passage, as it learned from CoQA.
     worker: runs it, once it is loaded.
     jobs: how many requests use it. used: a number that is higher the later it was used.
     """
@@ -33,6 +34,7 @@ class Served:
     opened: OpenedModel
     load: Callable[[], Decoder]
     size: float = 0
+    learned_coqa: bool = False
     worker: Worker | None = None
     jobs: int = 0
     used: int = 0
@@ -116,13 +118,12 @@ class Models:
                 message = f"the models in use leave no memory for {new.name}: try again later"
                 raise ApiError(message, "model", 503, "memory_full", RETRY_AFTER)
             await self._unload(min(idle, key=lambda other: other.used))
+            gc.collect()
 
     async def _unload(self, served: Served) -> None:
         worker, served.worker = served.worker, None
         if worker is not None:
             await asyncio.to_thread(worker.close)
-        del worker
-        gc.collect()
 
     async def close(self) -> None:
         """Unloads all models. What they run is lost."""

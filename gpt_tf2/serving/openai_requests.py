@@ -1,10 +1,11 @@
 """The bodies of requests: the fields of OpenAI's API, and those that others have added to it."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from gpt_tf2.serving.api_errors import ApiError
-from gpt_tf2.serving.fields import Biases, Either, Items, Nested, Number, Switch, Text, Unsupported, field
+from gpt_tf2.serving.fields import Biases, Either, Items, Messages, Nested, Number, Switch, Text, Unsupported, field
 
 MOST_COMPLETIONS = 128  # of one request, as with OpenAI
 MOST_LOGPROBS = 20
@@ -104,6 +105,45 @@ class CompletionRequest(SamplingRequest):
         if isinstance(self.prompt[0], int):
             return [list(self.prompt)]
         return [prompt if isinstance(prompt, str) else list(prompt) for prompt in self.prompt]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatRequest(SamplingRequest):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: list = field(Messages("the chat so far, which a message of the user ends"), dataclasses.MISSING)
+    max_tokens: int | None = field(
+        Number("most tokens to generate (none: what the context has room for)", 1, whole=True)
+    )
+    max_completion_tokens: int | None = field(Number("another name of max_tokens", 1, whole=True))
+    logprobs: bool = field(Switch("report each token's log-probability"), False)
+    top_logprobs: int | None = field(
+        Number("with logprobs, also those of the K most likely tokens", 0, MOST_LOGPROBS, whole=True)
+    )
+    tools: None = field(Unsupported("not supported", ([],)))
+    tool_choice: None = field(Unsupported("not supported", ("none",)))
+    functions: None = field(Unsupported("not supported", ([],)))
+    response_format: None = field(Unsupported("not supported but for text", ({"type": "text"},)))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError("top_logprobs: only with logprobs: true", "top_logprobs")
+
+    def complete(self, ids: Sequence[int], stops: Sequence[str], n_ctx: int) -> CompletionRequest:
+        """The completion of a prompt that answers this.
+
+        Args:
+            stops: texts that end a reply in any case.
+        """
+        shared = {declared.name: getattr(self, declared.name) for declared in dataclasses.fields(SamplingRequest)}
+        most = [number for number in (self.max_tokens, self.max_completion_tokens) if number is not None]
+        return CompletionRequest(
+            **shared | {"stop": (*self.stops, *stops)},
+            prompt=tuple(ids),
+            max_tokens=min(most, default=n_ctx),
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

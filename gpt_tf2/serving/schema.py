@@ -4,7 +4,7 @@ import importlib.metadata
 from typing import Any
 
 from gpt_tf2.serving.fields import describe_request
-from gpt_tf2.serving.openai_requests import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from gpt_tf2.serving.openai_requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 
 ERROR = {
     "type": "object",
@@ -68,7 +68,7 @@ def describe_api() -> dict[str, Any]:
     completion["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
     paths = {
         "/v1/completions": {"post": takes(CompletionRequest, "Continue texts.", completion)},
-        "/v1/chat/completions": {"post": {"summary": "Answer a conversation.", "responses": answers(json, OBJECT)}},
+        "/v1/chat/completions": {"post": takes(ChatRequest, "Reply to a chat.", answers(json, OBJECT))},
         "/v1/models": {"get": {"summary": "List the models.", "responses": answers(json, OBJECT)}},
         "/v1/models/{name}": {
             "get": {"summary": "Describe a model.", "parameters": [MODEL_OF_PATH], "responses": answers(json, OBJECT)}

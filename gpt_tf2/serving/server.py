@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterator
 
@@ -63,7 +64,9 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError("no such address: give one of this machine", "host", host) from None
     except OSError as error:
         fix = "choose another, or 0 for any free one"
-        raise InputError(f"{host} cannot be listened on ({error.strerror}): {fix}", "port", port) from None
+        raise InputError(
+            f"{host} cannot be listened on ({os.strerror(error.errno or 0)}): {fix}", "port", port
+        ) from None
 
 
 def describe_address(listening: socket.socket) -> str:

@@ -219,5 +219,5 @@ def test_the_client_raises_its_own_errors(client: openai.OpenAI) -> None:
         complete(client, temperature=9)
     with pytest.raises(openai.NotFoundError, match="use tiny"):
         client.completions.create(model="huge", prompt="The")
-    with pytest.raises(openai.NotFoundError, match="chat template"):
+    with pytest.raises(openai.NotFoundError, match="no chat template"):
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "Hello"}])
