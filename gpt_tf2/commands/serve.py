@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -113,6 +114,7 @@ def run_serve(settings: ServeSettings) -> None:
         raise InputError(f"serve needs {package}: run pip install '.[serve]'") from None
     api_key = None if settings.no_auth else settings.api_key or os.environ.get(API_KEY_VARIABLE) or None
     local = check_address(settings, api_key)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each client that left
     listening = listen(settings.host, settings.port)  # first: loading takes a while
     with listening:
         models = open_models(settings)

@@ -54,12 +54,21 @@ class Completion:
         room: most new tokens.
         offset: characters of the text before the first new token.
         emit: is called with each event.
+        streamed: whether each piece is an event. Otherwise the first is, and the others are one at the end.
     """
 
     def __init__(
-        self, index: int, tokenizer: Tokenizer, stops: tuple[str, ...], room: int, offset: int, emit: Emit
+        self,
+        index: int,
+        tokenizer: Tokenizer,
+        stops: tuple[str, ...],
+        room: int,
+        offset: int,
+        emit: Emit,
+        streamed: bool,
     ) -> None:
         self.index, self._tokenizer, self._room, self._offset, self._emit = index, tokenizer, room, offset, emit
+        self._holds_back, self._streamed = False, streamed
         self._pieces: list[str] = []
         self._scored: list[ScoredToken] = []
         self._text = TextStream(tokenizer, stops, self._pieces.append)
@@ -71,7 +80,8 @@ class Completion:
     def add(self, id: int) -> bool:
         """Appends a token. Returns False if it completes a stop text."""
         goes_on = self._text.add(id)
-        self._release(self._offset + len(self._text.text))
+        if not self._holds_back:
+            self._release(self._offset + len(self._text.text))
         return goes_on
 
     def finish(self) -> None:
@@ -91,6 +101,7 @@ class Completion:
         del self._scored[:count]
         if text or tokens:
             self._emit(Piece(self.index, text, tokens))
+            self._holds_back = not self._streamed
 
 
 def name_scores(tokenizer: Tokenizer, logprobs: TokenLogprobs, offset: int) -> ScoredToken:

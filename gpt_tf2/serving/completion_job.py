@@ -136,7 +136,8 @@ def make_request(
     """The scheduler's request for one completion, tagged with what finishes it."""
     tokenizer, config, ids = model.tokenizer, model.config, prompt.ids
     room = min(asked.max_tokens, config.n_ctx - len(ids))
-    completion = Completion(index, tokenizer, asked.stops, room, len(prompt.text) if asked.echo else 0, emit)
+    offset = len(prompt.text) if asked.echo else 0
+    completion = Completion(index, tokenizer, asked.stops, room, offset, emit, asked.stream)
     sampler = make_sampler_for(asked, tokenizer.end_of_text, config, len(ids))
     if asked.logprobs is not None:
         sampler = RecordingSampler(sampler.rules, sampler.greedy, top=asked.logprobs, record=completion.record)
