@@ -22,6 +22,7 @@ from gpt_tf2.commands.model_settings import BASE, MODEL, OF_MODEL, OFFLINE
 from gpt_tf2.commands.recipes import is_utf8
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, output_matrix, tensor_shapes
 from gpt_tf2.errors import InputError
+from gpt_tf2.training.loggers.opening import LOGGERS
 from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
 from gpt_tf2.training.state import VOCABULARY
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 SHAPE = ("n_layer", "n_embd", "n_head")  # of a network from scratch
 OF_SHAPE = (*SHAPE, "n_ctx")
 INIT_STD = 0.02  # of GPT-2
+BETA = 0.1  # of DPO (Rafailov et al. 2023, appendix B)
+OF_PREFERENCES = ("text", "jsonl", "preferences")  # all mean the last with DPO; the first is the default of `task`
 OPTIMIZERS = tuple(STATE_PER_WEIGHT)
 LENGTH = 1024  # of a sequence by default: GPT-2's context
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1}
@@ -117,6 +120,18 @@ class FinetuneSettings:
         group="model",
         **POSITIVE,
     )
+    objective: str = flag(
+        "likelihood",
+        "what is learned: likelihood (the next token) or dpo (the preferred of two completions, --task preferences)",
+        **SHARED,
+        choices=("likelihood", "dpo"),
+    )
+    dpo_beta: float | None = flag(
+        None,
+        "DPO's beta: the larger, the closer the model stays to the one it began with (0.1)",
+        **SHARED,
+        **POSITIVE,
+    )
     epochs: int = flag(4, "epochs to train", also=("num_epoch",), **TRAINING, **COUNT)
     steps: int = flag(100, "optimizer steps per epoch", also=("steps_per_epoch",), **SHARED, **COUNT)
     batch_size: int = flag(1, "sequences per step, each a window of text or packed examples", **SHARED, **COUNT)
@@ -189,11 +204,11 @@ class FinetuneSettings:
         many=True,
         shared=True,
     )
-    base_precision: str = flag(
-        "auto",
-        "hold the frozen matrices of LoRA in int8, half the memory of bfloat16 (auto: as --precision)",
+    base_precision: str | None = flag(
+        None,
+        "hold the frozen matrices of LoRA in int8, half the memory of bfloat16 (as --precision)",
         group="memory",
-        choices=("auto", "int8"),
+        choices=("int8",),
         shared=True,
     )
     precision: str = flag(
@@ -242,6 +257,13 @@ class FinetuneSettings:
     resume: bool = flag(False, "continue from the last save of --output", group="output", kind=bool)
     save_every: int = flag(1000, "steps between saves (0: only at the end)", group="output", **NATURAL)
     sample_every: int = flag(500, "steps between printed samples (0: none)", group="output", **NATURAL)
+    log_to: tuple[str, ...] = flag(
+        ("tensorboard",),
+        "where losses and samples are logged: tensorboard, wandb, mlflow, trackio, or none",
+        group="output",
+        metavar="LOGGER",
+        many=True,
+    )
     eager: bool = flag(False, "run without compiled graphs: slow, for debugging", group="output", kind=bool)
 
     def __post_init__(self) -> None:
@@ -254,15 +276,18 @@ class FinetuneSettings:
             raise InputError(message, "freeze", join_items(self.freeze))
         if self.lora_alpha and not self.lora_rank:
             raise InputError("scales LoRA adapters: give `lora_rank` as well", "lora_alpha", self.lora_alpha)
-        if self.base_precision != "auto" and not self.lora_rank:
+        if self.base_precision and not self.lora_rank:
             message = "holds weights that are not trained: give `lora_rank` as well"
             raise InputError(message, "base_precision", self.base_precision)
         if self.output and self.output_name:
             raise InputError(
                 "names the model to write, and so does `output`: drop one", "output_name", self.output_name
             )
+        if self.log_to != ("none",) and {*self.log_to} - {*LOGGERS}:
+            raise InputError(f"use some of {', '.join(LOGGERS)}, or none alone", "log_to", join_items(self.log_to))
         self.check_start()
         self.check_added_tokens()
+        self.check_objective()
         self.decay_steps()
         self.memory_limit()
 
@@ -289,6 +314,26 @@ class FinetuneSettings:
         if self.lora_rank:
             message = "would stay untrained, as LoRA freezes the embedding: drop `lora_rank` to train all weights"
             raise InputError(message, "add_tokens", join_items(self.add_tokens))
+
+    def check_objective(self) -> None:
+        """Raises InputError for settings that do not go with the objective."""
+        if self.objective == "likelihood":
+            if self.dpo_beta:
+                raise InputError("belongs to `objective` dpo: give that as well", "dpo_beta", self.dpo_beta)
+            if self.task == "preferences":
+                raise InputError("has a completion that is not to be learned: give `objective` dpo", "task", self.task)
+        elif self.task not in OF_PREFERENCES:
+            raise InputError("holds no preferences: use preferences for `objective` dpo", "task", self.task)
+        elif self.loss_on == "all":
+            raise InputError("is of a likelihood: `objective` dpo compares completions: drop it", "loss_on", "all")
+
+    def beta(self) -> float | None:
+        """DPO's β; None for another objective."""
+        return (self.dpo_beta or BETA) if self.objective == "dpo" else None
+
+    def loggers(self) -> list[str]:
+        """The loggers of `log_to`, each once."""
+        return [name for name in dict.fromkeys(self.log_to) if name != "none"]
 
     def memory_limit(self) -> float | None:
         """The bytes of `memory`; None if all that is free may be used."""
@@ -320,7 +365,7 @@ class FinetuneSettings:
             remat=self.remat == "on",
             lora_rank=self.lora_rank,
             precision=precision,
-            sequences=-(-self.batch_size // self.accumulate),
+            sequences=-(-self.batch_size // self.accumulate) * (2 if self.objective == "dpo" else 1),
             length=self.length or LENGTH,
             collects=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
             freezes=bool(self.freeze or self.add_tokens),
@@ -335,7 +380,7 @@ class FinetuneSettings:
             remat="on" if plan.remat else "off",
             optimizer=plan.optimizer,
             lora_rank=plan.lora_rank,
-            base_precision="int8" if plan.int8 else "auto",
+            base_precision="int8" if plan.int8 else None,
         )
 
     def held(self) -> str:
@@ -416,6 +461,7 @@ def identify_run(
         if declared.shared
     }
     shared["--lora_alpha"] = settings.lora_alpha or settings.lora_rank
+    shared["--dpo_beta"] = settings.beta()
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
     if not is_shortened:

@@ -103,7 +103,7 @@ def test_a_model_chats_over_two_turns(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(trained)
-    monkeypatch.setattr("sys.stdin", io.StringIO("I am Eve, with a bell.\nWhat is my name?\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("I am Eve and I have a bell.\nWhat is my name?\n"))
     assert main(["chat", "output/both.h5", "--engine=graph", "--max_new_tokens=30"]) == 0
     assert capsys.readouterr().out == "Hello Eve!\nNice bell.\nYou are Eve.\n"
 
