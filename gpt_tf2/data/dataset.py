@@ -11,6 +11,7 @@ import numpy as np
 from gpt_tf2.data.batches import Batches, StreamWindows, split
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.data.packing import PackedExamples
+from gpt_tf2.data.pairs import PackedPairs, measure_pairs
 from gpt_tf2.data.prepared import Tokens, data_sources, prepare, prepare_in_memory
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.data_files import is_stream
@@ -101,7 +102,13 @@ class TrainingData:
 
 
 def open_training_data(
-    source: Source, length: int, val_fraction: float, completion_only: bool, progress: Progress, shortens: bool = True
+    source: Source,
+    length: int,
+    val_fraction: float,
+    completion_only: bool,
+    progress: Progress,
+    shortens: bool = True,
+    beta: float | None = None,
 ) -> TrainingData:
     """Reads or prepares the training split.
 
@@ -110,12 +117,13 @@ def open_training_data(
         val_fraction: the fraction held out at the end of the data.
         completion_only: whether the loss leaves prompts out.
         shortens: whether the passage of an example that is too long is shortened; otherwise the example is skipped.
+        beta: of DPO's loss, if the examples are pairs of completions: then they are skipped.
 
     Raises InputError if the data is bad, or holds too little for this length.
     """
     if source.task.running_text:
         return open_running_text(source, source.task.running_text, length, val_fraction, progress)
-    return open_examples(source, length, val_fraction, completion_only, progress, shortens)
+    return open_examples(source, length, val_fraction, completion_only, progress, shortens, beta)
 
 
 def open_running_text(
@@ -154,12 +162,18 @@ def check_length(windows: StreamWindows, use: str, fix: str, path: str) -> None:
 
 
 def open_examples(
-    source: Source, length: int, val_fraction: float, completion_only: bool, progress: Progress, shortens: bool
+    source: Source,
+    length: int,
+    val_fraction: float,
+    completion_only: bool,
+    progress: Progress,
+    shortens: bool,
+    beta: float | None,
 ) -> TrainingData:
-    """Packed examples; those too long for the length are shortened or skipped, and counted."""
+    """Packed examples, or pairs; those too long for the length are shortened or skipped, and counted."""
     tokens = prepare_split(source, progress)
     count = len(tokens.shortest)
-    fitting = np.flatnonzero(tokens.least(shortens) <= length)
+    fitting = np.flatnonzero((tokens.least(shortens) if beta is None else measure_pairs(tokens)) <= length)
     skipped, shortened = count - len(fitting), int(np.count_nonzero(tokens.shortest[fitting] > length))
     if not len(fitting):
         message = f"each of {count:,} examples is longer than {length} tokens: raise `length`"
@@ -179,8 +193,11 @@ def open_examples(
     def make_batches(xla: bool) -> tuple[Batches, Batches | None]:
         # XLA compiles all of a step for each shape; without it, on a CPU, only the GELU is compiled so.
         multiple = length // 4 or 1 if xla else 32
+        end_of_text = source.tokenizer.end_of_text
         training, held_out = (
-            PackedExamples(tokens, part, length, completion_only, source.tokenizer.end_of_text, multiple, shortens)
+            PackedExamples(tokens, part, length, completion_only, end_of_text, multiple, shortens)
+            if beta is None
+            else PackedPairs(tokens, part, length, end_of_text, beta, multiple)
             for part in (fitting[:cut], fitting[cut:])
         )
         return training, held_out if val_fraction else None

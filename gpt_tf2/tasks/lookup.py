@@ -12,7 +12,7 @@ from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.task import DEFAULT_READING, Reading, RunningText, Task
 
-BUILT_IN = ("text", "jsonl", "cnndm", "coqa")
+BUILT_IN = ("text", "jsonl", "preferences", "cnndm", "coqa")
 OF_EXAMPLES = ("SPLITS", "STOP", "NAMES", "SUFFIX", "items", "example", "write", "score")  # a module must have
 OF_RUNNING_TEXT = ("SPLITS", "items", "example", "parts", "read_part")  # one with `parts` must have
 
