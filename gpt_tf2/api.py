@@ -91,7 +91,8 @@ def finetune(
 
     Args:
         data: what to train on. A `str` or a path names files. Data in memory is an iterable, read once, or a
-            `tf.data.Dataset`: texts, (prompt, completion) pairs, or int arrays of token ids.
+            `tf.data.Dataset`: texts, (prompt, completion) pairs, dictionaries as in the task `jsonl`, or int arrays of
+            token ids.
         model: a released size, such as 124M, or a path.
         callbacks: of Keras. They are called as `fit` calls them, with `loss`, `val_loss` and `lr`. A resumed run calls
             them as a new one does: they have not seen the earlier epochs.

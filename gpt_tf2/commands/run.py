@@ -10,11 +10,13 @@ from gpt_tf2.backend.compiling import uses_xla
 from gpt_tf2.backend.hardware import has_fast_bfloat16
 from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.checkpoints.added_tokens import add_tokens
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.data_settings import choose_template, find_task_of
 from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine
 from gpt_tf2.commands.finetune_settings import LENGTH, FinetuneSettings, identify_run, list_trained
+from gpt_tf2.commands.flags import join_items
 from gpt_tf2.commands.from_scratch import open_random_model
 from gpt_tf2.commands.measured_plan import measure_plan
 from gpt_tf2.commands.progress import Counter
@@ -25,6 +27,8 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
 from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.task import Task
+from gpt_tf2.training.loggers.logger import LoggedRun
+from gpt_tf2.training.loggers.opening import check_installed
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, predict_total
 from gpt_tf2.training.schedule import choose_rate
 from gpt_tf2.training.state import VOCABULARY, WEIGHTS, check_run, read_run
@@ -108,6 +112,16 @@ class Run:
         """Whether this process writes files."""
         return self.call.is_written and self.devices.is_main
 
+    def logged(self) -> LoggedRun:
+        """What loggers are told of it."""
+        settings = {
+            name: join_items(value)
+            for name, value in dataclasses.asdict(self.settings).items()
+            if value is not None and name not in ("resume", "memory")
+        }
+        folder = companion_folder(self.output) / "logs" if self.call.is_written else None
+        return LoggedRun(companion_folder(self.output).resolve().name, settings, folder, self.saved is not None)
+
     def sources(self) -> dict[str, Path]:
         """The files to name if weights or vocabulary are not those that the run began with."""
         return {WEIGHTS: self.model.path, VOCABULARY: self.model.tokenizer.files[0]}
@@ -134,6 +148,7 @@ def place_last(output: Path) -> Path:
 def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     """Finds the task, the model and the data, starts the backend, and decides everything that is "auto"."""
     output = settings.output_path()  # before hours of preparing: checks the format
+    check_installed(settings.loggers())
     if settings.objective == "dpo":
         settings = dataclasses.replace(settings, task="preferences")
     task = call.task or find_task_of(settings)
@@ -214,6 +229,8 @@ def open_base(settings: FinetuneSettings) -> OpenedModel:
         path, base = find_model_and_base(settings.model, settings.base, settings.offline)
     files = settings.json_hparams, settings.json_encoder, settings.vocab_bpe
     model = open_model(settings.model_ckpt or path, *files, fallback=path, base=base)
+    if settings.add_tokens:
+        model = add_tokens(model, settings.add_tokens)
     model.checkpoint.check(model.config)  # now, not after hours of preparing data
     return model
 

@@ -28,6 +28,12 @@ def score_after(decoder: Decoder, tokens: np.ndarray, first: int) -> Iterator[np
 
     tokens: int [N]. Sequences above the context are cut into windows, as `measure_perplexity` does.
     """
+    for logits, targets in predict_after(decoder, tokens, first):
+        yield log_softmax_at(logits, targets)
+
+
+def predict_after(decoder: Decoder, tokens: np.ndarray, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the logits [n, n_vocab] from which `score_after` scores tokens, and the ids of these [n]."""
     for window, predicted in cut_windows(tokens, first, decoder.config.n_ctx):
         ids, state = window[:-1].tolist(), decoder.begin()
         for start in range(0, len(ids), decoder.prefill_chunk):
@@ -36,7 +42,7 @@ def score_after(decoder: Decoder, tokens: np.ndarray, first: int) -> Iterator[np
             wanted = min(len(chunk), max(0, end - predicted))
             logits = decoder.extend(state, [chunk], [wanted])  # [wanted, n_vocab]
             if wanted:
-                yield log_softmax_at(logits, window[end - wanted : end])
+                yield logits, window[end - wanted : end]
 
 
 def log_softmax_at(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -98,6 +98,11 @@ class DeviceScheduler(BaseScheduler):
         self._positions = max(self._positions, len(request.prompt) + request.max_new_tokens)
         super().submit(request, first)
 
+    def _stop(self, request: Request) -> None:
+        for slot, running in enumerate(self._running):
+            if running is not None and running.request is request:
+                running.running, self._running[slot] = False, None
+
     def steps(self) -> Iterator[Request | None]:
         weights = read_weights(self.model)
         values = [variable.value for variable in self.model.variables]
@@ -241,8 +246,13 @@ class DeviceScheduler(BaseScheduler):
 def runs_on_device(sampler: Sampler, end: int) -> bool:
     """Whether the device has a sampler's rules, and in this order: those of `make_sampler`, after a minimum length.
 
+    A subclass of `Sampler`, which wants to see the logits, does not run there.
+
+
     end: the id that ends a completion, for the device the same as in a minimum length.
     """
+    if type(sampler) is not Sampler:
+        return False
     if any(isinstance(rule, MinimumLength) and rule.end != end for rule in sampler.rules):
         return False
     kinds = [type(rule) for rule in sampler.rules]

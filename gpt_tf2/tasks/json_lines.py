@@ -113,8 +113,15 @@ def get_text(value: Mapping[str, Any], key: str, name: str) -> str:
     name: of the object, for the error. Raises InputError if it is missing or no text.
     """
     if key not in value:
-        keys = ", ".join(map(json.dumps, value)) or "nothing"
-        raise InputError(f'{name}: "{key}" is missing, there is {keys}: add it, or rename what stands for it')
+        raise InputError(
+            f'{name}: "{key}" is missing, there is {list_keys(value)}: add it, or rename what stands for it'
+        )
     if not isinstance(value[key], str):
-        raise InputError(f'{name}: "{key}" is {json.dumps(value[key])[:40]}, not text: write a text in quotes')
+        found = json.dumps(value[key], default=repr)[:40]
+        raise InputError(f'{name}: "{key}" is {found}, not text: write a text in quotes')
     return SURROGATE.sub("\ufffd", value[key])
+
+
+def list_keys(value: Mapping[str, Any]) -> str:
+    """The keys of an object, for an error."""
+    return ", ".join(json.dumps(str(key)) for key in value) or "nothing"

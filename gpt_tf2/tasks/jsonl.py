@@ -9,7 +9,7 @@ from gpt_tf2.scoring.coqa import average, score_turn
 from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.chats import Message, make_chat, read_messages
 from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
-from gpt_tf2.tasks.json_lines import Line, Lines, get_text, list_lines, parse_line
+from gpt_tf2.tasks.json_lines import Line, Lines, get_text, list_keys, list_lines, parse_line
 from gpt_tf2.tasks.task import DEFAULT_READING, Example, Prediction, Reading, Scores, Turn, Unusable
 
 READS = ("encoding", "chat_template")
@@ -57,8 +57,7 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
     elif "text" in value:
         prompt, completion = "", get_text(value, "text", name)
     else:
-        keys = ", ".join(map(json.dumps, value)) or "nothing"
-        raise InputError(f"{name}: there is {keys}, but none of {FORMS}: rename what stands for them")
+        raise InputError(f"{name}: there is {list_keys(value)}, but none of {FORMS}: rename what stands for them")
     if not completion:
         raise Unusable("a completion is empty", name)
     return Example(name, "", (Turn(prompt, (completion,)),))

@@ -110,8 +110,7 @@ def train(
             if is_due(done, plan.epoch) or is_last:
                 callbacks.end_epoch()
             if samples:
-                monitor.say(sample())
-                monitor.restart_clock()
+                monitor.sampled(done, sample())
             if is_last or is_stopped or callbacks.is_stopping:
                 break
             if saves:

@@ -497,3 +497,26 @@ def test_a_second_process_compiles_nothing(workplace: Path) -> None:
     assert first.stdout == second.stdout
     assert any("run_steps" in name for name in compiled), sorted(compiled)
     assert {path.name for path in cache.iterdir() if path.name.endswith("-cache")} == compiled
+
+
+def test_a_cancelled_request_ends_and_its_slot_goes_to_the_next(
+    model: GPT2, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    chosen = prompts[:5]
+    completions: list[list[int]] = [[] for _ in chosen]
+    requests = [
+        Request(prompt, 12, GREEDY, np.random.default_rng(0), completion.append, tag=i)
+        for i, (prompt, completion) in enumerate(zip(chosen, completions, strict=True))
+    ]
+    scheduler = DeviceScheduler(model, NO_END, slots=2)
+    for request in requests:
+        scheduler.submit(request)
+    scheduler.cancel(requests[4])  # which waits
+    finished = []
+    for step, request in enumerate(scheduler.steps()):
+        finished += [request.tag] if request else []
+        if step == 0:
+            scheduler.cancel(requests[0])
+    assert sorted(finished) == [1, 2, 3] and completions[4] == []
+    assert completions[1:4] == expected[1:4]
+    assert completions[0] == expected[0][: len(completions[0])] != expected[0]

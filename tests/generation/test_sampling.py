@@ -10,9 +10,12 @@ from gpt_tf2.decoding.decoder import NO_IDS, State
 from gpt_tf2.generation.kernels import draw_token
 from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import (
+    FrequencyPenalty,
+    LogitBias,
     MinimumLength,
     MinP,
     Nucleus,
+    PresencePenalty,
     RepetitionPenalty,
     Sampler,
     Temperature,
@@ -186,7 +189,9 @@ def test_the_end_is_ruled_out_before_the_minimum_length() -> None:
 
 
 def test_rules_do_not_change_their_input() -> None:
-    for rule in (Temperature(0.5), TopK(2), Nucleus(0.5), MinP(0.5), RepetitionPenalty(2.0), MinimumLength(1, 9)):
+    openais = LogitBias((1,), (2.0,)), PresencePenalty(1.0, 0), FrequencyPenalty(1.0, 0)
+    usual = Temperature(0.5), TopK(2), Nucleus(0.5), MinP(0.5), RepetitionPenalty(2.0), MinimumLength(1, 9)
+    for rule in (*usual, *openais):
         before = LOGITS.copy()
         rule(LOGITS, IDS)
         assert np.array_equal(before, LOGITS)
@@ -208,3 +213,15 @@ def test_a_nucleus_of_almost_everything_keeps_all_likely_tokens() -> None:
     for p in (1 - 1e-6, 1 - 1e-9, 1 - 1e-12, np.nextafter(1, 0)):
         kept = np.isfinite(Nucleus(p)(logits, []))
         assert softmax(logits)[kept].sum() > 1 - 2e-6
+
+
+def test_openais_penalties_and_biases_follow_their_formula() -> None:
+    logits, ids, prompt_tokens = np.linspace(-1, 1, 8, dtype="float32"), [0, 0, 1, 2, 2, 3, 2], 2
+    rules = LogitBias((1, 7), (2.5, -100.0)), PresencePenalty(0.7, prompt_tokens), FrequencyPenalty(-0.3, prompt_tokens)
+    biases, generated = {1: 2.5, 7: -100.0}, ids[prompt_tokens:]
+    expected = [
+        logit + biases.get(i, 0) - (generated.count(i) > 0) * 0.7 + generated.count(i) * 0.3
+        for i, logit in enumerate(logits.tolist())
+    ]
+    np.testing.assert_allclose(Sampler(rules).apply_rules(logits, ids), expected, rtol=1e-6)
+    np.testing.assert_array_equal(Sampler(rules[1:]).apply_rules(logits, ids[:prompt_tokens]), logits)

@@ -251,3 +251,47 @@ def test_the_end_of_the_context_ends_a_sample(decoder: Decoder) -> None:
     assert len(sample_tokens(decoder, prompt, 2, 50, make_sampler(0), NO_END)[0]) == 4
     with pytest.raises(InputError, match=r"64 tokens, n_ctx is 64"):
         sample_tokens(decoder, EXPECTED["tokens"][2].tolist(), 1, 1, make_sampler(0), NO_END)
+
+
+def test_a_cancelled_request_ends_at_once_and_the_others_are_as_if_alone(
+    decoder: Decoder, continue_greedily: Callable
+) -> None:
+    prompts = [GREEDY[:7], GREEDY[10:30], GREEDY[5:25], GREEDY[3:9], GREEDY[20:25]]
+    completions: list[list[int]] = [[] for _ in prompts]
+    requests = [
+        greedy_request(prompt, 12, completion, tag=i)
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+    ]
+    scheduler = Scheduler(decoder, NO_END, slots=2)
+    for request in requests[:4]:
+        scheduler.submit(request)
+    scheduler.cancel(requests[3])  # which waits
+    finished, ends = [], [4, 0]
+    for step, request in enumerate(scheduler.steps()):
+        finished += [request.tag] if request else []
+        if step == 3:  # while both slots run
+            scheduler.cancel(requests[0])
+            ends = [*map(len, completions)]
+            scheduler.submit(requests[4])
+    scheduler.cancel(requests[1])  # which is finished: nothing to do
+    assert sorted(finished) == [1, 2, 4]
+    assert 0 < len(completions[0]) == ends[0] < 12 and completions[3] == []
+    for i in finished:
+        assert completions[i] == continue_greedily(prompts[i], 12)
+
+
+def test_a_request_is_cancelled_while_its_prompt_is_computed_or_shared(
+    decoder: Decoder, steps: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(decoder), "prefill_chunk", 5)
+    completions: list[list[int]] = [[], []]
+    requests = [greedy_request(GREEDY[:30], 4, completion) for completion in completions]
+    scheduler = Scheduler(decoder, NO_END, slots=2)
+    for request in requests:
+        scheduler.submit(request)
+    for step, _ in enumerate(scheduler.steps()):
+        if step == 1:
+            scheduler.cancel(requests[1])  # which waits for the other's prompt
+        if step == 2:
+            scheduler.cancel(requests[0])
+    assert completions == [[], []] and len(steps) == 3

@@ -54,6 +54,8 @@ def make_inputs(folder: Path) -> dict[str, tuple[str, Path]]:
     (folder / "a.csv.gz").write_bytes(gzip.compress(table.encode()))
     write_parquet(folder / "a.parquet", article, highlight)
     write_parquet(folder / "train.parquet", article, highlight)
+    row = f'"{article}","{highlight}\n{highlight}"\n'
+    (folder / "stories.csv").write_text(f"article,highlights\n{row * 3}")
     story = folder / "stories" / story_path(URL)
     story.parent.mkdir(parents=True)
     story.write_text(f"By\nJane Doe\n{article}\n\n@highlight\n\n{highlight}")
@@ -64,6 +66,7 @@ def make_inputs(folder: Path) -> dict[str, tuple[str, Path]]:
     return {
         **texts,
         "train.parquet": ("cnndm", folder / "train.parquet"),
+        "stories.csv": ("cnndm", folder / "stories.csv"),
         str(story.relative_to(folder)): ("cnndm", folder / "stories"),
         "coqa-train-v1.0.json": ("coqa", folder),
     }
@@ -96,7 +99,8 @@ def test_damaged_data_is_read_or_refused_in_one_line(count: int, tmp_path: Path)
         name = draw.choice(list(inputs))
         loader, path = inputs[name]
         (tmp_path / name).write_bytes(damage(whole[name], draw))
-        task = find_task(loader, Reading(encoding=draw.choice(ENCODINGS)))
+        highlights = draw.choice(["one", "all"]) if loader == "cnndm" else "one"
+        task = find_task(loader, Reading(encoding=draw.choice(ENCODINGS), highlights=highlights))
         skipped = Skipped()
         try:
             read += len(list(read_examples(task, str(path), "train", skipped)))
