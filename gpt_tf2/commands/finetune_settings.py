@@ -181,7 +181,8 @@ class FinetuneSettings:
     )
     memory: str | None = flag(
         None,
-        "memory limit, such as 11GB, or auto for all that is free: chooses --remat, --optimizer, LoRA, its base",
+        "memory limit, such as 11GB, or auto for all that is free: "
+        "chooses --remat, --optimizer and LoRA, also on an int8 base, to fit",
         group="memory",
         metavar="SIZE",
     )
