@@ -3,6 +3,7 @@
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,6 +77,7 @@ class Gate:
 
         def load_gated() -> Decoder:
             decoder = load()
+            decoder.loops_on_device = False  # there a model has no steps of its own
             extend = decoder.extend
 
             def extend_gated(*arguments: object, **named: object) -> object:
@@ -88,3 +90,11 @@ class Gate:
         served.load = load_gated
         models.load_first()
         return models
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Waits for a change in another thread."""
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

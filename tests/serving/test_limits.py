@@ -2,8 +2,7 @@
 
 import contextlib
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 from gpt_tf2 import LanguageModel
 from gpt_tf2.serving.app import Limits
 from gpt_tf2.serving.models import Models, Served
-from helpers.serving import Gate, open_served, serving
+from helpers.serving import Gate, open_served, serving, wait_until
 
 
 @pytest.fixture
@@ -35,14 +34,6 @@ def ask(url: str, **body: Any) -> httpx.Response:
     """A request for a text of 50 tokens."""
     asked = {"prompt": "The tide", "max_tokens": 50, "ignore_eos": True, "seed": 1} | body
     return httpx.post(f"{url}/v1/completions", json=asked, timeout=30)
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Waits for a change in another thread."""
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def only(models: Models) -> Served:
@@ -66,7 +57,8 @@ def test_a_client_that_leaves_frees_its_slot_within_a_step(
         gate.open()
         wait_until(lambda: worker.running == 0)
         assert gate.steps == began + 1
-        assert ask(url, top_k=2).json()["choices"][0]["text"] == lm.generate("The tide", seed=1, max_new_tokens=50)
+        text = ask(url, temperature=0).json()["choices"][0]["text"]
+        assert text == lm.generate("The tide", temperature=0, max_new_tokens=50)
 
 
 def test_a_client_that_leaves_while_others_wait_makes_room(models: Models, gate: Gate, lm: LanguageModel) -> None:
@@ -75,7 +67,7 @@ def test_a_client_that_leaves_while_others_wait_makes_room(models: Models, gate:
         leaving = httpx.Client(timeout=1)
         gone = threads.submit(leaving.post, f"{url}/v1/completions", json={"prompt": "A", "n": 2})
         wait_until(lambda: only(models).jobs == 1)
-        others = [threads.submit(ask, url, prompt=prompt, top_k=2) for prompt in ("The tide", "A lantern")]
+        others = [threads.submit(ask, url, prompt=prompt, temperature=0) for prompt in ("The tide", "A lantern")]
         wait_until(lambda: only(models).jobs == 3)
         refused = ask(url)
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
@@ -84,8 +76,7 @@ def test_a_client_that_leaves_while_others_wait_makes_room(models: Models, gate:
         wait_until(lambda: only(models).jobs == 2)
         gate.open()
         texts = [other.result().json()["choices"][0]["text"] for other in others]
-        rules = {"seed": 1, "max_new_tokens": 50}
-        assert texts == [lm.generate("The tide", **rules), lm.generate("A lantern", **rules)]
+        assert texts == lm.generate(["The tide", "A lantern"], temperature=0, max_new_tokens=50)
 
 
 def test_many_clients_get_the_texts_that_each_gets_alone(tiny: Path, lm: LanguageModel) -> None:

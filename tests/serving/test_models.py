@@ -10,7 +10,7 @@ import pytest
 from gpt_tf2 import LanguageModel
 from gpt_tf2.config import SIZES
 from gpt_tf2.serving.models import Models, count_bytes
-from helpers.serving import Gate, open_served, serving
+from helpers.serving import Gate, open_served, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,7 @@ def test_a_model_in_use_is_never_unloaded(three: list[Path]) -> None:
     with serving(models) as url, ThreadPoolExecutor(1) as threads:
         gate.shut()
         running = threads.submit(ask, url, "red")
-        while not models.served["red"].jobs:
-            pass
+        wait_until(lambda: models.served["red"].jobs == 1)
         refused = ask(url, "green")
         assert refused.status_code == 503 and refused.headers["retry-after"]
         gate.open()
