@@ -79,16 +79,6 @@ def test_a_client_that_leaves_while_others_wait_makes_room(models: Models, gate:
         assert texts == lm.generate(["The tide", "A lantern"], temperature=0, max_new_tokens=50)
 
 
-def test_many_clients_get_the_texts_that_each_gets_alone(tiny: Path, lm: LanguageModel) -> None:
-    models = open_served(tiny)
-    models.load_first()
-    prompts = [f"Lantern {n} of" for n in range(24)]
-    with serving(models) as url, ThreadPoolExecutor(24) as threads:
-        answers = threads.map(lambda prompt: ask(url, prompt=prompt, max_tokens=20, ignore_eos=False), prompts)
-        texts = [answer.json()["choices"][0]["text"] for answer in answers]
-    assert texts == [lm.generate(prompt, top_k=0, seed=1, max_new_tokens=20) for prompt in prompts]
-
-
 def test_time_ends_a_request_with_an_error(models: Models, gate: Gate) -> None:
     with serving(models, Limits(seconds=0.3)) as url:
         gate.shut()
