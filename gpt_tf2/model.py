@@ -54,16 +54,25 @@ def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
     return y + ops.matmul(ops.matmul(x, down), up)
 
 
-def multiply_by_int8(x: Tensor, w: Tensor, scale: Tensor) -> Tensor:
-    """Multiply x [..., inputs] by a matrix of `quantize`; the backward pass dequantizes it again, so none is kept."""
-    w, scale = ops.stop_gradient(w), ops.stop_gradient(scale)  # frozen
-    return keras.remat(lambda x: ops.matmul(x, dequantize(w, scale, x.dtype)))(x)
+@ops.custom_gradient
+def multiply_by_int8(x: Tensor, w: Tensor, scale: Tensor) -> tuple[Tensor, Any]:
+    """Multiply x [..., inputs] by a matrix of `quantize`, which is frozen. The gradient dequantizes it again."""
+    y = ops.matmul(x, dequantize(w, scale, x))
+    return y, lambda dy: (ops.matmul(dy, ops.transpose(dequantize(w, scale, dy))), None, None)
+
+
+def dequantize(w: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+    """Undo `quantize` in the dtype of x, and not before x is known.
+
+    Without that dependency XLA dequantizes a matrix once for both passes and ahead of loops, and keeps the result.
+    """
+    zero = ops.cast(0 * ops.reshape(x, (-1,))[:1], "int8")
+    return scale_columns(w, scale, zero, x.dtype)
 
 
 @fuse
-def dequantize(w: Tensor, scale: Tensor, dtype: str) -> Tensor:
-    """Undo `quantize`, in float32 until the result is rounded to `dtype`."""
-    return ops.cast(ops.cast(w, "float32") * scale, dtype)
+def scale_columns(w: Tensor, scale: Tensor, zero: Tensor, dtype: str) -> Tensor:
+    return ops.cast(ops.cast(w + zero, "float32") * scale, dtype)
 
 
 def quantize(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -414,13 +423,16 @@ class GPT2(keras.Model):
     ) -> Any:
         """Continue sequences of token ids.
 
+        A network knows no vocabulary: an id without a token, as padded models have, may be drawn. `LanguageModel` does
+        not draw it.
+
         Args:
             ids: [B, T], or a list of sequences of different lengths.
             max_new_tokens: of each sequence; it also ends at `end`, and where the context does.
             temperature, top_k, top_p, min_p, repetition_penalty: the sampling rules; see `make_sampler`. Temperature 0
                 takes the most likely token.
             seed: of the draws; by default they differ from call to call.
-            end: the id that ends a sequence. Default: the last one, GPT-2's end of text.
+            end: the id that ends a sequence. Default: the last one, the end of text of a GPT-2 without other rows.
 
         Returns:
             The sequences with their prompts and without `end`. For an array, an array int32 [B, longest], filled up

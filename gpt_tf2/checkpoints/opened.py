@@ -46,7 +46,7 @@ class OpenedModel:
     sources: the files that the weights and the hyper-parameters are read from.
     stamp: of the sources when the model was found; see `Sources.stamp`.
     open_weights: opens the weights at the path.
-    remark: lines on what could not be checked, and on ids without a token; mostly empty.
+    notes: lines on what could not be checked, and on tokens that were added to those on disk.
     chat_template: of the chats that it was trained on; None if there were none.
     """
 
@@ -56,8 +56,15 @@ class OpenedModel:
     sources: tuple[Path, ...]
     stamp: str
     open_weights: Callable[[Path], Checkpoint] = open_checkpoint
-    remark: str = ""
+    notes: tuple[str, ...] = ()
     chat_template: ChatTemplate | None = None
+
+    @property
+    def remark(self) -> str:
+        """What a user should know of the model before it is used: the notes, and ids without a token; mostly empty."""
+        nameless = len(self.tokenizer.undrawn(self.config.n_vocab))
+        problem = f"no token for {nameless:,} of the model's {self.config.n_vocab:,} ids: these are never drawn"
+        return "\n".join([*self.notes, *([f"{self.tokenizer.files[0]}: {problem}"] if nameless else [])])
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -142,20 +149,17 @@ def open_model(
     sources = (*list_sources(path, base), *([Path(hparams)] if hparams else []))
     stamp = stamp_files(sources)
     config = choose_config(path, None if json_hparams else read_config(path, base), hparams)
-    remarks = []
+    notes = []
     if held:
         base_path = locate_base(held, base)
         fallbacks.append(companion_folder(base_path))
         if not held.knows_base:
-            remarks.append(f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked")
+            notes.append(f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked")
     tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallbacks, base)
-    if nameless := len(tokenizer.undrawn(config.n_vocab)):
-        problem = f"no token for {nameless:,} of the model's {config.n_vocab:,} ids"
-        remarks.append(f"{tokenizer.files[0]}: {problem}: these are never drawn")
     open_weights = functools.partial(open_checkpoint, base=base)
     template = find_companion(path, CHAT_TEMPLATE, fallbacks=fallbacks)
     chat_template = read_template(template) if template else None
-    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, "\n".join(remarks), chat_template)
+    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, tuple(notes), chat_template)
 
 
 def load_model(

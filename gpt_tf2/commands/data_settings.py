@@ -15,7 +15,7 @@ DATA: dict[str, Any] = {
     "metavar": "PATH",
 }
 TASK: dict[str, Any] = {
-    "help": "the kind of data: text, jsonl (pairs and chats), cnndm, coqa, or your own task, FILE.py",
+    "help": "the kind of data: text, jsonl (pairs and chats), preferences, cnndm, coqa, or your own task, FILE.py",
     "also": ("data_loader",),
     "group": "data",
     "metavar": "TASK",

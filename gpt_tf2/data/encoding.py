@@ -15,7 +15,7 @@ from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.in_memory import PLACE
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import ChatText, Example, Part, Piece, RunningText, Task, Unusable
-from gpt_tf2.tokenizer import Origin, Tokenizer
+from gpt_tf2.tokenizer import END_OF_TEXT, Origin, Tokenizer
 
 CHUNK = 64  # examples that a process encodes at a time
 PASSAGE, PROMPT, COMPLETION, STREAM, STREAM_CONTINUED, CHAT_PASSAGE = range(6)  # kinds of spans
@@ -186,11 +186,17 @@ def encode_example(example: Example, tokenizer: Tokenizer) -> Encoded:
 
 
 def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids of a passage, a prompt or a completion. In a chat, special tokens are those of its template only."""
+    """The ids of a passage, a prompt or a completion. In a chat, control tokens are those of its template only."""
     if not isinstance(text, ChatText):
         return tokenizer.encode(text)
-    ids = [tokenizer.encode(part, allow_special=i % 2 == 0) for i, part in enumerate(text.parts)]
-    return [id for part in ids for id in part]
+    ids: list[int] = []
+    for template, said in itertools.zip_longest(text.parts[::2], text.parts[1::2], fillvalue=""):
+        first, *others = template.split(END_OF_TEXT)
+        ids += tokenizer.encode(first)
+        for other in others:
+            ids += [tokenizer.end_of_text, *tokenizer.encode(other)]
+        ids += tokenizer.encode(said, allow_added=False)
+    return ids
 
 
 def smallest_dtype(tokenizer: Tokenizer) -> np.dtype:

@@ -102,9 +102,6 @@ def prepare(
     sources = data_sources(dataset_path)
     if not dataset_path or next(iter(sources.paths()), None) is None:
         raise InputError("no such file: give a file, a folder or a glob", "data", dataset_path)
-    home = Path(cache) if cache else folder_of(dataset_path) / KEPT_FOLDER
-    # A relative path, so that the tokens are found again when they move together with the data.
-    location = hashlib.sha256(os.path.relpath(dataset_path, home).encode()).hexdigest()[:8]
     key = settings_key(task, split, tokenizer)
 
     def build(folder: Path) -> dict[str, Any]:
@@ -114,7 +111,7 @@ def prepare(
         return {"dtype": smallest_dtype(tokenizer).name, "skipped": skipped}
 
     with open_or_build(
-        home / f"{task.name}-{split}-{location}",
+        locate_kept(f"{task.name}-{split}", dataset_path, cache),
         key,
         sources,
         build,
@@ -123,6 +120,14 @@ def prepare(
         changed=InputError("changed while it was read: start again", "data", dataset_path),
     ) as kept:
         return open_tokens(kept)
+
+
+def locate_kept(name: str, dataset_path: str, cache: str | None) -> Path:
+    """The folder for what is kept of a data set under a name; see `prepare`."""
+    home = Path(cache) if cache else folder_of(dataset_path) / KEPT_FOLDER
+    # A relative path, so that it is found again when it moves together with the data.
+    location = hashlib.sha256(os.path.relpath(dataset_path, home).encode()).hexdigest()[:8]
+    return home / f"{name}-{location}"
 
 
 def prepare_in_memory(task: Task, dataset_path: str, split: str, tokenizer: Tokenizer, show: Show) -> Tokens:

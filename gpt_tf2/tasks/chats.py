@@ -18,7 +18,7 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-END_OF_TEXT = "<|endoftext|>"  # in a template's text it is the token
+END_OF_TEXT = "<|endoftext|>"  # in a template's text it is the token that ends a text, whatever its name
 
 
 class Message(NamedTuple):
@@ -94,7 +94,7 @@ def make_chat(messages: Sequence[Message], template: ChatTemplate, name: str) ->
             raise Unusable("a completion is empty", name)
         opening, spaces = split_opening(template.assistant[0])
         prompt[-1] += opening
-        turns.append(Turn(ChatText(*prompt), (spaces + message.content,)))
+        turns.append(Turn(ChatText(*prompt), (ChatText("", spaces + message.content),)))
         prompt = [END_OF_TEXT + template.assistant[1]]
     if not turns:
         raise InputError(f"{name}: no message of the assistant, so nothing to learn: end it with a reply")

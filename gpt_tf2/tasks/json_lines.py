@@ -103,7 +103,7 @@ def parse_line(line: Line) -> dict[str, Any]:
         raise InputError(f"{line.name}: a JSON list: {FIX}, as jq -c '.[]' does")
     value = parse_json(line.text, line.path, FIX, line.number)
     if not isinstance(value, dict):
-        raise InputError(f"{line.name}: {json.dumps(value)[:40]} is not an object: {FIX}")
+        raise InputError(f"{line.name}: {describe(value)} is not an object: {FIX}")
     return value
 
 
@@ -113,8 +113,21 @@ def get_text(value: Mapping[str, Any], key: str, name: str) -> str:
     name: of the object, for the error. Raises InputError if it is missing or no text.
     """
     if key not in value:
-        keys = ", ".join(map(json.dumps, value)) or "nothing"
-        raise InputError(f'{name}: "{key}" is missing, there is {keys}: add it, or rename what stands for it')
+        raise InputError(
+            f'{name}: "{key}" is missing, there is {list_keys(value)}: add it, or rename what stands for it'
+        )
     if not isinstance(value[key], str):
-        raise InputError(f'{name}: "{key}" is {json.dumps(value[key])[:40]}, not text: write a text in quotes')
+        raise InputError(f'{name}: "{key}" is {describe(value[key])}, not text: write a text in quotes')
     return SURROGATE.sub("\ufffd", value[key])
+
+
+def describe(value: Any) -> str:
+    """A value for an error; only its kind if it is large."""
+    if isinstance(value, Mapping | list):
+        return "an object" if isinstance(value, Mapping) else "a list"
+    return json.dumps(value, default=repr)[:40]
+
+
+def list_keys(value: Mapping[str, Any]) -> str:
+    """The keys of an object, for an error."""
+    return ", ".join(json.dumps(str(key)) for key in value) or "nothing"

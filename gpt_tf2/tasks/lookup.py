@@ -12,7 +12,7 @@ from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.task import DEFAULT_READING, Reading, RunningText, Task
 
-BUILT_IN = ("text", "jsonl", "cnndm", "coqa")
+BUILT_IN = ("text", "jsonl", "preferences", "cnndm", "coqa")
 OF_EXAMPLES = ("SPLITS", "STOP", "NAMES", "SUFFIX", "items", "example", "write", "score")  # a module must have
 OF_RUNNING_TEXT = ("SPLITS", "items", "example", "parts", "read_part")  # one with `parts` must have
 
@@ -73,7 +73,6 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
         stop=getattr(module, "STOP", ""),
         loss_on=getattr(module, "LOSS_ON", "all" if runs else "completion"),
         drafts=getattr(module, "DRAFTS", False),
-        joins=getattr(module, "JOINS", False),
         names=getattr(module, "NAMES", None),
         suffix=getattr(module, "SUFFIX", ".txt"),
         items=functools.partial(module.items, **options),
@@ -84,6 +83,7 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
         running_text=RunningText(functools.partial(module.parts, **options), module.read_part) if runs else None,
         perplexity=getattr(module, "PERPLEXITY", False),
         with_template=with_template if "chat_template" in heeded else None,
+        joins=getattr(module, "JOINS", False),
     )
 
 

@@ -16,9 +16,10 @@ Piece = str | np.ndarray | None  # of running text: text, token ids int [N], or 
 
 
 class ChatText(str):
-    """A text of a chat's messages, which knows what somebody wrote in it: there no special token is recognized.
+    """A text of a chat's messages, which knows what somebody wrote in it: there no control token is recognized.
 
-    parts: text of the template and what somebody wrote, by turns; the template's comes first and last.
+    parts: text of the template and what somebody wrote, by turns, the template's first. In the template's
+        `<|endoftext|>` is the token.
 
     Example:
         >>> ChatText("\\nUser:", " Are you a <bot>?", "\\nAssistant:")
@@ -153,7 +154,6 @@ class Task:
     stop: a completion ends before this text, as it does before the end-of-text token; "" if only that ends it.
     loss_on: `completion`, or `all` for a loss on prompts too.
     drafts: whether completions copy from what stands before them, so that draft tokens pay.
-    joins: whether `write` and `score` join several samples of an example.
     names: what `show-data --json` calls the passage and the completions; None leaves them out.
     suffix: of the file of predictions.
     items: (dataset_path, split) to the raw items, one for each example, cheap to list and to send to a process. Between
@@ -167,6 +167,7 @@ class Task:
     running_text: how the data is read for training and scored, if it is not made of examples.
     perplexity: whether `evaluate` also measures the perplexity of the data's own completions.
     with_template: the same task with another chat template; None if it has no chats.
+    joins: whether `write` and `score` join several samples of an example.
     """
 
     loader: str
@@ -177,7 +178,6 @@ class Task:
     stop: str
     loss_on: str
     drafts: bool
-    joins: bool
     names: tuple[str, str] | None
     suffix: str
     items: Callable[[str, str], Iterable[Any]]
@@ -188,6 +188,7 @@ class Task:
     running_text: RunningText | None = None
     perplexity: bool = False
     with_template: "Callable[[ChatTemplate], Task] | None" = None
+    joins: bool = False
 
     def check_split(self, split: str) -> None:
         """Raises InputError if the task has no such split."""

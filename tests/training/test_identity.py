@@ -123,13 +123,15 @@ def test_skipping_is_part_of_a_run_only_where_something_is_too_long(workplace: P
     run_finetune(dataclasses.replace(short, too_long="skip"))
     with h5py.File("output/m/state.h5", "r+") as file:
         run = json.loads(file.attrs["run"])
-        assert run.pop("--too_long") == "skip"
+        assert (run.pop("--too_long"), run.pop("--highlights")) == ("skip", "one")
         del file.attrs[SEALED]
         file.attrs["run"] = json.dumps(run)  # as earlier versions saved it
     with Path("output/m/state.h5").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(InputError, match=r"^too_long=shorten: was skip when the run began .*: use the same value"):
         run_finetune(dataclasses.replace(short, resume=True))
+    with pytest.raises(InputError, match=r"^highlights=all: was one when the run began"):
+        run_finetune(dataclasses.replace(short, too_long="skip", highlights="all", resume=True))
     run_finetune(dataclasses.replace(short, too_long="skip", resume=True, epochs=2))
     run_finetune(long)
     run_finetune(dataclasses.replace(long, too_long="skip", resume=True, epochs=2))
