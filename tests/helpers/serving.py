@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
+
 from gpt_tf2.commands.serve import ServeSettings, open_models
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.serving.app import Limits, make_app
 from gpt_tf2.serving.models import Models
 from gpt_tf2.serving.server import Server, describe_address, listen
+
+HTTP = httpx.Client(timeout=30)  # one for all tests: making one takes 30 ms
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import pytest
 from gpt_tf2 import LanguageModel
 from gpt_tf2.serving.app import Limits
 from gpt_tf2.serving.models import Models, Served
-from helpers.serving import Gate, open_served, serving, wait_until
+from helpers.serving import HTTP, Gate, open_served, serving, wait_until
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def models(tiny: Path, lm: LanguageModel, gate: Gate) -> Iterator[Models]:
 def ask(url: str, **body: Any) -> httpx.Response:
     """A request for a text of 50 tokens."""
     asked = {"prompt": "The tide", "max_tokens": 50, "ignore_eos": True, "seed": 1} | body
-    return httpx.post(f"{url}/v1/completions", json=asked, timeout=30)
+    return HTTP.post(f"{url}/v1/completions", json=asked, timeout=30)
 
 
 def only(models: Models) -> Served:
@@ -51,7 +51,7 @@ def test_a_client_that_leaves_frees_its_slot_within_a_step(
         gate.shut()
         with contextlib.suppress(httpx.ReadTimeout):
             asked = {"prompt": "The tide", "max_tokens": 50, "ignore_eos": True, "stream": stream}
-            httpx.post(f"{url}/v1/completions", json=asked, timeout=0.2)
+            HTTP.post(f"{url}/v1/completions", json=asked, timeout=0.2)
         wait_until(lambda: gate.steps == began + 1)
         wait_until(lambda: only(models).jobs == 0)
         gate.open()
@@ -101,7 +101,7 @@ def test_a_large_or_slow_body_is_refused(models: Models, monkeypatch: pytest.Mon
     with serving(models, Limits(body=1000)) as url:
         assert ask(url, prompt="a" * 2000).status_code == 413
         json = {"Content-Type": "application/json"}
-        parts = httpx.post(f"{url}/v1/completions", content=iter([b" " * 600] * 2), headers=json)
+        parts = HTTP.post(f"{url}/v1/completions", content=iter([b" " * 600] * 2), headers=json)
         assert parts.status_code == 413
         where = urlsplit(url)
         with socket.create_connection((where.hostname, where.port), timeout=10) as connection:
@@ -112,27 +112,27 @@ def test_a_large_or_slow_body_is_refused(models: Models, monkeypatch: pytest.Mon
 
 def test_a_key_is_asked_for_everywhere_but_for_health(models: Models) -> None:
     with serving(models, api_key="s3cret") as url:
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert HTTP.get(f"{url}/health").status_code == 200
         for path in ("/v1/models", "/metrics", "/openapi.json", "/nothing"):
             for key in (None, "", "Bearer", "Bearer wrong", "Basic s3cret", "Bearer s3cret2"):
                 headers = {} if key is None else {"Authorization": key}
-                answer = httpx.get(f"{url}{path}", headers=headers)
+                answer = HTTP.get(f"{url}{path}", headers=headers)
                 assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key"
         right = openai.OpenAI(base_url=f"{url}/v1", api_key="s3cret")
         assert [model.id for model in right.models.list()] == ["tiny"]
         with pytest.raises(openai.AuthenticationError, match="wrong API key"):
             openai.OpenAI(base_url=f"{url}/v1", api_key="wrong").models.list()
         named = {"Host": "example.org", "Authorization": "Bearer s3cret"}
-        assert httpx.get(f"{url}/v1/models", headers=named).status_code == 200
+        assert HTTP.get(f"{url}/v1/models", headers=named).status_code == 200
 
 
 def test_without_a_key_a_foreign_name_is_refused(models: Models) -> None:
     with serving(models) as url:
         port = url.rpartition(":")[2]
         for host in ("localhost", f"localhost:{port}", "127.0.0.1", "[::1]", f"[::1]:{port}"):
-            assert httpx.get(f"{url}/v1/models", headers={"Host": host}).status_code == 200
+            assert HTTP.get(f"{url}/v1/models", headers={"Host": host}).status_code == 200
         for host in ("example.org", f"example.org:{port}", "localhost.example.org", "127.0.0.1.example.org", ""):
-            assert httpx.get(f"{url}/v1/models", headers={"Host": host}).status_code == 403
+            assert HTTP.get(f"{url}/v1/models", headers={"Host": host}).status_code == 403
 
 
 def test_a_failing_model_is_an_error_and_the_server_goes_on(
