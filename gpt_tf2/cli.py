@@ -134,7 +134,9 @@ COMMANDS: dict[str, Command] = {
     "show-data": Command("train", "print a data set's prompts and completions as a model sees them", show_data),
     "merge": Command("train", "merge a model and its LoRA adapters into one checkpoint", merge, ["adapters", "output"]),
     "generate": Command("use", "continue a text with a model", generate),
-    "chat": Command("use", "talk to a model fine-tuned on chats, or ask one fine-tuned on CoQA about a text", chat, ["model"]),
+    "chat": Command(
+        "use", "talk to a model fine-tuned on chats, or ask one fine-tuned on CoQA about a text", chat, ["model"]
+    ),
     "serve": Command("use", "answer programs over HTTP with one model or several: OpenAI's API", serve, ["model"]),
     "evaluate": Command("score", "score a model's summaries or answers, or its perplexity on a text", evaluate),
     "score rouge": Command(

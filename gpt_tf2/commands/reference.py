@@ -77,5 +77,5 @@ def identify(run: Run) -> str:
     """Hash what the reference depends on besides the data: weights, tokens, and how they are computed."""
     settings = run.settings
     computed = [settings.precision, settings.held(), settings.base_precision]
-    parts = [run.identity[WEIGHTS], run.data.key, settings.length, *computed]
+    parts = [run.identity[WEIGHTS], run.identity["the model"], run.data.key, settings.length, *computed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
