@@ -107,6 +107,7 @@ def test_a_resumed_run_ends_bit_identical_with_the_reference_that_is_kept(
     assert are_identical(one, other) and len(one["losses"]) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_replaced_its_first_weights_does_not_go_on_without_its_reference(pairs: Path) -> None:
     others: dict[str, Any] = {
         "output_name": None,
@@ -143,6 +144,11 @@ def test_what_does_not_go_together_is_refused_in_a_line(
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
     assert not Path("output").exists()
+
+
+def test_the_memory_of_a_step_is_that_of_twice_the_sequences() -> None:
+    assert settings(accumulate=2).memory_plan("float32").sequences == 4
+    assert settings(accumulate=2, objective="likelihood").memory_plan("float32").sequences == 2
 
 
 def test_preferences_are_not_evaluated(pairs: Path, capsys: pytest.CaptureFixture) -> None:
