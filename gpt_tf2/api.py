@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gpt_tf2.model import GPT2
 
 Function = TypeVar("Function", bound=Callable)
-OF_FILES = ("task", "encoding", "column", "highlights", "cache")  # settings that say how files are read
+OF_FILES = ("task", "val_split", "encoding", "column", "highlights", "cache")  # settings that say how files are read
 # Callbacks that change Keras's optimizer or keep its state → what to use instead.
 ONLY_FIT = {
     "ReduceLROnPlateau": "set `lr_schedule`",

@@ -54,16 +54,25 @@ def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
     return y + ops.matmul(ops.matmul(x, down), up)
 
 
-def multiply_by_int8(x: Tensor, w: Tensor, scale: Tensor) -> Tensor:
-    """Multiply x [..., inputs] by a matrix of `quantize`; the backward pass dequantizes it again, so none is kept."""
-    w, scale = ops.stop_gradient(w), ops.stop_gradient(scale)  # frozen
-    return keras.remat(lambda x: ops.matmul(x, dequantize(w, scale, x.dtype)))(x)
+@ops.custom_gradient
+def multiply_by_int8(x: Tensor, w: Tensor, scale: Tensor) -> tuple[Tensor, Any]:
+    """Multiply x [..., inputs] by a matrix of `quantize`, which is frozen. The gradient dequantizes it again."""
+    y = ops.matmul(x, dequantize(w, scale, x))
+    return y, lambda dy: (ops.matmul(dy, ops.transpose(dequantize(w, scale, dy))), None, None)
+
+
+def dequantize(w: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+    """Undo `quantize` in the dtype of x, and not before x is known.
+
+    Without that dependency XLA dequantizes a matrix once for both passes and ahead of loops, and keeps the result.
+    """
+    zero = ops.cast(0 * ops.reshape(x, (-1,))[:1], "int8")
+    return scale_columns(w, scale, zero, x.dtype)
 
 
 @fuse
-def dequantize(w: Tensor, scale: Tensor, dtype: str) -> Tensor:
-    """Undo `quantize`, in float32 until the result is rounded to `dtype`."""
-    return ops.cast(ops.cast(w, "float32") * scale, dtype)
+def scale_columns(w: Tensor, scale: Tensor, zero: Tensor, dtype: str) -> Tensor:
+    return ops.cast(ops.cast(w + zero, "float32") * scale, dtype)
 
 
 def quantize(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -66,6 +66,9 @@ class FinetuneSettings:
         shared=True,
         **FRACTION,
     )
+    val_split: str | None = flag(
+        None, "split to validate on instead: val of jsonl and cnndm, dev of coqa", group="data", shared=True
+    )
     loss_on: str | None = flag(
         None,
         "tokens that the loss covers (completion; all for text)",
@@ -178,7 +181,8 @@ class FinetuneSettings:
     )
     memory: str | None = flag(
         None,
-        "memory limit, such as 11GB, or auto for all that is free: chooses --remat, --optimizer, LoRA, its base",
+        "memory limit, such as 11GB, or auto for all that is free: "
+        "chooses --remat, --optimizer and LoRA, also on an int8 base, to fit",
         group="memory",
         metavar="SIZE",
     )
@@ -283,6 +287,10 @@ class FinetuneSettings:
             raise InputError(
                 "names the model to write, and so does `output`: drop one", "output_name", self.output_name
             )
+        if self.val_split and self.val_fraction:
+            raise InputError(
+                "is validated on, so nothing is held out: drop `val_fraction`", "val_split", self.val_split
+            )
         if self.log_to != ("none",) and {*self.log_to} - {*LOGGERS}:
             raise InputError(f"use some of {', '.join(LOGGERS)}, or none alone", "log_to", join_items(self.log_to))
         self.check_start()
@@ -302,6 +310,11 @@ class FinetuneSettings:
         for name in (*OF_SHAPE, "init_std"):
             if getattr(self, name) not in (None, INIT_STD):
                 raise InputError("is of a random network: drop it, or give `from_scratch`", name, getattr(self, name))
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is data to validate on."""
+        return bool(self.val_fraction or self.val_split)
 
     def check_added_tokens(self) -> None:
         """Raises InputError for tokens that no text could hold, or whose embeddings would not be trained."""

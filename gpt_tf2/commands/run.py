@@ -156,10 +156,15 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
         raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
     if task.running_text and settings.too_long == "skip":
         raise InputError("running text has no examples: leave it out", "too_long", "skip")
-    if not settings.val_fraction:
+    if settings.val_split and settings.val_split not in task.splits[1:]:
+        others = f"has {', '.join(task.splits[1:])}: use one" if task.splits[1:] else "has no other: use `val_fraction`"
+        raise InputError(f"{task.name} {others}", "val_split", settings.val_split)
+    if not settings.validates:
         for name in ("patience", "validate_every"):
             if getattr(settings, name):
-                raise InputError("needs data to validate on: give `val_fraction`", name, getattr(settings, name))
+                raise InputError(
+                    "needs data to validate on: give `val_fraction` or `val_split`", name, getattr(settings, name)
+                )
     model = open_base(settings)
     task, template = choose_template(task, settings.chat_template, model.chat_template)
     length = settings.length or min(LENGTH, model.config.n_ctx)
@@ -173,12 +178,9 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     if saved is not None:  # now, because preparing the data takes long
         check_run(state, {VOCABULARY: model.tokenizer.digest}, saved, {VOCABULARY: model.tokenizer.files[0]})
     settings = dataclasses.replace(settings, loss_on=settings.loss_on or task.loss_on)
-    source = Source(task, settings.data, model.tokenizer, settings.cache, call.is_in_memory)
-    unit = "parts" if task.running_text else "examples"
-    with Counter(f"preparing {task.splits[0]}", unit, shown=call.is_shown) as counter:
-        completion_only = settings.loss_on == "completion"
-        shortens, beta = settings.too_long == "shorten", settings.beta()
-        data = open_training_data(source, length, settings.val_fraction, completion_only, counter, shortens, beta)
+    data = open_split(settings, call, task, model, task.splits[0], settings.val_fraction)
+    if settings.val_split:
+        data = data.validate_on(open_split(settings, call, task, model, settings.val_split), settings.val_split)
     device = start_backend(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 
@@ -218,6 +220,18 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     return run
 
 
+def open_split(
+    settings: FinetuneSettings, call: Call, task: Task, model: OpenedModel, split: str, val_fraction: float = 0.0
+) -> TrainingData:
+    """The data of a split, prepared now unless it is kept."""
+    source = Source(task, settings.data, model.tokenizer, settings.cache, call.is_in_memory, split)
+    unit = "parts" if task.running_text else "examples"
+    with Counter(f"preparing {split}", unit, shown=call.is_shown) as counter:
+        completion_only = settings.loss_on == "completion"
+        shortens, length = settings.too_long == "shorten", settings.length or LENGTH
+        return open_training_data(source, length, val_fraction, completion_only, counter, shortens, settings.beta())
+
+
 def open_base(settings: FinetuneSettings) -> OpenedModel:
     """The model to start from, with its weights checked."""
     if settings.from_scratch:
@@ -238,7 +252,7 @@ def open_base(settings: FinetuneSettings) -> OpenedModel:
 def check_replaced(settings: FinetuneSettings, model: OpenedModel) -> None:
     """Raises InputError if adapters would replace the model that they belong to, or the state of its run."""
     output, setting = settings.output_path(), settings.output_setting()
-    written = {output.resolve(), *([place_last(output).resolve()] if settings.val_fraction else [])}
+    written = {output.resolve(), *([place_last(output).resolve()] if settings.validates else [])}
     if written & {source.resolve() for source in model.sources}:
         message = "the adapters would replace the model that they belong to: choose another name"
         raise InputError(message, setting, output.name)

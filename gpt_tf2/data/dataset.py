@@ -47,6 +47,7 @@ class Source:
     path: where the data is, also in messages.
     cache: the folder for prepared tokens; by default `.gpt_tf2` beside the data.
     in_memory: whether prepared tokens are kept nowhere, unless there is a cache.
+    split: which split; by default that for training.
     """
 
     task: Task
@@ -54,6 +55,7 @@ class Source:
     tokenizer: Tokenizer
     cache: str | None = None
     in_memory: bool = False
+    split: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,27 @@ class TrainingData:
     prompt: list[int]
     is_shortened: bool = False
     has_chats: bool = False
+
+    def validate_on(self, validation: "TrainingData", split: str) -> "TrainingData":
+        """The same data, validated on that of another split.
+
+        Raises InputError if both hold the same.
+        """
+        if validation.key == self.key:
+            message = f"holds the same as the training split: give `val_fraction`, or files of {split} beside it"
+            raise InputError(message, "val_split", split)
+
+        def make_batches(xla: bool) -> tuple[Batches, Batches | None]:
+            return self.make_batches(xla)[0], validation.make_batches(xla)[0]
+
+        return dataclasses.replace(
+            self,
+            make_batches=make_batches,
+            key=f"{self.key} {validation.key}",
+            former_key=None,
+            report=[*self.report, *(f"{split}: {line}" for line in validation.report)],
+            is_shortened=self.is_shortened or validation.is_shortened,
+        )
 
 
 def open_training_data(
@@ -110,7 +133,7 @@ def open_running_text(
     former_key = None
     is_kept = source.cache or (not source.in_memory and measure_files(source.path) >= LARGE)
     if is_kept and not is_stream(source.path):
-        tokens = prepare_training_split(source, progress)
+        tokens = prepare_split(source, progress)
         streams, key, former_key, notes = tokens.streams(), tokens.key, tokens.content, tokens.skipped
     else:
         skipped = Skipped()
@@ -148,7 +171,7 @@ def open_examples(
     beta: float | None,
 ) -> TrainingData:
     """Packed examples, or pairs; those too long for the length are shortened or skipped, and counted."""
-    tokens = prepare_training_split(source, progress)
+    tokens = prepare_split(source, progress)
     count = len(tokens.shortest)
     fitting = np.flatnonzero((tokens.least(shortens) if beta is None else measure_pairs(tokens)) <= length)
     skipped, shortened = count - len(fitting), int(np.count_nonzero(tokens.shortest[fitting] > length))
@@ -187,14 +210,15 @@ def open_examples(
     )
 
 
-def prepare_training_split(source: Source, progress: Progress) -> Tokens:
-    """The tokens of the training split, prepared now unless they are kept."""
+def prepare_split(source: Source, progress: Progress) -> Tokens:
+    """The tokens of the source's split, prepared now unless they are kept."""
+    split = source.split or source.task.splits[0]
     if is_stream(source.path) or (source.in_memory and not source.cache):
-        return prepare_in_memory(source.task, source.path, source.task.splits[0], source.tokenizer, progress.show)
+        return prepare_in_memory(source.task, source.path, split, source.tokenizer, progress.show)
     return prepare(
         source.task,
         source.path,
-        source.task.splits[0],
+        split,
         source.tokenizer,
         source.cache,
         progress.show,

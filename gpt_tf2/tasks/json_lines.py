@@ -103,7 +103,7 @@ def parse_line(line: Line) -> dict[str, Any]:
         raise InputError(f"{line.name}: a JSON list: {FIX}, as jq -c '.[]' does")
     value = parse_json(line.text, line.path, FIX, line.number)
     if not isinstance(value, dict):
-        raise InputError(f"{line.name}: {json.dumps(value)[:40]} is not an object: {FIX}")
+        raise InputError(f"{line.name}: {describe(value)} is not an object: {FIX}")
     return value
 
 
@@ -117,9 +117,15 @@ def get_text(value: Mapping[str, Any], key: str, name: str) -> str:
             f'{name}: "{key}" is missing, there is {list_keys(value)}: add it, or rename what stands for it'
         )
     if not isinstance(value[key], str):
-        found = json.dumps(value[key], default=repr)[:40]
-        raise InputError(f'{name}: "{key}" is {found}, not text: write a text in quotes')
+        raise InputError(f'{name}: "{key}" is {describe(value[key])}, not text: write a text in quotes')
     return SURROGATE.sub("\ufffd", value[key])
+
+
+def describe(value: Any) -> str:
+    """A value for an error; only its kind if it is large."""
+    if isinstance(value, Mapping | list):
+        return "an object" if isinstance(value, Mapping) else "a list"
+    return json.dumps(value, default=repr)[:40]
 
 
 def list_keys(value: Mapping[str, Any]) -> str:

@@ -69,19 +69,24 @@ def read_chat(value: Mapping[str, Any], name: str) -> list[Message] | None:
     These are `messages`, `prompt` and `completion` as lists of messages, ShareGPT's `conversations`, and Alpaca's
     `instruction`, `input` and `output`.
     """
-    beside = [Message("system", get_text(value, "system", name), False)] if value.get("system") else []
     if "messages" in value:
         return read_messages(value["messages"], name)
     if "conversations" in value:
-        return beside + read_messages(value["conversations"], name, ("from", "value"))
+        return [*read_system(value, name), *read_messages(value["conversations"], name, ("from", "value"))]
     if isinstance(value.get("prompt"), list):
         given = read_messages(value["prompt"], f"{name}: prompt")
         replies = read_messages(value.get("completion"), f"{name}: completion")
         return [*(message._replace(is_learned=False) for message in given), *replies]
     if "instruction" in value and "output" in value:
         asked = "\n".join(get_text(value, key, name) for key in ("instruction", "input") if value.get(key))
-        return [*beside, Message("user", asked, False), Message("assistant", get_text(value, "output", name), True)]
+        reply = get_text(value, "output", name)
+        return [*read_system(value, name), Message("user", asked, False), Message("assistant", reply, True)]
     return None
+
+
+def read_system(value: Mapping[str, Any], name: str) -> list[Message]:
+    """The system's message that stands beside a chat, if there is one."""
+    return [Message("system", get_text(value, "system", name), False)] if value.get("system") else []
 
 
 def write(predictions: Sequence[Prediction]) -> str:

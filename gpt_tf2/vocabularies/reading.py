@@ -105,6 +105,13 @@ def name_token(value: object) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def name_all(value: object) -> object:
+    """A value of the settings with the names of tokens alone: their flags stand in the tokenizer.json."""
+    if isinstance(value, list):
+        return [name_all(inner) for inner in value]
+    return value["content"] if isinstance(value, dict) and "content" in value else value
+
+
 def complete(definition: Definition, settings: Settings) -> Definition:
     """A definition with what transformers' settings say of its tokens and of a space before the text."""
     before = definition
@@ -143,8 +150,8 @@ def choose_settings(definition: Definition, settings: Settings, folder: Path, so
         end = {i: name for name, i in definition["model"]["vocab"].items()}.get(id) if type(id) is int else None
     if not end:
         raise InputError(f"{source}: no token {END_OF_TEXT}, and no eos_token in {SETTINGS}: {ENCODER_FIX}")
-    kept = {key: settings[key] for key in KEPT if settings.get(key) is not None}
-    return {"tokenizer_class": "PreTrainedTokenizerFast"} | kept | {"eos_token": end}
+    kept = {key: name_all(settings[key]) for key in KEPT if settings.get(key) is not None and key != "eos_token"}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end} | kept
 
 
 def simplify(
@@ -196,7 +203,7 @@ def extend(vocabulary: Vocabulary, names: Sequence[str], source: str) -> JsonVoc
     definition = vocabulary.define()
     for name in names:
         if not name or name in definition["model"]["vocab"]:
-            raise InputError(f"no new token can be called {name!r}: choose another name")
+            raise InputError("no new token can have this name: choose another", "add_tokens", repr(name))
     settings = {**vocabulary.describe(), "tokenizer_class": "PreTrainedTokenizerFast"}
     return JsonVocabulary(place_tokens(add_tokens(definition, names, special=False)), settings, source)
 

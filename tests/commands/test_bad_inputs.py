@@ -186,6 +186,11 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     ),
     "--add_tokens of nothing": (f"{FINETUNE} --add_tokens=,", nothing, ["--add_tokens ''", "<user>"]),
     "--add_tokens of two lines": (f"{FINETUNE} --add_tokens=a\nb", nothing, ["--add_tokens 'a\\nb'", "one line"]),
+    "--add_tokens by the name of a token": (
+        f"{FINETUNE} --add_tokens=Ġthe",
+        nothing,
+        ["--add_tokens 'Ġthe'", "choose another"],
+    ),
     "--add_tokens with adapters": (
         f"{FINETUNE} --add_tokens=<user> --lora_rank=2",
         nothing,

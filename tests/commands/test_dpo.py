@@ -71,7 +71,7 @@ def measure_accuracy(model: Path) -> float:
     )
     held_out = PackedPairs(tokens, np.arange(PAIRS * 4 // 5, PAIRS), 64, tokenizer.end_of_text, 0.1)
     first, trained = (
-        reference.measure_reference(load_model(path), [held_out], 4, lambda done, total: None)
+        reference.measure_reference(load_model(path), [held_out], 4, lambda done, total: None)[0]
         for path in (Path("models/tiny"), model)
     )
     gains = (trained - first).reshape(-1, 4)[PAIRS * 4 // 5 :]
@@ -86,6 +86,13 @@ def test_a_tiny_model_learns_to_prefer(pairs: Path, capsys: pytest.CaptureFixtur
     losses = [float(line.split(": ")[1].split()[0]) for line in lines]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-3) and losses[-1] < 0.3
     assert measure_accuracy(output) >= 0.9
+
+
+def test_data_that_is_divided_otherwise_has_another_reference(pairs: Path, capsys: pytest.CaptureFixture) -> None:
+    for val_fraction in (0.4, 0.1, 0.0):
+        run_finetune(settings(val_fraction=val_fraction, steps=1, epochs=1))
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step 1/1"))
+        assert "loss 0.693 · reward margin" in line
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,7 @@ def finetune(data: str, output: str, **settings: object) -> None:
     run_finetune(FinetuneSettings(data=data, task="jsonl", output=f"./{output}", **(short | settings)))
 
 
+@pytest.mark.slow
 def test_the_template_of_chats_stays_with_the_model(workplace: Path) -> None:
     write_lines(Path("chats.jsonl"), *[CHAT] * 8)
     write_lines(Path("pairs.jsonl"), *[PAIR] * 8)
@@ -225,3 +226,52 @@ def test_completions_longer_than_the_context_have_a_perplexity(workplace: Path) 
     logprobs = [logprob for _, _, logprob in lm.logprobs(f"{text}<|endoftext|>")]
     expected = {"perplexity per token": pytest.approx(math.exp(-np.mean(logprobs)), rel=1e-4), "tokens": len(logprobs)}
     assert len(logprobs) > 128 and scores == {"the data's completions": {"all": expected}}
+
+
+@pytest.mark.slow
+def test_a_run_validates_on_the_files_of_another_split(workplace: Path) -> None:
+    write_lines(Path("d/train.jsonl"), *[PAIR] * 8)
+    write_lines(Path("d/validation.jsonl"), CHAT)  # a template is kept for what is learned, not for what is validated
+    settings = {"task": "jsonl", "epochs": 1, "steps": 2, "length": 64, "precision": "float32", "verbose": 0}
+    result = gpt_tf2.finetune("d", model="tiny", val_split="val", output="./m-val.h5", **settings)
+    assert open_model("m-val-last.h5").chat_template is None
+    scores = gpt_tf2.evaluate(
+        "d", model="m-val-last.h5", task="jsonl", split="val", engine="graph", max_new_tokens=4, verbose=0
+    )
+    perplexity = scores["the data's completions"]["all"]["perplexity per token"]
+    assert result.history["val_loss"] == [pytest.approx(math.log(perplexity), rel=1e-4)]
+    with pytest.raises(gpt_tf2.InputError, match=r"^val_split=: was val when the run began"):
+        gpt_tf2.finetune("d", model="tiny", output="./m-val.h5", resume=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data=d/train.jsonl"], ["--val_split val: holds the same as the training split: give --val_fraction"]),
+        (["--data=d", "--val_fraction=0.5"], ["--val_split val: is validated on, so nothing is held out"]),
+        (["--data=d", "--val_split=train"], ["--val_split train: jsonl has val, test: use one"]),
+        (["--data=d", "--val_split=test"], ["--data d: no test.jsonl in it, only train, val: give one of these"]),
+        (["--data=story.txt", "--task=text"], ["--val_split val: text has no other: use --val_fraction"]),
+    ],
+)
+def test_a_split_that_cannot_be_validated_on_is_one_line(
+    flags: list[str], words: list[str], workplace: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_lines(Path("d/train.jsonl"), *[PAIR] * 8)
+    write_lines(Path("d/val.jsonl"), PAIR)
+    command = ["finetune", "--model=tiny", "--task=jsonl", "--val_split=val", "--length=64", "--steps=1", *flags]
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and all(word in err for word in words), err
+
+
+def test_preferences_of_another_split_have_a_reference_of_their_own(
+    workplace: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pairs = [{"prompt": "The tide", "chosen": f" counted {n} boats", "rejected": f" lost {n} bells"} for n in range(9)]
+    write_lines(Path("d/train.jsonl"), *pairs[:6])
+    write_lines(Path("d/val.jsonl"), *pairs[6:])
+    flags = ["--objective=dpo", "--val_split=val", "--precision=float32", "--epochs=1", "--steps=1", "--length=32"]
+    assert main(["finetune", "--data=d", "--task=preferences", "--model=tiny", *flags]) == 0
+    out = capsys.readouterr().out  # the model that it begins with prefers neither: both losses are ln 2
+    assert "validation loss after 0 steps: 0.6931" in out and "step 1/1 · loss 0.693 " in out

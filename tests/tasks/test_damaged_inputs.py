@@ -62,9 +62,17 @@ def make_inputs(folder: Path) -> dict[str, tuple[str, Path]]:
     (folder / "stories" / "url_lists").mkdir()
     (folder / "stories" / "url_lists" / "all_train.txt").write_text(URL + "\n")
     (folder / "coqa-train-v1.0.json").write_text(json.dumps({"data": [make_conversation(draw, "a")]}))
+    records: list[dict] = [{"prompt": article, "completion": highlight}, {"instruction": "a", "output": "b"}]
+    records.append({"messages": [{"role": role, "content": role} for role in ("system", "user", "assistant")]})
+    records.append({"conversations": [{"from": role, "value": role} for role in ("human", "gpt")], "system": "a"})
+    records.append(
+        {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
+    )
+    (folder / "chats.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     texts = {name: ("text", folder / name) for name in ("a.txt", "a.csv", "a.tsv", "a.jsonl", "a.csv.gz", "a.parquet")}
     return {
         **texts,
+        "chats.jsonl": ("jsonl", folder / "chats.jsonl"),
         "train.parquet": ("cnndm", folder / "train.parquet"),
         "stories.csv": ("cnndm", folder / "stories.csv"),
         str(story.relative_to(folder)): ("cnndm", folder / "stories"),

@@ -86,6 +86,7 @@ def test_another_encoding_is_read_when_it_is_named(tmp_path: Path) -> None:
     [
         ('{"text": "a"', r"d\.jsonl:7: not JSON \(.*\): write one object per line"),
         ('{"text": "a"} {}', r"d\.jsonl:7: not JSON \(Extra data\): write one object per line"),
+        ('{"a": 1}]', r"d\.jsonl:7: not JSON \(Extra data\)"),
         ('"a"', r'd\.jsonl:7: "a" is not an object: write one object per line'),
         ("[", r"d\.jsonl:7: a JSON list: write one object per line, as jq -c '\.\[\]' does"),
         ("[" * 100_000, r"d\.jsonl:7: a JSON list"),

@@ -99,7 +99,7 @@ REFUSED: list[tuple[dict, str]] = [
     ({"completion": "a"}, 'd.jsonl:3: "prompt" is missing'),
     ({"prompt": "a", "completion": None}, 'd.jsonl:3: "completion" is null, not text'),
     ({"prompt": [USER], "completion": "a"}, "d.jsonl:3: completion: not a list: write [{"),
-    ({"text": ["a"]}, 'd.jsonl:3: "text" is ["a"], not text'),
+    ({"text": ["a"]}, 'd.jsonl:3: "text" is a list, not text'),
     ({"messages": []}, "d.jsonl:3: no message of the assistant, so nothing to learn: end it with a reply"),
     ({"messages": [USER]}, "d.jsonl:3: no message of the assistant"),
     ({"messages": "Hi"}, 'd.jsonl:3: not a list: write [{"role": …, "content": …}, …]'),
