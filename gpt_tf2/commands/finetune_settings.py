@@ -164,11 +164,11 @@ class FinetuneSettings:
         many=True,
         shared=True,
     )
-    base_precision: str = flag(
-        "auto",
-        "hold the frozen matrices of LoRA in int8, half the memory of bfloat16 (auto: as --precision)",
+    base_precision: str | None = flag(
+        None,
+        "hold the frozen matrices of LoRA in int8, half the memory of bfloat16 (as --precision)",
         group="memory",
-        choices=("auto", "int8"),
+        choices=("int8",),
         shared=True,
     )
     precision: str = flag(
@@ -229,7 +229,7 @@ class FinetuneSettings:
             raise InputError(message, "freeze", join_items(self.freeze))
         if self.lora_alpha and not self.lora_rank:
             raise InputError("scales LoRA adapters: give `lora_rank` as well", "lora_alpha", self.lora_alpha)
-        if self.base_precision != "auto" and not self.lora_rank:
+        if self.base_precision and not self.lora_rank:
             message = "holds weights that are not trained: give `lora_rank` as well"
             raise InputError(message, "base_precision", self.base_precision)
         if self.output and self.output_name:
@@ -297,7 +297,7 @@ class FinetuneSettings:
             remat="on" if plan.remat else "off",
             optimizer=plan.optimizer,
             lora_rank=plan.lora_rank,
-            base_precision="int8" if plan.int8 else "auto",
+            base_precision="int8" if plan.int8 else None,
         )
 
     def held(self) -> str:
@@ -372,6 +372,7 @@ def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str
         if declared.shared
     }
     shared["--lora_alpha"] = settings.lora_alpha or settings.lora_rank
+    shared["--base_precision"] = settings.base_precision or settings.precision
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
     described = {"the model": config.to_dict(), VOCABULARY: vocabulary}

@@ -77,7 +77,7 @@ def read_run(path: Path) -> dict[str, Any]:
 def read_identity(file: HDF5File) -> dict[str, Any]:
     """Return what a saved run's result depends on. What earlier versions did not have is at its default."""
     run = read_table(file, "run")
-    return {"--lora_alpha": run.get("--lora_rank", 0), "--base_precision": "auto"} | run
+    return {"--lora_alpha": run.get("--lora_rank", 0), "--base_precision": run.get("--precision")} | run
 
 
 def read_table(file: HDF5File, name: str) -> dict[str, Any]:
