@@ -423,13 +423,16 @@ class GPT2(keras.Model):
     ) -> Any:
         """Continue sequences of token ids.
 
+        A network knows no vocabulary: an id without a token, as padded models have, may be drawn. `LanguageModel` does
+        not draw it.
+
         Args:
             ids: [B, T], or a list of sequences of different lengths.
             max_new_tokens: of each sequence; it also ends at `end`, and where the context does.
             temperature, top_k, top_p, min_p, repetition_penalty: the sampling rules; see `make_sampler`. Temperature 0
                 takes the most likely token.
             seed: of the draws; by default they differ from call to call.
-            end: the id that ends a sequence. Default: the last one, GPT-2's end of text.
+            end: the id that ends a sequence. Default: the last one, the end of text of a GPT-2 without other rows.
 
         Returns:
             The sequences with their prompts and without `end`. For an array, an array int32 [B, longest], filled up

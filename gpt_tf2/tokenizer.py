@@ -1,46 +1,40 @@
-"""Byte-level byte-pair encoding with OpenAI's `encoder.json` and `vocab.bpe` (Radford et al. 2019, section 2.2)."""
+"""Text to token ids and back, by byte-level byte-pair encoding (Radford et al. 2019, section 2.2)."""
 
 import functools
 import hashlib
-import itertools
 import os
-import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import tiktoken
 
-from gpt_tf2.errors import InputError
-from gpt_tf2.storage.json_text import parse_json
-from gpt_tf2.storage.text_files import decode, read_blocks
+from gpt_tf2.vocabularies.byte_level import END_OF_TEXT as END_OF_TEXT
+from gpt_tf2.vocabularies.byte_level import Vocabulary
+from gpt_tf2.vocabularies.reading import extend, list_files, read_vocabulary
 
-END_OF_TEXT = "<|endoftext|>"
-
-# OpenAI's pattern splits a text into words before merging. Possessive quantifiers, and a branch of its own for white
-# space at the very end, split the same way without backtracking over long runs.
-SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-
-# tiktoken's regular expressions give up on a million white spaces before a word. The pattern leaves the last of them to
-# the word, so a text may be split there. (\x1c to \x1f are white space to Python, not to the pattern.)
-LONG_SPACE = re.compile(r"(?<![^\S\x1c-\x1f])[^\S\x1c-\x1f]{100000,}(?=[\S\x1c-\x1f])")
+Origin = tuple[Path, Path | None, tuple[str, ...]]
 
 
 class Tokenizer:
-    """Converts text to token ids and back, exactly as OpenAI's encoder does.
+    """Converts text to token ids and back: exactly as OpenAI's encoder does, or as Hugging Face's tokenizers.
 
     Args:
-        encoder_json: the file with the table of tokens and ids.
-        vocab_bpe: the file with the merges. Its first line, a version, is ignored.
+        encoder_json: the file with the table of tokens and ids (OpenAI's encoder.json, transformers' vocab.json); or a
+            tokenizer.json of Hugging Face's, which holds the merges too. What transformers keeps beside it counts:
+            `added_tokens.json`, `special_tokens_map.json`, `tokenizer_config.json`.
+        vocab_bpe: the file with the merges (vocab.bpe, merges.txt).
 
     Attributes:
-        n_vocab: tokens in the vocabulary.
-        end_of_text: the id of `<|endoftext|>`, the last of the vocabulary.
-        files: the two files.
-        contents: their bytes. Each file is read once, so these are the vocabulary even if a file is replaced later.
+        n_vocab: the highest id and 1. Ids may have holes, where there is no token.
+        end_of_text: the id of the token that ends a text: the eos_token that transformers' settings name, else
+            `<|endoftext|>`, which is the last token of OpenAI's vocabularies.
+        files: the files that were read.
+        contents: their bytes, or what is saved instead of them. Each file is read once, so these are the vocabulary
+            even if a file is replaced later.
+        origin: what `Tokenizer.open` makes the same tokenizer from: the two arguments and the tokens that were added.
 
-    Raises InputError if a file cannot be read, is malformed, or does not belong to the other.
+    Raises InputError if a file cannot be read, is malformed, does not belong to the other, or is no byte-level BPE.
 
     Example:
         >>> tokenizer = Tokenizer("models/124M/encoder.json", "models/124M/vocab.bpe")  # doctest: +SKIP
@@ -48,48 +42,66 @@ class Tokenizer:
         [15496, 11, 995]
     """
 
-    def __init__(self, encoder_json: str | Path, vocab_bpe: str | Path):
-        self.files = Path(encoder_json), Path(vocab_bpe)
-        self.contents = b"".join(read_blocks(encoder_json)), b"".join(read_blocks(vocab_bpe))
-        ids = parse_json(self.contents[0], str(encoder_json))
-        if not isinstance(ids, dict) or not all(type(i) is int for i in ids.values()):
-            raise InputError(f"{encoder_json}: not a table of tokens and ids: give the model's encoder.json")
-        if END_OF_TEXT not in ids:
-            raise InputError(f"{encoder_json}: no token {END_OF_TEXT}: give the encoder.json of a GPT-2")
-        ranks = parse_ranks(self.contents[1], vocab_bpe)
-        check_pair(encoder_json, ids, vocab_bpe, ranks)
-        self.n_vocab = len(ids)
-        self.end_of_text: int = ids[END_OF_TEXT]
-        self._encoding = tiktoken.Encoding(
-            name=str(encoder_json),
-            pat_str=SPLIT_PATTERN,
-            mergeable_ranks=ranks,
-            special_tokens={END_OF_TEXT: self.end_of_text},
-        )
+    def __init__(self, encoder_json: str | Path, vocab_bpe: str | Path | None = None):
+        merges = Path(vocab_bpe) if vocab_bpe else None
+        self.origin: Origin = Path(encoder_json), merges, ()
+        self.files, vocabulary = read_vocabulary(Path(encoder_json), merges)
+        self._use(vocabulary)
+
+    def _use(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self.contents = tuple(vocabulary.contents.values())
+        self.n_vocab = max(vocabulary.tokens) + 1
+        self.end_of_text = vocabulary.end_of_text
+
+    @classmethod
+    def open(cls, origin: Origin) -> "Tokenizer":
+        """Reads a tokenizer again, by its `origin`."""
+        encoder_json, vocab_bpe, added = origin
+        return cls(encoder_json, vocab_bpe).with_added(added)
+
+    def with_added(self, tokens: Sequence[str]) -> "Tokenizer":
+        """A tokenizer with more tokens, which have the next ids after the highest. Those that it has stay as they are.
+
+        Raises InputError if a token is empty, or if a vocabulary's file uses its name for other text.
+
+        Example:
+            >>> tokenizer.with_added(["<user>", "<bot>"]).encode("<user>")  # doctest: +SKIP
+            [50257]
+        """
+        new = tuple(token for token in dict.fromkeys(tokens) if self.token_id(token) is None)
+        if not new:
+            return self
+        extended = Tokenizer.__new__(Tokenizer)
+        encoder_json, vocab_bpe, added = self.origin
+        extended.files, extended.origin = self.files, (encoder_json, vocab_bpe, (*added, *new))
+        extended._use(extend(self._vocabulary, new, str(self.files[0])))
+        return extended
 
     @functools.cached_property
     def digest(self) -> str:
         """The SHA-256 of every token's bytes, in the order of their ids: the same in every file format and layout."""
-        digest = hashlib.sha256()
-        for id in range(self.n_vocab):
-            token = self.decode_bytes(id)
+        digest, following = hashlib.sha256(), 0
+        for id, token in sorted(self._vocabulary.tokens.items()):
+            if id != following:
+                digest.update(b"to %d " % id)
             digest.update(b"%d " % len(token) + token)
+            following = id + 1
         return digest.hexdigest()
 
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+    def encode(self, text: str, allow_special: bool = False, allow_added: bool = True) -> list[int]:
         """The ids of a text. A lone surrogate, which UTF-8 cannot hold, is encoded as U+FFFD.
 
         Args:
-            allow_special: whether `<|endoftext|>` in the text is the token of that name. By default it is plain text.
+            allow_special: whether the name of the end of text, `<|endoftext|>`, is the token of that name. By default
+                it is plain text.
+            allow_added: whether the names of other added tokens are these tokens, as in transformers. Added tokens of
+                white space are tokens in any case.
         """
-        allowed = {END_OF_TEXT} if allow_special else set()
-        ids: list[int] = []
-        for part in split_long_space(text):
-            ids += self._encoding.encode(part, allowed_special=allowed, disallowed_special=())
-        return ids
+        return self._vocabulary.encode(text, allow_special, allow_added)
 
     def encode_batch(self, texts: Sequence[str], num_threads: int | None = None) -> list[list[int]]:
-        """The ids of each text, without special tokens.
+        """The ids of each text, without its end of text.
 
         Args:
             num_threads: threads to encode on. Default: one per core.
@@ -99,60 +111,40 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids. Bytes that are not UTF-8, such as half a character at the end, become U+FFFD."""
-        return self._encoding.decode([int(i) for i in ids])
+        return b"".join(self.decode_bytes(int(id)) for id in ids).decode("utf-8", "replace")
 
     def decode_bytes(self, id: int) -> bytes:
-        """The bytes of one id, which may be part of a character."""
-        return self._encoding.decode_single_token_bytes(id)
+        """The bytes of one id, which may be part of a character. An id without a token has none."""
+        return self._vocabulary.tokens.get(id, b"")
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token that is exactly this text; None if there is no such token."""
+        return self._ids.get(text.encode(errors="replace"))
+
+    def undrawn(self, n_vocab: int) -> np.ndarray:
+        """The ids below `n_vocab` that have no token, int32, sorted.
+
+        Example:
+            >>> tokenizer.undrawn(50260)  # doctest: +SKIP
+            array([50257, 50258, 50259], dtype=int32)
+        """
+        has_token = np.zeros(n_vocab, bool)
+        has_token[[id for id in self._vocabulary.tokens if id < n_vocab]] = True
+        return np.flatnonzero(~has_token).astype("int32")
 
     def count_bytes(self, ids: np.ndarray) -> int:
-        """The length in UTF-8 bytes of the text of integer ids, not counting `<|endoftext|>`."""
-        lengths = np.array([len(self.decode_bytes(i)) for i in range(self.n_vocab)])
-        lengths[self.end_of_text] = 0
-        return int(lengths[ids].sum())
+        """The length in UTF-8 bytes of the text of integer ids, not counting the end of text."""
+        different, counts = np.unique(ids[ids != self.end_of_text], return_counts=True)
+        return sum(len(self.decode_bytes(int(id))) * int(count) for id, count in zip(different, counts, strict=True))
 
+    def list_files(self, for_transformers: bool) -> dict[str, bytes]:
+        """The contents of the files to save, by their names.
 
-def split_long_space(text: str) -> list[str]:
-    """Splits a text inside very long white space, into parts whose ids are together those of the text."""
-    if not re.search(r"\s{9}", text[::10000]):  # a run of 100,000 would show in every 10,000th character
-        return [text]
-    cuts = [0, *(run.end() - 1 for run in LONG_SPACE.finditer(text)), len(text)]
-    return [text[start:end] for start, end in itertools.pairwise(cuts)]
+        Args:
+            for_transformers: whether transformers shall read them too.
+        """
+        return list_files(self._vocabulary, for_transformers)
 
-
-def byte_characters() -> dict[str, int]:
-    """The printable character that stands for each byte in the two files, in the order of the first 256 ids."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-def parse_ranks(content: bytes, vocab_bpe: str | Path) -> dict[bytes, int]:
-    """The id of each token by its bytes: first the 256 bytes, then one token per merge, in the order of the file."""
-    lines = "".join(decode([content], vocab_bpe, encoding_fix="give the model's vocab.bpe")).split("\n")
-    byte_of = byte_characters()
-    ranks = {bytes([byte]): i for i, byte in enumerate(byte_of.values())}
-    for number, line in enumerate(lines[1:], start=2):
-        if not line:
-            continue
-        pair = line.split(" ")
-        if len(pair) != 2 or not all(character in byte_of for part in pair for character in part):
-            problem = f"{line[:40]!r} is not a merge of two tokens"
-            raise InputError(f"{vocab_bpe}:{number}: {problem}: give the model's vocab.bpe")
-        token = bytes(byte_of[character] for part in pair for character in part)
-        ranks.setdefault(token, len(ranks))
-    return ranks
-
-
-def check_pair(encoder_json: str | Path, ids: dict[str, int], vocab_bpe: str | Path, ranks: dict[bytes, int]) -> None:
-    """Raises InputError unless the two files give every token the same id, and `<|endoftext|>` the last."""
-    characters = {byte: character for character, byte in byte_characters().items()}
-    for token, rank in ranks.items():
-        name = "".join(characters[byte] for byte in token)
-        if ids.get(name) != rank:
-            current = f"has id {ids[name]}" if name in ids else "is missing"
-            problem = f"token {name!r} {current}, but has id {rank} by {vocab_bpe}"
-            raise InputError(f"{encoder_json}: {problem}: give two files of one vocabulary, numbered as OpenAI's")
-    if len(ids) != len(ranks) + 1 or ids[END_OF_TEXT] != len(ranks):
-        sizes = f"{len(ids)} tokens, but {vocab_bpe} makes {len(ranks)} and {END_OF_TEXT}"
-        raise InputError(f"{encoder_json}: {sizes}: give two files of one vocabulary")
+    @functools.cached_property
+    def _ids(self) -> dict[bytes, int]:
+        return {token: id for id, token in self._vocabulary.tokens.items()}

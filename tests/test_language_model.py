@@ -87,6 +87,20 @@ def test_a_stream_yields_the_text_while_it_is_generated(lm: LanguageModel) -> No
     assert next(lm.stream("The tide", include_prompt=True)) == "The tide"
 
 
+def test_a_text_may_go_on_beyond_the_context(
+    lm: LanguageModel, folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = {"top_k": 0, "max_new_tokens": 100, "min_length": 100, "seed": 1, "beyond_context": True}
+    text = lm.generate("The" * 70, **rules)
+    assert "".join(lm.stream("The" * 70, **rules)) == text
+    monkeypatch.chdir(folder)
+    flags = [f"--{name}={value}" for name, value in rules.items() if name != "beyond_context"]
+    assert (
+        main(["generate", "--model=models/tiny", f"--prompt={'The' * 70}", "--json", *flags, "--beyond_context"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["text"] == text
+
+
 def test_a_stream_runs_only_when_it_is_read(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[bool] = []
     monkeypatch.setattr(LanguageModel, "_take_turns", lambda self, steps: (held.append(True) or item for item in steps))
@@ -143,7 +157,8 @@ def test_logprobs_are_those_of_transformers(lm: LanguageModel, tmp_path: Path) -
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     lm.save(tmp_path / "hf" / "model.safetensors")
-    assert list_names(tmp_path / "hf") == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+    vocabulary = ["merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
+    assert list_names(tmp_path / "hf") == sorted(["config.json", "model.safetensors", *vocabulary])
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     scored = lm.logprobs(STORY[:60])
     ids = torch.tensor([[lm.tokenizer.end_of_text, *(token.id for token in scored)]])

@@ -87,7 +87,7 @@ def test_long_runs_survive_encoding_and_decoding(gpt2: Tokenizer, text: str) -> 
 
 def test_white_space_that_is_encoded_in_parts_has_the_ids_of_the_whole(gpt2: Tokenizer) -> None:
     text = "a" + " " * 150_000 + "b\x1c" + "\n" * 150_000 + "\x1dc" + " " * 150_000
-    assert gpt2.encode(text) == gpt2._encoding.encode_ordinary(text)
+    assert gpt2.encode(text) == gpt2._vocabulary._encoding.encode_ordinary(text)
 
 
 def test_a_batch_has_the_ids_of_its_texts(gpt2: Tokenizer) -> None:

@@ -32,5 +32,10 @@ def find_companion(path: str | Path, *names: str, fallbacks: Sequence[Path] = ()
 
     Searches the checkpoint's companion folder, the folder it is in, and then the folders `fallbacks`.
     """
-    folders = [companion_folder(path), Path(path).parent, *fallbacks]
+    folders = list_folders(path, fallbacks)
     return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
+
+
+def list_folders(path: str | Path, fallbacks: Sequence[Path] = ()) -> list[Path]:
+    """The folders to search for what belongs to a checkpoint; see `find_companion`."""
+    return [companion_folder(path), Path(path).parent, *fallbacks]

@@ -206,13 +206,16 @@ def list_sources(path: Path, base: Path | None = None, above: tuple[Path, ...] =
     return (path, config_json) if config_json and find_hdf5_format(path) is huggingface else (path,)
 
 
-def write_checkpoint(path: str | Path, config: GPT2Config, tensors: Mapping[str, Any]) -> Path:
+def write_checkpoint(
+    path: str | Path, config: GPT2Config, tensors: Mapping[str, Any], end_of_text: int | None = None
+) -> Path:
     """Writes a checkpoint atomically, with its hyper-parameters inside or beside it.
 
     Args:
         path: `NAME.h5`, `NAME.safetensors` (`FOLDER/model.safetensors` makes a folder that transformers opens), or a
             TF1 checkpoint as prefix `NAME.ckpt` or as a folder.
         tensors: float32 arrays by OpenAI's names, as in `tensor_shapes`.
+        end_of_text: the id that ends a text, which transformers wants to know; by default the last.
 
     Returns:
         The file, or the prefix of a TF1 checkpoint.
@@ -227,7 +230,7 @@ def write_checkpoint(path: str | Path, config: GPT2Config, tensors: Mapping[str,
     if path.suffix in HDF5_SUFFIXES:
         hdf5.write(path, config, tensors)
     elif path.suffix == SAFETENSORS:
-        huggingface.write(path, config, tensors)
+        huggingface.write(path, config, tensors, end_of_text)
     else:
         path = path if path.suffix else path / "model.ckpt"
         openai.write(path, config, tensors)

@@ -35,7 +35,7 @@ class MergedTensors(Mapping[str, np.ndarray]):
         stored = "int8" if model.int8 else self.tensors["wte"].dtype
         if added and stored != "float32":
             fix = "give finetune an `output` and merge that (gpt-tf2 merge), or train with `precision` float32"
-            fix += " and without `base_precision`" if model.int8 else ""
+            fix += " without `base_precision`" if model.int8 else ""
             raise InputError(f"the network has adapters on matrices that are rounded to {stored}: {fix}")
 
     def __iter__(self) -> Iterator[str]:

@@ -19,10 +19,13 @@ from gpt_tf2.checkpoints.formats import (
     write_checkpoint,
 )
 from gpt_tf2.checkpoints.merged import MergedTensors
+from gpt_tf2.checkpoints.vocabularies import find_vocabulary, save_vocabulary
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import atomic_write
+from gpt_tf2.storage.files import write_text
 from gpt_tf2.storage.kept import Sources
+from gpt_tf2.tasks.chat_template import FILE as CHAT_TEMPLATE
+from gpt_tf2.tasks.chat_template import ChatTemplate, format_template, read_template
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -43,7 +46,8 @@ class OpenedModel:
     sources: the files that the weights and the hyper-parameters are read from.
     stamp: of the sources when the model was found; see `Sources.stamp`.
     open_weights: opens the weights at the path.
-    remark: a line on what could not be checked; empty if all was.
+    notes: lines on what could not be checked, and on tokens that were added to those on disk.
+    chat_template: of the chats that it was trained on; None if there were none.
     """
 
     path: Path
@@ -52,7 +56,15 @@ class OpenedModel:
     sources: tuple[Path, ...]
     stamp: str
     open_weights: Callable[[Path], Checkpoint] = open_checkpoint
-    remark: str = ""
+    notes: tuple[str, ...] = ()
+    chat_template: ChatTemplate | None = None
+
+    @property
+    def remark(self) -> str:
+        """What a user should know of the model before it is used: the notes, and ids without a token; mostly empty."""
+        nameless = len(self.tokenizer.undrawn(self.config.n_vocab))
+        problem = f"no token for {nameless:,} of the model's {self.config.n_vocab:,} ids: these are never drawn"
+        return "\n".join([*self.notes, *([f"{self.tokenizer.files[0]}: {problem}"] if nameless else [])])
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -121,8 +133,8 @@ def open_model(
         fallback: the folder to search for files that are not beside the checkpoint; then that of an adapters' base is.
         base: the model that adapters belong to. Default: the one that they name.
 
-    Raises InputError if a file is missing or malformed, if vocabulary and model differ in size, if adapters were
-    trained with another vocabulary, or if a model that holds no adapters is given a base.
+    Raises InputError if a file is missing or malformed, if the vocabulary has more tokens than the model, if adapters
+    were trained with another vocabulary, or if a model that holds no adapters is given a base.
 
     Example:
         >>> open_model("models/124M").config.n_layer  # doctest: +SKIP
@@ -137,15 +149,17 @@ def open_model(
     sources = (*list_sources(path, base), *([Path(hparams)] if hparams else []))
     stamp = stamp_files(sources)
     config = choose_config(path, None if json_hparams else read_config(path, base), hparams)
-    remark = ""
+    notes = []
     if held:
         base_path = locate_base(held, base)
         fallbacks.append(companion_folder(base_path))
         if not held.knows_base:
-            remark = f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked"
+            notes.append(f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked")
     tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallbacks, base)
     open_weights = functools.partial(open_checkpoint, base=base)
-    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, remark)
+    template = find_companion(path, CHAT_TEMPLATE, fallbacks=fallbacks)
+    chat_template = read_template(template) if template else None
+    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, tuple(notes), chat_template)
 
 
 def load_model(
@@ -224,24 +238,21 @@ def find_tokenizer(
     base: Path | None = None,
 ) -> Tokenizer:
     """The vocabulary of a located checkpoint. The arguments are those of `open_model`."""
-    encoder = json_encoder or find_companion(path, "encoder.json", "vocab.json", fallbacks=fallbacks)
-    merges = vocab_bpe or find_companion(path, "vocab.bpe", "merges.txt", fallbacks=fallbacks)
-    if encoder is None or merges is None:
-        unread = " (tokenizer.json is not read)" if find_companion(path, "tokenizer.json") else ""
+    tokenizer = find_vocabulary(path, json_encoder, vocab_bpe, fallbacks)
+    if tokenizer is None:
         fix = "copy them there, or give `json_encoder` and `vocab_bpe`"
-        raise InputError(f"{path}: no encoder.json and vocab.bpe beside it{unread}: {fix}")
-    tokenizer = Tokenizer(encoder, merges)
+        raise InputError(f"{path}: no encoder.json and vocab.bpe, and no tokenizer.json beside it: {fix}")
+    source = tokenizer.files[0]
     if tokenizer.n_vocab != config.n_vocab:
         open_checkpoint(path, base).check(config)  # the hyper-parameters may be at fault, not the vocabulary
-        sizes = f"{tokenizer.n_vocab} tokens, but the model has {config.n_vocab}"
-        fix = f"give the encoder.json and vocab.bpe of {path}"
-        if tokenizer.n_vocab < config.n_vocab:
-            fix += ", or take added tokens out of the model (resize_token_embeddings in transformers)"
-        raise InputError(f"{encoder}: {sizes}: {fix}")
+    if tokenizer.n_vocab > config.n_vocab:
+        sizes = f"its highest id is {tokenizer.n_vocab - 1}, but the model has {config.n_vocab} tokens"
+        fix = f"give the vocabulary of {path}, or add its tokens to the model (resize_token_embeddings in transformers)"
+        raise InputError(f"{source}: {sizes}: {fix}")
     held = open_adapters(path)
     if held and held.notes.get("vocabulary_digest", tokenizer.digest) != tokenizer.digest:
         problem = f"another vocabulary than the one that the adapters {path} were trained with"
-        raise InputError(f"{encoder}: {problem}: put the right encoder.json and vocab.bpe there")
+        raise InputError(f"{source}: {problem}: put the right files there")
     return tokenizer
 
 
@@ -253,7 +264,7 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
     Args:
         path: `NAME.h5`, `NAME.safetensors` (`FOLDER/model.safetensors` makes a folder that transformers opens), or a
             TF1 checkpoint as prefix `NAME.ckpt` or as a folder.
-        tokenizer: the vocabulary, whose two files are copied beside the checkpoint.
+        tokenizer: the vocabulary, which is saved beside the checkpoint.
 
     Raises InputError if the path names no format, if a file cannot be written, or if adapters lie on matrices that are
     stored in less than float32.
@@ -261,16 +272,16 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
     Example:
         >>> save_model(model, "hf/model.safetensors", tokenizer)  # doctest: +SKIP
     """
-    written = write_checkpoint(path, model.config, MergedTensors(model))
+    end = tokenizer.end_of_text if tokenizer else None
+    written = write_checkpoint(path, model.config, MergedTensors(model), end)
     if tokenizer:
         save_vocabulary(tokenizer, written)
 
 
-def save_vocabulary(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes a tokenizer's two files beside a checkpoint, as they were when it read them."""
-    names = ("vocab.json", "merges.txt") if path.suffix == ".safetensors" else ("encoder.json", "vocab.bpe")
-    for content, name in zip(tokenizer.contents, names, strict=True):
-        copy = companion_folder(path) / name
-        if not copy.is_file() or copy.read_bytes() != content:  # it may be read-only, where nothing changes
-            with atomic_write(copy) as temporary:
-                temporary.write_bytes(content)
+def save_chat_template(template: ChatTemplate | None, path: Path) -> None:
+    """Writes a chat template beside a checkpoint; without one, deletes that of a checkpoint which it replaced."""
+    file = companion_folder(path) / CHAT_TEMPLATE
+    if template:
+        write_text(file, format_template(template) + "\n")
+    else:
+        file.unlink(missing_ok=True)

@@ -92,7 +92,9 @@ def find_damage(path: Path, name: str, size: str | None) -> str:
         elif name == ENCODER:
             is_whole = is_vocabulary(read_json(path), config.n_vocab)
         elif name == MERGES:
-            is_whole = Tokenizer(path.with_name(ENCODER), path).n_vocab == config.n_vocab
+            tokenizer = Tokenizer(path.with_name(ENCODER), path)
+            is_openai = MERGES in tokenizer.list_files(for_transformers=False)
+            is_whole = is_openai and tokenizer.n_vocab == config.n_vocab
         elif name == DATA:
             is_whole = path.stat().st_size == count_bytes(config)
         else:

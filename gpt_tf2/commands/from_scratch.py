@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt_tf2.checkpoints.added_tokens import describe_added
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
-from gpt_tf2.checkpoints.companions import find_companion
 from gpt_tf2.checkpoints.opened import OpenedModel, stamp_files
+from gpt_tf2.checkpoints.vocabularies import find_vocabulary
 from gpt_tf2.commands.find_model import MODELS, find_model_path
 from gpt_tf2.commands.finetune_settings import LENGTH, SHAPE, FinetuneSettings
 from gpt_tf2.config import SIZES, GPT2Config, tensor_shapes
@@ -15,8 +16,6 @@ from gpt_tf2.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import numpy as np
 
-ENCODER, MERGES = ("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")
-
 
 def open_random_model(settings: FinetuneSettings) -> OpenedModel:
     """A model with GPT-2's initialization (Radford et al. 2019, section 2.3) on the vocabulary that `model` names.
@@ -25,7 +24,8 @@ def open_random_model(settings: FinetuneSettings) -> OpenedModel:
 
     Raises InputError if there is no vocabulary, or if the shape of the network is missing or impossible.
     """
-    place, tokenizer = find_vocabulary(settings)
+    place, vocabulary = choose_vocabulary(settings)
+    tokenizer = vocabulary.with_added(settings.add_tokens or ())
     config = choose_shape(settings, tokenizer.n_vocab)
 
     def read(name: str) -> "np.ndarray":
@@ -36,30 +36,29 @@ def open_random_model(settings: FinetuneSettings) -> OpenedModel:
     def open_weights(path: Path) -> Checkpoint:
         return Checkpoint(path, tensor_shapes(config), read, config)
 
-    return OpenedModel(place, config, tokenizer, tokenizer.files, stamp_files(tokenizer.files), open_weights)
+    notes = (describe_added(vocabulary, tokenizer, settings.add_tokens),) if settings.add_tokens else ()
+    return OpenedModel(place, config, tokenizer, tokenizer.files, stamp_files(tokenizer.files), open_weights, notes)
 
 
-def find_vocabulary(settings: FinetuneSettings) -> tuple[Path, Tokenizer]:
+def choose_vocabulary(settings: FinetuneSettings) -> tuple[Path, Tokenizer]:
     """Where the vocabulary is that `model` names, and the vocabulary; that of a released size may be downloaded.
 
     Raises InputError if there is none.
     """
+    files = settings.json_encoder, settings.vocab_bpe
     places = [path for path in (MODELS / settings.model, Path(settings.model)) if path.exists()]
-    place = next((path for path in places if find_companion(path, *ENCODER) and find_companion(path, *MERGES)), None)
-    files = (settings.json_encoder, settings.vocab_bpe)
-    if place is None and not all(files):
-        if settings.model not in SIZES:
-            fix = f"make one (gpt-tf2 vocabulary TEXT --output {settings.model}), or give {', '.join(SIZES)}"
-            raise InputError(
-                f"no encoder.json and vocab.bpe in {MODELS / settings.model}: {fix}", "model", settings.model
-            )
-        place = find_model_path(settings.model, settings.offline)  # with its weights: the files of a model are one
-    place = place or Path(settings.model)
-    found = find_companion(place, *ENCODER), find_companion(place, *MERGES)
-    encoder, merges = (given or path for given, path in zip(files, found, strict=True))
-    if not encoder or not merges:
+    for place in places or [Path(settings.model)]:
+        tokenizer = find_vocabulary(place, *files)
+        if tokenizer:
+            return place, tokenizer
+    if settings.model not in SIZES:
+        fix = f"make one (gpt-tf2 vocabulary TEXT --output {settings.model}), or give {', '.join(SIZES)}"
+        raise InputError(f"no encoder.json and vocab.bpe in {MODELS / settings.model}: {fix}", "model", settings.model)
+    place = find_model_path(settings.model, settings.offline)  # with its weights: the files of a model are one
+    tokenizer = find_vocabulary(place, *files)
+    if tokenizer is None:
         raise InputError(f"{place}: no encoder.json and vocab.bpe: give `json_encoder` and `vocab_bpe`")
-    return place, Tokenizer(encoder, merges)
+    return place, tokenizer
 
 
 def choose_shape(settings: FinetuneSettings, n_vocab: int) -> GPT2Config:

@@ -14,7 +14,8 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable, read_or_empty, write_text
 from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.task import Part, RunningText
-from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer, byte_characters
+from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
+from gpt_tf2.vocabularies.byte_level import byte_characters
 
 LEAST = 257  # tokens: 256 bytes and the end of text
 
@@ -31,7 +32,7 @@ class VocabularySettings:
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
 
-    task, literal_specials = "text", False  # how the data is read
+    task, literal_specials, highlights = "text", False, "one"  # how the data is read
 
     def __post_init__(self) -> None:
         check_ranges(self)

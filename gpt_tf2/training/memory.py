@@ -33,7 +33,7 @@ class MemoryPlan:
     sequences: that go through the network at a time.
     length: tokens per sequence.
     collects: whether all gradients are computed before the first update: for accumulation, clipping and float16.
-    freezes: whether parts of the network are frozen, so that LoRA, which freezes all of it, cannot replace this plan.
+    freezes: whether LoRA, which freezes all weights, cannot replace this plan: parts are frozen, or tokens are added.
     int8: whether LoRA's frozen matrices are held in int8.
     """
 

@@ -12,7 +12,8 @@ import pytest
 from gpt_tf2 import InputError, Tokenizer
 from gpt_tf2.checkpoints import adapters, hdf5, huggingface
 from gpt_tf2.checkpoints.formats import open_checkpoint
-from gpt_tf2.checkpoints.opened import open_model, save_vocabulary
+from gpt_tf2.checkpoints.opened import open_model
+from gpt_tf2.checkpoints.vocabularies import save_vocabulary
 from gpt_tf2.config import GPT2Config, adapter_shapes, tensor_shapes
 from helpers.fuzzing import CONFIG, describe_base, random_tensors
 from helpers.workplace import OPENAI_TINY, swap_last_tokens

@@ -73,7 +73,8 @@ def test_transformers_and_we_open_each_others_folders(tmp_path: Path) -> None:
     model = load_model(OPENAI_TINY)
     tokenizer = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
     save_model(model, tmp_path / "ours" / "model.safetensors", tokenizer)
-    assert list_names(tmp_path / "ours") == ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+    vocabulary = ["merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
+    assert list_names(tmp_path / "ours") == sorted(["config.json", "model.safetensors", *vocabulary])
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
     expected = theirs(torch.tensor(TOKENS, dtype=torch.long)).logits.detach().numpy()

@@ -298,13 +298,21 @@ def test_what_is_no_model_is_named(tmp_path: Path, names: list[str], given: str,
         locate(tmp_path / given)
 
 
-def test_a_vocabulary_with_added_tokens_is_named(tmp_path: Path) -> None:
-    config = GPT2Config(n_vocab=514, n_ctx=4, n_embd=4, n_head=2, n_layer=1)
+@pytest.mark.parametrize("n_vocab", [511, 514])
+def test_a_vocabulary_of_another_size_is_named(tmp_path: Path, n_vocab: int) -> None:
+    config = GPT2Config(n_vocab=n_vocab, n_ctx=4, n_embd=4, n_head=2, n_layer=1)
     huggingface.write(tmp_path / "model.safetensors", config, random_tensors(tensor_shapes(config)))
     for name in ("encoder.json", "vocab.bpe"):
         shutil.copy(OPENAI_TINY / name, tmp_path)
-    with pytest.raises(InputError, match=r"512 tokens, but the model has 514: give .* added tokens"):
-        open_model(tmp_path)
+    if n_vocab < 512:
+        with pytest.raises(
+            InputError, match=r"encoder.json: its highest id is 511, but the model has 511 tokens: give"
+        ):
+            open_model(tmp_path)
+    else:  # rows without a token
+        model = open_model(tmp_path)
+        assert model.tokenizer.undrawn(n_vocab).tolist() == [512, 513]
+        assert model.remark.endswith("encoder.json: no token for 2 of the model's 514 ids: these are never drawn")
 
 
 def test_an_optimizers_tensors_are_named(tmp_path: Path) -> None:

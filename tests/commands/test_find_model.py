@@ -12,8 +12,9 @@ import pytest
 
 from gpt_tf2.checkpoints import adapters
 from gpt_tf2.checkpoints.formats import open_adapters
-from gpt_tf2.checkpoints.opened import open_model, save_vocabulary
+from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.checkpoints.released import DATA, FILES, INDEX, META, is_downloaded
+from gpt_tf2.checkpoints.vocabularies import save_vocabulary
 from gpt_tf2.cli import main
 from gpt_tf2.commands.find_model import find_model_path, find_on_machine
 from gpt_tf2.config import adapter_shapes

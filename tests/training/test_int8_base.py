@@ -92,7 +92,7 @@ def test_keras_saves_the_network_and_a_checkpoint_refuses_it(tmp_path: Path) -> 
     ids = make_batch().tokens
     np.testing.assert_array_equal(again(ids), network(ids))
     with pytest.raises(
-        InputError, match=r"rounded to int8: .*, or train with precision float32 and without base_precision"
+        InputError, match=r"rounded to int8: .*, or train with precision float32 without base_precision"
     ):
         save_model(network, tmp_path / "m.h5")
 

@@ -1,0 +1,1 @@
+"""Byte-level vocabularies: the two forms in which they are kept, and how files of others become one of them."""

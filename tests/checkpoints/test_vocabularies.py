@@ -1,0 +1,74 @@
+"""Folders of other programs, with vocabularies of every kind: the ids and the logits are theirs, both ways."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model
+from gpt_tf2.checkpoints.vocabularies import save_vocabulary
+from helpers.folders import FOLDERS, nasty_strings
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("folder")
+    FOLDERS[request.param](path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def opened(folder: Path) -> OpenedModel:
+    return open_model(folder)
+
+
+def home(folder: Path) -> Path:
+    """Where the vocabulary and the network of a folder lie."""
+    return folder / "base" if (folder / "base").is_dir() else folder
+
+
+def check_ids(ours, folder: Path) -> None:
+    """A tokenizer gives the ids and the texts of transformers'."""
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert theirs.eos_token_id == ours.end_of_text
+    texts = nasty_strings([str(name) for name in theirs.added_tokens_encoder])
+    for text in texts:
+        ids = ours.encode(text, allow_special=True)
+        assert ids == theirs.encode(text, add_special_tokens=False), text
+    for id in range(len(theirs)):
+        # Of an added token's name, the library's decoder returns what its normalizer makes of it.
+        assert ours.decode([id]).lower() == theirs.decode([id]).lower(), id
+
+
+def test_the_ids_are_those_of_transformers(folder: Path, opened: OpenedModel) -> None:
+    check_ids(opened.tokenizer, home(folder))
+
+
+def test_the_logits_are_those_of_transformers(folder: Path, opened: OpenedModel) -> None:
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(home(folder))
+    if home(folder) != folder:
+        from peft import PeftModel
+
+        theirs = PeftModel.from_pretrained(theirs, folder)
+    ids = np.array([[0, 5, 17, 300, opened.config.n_vocab - 1]])
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids)).logits.numpy()
+    assert np.abs(np.asarray(opened.load()(ids)) - expected).max() < 1e-4
+
+
+def test_what_we_save_of_it_is_the_same_for_transformers_and_for_us(
+    folder: Path, opened: OpenedModel, tmp_path: Path
+) -> None:
+    save_model(opened.load(), tmp_path / "model.safetensors", opened.tokenizer)
+    check_ids(opened.tokenizer, tmp_path)
+    again = open_model(tmp_path)
+    assert again.tokenizer.digest == opened.tokenizer.digest
+    assert again.tokenizer.contents == opened.tokenizer.contents
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert config.eos_token_id == opened.tokenizer.end_of_text
+    save_vocabulary(again.tokenizer, tmp_path / "m.h5")
+    assert (tmp_path / "m" / "tokenizer.json").exists() != (tmp_path / "m" / "encoder.json").exists()
