@@ -93,7 +93,7 @@ class Worker:
     def _run(self) -> None:
         while self._read_inbox():
             self._prepare_part()
-            for lane in list(self._lanes.values()):
+            for lane in [lane for lane in self._lanes.values() if lane.running]:
                 self._step(lane)
             self.running = sum(len(lane.running) for lane in self._lanes.values())
             self.waiting = sum(len(job.requests) for job in self._preparing) + sum(map(len, self._waiting.values()))
