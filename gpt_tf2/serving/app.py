@@ -1,11 +1,9 @@
 """The application: its routes, and how errors are answered."""
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from starlette.applications import Starlette
@@ -138,7 +136,7 @@ def make_app(models: Models, limits: Limits, api_key: str | None = None, local: 
     """The application.
 
     Args:
-        models: what is served. They are unloaded when the application ends.
+        models: what is served. The caller closes them.
         api_key, local: who may ask; see `Guard`.
     """
     api = Api(models, limits)
@@ -155,14 +153,7 @@ def make_app(models: Models, limits: Limits, api_key: str | None = None, local: 
         Route("/openapi.json", api.show_schema),
     ]
     paths = frozenset(route.path for route in routes)
-
-    @contextlib.asynccontextmanager
-    async def unload_at_the_end(app: Starlette) -> AsyncIterator[None]:
-        yield
-        await models.close()
-
     return Starlette(
-        lifespan=unload_at_the_end,
         routes=routes,
         middleware=[
             Middleware(CountRequests, metrics=api.metrics, paths=paths),
