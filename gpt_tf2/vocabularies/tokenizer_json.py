@@ -36,7 +36,7 @@ class JsonVocabulary:
         self.tokens = list_tokens(definition, source)
         self._end: str = settings["eos_token"]
         self.end_of_text = find_id(definition, self._end)
-        self.contents = {FILE: content or dump(definition), SETTINGS: dump(settings)}
+        self._content = content
         self._without_end = build(definition, lambda name: name != self._end, source)
 
     def encode(self, text: str, end_is_token: bool, added_are_tokens: bool) -> list[int]:
@@ -55,6 +55,10 @@ class JsonVocabulary:
 
     def describe(self) -> Settings:
         return self._settings
+
+    @functools.cached_property
+    def contents(self) -> dict[str, bytes]:
+        return {FILE: self._content or dump(self._definition), SETTINGS: dump(self._settings)}
 
     @functools.cached_property
     def _whole(self) -> "Engine":
@@ -134,7 +138,7 @@ def list_tokens(definition: Definition, source: str) -> dict[int, bytes]:
         if names.setdefault(id, name) != name:
             raise InputError(f"{source}: tokens {names[id][:40]!r} and {name[:40]!r} have one id, {id}: {FIX}")
         if name not in byte_characters():
-            tokens[id] = name.encode(errors="replace")
+            tokens[id] = name.encode(errors="surrogatepass")
     return dict(sorted(tokens.items()))
 
 
