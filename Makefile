@@ -15,7 +15,7 @@ test: .venv/test
 	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/test_model.py tests/training tests/decoding tests/generation
 
 # Everything on both, the 124M shapes and the long tests included, and the site of the documentation.
-test-all: .venv/test docs
+test-all: .venv/test .venv/log docs
 	$(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST)
 
@@ -40,6 +40,11 @@ lint: .venv/test
 
 .venv/test: .venv/demo
 	$(BIN)/pip install --quiet --editable '.[test,dev,notebook]'
+	touch $@
+
+# 200 MB, for the tests of --log_to.
+.venv/log: .venv/demo
+	$(BIN)/pip install --quiet --editable '.[log]'
 	touch $@
 
 .venv/docs: .venv/demo

@@ -2,10 +2,11 @@
 
 Every run is a fresh process that takes --steps steps with random weights of the true shapes. The peak is that of the
 whole process in GB (10⁹ bytes), and on a GPU also that of the device. gpt-tf2 runs with --remat=on, in the precision
-that --precision=auto chooses. transformers runs under autocast to bfloat16 with gradient checkpointing and torch's
-optimizer of the same name; its LoRA is peft's. A run that exceeds --limit is stopped.
+that --precision=auto chooses; `int8` is LoRA with --base_precision=int8. transformers runs under autocast to bfloat16
+with gradient checkpointing and torch's optimizer of the same name; its LoRA is peft's, without an `int8`. A run that
+exceeds --limit is stopped.
 
-    python benchmarks/memory.py [--sizes 124M 355M 774M 1558M] [--ways adamw adafactor lora]
+    python benchmarks/memory.py [--sizes 124M 355M 774M 1558M] [--ways adamw adafactor lora int8]
     KERAS_BACKEND=jax python benchmarks/memory.py --steps 10    # on a GPU
 """
 
@@ -22,7 +23,7 @@ import numpy as np
 import psutil
 from processes import Row, peaks, rows_of, write_rows
 
-LENGTH, RATE = 1024, {"adamw": 1e-4, "adafactor": 1e-2, "lora": 1e-3}
+LENGTH, RATE = 1024, {"adamw": 1e-4, "adafactor": 1e-2, "lora": 1e-3, "int8": 1e-3}
 SYSTEMS = ("gpt-tf2", "transformers")
 
 
@@ -45,14 +46,14 @@ def ours(size: str, way: str) -> tuple[str, Callable[[], float]]:
     from gpt_tf2.training.trainer import make_trainer
 
     config = SIZES[size]
-    if way == "lora":
-        model = GPT2(config, dtype=precision)
+    if way in ("lora", "int8"):
+        model = GPT2(config, dtype=precision, int8=way == "int8")
         trained = adapter_shapes(config, rank=8)
         add_adapters(model, trained)
     else:
         policy = "float32" if precision == "float32" else f"mixed_{precision}"
         model, trained = GPT2(config, dtype=policy), None
-    trainer = make_trainer(model, make_optimizer("adamw" if way == "lora" else way, 0.0), trained, remat=True)
+    trainer = make_trainer(model, make_optimizer("adamw" if way in ("lora", "int8") else way, 0.0), trained, remat=True)
     data = whole_rows(batch())
     return precision, lambda: float(trainer.step(data, RATE[way]))
 
@@ -131,7 +132,7 @@ def run_below(limit: float, *arguments: str) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["124M", "355M", "774M", "1558M"])
-    parser.add_argument("--ways", nargs="+", default=["adamw", "adafactor", "lora"])
+    parser.add_argument("--ways", nargs="+", default=["adamw", "adafactor", "lora", "int8"])
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS)
     parser.add_argument("--steps", type=int, default=2, help="training steps per run (default: 2)")
     parser.add_argument(
@@ -148,7 +149,7 @@ def main() -> None:
     rows: list[Row] = []
     for way in flags.ways:
         for size in flags.sizes:
-            for system in flags.systems:
+            for system in flags.systems if way != "int8" else ["gpt-tf2"]:
                 figures = run_below(flags.limit, f"--steps={flags.steps}", "--one", system, size, way)
                 precision = figures.pop("precision")
                 rows += rows_of(f"{size} {way} 1x{LENGTH}", system, precision, figures)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gpt_tf2.model import GPT2
 
 Function = TypeVar("Function", bound=Callable)
-OF_FILES = ("task", "encoding", "column", "cache")  # settings that say how files are read
+OF_FILES = ("task", "val_split", "encoding", "column", "highlights", "cache")  # settings that say how files are read
 # Callbacks that change Keras's optimizer or keep its state → what to use instead.
 ONLY_FIT = {
     "ReduceLROnPlateau": "set `lr_schedule`",
@@ -91,7 +91,8 @@ def finetune(
 
     Args:
         data: what to train on. A `str` or a path names files. Data in memory is an iterable, read once, or a
-            `tf.data.Dataset`: texts, (prompt, completion) pairs, or int arrays of token ids.
+            `tf.data.Dataset`: texts, (prompt, completion) pairs, dictionaries as in the task `jsonl`, or int arrays of
+            token ids.
         model: a released size, such as 124M, or a path.
         callbacks: of Keras. They are called as `fit` calls them, with `loss`, `val_loss` and `lr`. A resumed run calls
             them as a new one does: they have not seen the earlier epochs.

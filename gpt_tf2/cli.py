@@ -69,6 +69,12 @@ def chat() -> "Parts":
     return ChatSettings, chat
 
 
+def serve() -> "Parts":
+    from gpt_tf2.commands.serve import ServeSettings, run_serve
+
+    return ServeSettings, run_serve
+
+
 def evaluate() -> "Parts":
     from gpt_tf2.commands.evaluate import EvaluateSettings, run_evaluate
 
@@ -129,6 +135,7 @@ COMMANDS: dict[str, Command] = {
     "merge": Command("train", "merge a model and its LoRA adapters into one checkpoint", merge, ["adapters", "output"]),
     "generate": Command("use", "continue a text with a model", generate),
     "chat": Command("use", "ask a model fine-tuned on CoQA about a text, one question per line", chat, ["model"]),
+    "serve": Command("use", "answer programs over HTTP with one model or several: OpenAI's API", serve, ["model"]),
     "evaluate": Command("score", "score a model's summaries or answers, or its perplexity on a text", evaluate),
     "score rouge": Command(
         "score", "ROUGE-1, -2 and -L of a file, as ROUGE-1.5.5 prints them", score_rouge, ["predictions", "references"]

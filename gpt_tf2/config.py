@@ -133,6 +133,16 @@ def tensor_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     return shapes if config.tied else shapes | {"lm_head": (config.n_vocab, n)}
 
 
+def scale_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """The shapes of the scales, one per output, of a network whose blocks' matrices are held in int8.
+
+    Example:
+        >>> scale_shapes(SIZES["124M"])["h11/mlp/c_fc/w_scale"]
+        (3072,)
+    """
+    return {f"{name}_scale": shape[1:] for name, shape in tensor_shapes(config).items() if name.endswith("/w")}
+
+
 def output_matrix(config: GPT2Config) -> str:
     """The name of the tensor that gives the logits: [n_vocab, n_embd], like the token embedding, which it mostly is."""
     return "wte" if config.tied else "lm_head"

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.formats import check_format
-from gpt_tf2.checkpoints.opened import OpenedModel, save_model
+from gpt_tf2.checkpoints.opened import OpenedModel, save_chat_template, save_model
 from gpt_tf2.commands.flags import make_settings, suggest
 from gpt_tf2.commands.generate import GenerateSettings
 from gpt_tf2.commands.model_settings import ModelSettings, find_model
@@ -79,6 +79,7 @@ class Rules(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     draft: bool
+    beyond_context: bool
     include_prompt: bool
 
 
@@ -165,7 +166,8 @@ class LanguageModel:
             n_samples: samples of each prompt.
             batch_size: samples generated at a time. The text does not depend on it, up to rounding.
             include_prompt: whether each sample begins with its prompt (False).
-            max_new_tokens: most tokens to add (100). A sample also ends where the model's context does.
+            max_new_tokens: most tokens to add (100). A sample also ends where the model's context does, unless
+                `beyond_context` is true.
             min_length: fewest tokens to add (0).
             temperature: 0 takes the most likely token, higher values vary more (1.0).
             top_k: sample from the K most likely tokens, 0: from all (2 as in the 2019 script, or 0 with `top_p`).
@@ -175,6 +177,8 @@ class LanguageModel:
             seed: of the samples, to reproduce them (another one at each call).
             stop: a text, or a list of texts, that ends a sample and is not part of it.
             draft: speculative decoding by prompt lookup: faster where text is copied, same output (False).
+            beyond_context: when the context is full, whether to go on with the last half of it alone; the model forgets
+                what came before, also of a prompt that is too long (False).
 
         Returns:
             For a text a text, and for a list a list, in which each prompt has its sample. If `n_samples` is above 1, a
@@ -258,11 +262,12 @@ class LanguageModel:
         """
         check_format(Path(path))
         save_model(self.model, path, self.tokenizer)
+        save_chat_template(self._opened.chat_template, Path(path))
 
     def _encode(self, text: str, rules: CompletionRules, name: str = "`prompt`") -> Prompt:
         """A text as a prompt; `name` is what errors call it."""
         prompt = encode_prompt(self.tokenizer, check_text(text, "prompt"))
-        check_prompt(self._opened, prompt, rules.min_length, name)
+        check_prompt(self._opened, prompt, rules, name)
         return prompt
 
     def _yield_pieces(self, prompt: Prompt, rules: CompletionRules, include_prompt: bool) -> Iterator[str]:
@@ -300,11 +305,11 @@ def make_rules(given: Rules, n_samples: int, batch_size: int) -> tuple[Completio
 
     Raises InputError if one is unknown, or a value is out of range.
     """
-    rules: dict[str, Any] = {"draft": False, "include_prompt": False, "stop": None, **given}
+    rules: dict[str, Any] = {"draft": False, "beyond_context": False, "include_prompt": False, "stop": None, **given}
     for name in rules:
         if name not in Rules.__annotations__:
             raise InputError(f"unknown parameter {name}{suggest(name, Rules.__annotations__)}")
-    for name in ("draft", "include_prompt"):
+    for name in ("draft", "beyond_context", "include_prompt"):
         if not isinstance(rules[name], bool | np.bool_):
             raise InputError("use True or False", name, repr(rules[name]))
     stops = list_stops(rules.pop("stop"))

@@ -20,8 +20,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from gpt_tf2.backend.compiling import fuse
 from gpt_tf2.backend.starting import compute_exactly
-from gpt_tf2.config import GPT2Config, output_matrix, tensor_shapes
+from gpt_tf2.config import GPT2Config, output_matrix, scale_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
 
 Tensor = Any  # an array of the running backend
@@ -41,8 +42,9 @@ def layer_norm(x: Tensor, weights: Weights, name: str) -> Tensor:
 
 def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
     """Project x [..., inputs] to [..., outputs], plus LoRA's update if there is one (Hu et al. 2021, 4.1)."""
-    w, b = (ops.cast(weights[f"{name}/{part}"], x.dtype) for part in "wb")
-    y = ops.matmul(x, w) + b
+    w, scale = weights[f"{name}/w"], weights.get(f"{name}/w_scale")
+    product = ops.matmul(x, ops.cast(w, x.dtype)) if scale is None else multiply_by_int8(x, w, scale)
+    y = product + ops.cast(weights[f"{name}/b"], x.dtype)
     if f"{name}/lora_a" not in weights:
         return y
     down, up = weights[f"{name}/lora_a"], weights[f"{name}/lora_b"]
@@ -50,6 +52,37 @@ def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
         down = ops.multiply(down, weights[f"{name}/lora_scale"])  # before the cast, which would round the scale
     down, up = ops.cast(down, x.dtype), ops.cast(up, x.dtype)
     return y + ops.matmul(ops.matmul(x, down), up)
+
+
+@ops.custom_gradient
+def multiply_by_int8(x: Tensor, w: Tensor, scale: Tensor) -> tuple[Tensor, Any]:
+    """Multiply x [..., inputs] by a matrix of `quantize`, which is frozen. The gradient dequantizes it again."""
+    y = ops.matmul(x, dequantize(w, scale, x))
+    return y, lambda dy: (ops.matmul(dy, ops.transpose(dequantize(w, scale, dy))), None, None)
+
+
+def dequantize(w: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+    """Undo `quantize` in the dtype of x, and not before x is known.
+
+    Without that dependency XLA dequantizes a matrix once for both passes and ahead of loops, and keeps the result.
+    """
+    zero = ops.cast(0 * ops.reshape(x, (-1,))[:1], "int8")
+    return scale_columns(w, scale, zero, x.dtype)
+
+
+@fuse
+def scale_columns(w: Tensor, scale: Tensor, zero: Tensor, dtype: str) -> Tensor:
+    return ops.cast(ops.cast(w + zero, "float32") * scale, dtype)
+
+
+def quantize(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Round a matrix [inputs, outputs] to int8, and return it with the scale of each output, float32 [outputs].
+
+    A scale is the largest absolute value over 127 (Dettmers et al. 2022, section 2, row- and column-wise).
+    """
+    largest = np.abs(w).max(axis=0)
+    scale = np.where(largest > 0, largest / 127, 1).astype("float32")
+    return np.rint(w / scale).astype("int8"), scale
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -187,6 +220,7 @@ class GPT2(keras.Model):
         dtype: Keras's policy, by name or as a `keras.DTypePolicy`; by default `keras.config.dtype_policy()`. With
             `mixed_bfloat16` the network computes in bfloat16 and stores float32, with `bfloat16` it also stores
             matrices in bfloat16. Vectors are stored in float32; layer norms and logits are float32, too.
+        int8: whether the matrices of the blocks are held in int8, frozen; see `quantize`.
         place: puts a variable's initial values on devices, in a dtype. Default: on the first.
         name, trainable: those of every Keras layer.
 
@@ -207,6 +241,7 @@ class GPT2(keras.Model):
         read: ReadTensor | None = None,
         seed: int = 0,
         dtype: str | keras.DTypePolicy | None = None,
+        int8: bool = False,
         place: Place | None = None,
         name: str = "gpt2",
         trainable: bool = True,
@@ -216,6 +251,7 @@ class GPT2(keras.Model):
             compute_exactly()
         self.config = config
         self.dropout = dropout
+        self.int8 = int8
         self._place = place or ops.convert_to_tensor
         self.decoder: Any = None  # of `generate`, from its first call on
         self.dropout_seed = keras.random.SeedGenerator(0)
@@ -223,6 +259,9 @@ class GPT2(keras.Model):
         self.ends: dict[str, keras.Variable] = {}  # the tensors outside the blocks, in their order
         read = read or random_tensors(config, seed)
         for tensor, shape in tensor_shapes(config).items():
+            if int8 and tensor.endswith("/w"):
+                self.add_quantized(tensor, read(tensor))
+                continue
             stored = self.variable_dtype if len(shape) == 2 else "float32"
             self.add(tensor, shape, functools.partial(read, tensor), stored)
         self.built = True
@@ -298,7 +337,20 @@ class GPT2(keras.Model):
         ends = dict(self.ends)
         return {name: ends.pop(name) for name in ("wte", "wpe")} | blocks | ends
 
-    def add(self, name: str, shape: tuple[int, ...], values: Callable[[], np.ndarray], dtype: str) -> None:
+    def add_quantized(self, name: str, values: np.ndarray) -> None:
+        """Add a matrix in int8, and its scale under its name with `_scale`; neither can be trained."""
+        rounded, scale = quantize(values)
+        self.add(name, rounded.shape, lambda: rounded, "int8", trainable=False)
+        self.add(f"{name}_scale", scale.shape, lambda: scale, "float32", trainable=False)
+
+    def add(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        values: Callable[[], np.ndarray],
+        dtype: str,
+        trainable: bool = True,
+    ) -> None:
         """Add a variable under OpenAI's name, or a name of that form.
 
         values: returns the initial values, when the variable is made: so there is never a second copy of the model.
@@ -308,6 +360,7 @@ class GPT2(keras.Model):
             shape=shape,
             initializer=lambda shape, dtype: self._place(values(), dtype),
             dtype=dtype,
+            trainable=trainable,
             autocast=False,
             name=name.replace("/", "_"),
         )
@@ -319,8 +372,10 @@ class GPT2(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Return what `from_config` builds an equal network from, as plain JSON. Weights are not part of it."""
-        added = {name: list(v.shape) for name, v in self.tensors().items() if name not in tensor_shapes(self.config)}
+        own_names = tensor_shapes(self.config) | scale_shapes(self.config)
+        added = {name: list(v.shape) for name, v in self.tensors().items() if name not in own_names}
         own = {"config": dataclasses.asdict(self.config), "dropout": self.dropout, "adapters": added}
+        own |= {"int8": True} if self.int8 else {}
         return {**super().get_config(), **own}
 
     @classmethod
@@ -368,13 +423,16 @@ class GPT2(keras.Model):
     ) -> Any:
         """Continue sequences of token ids.
 
+        A network knows no vocabulary: an id without a token, as padded models have, may be drawn. `LanguageModel` does
+        not draw it.
+
         Args:
             ids: [B, T], or a list of sequences of different lengths.
             max_new_tokens: of each sequence; it also ends at `end`, and where the context does.
             temperature, top_k, top_p, min_p, repetition_penalty: the sampling rules; see `make_sampler`. Temperature 0
                 takes the most likely token.
             seed: of the draws; by default they differ from call to call.
-            end: the id that ends a sequence. Default: the last one, GPT-2's end of text.
+            end: the id that ends a sequence. Default: the last one, the end of text of a GPT-2 without other rows.
 
         Returns:
             The sequences with their prompts and without `end`. For an array, an array int32 [B, longest], filled up

@@ -87,6 +87,20 @@ def test_a_stream_yields_the_text_while_it_is_generated(lm: LanguageModel) -> No
     assert next(lm.stream("The tide", include_prompt=True)) == "The tide"
 
 
+def test_a_text_may_go_on_beyond_the_context(
+    lm: LanguageModel, folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = {"top_k": 0, "max_new_tokens": 100, "min_length": 100, "seed": 1, "beyond_context": True}
+    text = lm.generate("The" * 70, **rules)
+    assert "".join(lm.stream("The" * 70, **rules)) == text
+    monkeypatch.chdir(folder)
+    flags = [f"--{name}={value}" for name, value in rules.items() if name != "beyond_context"]
+    assert (
+        main(["generate", "--model=models/tiny", f"--prompt={'The' * 70}", "--json", *flags, "--beyond_context"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["text"] == text
+
+
 def test_a_stream_runs_only_when_it_is_read(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[bool] = []
     monkeypatch.setattr(LanguageModel, "_take_turns", lambda self, steps: (held.append(True) or item for item in steps))

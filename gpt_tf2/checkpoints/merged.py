@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt_tf2.config import tensor_shapes
+from gpt_tf2.config import scale_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ class MergedTensors(Mapping[str, np.ndarray]):
         self.tensors, self.names = model.tensors(), list(tensor_shapes(model.config))
         factors = {factor for name in self.names if name.endswith("/w") for factor in name_factors(name)}
         added = self.tensors.keys() - set(self.names)
-        if added - factors:
-            other = ", ".join(sorted(added - factors))
+        if other_names := added - factors - scale_shapes(model.config).keys():
+            other = ", ".join(sorted(other_names))
             raise InputError(f"{other}: not part of a checkpoint of GPT-2: save the network with model.save")
-        stored = self.tensors["wte"].dtype
+        stored = "int8" if model.int8 else self.tensors["wte"].dtype
         if added and stored != "float32":
             fix = "give finetune an `output` and merge that (gpt-tf2 merge), or train with `precision` float32"
+            fix += " without `base_precision`" if model.int8 else ""
             raise InputError(f"the network has adapters on matrices that are rounded to {stored}: {fix}")
 
     def __iter__(self) -> Iterator[str]:

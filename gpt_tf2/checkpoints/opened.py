@@ -22,7 +22,10 @@ from gpt_tf2.checkpoints.merged import MergedTensors
 from gpt_tf2.checkpoints.vocabularies import find_vocabulary, save_vocabulary
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
+from gpt_tf2.storage.files import write_text
 from gpt_tf2.storage.kept import Sources
+from gpt_tf2.tasks.chat_template import FILE as CHAT_TEMPLATE
+from gpt_tf2.tasks.chat_template import ChatTemplate, format_template, read_template
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -43,7 +46,8 @@ class OpenedModel:
     sources: the files that the weights and the hyper-parameters are read from.
     stamp: of the sources when the model was found; see `Sources.stamp`.
     open_weights: opens the weights at the path.
-    remark: lines on what could not be checked, and on ids without a token; mostly empty.
+    notes: lines on what could not be checked, and on tokens that were added to those on disk.
+    chat_template: of the chats that it was trained on; None if there were none.
     """
 
     path: Path
@@ -52,7 +56,15 @@ class OpenedModel:
     sources: tuple[Path, ...]
     stamp: str
     open_weights: Callable[[Path], Checkpoint] = open_checkpoint
-    remark: str = ""
+    notes: tuple[str, ...] = ()
+    chat_template: ChatTemplate | None = None
+
+    @property
+    def remark(self) -> str:
+        """What a user should know of the model before it is used: the notes, and ids without a token; mostly empty."""
+        nameless = len(self.tokenizer.undrawn(self.config.n_vocab))
+        problem = f"no token for {nameless:,} of the model's {self.config.n_vocab:,} ids: these are never drawn"
+        return "\n".join([*self.notes, *([f"{self.tokenizer.files[0]}: {problem}"] if nameless else [])])
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -71,17 +83,18 @@ class OpenedModel:
         held: str = "float32",
         place: "Place | None" = None,
         note: Note | None = None,
+        int8: bool = False,
     ) -> "GPT2":
         """Builds the network with its weights, reading tensor by tensor.
 
         Args:
-            dropout, precision, held, place: those of `read_model`.
+            dropout, precision, held, place, int8: those of `read_model`.
             note: is given the name and the digest of each tensor as it was read. Hashing takes a second per GB.
 
         Raises InputError if a file is damaged, or has changed since the model was found: half of it may be another's.
         """
         checkpoint = with_notes(self.checkpoint, note) if note else self.checkpoint
-        network = read_model(checkpoint, self.config, dropout, precision, held, place)
+        network = read_model(checkpoint, self.config, dropout, precision, held, place, int8)
         if stamp_files(self.sources) != self.stamp:
             raise InputError(f"{self.path}: has changed since it was opened: start again")
         return network
@@ -136,18 +149,17 @@ def open_model(
     sources = (*list_sources(path, base), *([Path(hparams)] if hparams else []))
     stamp = stamp_files(sources)
     config = choose_config(path, None if json_hparams else read_config(path, base), hparams)
-    remarks = []
+    notes = []
     if held:
         base_path = locate_base(held, base)
         fallbacks.append(companion_folder(base_path))
         if not held.knows_base:
-            remarks.append(f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked")
+            notes.append(f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked")
     tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallbacks, base)
-    if nameless := len(tokenizer.undrawn(config.n_vocab)):
-        problem = f"no token for {nameless:,} of the model's {config.n_vocab:,} ids"
-        remarks.append(f"{tokenizer.files[0]}: {problem}: these are never drawn")
     open_weights = functools.partial(open_checkpoint, base=base)
-    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, "\n".join(remarks))
+    template = find_companion(path, CHAT_TEMPLATE, fallbacks=fallbacks)
+    chat_template = read_template(template) if template else None
+    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, tuple(notes), chat_template)
 
 
 def load_model(
@@ -195,6 +207,7 @@ def read_model(
     precision: str = "float32",
     held: str = "float32",
     place: "Place | None" = None,
+    int8: bool = False,
 ) -> "GPT2":
     """Builds the network of an opened checkpoint, which was checked against the hyper-parameters.
 
@@ -204,7 +217,7 @@ def read_model(
     from gpt_tf2.model import GPT2
 
     policy = precision if held == precision else f"mixed_{precision}"
-    return GPT2(config, dropout=dropout, read=checkpoint.read, dtype=policy, place=place)
+    return GPT2(config, dropout=dropout, read=checkpoint.read, dtype=policy, int8=int8, place=place)
 
 
 def choose_config(path: Path, carried: GPT2Config | None, hparams: str | Path | None) -> GPT2Config:
@@ -263,3 +276,12 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
     written = write_checkpoint(path, model.config, MergedTensors(model), end)
     if tokenizer:
         save_vocabulary(tokenizer, written)
+
+
+def save_chat_template(template: ChatTemplate | None, path: Path) -> None:
+    """Writes a chat template beside a checkpoint; without one, deletes that of a checkpoint which it replaced."""
+    file = companion_folder(path) / CHAT_TEMPLATE
+    if template:
+        write_text(file, format_template(template) + "\n")
+    else:
+        file.unlink(missing_ok=True)

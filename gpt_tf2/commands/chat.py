@@ -1,12 +1,15 @@
-"""`chat`: a model that was fine-tuned on CoQA answers questions about a passage."""
+"""`chat`: a model replies to messages, or answers questions about a passage as it learned from CoQA."""
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.data_settings import ENCODING
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import ModelSettings, check_room, find_model, load_decoder
+from gpt_tf2.commands.progress import print_to_stderr
+from gpt_tf2.data.encoding import encode_text
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.prompts import build_prompt
 from gpt_tf2.generation.samples import spawn_generators
@@ -15,14 +18,21 @@ from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream
 from gpt_tf2.storage.text_files import ENCODING_FIX, check_encoding, read_text
 from gpt_tf2.tasks import coqa
+from gpt_tf2.tasks.chat_template import ChatTemplate
+from gpt_tf2.tasks.chats import Message, make_chat
 from gpt_tf2.tasks.task import Example, Turn
+
+REPLY = Message("assistant", "…", True)  # stands for those that the model writes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChatSettings(ModelSettings):
     """The settings of `chat`."""
 
-    passage: str = flag(dataclasses.MISSING, "the file with the text to ask about", group="text", metavar="FILE")
+    passage: str | None = flag(
+        None, "the file with the text to ask about, for a model that learned from CoQA", group="text", metavar="FILE"
+    )
+    system: str | None = flag(None, "what the model is told before the chat", group="text", metavar="TEXT")
     encoding: str | None = flag(None, **ENCODING | {"group": "text"})
     temperature: float = flag(
         0.0, "0 takes the most likely token, higher values vary more", group="sampling", kind=float, at_least=0
@@ -30,24 +40,29 @@ class ChatSettings(ModelSettings):
 
 
 def chat(settings: ChatSettings) -> None:
-    """Reads questions from stdin, one per line, and prints the answer to each.
+    """Reads messages from stdin, one per line, and prints the reply to each.
 
-    Raises InputError if a setting or a file is bad, or the passage is empty.
+    Raises InputError if a setting or a file is bad, if the passage is empty, or if the model has learned no chats and
+    there is no passage.
     """
     check_encoding(settings.encoding)
-    passage = read_text(settings.passage, settings.encoding, encoding_fix=ENCODING_FIX).strip()
-    if not passage:
-        raise InputError("empty: give the text to ask about", "passage", settings.passage)
-    for line in answer_questions(settings, passage, read_questions()):
+    passage = None
+    if settings.passage is not None:
+        if settings.system is not None:
+            raise InputError("belongs to a chat without a `passage`: leave one of them out", "system", settings.system)
+        passage = read_text(settings.passage, settings.encoding, encoding_fix=ENCODING_FIX).strip()
+        if not passage:
+            raise InputError("empty: give the text to ask about", "passage", settings.passage)
+    for line in answer(settings, passage, read_messages("> " if passage is None else "Q: ")):
         print(line, end="", flush=True)
 
 
-def read_questions() -> Iterator[str]:
+def read_messages(prompt: str) -> Iterator[str]:
     """Yields the lines of stdin that are not empty. On a terminal, prompts for each."""
     is_terminal = sys.stdin.isatty()
     while True:
         if is_terminal:
-            print("Q: ", end="", flush=True)
+            print(prompt, end="", flush=True)
         try:
             line = sys.stdin.readline()
         except UnicodeDecodeError as error:
@@ -58,24 +73,49 @@ def read_questions() -> Iterator[str]:
             yield line.strip()
 
 
-def answer_questions(settings: ChatSettings, passage: str, questions: Iterable[str]) -> Iterator[str]:
-    """Yields the answer to each question, with a line break. The earlier questions and answers are its context."""
+def answer(settings: ChatSettings, passage: str | None, messages: Iterable[str]) -> Iterator[str]:
+    """Yields the reply to each message, with a line break. The earlier messages and replies are its context."""
     model, engine = find_model(settings)
     check_room(settings, model)
+    template = choose_template(model) if passage is None else None
     tokenizer, room = model.tokenizer, model.config.n_ctx - settings.max_new_tokens
     decoder = load_decoder(settings, model, engine)
     sampler = settings.sampler()
-    # One scheduler for all questions: where it keeps what is cached, the passage is computed once.
-    scheduler = make_scheduler(decoder, sampler, tokenizer.end_of_text, slots=1, draft=settings.drafts(True))
+    # One scheduler for all messages: where it keeps what is cached, what stands before a message is computed once.
+    draft = settings.drafts(template is None)
+    scheduler = make_scheduler(decoder, sampler, tokenizer.end_of_text, slots=1, draft=draft)
     (generator,) = spawn_generators(settings.seed, 1)
-    passage_ids = tokenizer.encode(passage)
-    turns: list[Turn] = []
+    asked: list[str] = []
     answers: list[str] = []
-    for question in questions:
-        turns.append(Turn(coqa.format_question(question), ("",)))
-        prompt, _ = build_prompt(passage_ids, Example("", passage, tuple(turns)), answers, room, tokenizer)
-        stream = TextStream(tokenizer, [coqa.STOP])
-        request = Request(prompt, settings.max_new_tokens, sampler, generator, stream.add)
-        scheduler.run_all([request])
+    is_complete = True
+    for message in messages:
+        asked.append(message)
+        if template:
+            example = make_example_of_chat(settings.system, asked, template)
+        else:
+            turns = tuple(Turn(coqa.format_question(question), ("",)) for question in asked)
+            example = Example("", passage or "", turns)
+        passage_ids = encode_text(example.passage, tokenizer)
+        prompt, is_whole = build_prompt(passage_ids, example, answers, room, tokenizer)
+        if is_complete and not is_whole:
+            print_to_stderr(f"this no longer fits into {room} tokens: shortening it, the oldest messages first")
+        is_complete = is_whole
+        stream = TextStream(tokenizer, [] if template else [coqa.STOP])
+        scheduler.run_all([Request(prompt, settings.max_new_tokens, sampler, generator, stream.add)])
         answers.append(stream.finish())
         yield f"{answers[-1].strip()}\n"
+
+
+def choose_template(model: OpenedModel) -> ChatTemplate:
+    """The chat template of a model. Raises InputError if it has none."""
+    if model.chat_template is None:
+        fix = "give a `passage` to ask about, or fine-tune it on chats (`task` jsonl)"
+        raise InputError(f"{model.path}: no chat.json beside it, so the model has learned no chats: {fix}")
+    return model.chat_template
+
+
+def make_example_of_chat(system: str | None, asked: Sequence[str], template: ChatTemplate) -> Example:
+    """A chat in which a user's messages are answered, in a template."""
+    told = [Message("system", system, False)] if system else []
+    spoken = [message for text in asked for message in (Message("user", text, False), REPLY)]
+    return make_chat([*told, *spoken], template, "chat")

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, ChatTemplate, read_template
 from gpt_tf2.tasks.data_files import list_files
 from gpt_tf2.tasks.lookup import BUILT_IN, find_task
 from gpt_tf2.tasks.task import Reading, Task
@@ -14,7 +15,7 @@ DATA: dict[str, Any] = {
     "metavar": "PATH",
 }
 TASK: dict[str, Any] = {
-    "help": "the kind of data: text, cnndm, coqa, or your own task, FILE.py",
+    "help": "the kind of data: text, jsonl (pairs and chats), preferences, cnndm, coqa, or your own task, FILE.py",
     "also": ("data_loader",),
     "group": "data",
     "metavar": "TASK",
@@ -32,6 +33,16 @@ LITERAL_SPECIALS: dict[str, Any] = {
     "group": "data",
     "kind": bool,
 }
+HIGHLIGHTS: dict[str, Any] = {
+    "help": "what a summary of cnndm is: one of the story's highlights, or all, a line each",
+    "group": "data",
+    "choices": ("one", "all"),
+}
+CHAT_TEMPLATE: dict[str, Any] = {
+    "help": "JSON file of the text around the messages of a chat (the model's own; else plain User: and Assistant:)",
+    "group": "data",
+    "metavar": "FILE",
+}
 
 
 class ReadsData(Protocol):
@@ -47,6 +58,8 @@ class ReadsData(Protocol):
     def column(self) -> str | None: ...
     @property
     def literal_specials(self) -> bool: ...
+    @property
+    def highlights(self) -> str: ...
 
 
 def find_task_of(settings: ReadsData) -> Task:
@@ -57,4 +70,16 @@ def find_task_of(settings: ReadsData) -> Task:
     """
     if settings.task in BUILT_IN and next(list_files(settings.data), None) is None:
         raise InputError("no such file: give a file, a folder or a glob", "data", settings.data)
-    return find_task(settings.task, Reading(settings.encoding, settings.column, settings.literal_specials))
+    reading = Reading(settings.encoding, settings.column, settings.literal_specials, settings.highlights)
+    return find_task(settings.task, reading)
+
+
+def choose_template(task: Task, file: str | None, of_model: ChatTemplate | None) -> tuple[Task, ChatTemplate]:
+    """The task with the chat template that applies, and this: that of the file, that of the model, or the default.
+
+    Raises InputError if the file cannot be read, or if the task has no chats.
+    """
+    if file and not task.with_template:
+        raise InputError(f"does not apply to `task` {task.loader}: leave it out", "chat_template", file)
+    template = read_template(file) if file else of_model or DEFAULT_TEMPLATE
+    return (task.with_template(template) if task.with_template else task), template

@@ -10,7 +10,16 @@ from pathlib import Path
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK, find_task_of
+from gpt_tf2.commands.data_settings import (
+    COLUMN,
+    DATA,
+    ENCODING,
+    HIGHLIGHTS,
+    LITERAL_SPECIALS,
+    TASK,
+    choose_template,
+    find_task_of,
+)
 from gpt_tf2.commands.evaluation_output import (
     claim_output,
     identify,
@@ -25,6 +34,7 @@ from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.commands.score import print_table
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.errors import InputError
+from gpt_tf2.evaluation.completion_perplexity import measure_completions
 from gpt_tf2.evaluation.perplexity import measure_perplexity
 from gpt_tf2.evaluation.predictions import EvaluationProtocol, predict
 from gpt_tf2.evaluation.shared_journal import SharedJournal
@@ -46,13 +56,19 @@ class EvaluateSettings(ModelSettings):
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
-    split: str | None = flag(None, "train, val or test of cnndm, train or dev of coqa (the last)", group="data")
+    highlights: str = flag("one", **HIGHLIGHTS)
+    split: str | None = flag(
+        None, "train, val or test of jsonl and cnndm, train or dev of coqa (the last)", group="data"
+    )
     limit: int | None = flag(None, "most examples to evaluate (all)", group="data", **COUNT)
     references: str | None = flag(
         None,
         "file to score against: for cnndm one line of <t> … </t> per story, for coqa a gold file (the data's own)",
         group="data",
         metavar="FILE",
+    )
+    num_trials: int = flag(
+        1, "samples of a story that together make up its summary (2019: 3)", group="sampling", **COUNT
     )
     gold_answers: bool = flag(
         False, "put the data's answers into the context instead of the model's own", group="data", kind=bool
@@ -96,10 +112,13 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
     task = find_task_of(settings)
     split = settings.split or task.splits[-1]
     task.check_split(split)
+    if settings.num_trials > 1:
+        check_trials(settings, task)
     if task.running_text:
         check_whole(settings)
         settings = dataclasses.replace(settings, engine="graph")  # whatever suits this machine for generating
     model, engine = find_model(settings)
+    task, _ = choose_template(task, None, model.chat_template)
     path = find_model_path(settings.model, base=settings.base)
     settings = dataclasses.replace(settings, model=str(path))  # whatever it was called
     if not task.running_text:
@@ -139,6 +158,15 @@ def check_whole(settings: EvaluateSettings) -> None:
         raise InputError("running text is scored by the Keras graph: leave it out", "engine", "litert")
 
 
+def check_trials(settings: EvaluateSettings, task: Task) -> None:
+    """Raises InputError for several samples that would be the same, or that the task does not join."""
+    if not task.joins:
+        raise InputError(f"does not apply to `task` {task.name}: leave it out", "num_trials", settings.num_trials)
+    if settings.sampler().greedy:
+        message = "the samples would be the same: raise `temperature` above 0, and `top_k` above 1"
+        raise InputError(message, "num_trials", settings.num_trials)
+
+
 def score_task(
     settings: EvaluateSettings,
     task: Task,
@@ -167,18 +195,29 @@ def score_task(
         stop=task.stop,
         gold_history=settings.gold_answers,
         draft=settings.drafts(task.drafts),
+        num_trials=settings.num_trials,
     )
     work = [protocol, engine, decoders[0].precision, digest(example for _, example in examples)]
     journal = begin_journal(settings, output, counter, model, work, workers, is_shown)
-    predictions, shortened = predict(decoders, model.tokenizer, examples, protocol, workers, journal, counter.show)
+    asked = [(number, example) for number, example in examples if not (task.perplexity and is_bare(example))]
+    predictions, shortened = predict(decoders, model.tokenizer, asked, protocol, workers, journal, counter.show)
     if shortened:
         counter.say(f"{shortened:,} prompts did not fit into {model.config.n_ctx} tokens and were shortened")
     scores: Scores = {}
     if workers.is_main:
         write_text(output, task.write(predictions))
         scores = task.score(predictions, settings.data, split, settings.references)
+    if task.perplexity:
+        known = [example for _, example in examples]
+        figures = measure_completions(decoders, model.tokenizer, known, workers, journal, counter.show)
+        scores = {**scores, "the data's completions": {"all": figures}} if workers.is_main else {}
     journal.remove()
     return scores
+
+
+def is_bare(example: Example) -> bool:
+    """Whether nothing is asked: a text without a prompt."""
+    return not example.passage and not example.turns[0].prompt
 
 
 def score_text(

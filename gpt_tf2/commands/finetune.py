@@ -16,6 +16,7 @@ from gpt_tf2.commands.find_model import is_there
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.flags import format_flags
 from gpt_tf2.commands.progress import Counter, TrainingDisplay
+from gpt_tf2.commands.reference import with_reference
 from gpt_tf2.commands.run import COMMAND_LINE, Call, Run, resolve
 from gpt_tf2.commands.run_files import make_recipe, save, save_best
 from gpt_tf2.data.held_out import write_held_out
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 def run_finetune(settings: FinetuneSettings) -> Path:
     """Fine-tunes a model and writes it to `output/`, with its loss curve `NAME.png` and its folder `NAME/` beside it.
 
-    The folder holds the vocabulary, TensorBoard's logs (`logs/`) and `state.h5`, from which `resume` continues. If data
+    The folder holds the vocabulary, TensorBoard logs (`logs/`) and `state.h5`, from which `resume` continues. If data
     is held out, the model has the weights with the lowest validation loss, and `NAME-last` beside it the last ones.
 
     Returns:
@@ -78,8 +79,17 @@ def build(run: Run) -> "tuple[Run, Trainer, History]":
             digests[name] = digest
             counter.show(len(digests), len(run.model.checkpoint.shapes))
 
-        network = run.model.load(settings.dropout, settings.precision, settings.held(), run.devices.place, note)
+        network = run.model.load(
+            settings.dropout,
+            settings.precision,
+            settings.held(),
+            run.devices.place,
+            note,
+            int8=settings.base_precision == "int8",
+        )
     run = dataclasses.replace(run, digests=digests, identity=run.identity | {WEIGHTS: first_weights(run, digests)})
+    if settings.objective == "dpo":
+        run = with_reference(run, network)
     if settings.lora_rank:
         add_adapters(network, run.trained, settings.seed, settings.lora_alpha)
     trainer = make_trainer(
@@ -137,13 +147,13 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
 
     settings, model, data = run.settings, run.model, run.data
     steps = settings.epochs * settings.steps
-    decoder = GraphDecoder(trainer.model, run.device)
+    decoder = GraphDecoder(trainer.model, run.device, model.tokenizer.undrawn(model.config.n_vocab))
 
     def sample() -> str:
         decoder.model = trainer.model  # with its current weights, which a compiled step may still hold elsewhere
         text = sample_text(decoder, model.tokenizer, data.prompt, 100, make_sampler(top_k=40), settings.seed)
         text = text.split(run.task.stop)[0] if run.task.stop else text
-        return f"sample: {model.tokenizer.decode(data.prompt)[-200:]}{text}"
+        return f"{model.tokenizer.decode(data.prompt)[-200:]}{text}"
 
     plan = TrainingPlan(
         steps,
@@ -165,8 +175,10 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
             write_held_out(companion_folder(path), run.held_out)
     with (
         TrainingDisplay(steps, len(history.losses), run.call.is_shown and run.devices.is_main) as display,
-        Monitor(steps, companion_folder(run.output) / "logs", display, run.is_writing) as monitor,
+        Monitor(steps, display) as monitor,
     ):
+        if run.devices.is_main:
+            monitor.open_logs(settings.loggers(), run.logged())
         for line in describe(run, history):
             display.say(line)
         with run_eagerly() if settings.eager else contextlib.nullcontext(), run.devices.report_lost_process():

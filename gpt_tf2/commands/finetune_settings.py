@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.checkpoints import peft
 from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK
+from gpt_tf2.commands.data_settings import (
+    CHAT_TEMPLATE,
+    COLUMN,
+    DATA,
+    ENCODING,
+    HIGHLIGHTS,
+    LITERAL_SPECIALS,
+    TASK,
+)
 from gpt_tf2.commands.find_model import name_model
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of, join_items
 from gpt_tf2.commands.model_settings import BASE, MODEL, OF_MODEL, OFFLINE
-from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, tensor_shapes
+from gpt_tf2.commands.recipes import is_utf8
+from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, output_matrix, tensor_shapes
 from gpt_tf2.errors import InputError
+from gpt_tf2.training.loggers.opening import LOGGERS
 from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
 from gpt_tf2.training.state import VOCABULARY
 
@@ -22,6 +32,8 @@ if TYPE_CHECKING:
 SHAPE = ("n_layer", "n_embd", "n_head")  # of a network from scratch
 OF_SHAPE = (*SHAPE, "n_ctx")
 INIT_STD = 0.02  # of GPT-2
+BETA = 0.1  # of DPO (Rafailov et al. 2023, appendix B)
+OF_PREFERENCES = ("text", "jsonl", "preferences")  # all mean the last with DPO; the first is the default of `task`
 OPTIMIZERS = tuple(STATE_PER_WEIGHT)
 LENGTH = 1024  # of a sequence by default: GPT-2's context
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1}
@@ -54,6 +66,9 @@ class FinetuneSettings:
         shared=True,
         **FRACTION,
     )
+    val_split: str | None = flag(
+        None, "split to validate on instead: val of jsonl and cnndm, dev of coqa", group="data", shared=True
+    )
     loss_on: str | None = flag(
         None,
         "tokens that the loss covers (completion; all for text)",
@@ -61,9 +76,18 @@ class FinetuneSettings:
         choices=("all", "completion"),
         shared=True,
     )
+    too_long: str = flag(
+        "shorten",
+        "examples that do not fit into --length: shorten their passage at its end, or skip them",
+        group="data",
+        choices=("shorten", "skip"),
+        shared=True,
+    )
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
+    highlights: str = flag("one", **HIGHLIGHTS, shared=True)
+    chat_template: str | None = flag(None, **CHAT_TEMPLATE)
     cache: str | None = flag(
         None, "folder for prepared tokens (.gpt_tf2 beside the data)", group="data", metavar="FOLDER"
     )
@@ -78,6 +102,14 @@ class FinetuneSettings:
     json_encoder: str | None = flag(None, "its token table (encoder.json beside the checkpoint)", **OF_MODEL)
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the checkpoint)", **OF_MODEL)
     offline: bool = flag(False, **OFFLINE)
+    add_tokens: tuple[str, ...] | None = flag(
+        None,
+        "texts that become tokens of the vocabulary, such as '<user>,<bot>'; their embeddings begin at the mean",
+        group="model",
+        metavar="TOKENS",
+        many=True,
+        shared=True,
+    )
     from_scratch: bool = flag(
         False, "train a random network on the vocabulary of --model (gpt-tf2 vocabulary)", group="model", kind=bool
     )
@@ -89,6 +121,18 @@ class FinetuneSettings:
         INIT_STD,
         "standard deviation of its random matrices; a network narrower than 768 learns faster from a larger one",
         group="model",
+        **POSITIVE,
+    )
+    objective: str = flag(
+        "likelihood",
+        "what is learned: likelihood (the next token) or dpo (the preferred of two completions, --task preferences)",
+        **SHARED,
+        choices=("likelihood", "dpo"),
+    )
+    dpo_beta: float | None = flag(
+        None,
+        "DPO's beta: the larger, the closer the model stays to the one it began with (0.1)",
+        **SHARED,
         **POSITIVE,
     )
     epochs: int = flag(4, "epochs to train", also=("num_epoch",), **TRAINING, **COUNT)
@@ -137,7 +181,8 @@ class FinetuneSettings:
     )
     memory: str | None = flag(
         None,
-        "memory limit, such as 11GB, or auto for all that is free: chooses --remat, --optimizer and LoRA to fit",
+        "memory limit, such as 11GB, or auto for all that is free: "
+        "chooses --remat, --optimizer and LoRA, also on an int8 base, to fit",
         group="memory",
         metavar="SIZE",
     )
@@ -161,6 +206,13 @@ class FinetuneSettings:
         group="memory",
         metavar="MATRIX",
         many=True,
+        shared=True,
+    )
+    base_precision: str | None = flag(
+        None,
+        "hold the frozen matrices of LoRA in int8, half the memory of bfloat16 (as --precision)",
+        group="memory",
+        choices=("int8",),
         shared=True,
     )
     precision: str = flag(
@@ -209,6 +261,13 @@ class FinetuneSettings:
     resume: bool = flag(False, "continue from the last save of --output", group="output", kind=bool)
     save_every: int = flag(1000, "steps between saves (0: only at the end)", group="output", **NATURAL)
     sample_every: int = flag(500, "steps between printed samples (0: none)", group="output", **NATURAL)
+    log_to: tuple[str, ...] = flag(
+        ("tensorboard",),
+        "where losses and samples are logged: tensorboard, wandb, mlflow, trackio, or none",
+        group="output",
+        metavar="LOGGER",
+        many=True,
+    )
     eager: bool = flag(False, "run without compiled graphs: slow, for debugging", group="output", kind=bool)
 
     def __post_init__(self) -> None:
@@ -221,11 +280,22 @@ class FinetuneSettings:
             raise InputError(message, "freeze", join_items(self.freeze))
         if self.lora_alpha and not self.lora_rank:
             raise InputError("scales LoRA adapters: give `lora_rank` as well", "lora_alpha", self.lora_alpha)
+        if self.base_precision and not self.lora_rank:
+            message = "holds weights that are not trained: give `lora_rank` as well"
+            raise InputError(message, "base_precision", self.base_precision)
         if self.output and self.output_name:
             raise InputError(
                 "names the model to write, and so does `output`: drop one", "output_name", self.output_name
             )
+        if self.val_split and self.val_fraction:
+            raise InputError(
+                "is validated on, so nothing is held out: drop `val_fraction`", "val_split", self.val_split
+            )
+        if self.log_to != ("none",) and {*self.log_to} - {*LOGGERS}:
+            raise InputError(f"use some of {', '.join(LOGGERS)}, or none alone", "log_to", join_items(self.log_to))
         self.check_start()
+        self.check_added_tokens()
+        self.check_objective()
         self.decay_steps()
         self.memory_limit()
 
@@ -240,6 +310,43 @@ class FinetuneSettings:
         for name in (*OF_SHAPE, "init_std"):
             if getattr(self, name) not in (None, INIT_STD):
                 raise InputError("is of a random network: drop it, or give `from_scratch`", name, getattr(self, name))
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is data to validate on."""
+        return bool(self.val_fraction or self.val_split)
+
+    def check_added_tokens(self) -> None:
+        """Raises InputError for tokens that no text could hold, or whose embeddings would not be trained."""
+        if self.add_tokens is None:
+            return
+        for token in self.add_tokens or ("",):
+            if not token.strip() or token.splitlines() != [token] or not is_utf8(token):
+                message = "cannot be a token: use texts of one line that are more than white space, such as <user>"
+                raise InputError(message, "add_tokens", repr(token))
+        if self.lora_rank:
+            message = "would stay untrained, as LoRA freezes the embedding: drop `lora_rank` to train all weights"
+            raise InputError(message, "add_tokens", join_items(self.add_tokens))
+
+    def check_objective(self) -> None:
+        """Raises InputError for settings that do not go with the objective."""
+        if self.objective == "likelihood":
+            if self.dpo_beta:
+                raise InputError("belongs to `objective` dpo: give that as well", "dpo_beta", self.dpo_beta)
+            if self.task == "preferences":
+                raise InputError("has a completion that is not to be learned: give `objective` dpo", "task", self.task)
+        elif self.task not in OF_PREFERENCES:
+            raise InputError("holds no preferences: use preferences for `objective` dpo", "task", self.task)
+        elif self.loss_on == "all":
+            raise InputError("is of a likelihood: `objective` dpo compares completions: drop it", "loss_on", "all")
+
+    def beta(self) -> float | None:
+        """DPO's β; None for another objective."""
+        return (self.dpo_beta or BETA) if self.objective == "dpo" else None
+
+    def loggers(self) -> list[str]:
+        """The loggers of `log_to`, each once."""
+        return [name for name in dict.fromkeys(self.log_to) if name != "none"]
 
     def memory_limit(self) -> float | None:
         """The bytes of `memory`; None if all that is free may be used."""
@@ -271,10 +378,11 @@ class FinetuneSettings:
             remat=self.remat == "on",
             lora_rank=self.lora_rank,
             precision=precision,
-            sequences=-(-self.batch_size // self.accumulate),
+            sequences=-(-self.batch_size // self.accumulate) * (2 if self.objective == "dpo" else 1),
             length=self.length or LENGTH,
             collects=self.accumulate > 1 or self.clip_norm > 0 or precision == "float16",
-            freezes=bool(self.freeze),
+            freezes=bool(self.freeze or self.add_tokens),
+            int8=self.base_precision == "int8",
         )
 
     def with_plan(self, plan: MemoryPlan) -> "FinetuneSettings":
@@ -285,6 +393,7 @@ class FinetuneSettings:
             remat="on" if plan.remat else "off",
             optimizer=plan.optimizer,
             lora_rank=plan.lora_rank,
+            base_precision="int8" if plan.int8 else None,
         )
 
     def held(self) -> str:
@@ -329,6 +438,9 @@ def list_trained(settings: FinetuneSettings, config: GPT2Config) -> dict[str, tu
             message = f"no such part: use some of wte, wpe, h0-5, attn, mlp, ln_1, ln_2, ln_f{head}"
             raise InputError(message, "freeze", part)
         frozen |= names
+    if settings.add_tokens and frozen & {"wte", output_matrix(config)}:
+        message = "would stay untrained, as the embedding is frozen: freeze less"
+        raise InputError(message, "add_tokens", join_items(settings.add_tokens))
     if len(frozen) == len(shapes):
         raise InputError("nothing is left to train: freeze less", "freeze", join_items(settings.freeze))
     return {name: shape for name, shape in shapes.items() if name not in frozen}
@@ -343,7 +455,9 @@ def is_in_part(name: str, part: str) -> bool:
     return part in name.split("/")
 
 
-def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str, data_key: str) -> dict[str, Any]:
+def identify_run(
+    settings: FinetuneSettings, config: GPT2Config, vocabulary: str, data_key: str, is_shortened: bool
+) -> dict[str, Any]:
     """What the weights after a step depend on, but for the first weights; a resumed run must have the same.
 
     The names are those of the state files: a setting is called by its flag of 2019, if it had one.
@@ -352,6 +466,7 @@ def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str
         settings: without "auto".
         vocabulary: see `Tokenizer.digest`.
         data_key: identifies the training data.
+        is_shortened: whether examples are shortened that would be skipped otherwise.
     """
     shared = {
         f"--{[*declared.also, name][0]}": join_items(getattr(settings, name))
@@ -359,7 +474,10 @@ def identify_run(settings: FinetuneSettings, config: GPT2Config, vocabulary: str
         if declared.shared
     }
     shared["--lora_alpha"] = settings.lora_alpha or settings.lora_rank
+    shared["--dpo_beta"] = settings.beta()
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
+    if not is_shortened:
+        shared["--too_long"] = "skip"  # there is nothing to shorten: the same batches
     described = {"the model": config.to_dict(), VOCABULARY: vocabulary}
     return shared | described | {"the text of --dataset_path": data_key}

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpt_tf2.checkpoints.added_tokens import describe_added
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.opened import OpenedModel, stamp_files
 from gpt_tf2.checkpoints.vocabularies import find_vocabulary
@@ -23,7 +24,8 @@ def open_random_model(settings: FinetuneSettings) -> OpenedModel:
 
     Raises InputError if there is no vocabulary, or if the shape of the network is missing or impossible.
     """
-    place, tokenizer = choose_vocabulary(settings)
+    place, vocabulary = choose_vocabulary(settings)
+    tokenizer = vocabulary.with_added(settings.add_tokens or ())
     config = choose_shape(settings, tokenizer.n_vocab)
 
     def read(name: str) -> "np.ndarray":
@@ -34,7 +36,8 @@ def open_random_model(settings: FinetuneSettings) -> OpenedModel:
     def open_weights(path: Path) -> Checkpoint:
         return Checkpoint(path, tensor_shapes(config), read, config)
 
-    return OpenedModel(place, config, tokenizer, tokenizer.files, stamp_files(tokenizer.files), open_weights)
+    notes = (describe_added(vocabulary, tokenizer, settings.add_tokens),) if settings.add_tokens else ()
+    return OpenedModel(place, config, tokenizer, tokenizer.files, stamp_files(tokenizer.files), open_weights, notes)
 
 
 def choose_vocabulary(settings: FinetuneSettings) -> tuple[Path, Tokenizer]:

@@ -47,6 +47,12 @@ class GenerateSettings(ModelSettings):
     n_samples: int | None = flag(None, "samples of each prompt (--batch_size)", group="text", **COUNT)
     stop: str | None = flag(None, r"text that ends a sample; \n in it is a line break", group="text")
     min_length: int = flag(0, "fewest tokens to generate", group="sampling", kind=int)
+    beyond_context: bool = flag(
+        False,
+        "when the context is full, go on with the last half of it alone; the model forgets what came before",
+        group="sampling",
+        kind=bool,
+    )
     encoding: str | None = flag(None, **ENCODING | {"group": "text"})
     literal_specials: bool = flag(
         False, "read <|endoftext|> in a prompt as letters, not as the token", group="text", kind=bool
@@ -82,6 +88,7 @@ class GenerateSettings(ModelSettings):
             seed=self.seed,
             slots=self.batch_size,
             draft=self.drafts(False),
+            beyond_context=self.beyond_context,
         )
 
 
@@ -140,22 +147,19 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
     """
     starters = list_starters(settings)  # first: a model may have to be downloaded
     model, engine = find_model(settings)
-    n_ctx = model.config.n_ctx
+    rules = settings.rules([unescape(settings.stop)] if settings.stop else [])
     prompts = []
     for starter in starters:
         prompts.append(encode_prompt(model.tokenizer, starter.text, settings.literal_specials))
         name, where = ("the starter", ("prompts", starter.place)) if starter.place else ("`prompt`", ())
-        check_prompt(model, prompts[-1], settings.min_length, name, *where)
-    room = n_ctx - max(len(prompt.ids) for prompt in prompts)
-    if room < settings.max_new_tokens:
-        after = "the longest prompt" if len(prompts) > 1 else "the prompt"
-        say(f"the context of {n_ctx:,} tokens has room for {room:,} after {after}, not for {settings.max_new_tokens:,}")
+        check_prompt(model, prompts[-1], rules, name, *where)
+    for line in describe_room(max(len(prompt.ids) for prompt in prompts), len(prompts) > 1, model.config.n_ctx, rules):
+        say(line)
     specials = sum(prompt.text.count(END_OF_TEXT) for prompt in prompts)
     if specials:
         meaning = "letters" if settings.literal_specials else "the end-of-text token"
         say(f"{specials:,} {END_OF_TEXT} in the prompts, read as {meaning}")
     decoder = load_decoder(settings, model, engine, say)
-    rules = settings.rules([unescape(settings.stop)] if settings.stop else [])
     began, tokens = time.monotonic(), 0
     if settings.include_prompt:
         show(prompts[0].text)
@@ -164,6 +168,21 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
         yield sample
     rate = tokens / (time.monotonic() - began)
     say(f"{f'{rate:,.0f}' if rate >= 100 else f'{rate:.3g}'} tokens/s, {decoder.name}")
+
+
+def describe_room(longest: int, is_of_several: bool, n_ctx: int, rules: CompletionRules) -> Iterator[str]:
+    """Yields lines on what does not fit into the context after the longest prompt, of so many tokens."""
+    prompt = "the longest prompt" if is_of_several else "the prompt"
+    room, half = n_ctx - longest, n_ctx // 2
+    if room <= 0:  # only beyond the context
+        yield f"{prompt} has {longest:,} tokens, the context {n_ctx:,}: the model reads the last {half:,} of them"
+        room = n_ctx - half
+    if room < rules.max_new_tokens:
+        line = f"the context of {n_ctx:,} tokens has room for {room:,} after {prompt}"
+        if rules.beyond_context:
+            yield f"{line}, then goes on with the last {half:,}"
+        else:
+            yield f"{line}, not for {rules.max_new_tokens:,} (--beyond_context goes on)"
 
 
 class Starter(NamedTuple):

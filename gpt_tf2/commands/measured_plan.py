@@ -57,7 +57,7 @@ def measure_plan(
         settings.clip_norm,
         devices,
     )
-    sizes = measure_bytes(graph, trained, settings.held(), batch, settings.accumulate, limit)
+    sizes = measure_bytes(graph, trained, settings.held(), batch, settings.accumulate, limit, plan.int8)
     if "work" in sizes and settings.sample_every and settings.held() != settings.precision:
         # A sample runs between two steps, with the matrices in the precision of the computation.
         matrices = [shape for shape in tensor_shapes(config).values() if len(shape) == 2]

@@ -10,7 +10,7 @@ from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.adapters import Adapters
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.formats import check_format, locate, locate_base, open_adapters
-from gpt_tf2.checkpoints.opened import OpenedModel, load_model, open_model, save_model
+from gpt_tf2.checkpoints.opened import OpenedModel, load_model, open_model, save_chat_template, save_model
 from gpt_tf2.commands.find_model import find_model_and_base, find_on_machine
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import BASE, OFFLINE
@@ -34,7 +34,7 @@ class MergeSettings:
 
 
 def merge(settings: MergeSettings) -> tuple[Path, float]:
-    """Writes the merged checkpoint with the vocabulary beside it.
+    """Writes the merged checkpoint with the vocabulary and the chat template beside it.
 
     Returns its path, and the largest difference of its logits from those of the base with the adapters beside it.
 
@@ -58,6 +58,7 @@ def merge(settings: MergeSettings) -> tuple[Path, float]:
     start_backend()
     merged = model.load()
     save_model(merged, output, model.tokenizer)
+    save_chat_template(model.chat_template, output)
     logits = compute_logits(merged)
     del merged  # before the base is read: a model may fill the memory
     return output, measure_difference(held, model, locate_base(held, base), logits)

@@ -12,7 +12,7 @@ from gpt_tf2.commands.recipes import read_recipe
 from gpt_tf2.errors import InputError
 
 Settings = TypeVar("Settings")
-GROUPS = ("text", "data", "model", "training", "sampling", "memory", "output")
+GROUPS = ("text", "data", "model", "training", "sampling", "server", "memory", "output")
 METAVARS = {int: "N", float: "X", str: "TEXT", bool: "YES/NO"}
 OPERAND = " "  # ends the name of a value that is given without a flag
 NAMES = re.compile(r"^(--\w+)(/--\w+)+")
@@ -124,13 +124,13 @@ def find_typed(settings: type, arguments: Sequence[str]) -> dict[str, str]:
 
 def build_parser(settings: type, prog: str, about: str, positional: Sequence[str] = ()) -> Parser:
     """The parser of a command, whose flags have no defaults: those are the settings' own."""
-    operands = "".join(f" {name.upper()}" for name in positional)
+    flags = flags_of(settings)
+    operands = "".join(f" {name.upper()}{' …' * flags[name].many}" for name in positional)
     required = [
         f" --{field.name} {metavar(field.metadata['flag'])}"
         for field in dataclasses.fields(settings)
         if field.default is dataclasses.MISSING and field.name not in positional
     ]
-    flags = flags_of(settings)
     usage = f"{prog}{operands}{''.join(required)}" + (" [flags]" if len(flags) > len(positional) else "")
     parser = Parser(
         prog=prog, usage=usage, description=about, allow_abbrev=False, formatter_class=HelpFormatter,
@@ -144,7 +144,8 @@ def build_parser(settings: type, prog: str, about: str, positional: Sequence[str
         declared = flags[field.name]
         options = describe_flag(declared, field.default)
         if field.name in positional:
-            operand = {"metavar": field.name.upper(), "nargs": "?", "choices": None}
+            nargs = "*" if declared.many else "?"
+            operand = {"metavar": field.name.upper(), "nargs": nargs, "choices": None, "type": declared.kind}
             parser.add_argument(field.name + OPERAND, **options | operand)
             options["help"] = argparse.SUPPRESS
         names = [f"--{name}" for name in (field.name, *declared.also)]

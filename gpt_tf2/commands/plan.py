@@ -17,6 +17,8 @@ from gpt_tf2.commands.progress import Counter
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.memory import LORA_RANK, MemoryPlan, parse_memory
 
+INT8 = "--base_precision int8"
+
 
 @dataclasses.dataclass(frozen=True)
 class PlanSettings:
@@ -53,7 +55,9 @@ def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:
         "collects": settings.precision == "float16",
     }
     plans = [MemoryPlan(optimizer, remat, **shared) for optimizer in OPTIMIZERS for remat in (False, True)]
-    plans += [MemoryPlan("adamw", remat, LORA_RANK, **shared) for remat in (False, True)]
+    plans += [
+        MemoryPlan("adamw", remat, LORA_RANK, int8=int8, **shared) for int8 in (False, True) for remat in (False, True)
+    ]
     run = FinetuneSettings(data="", batch_size=settings.batch_size, length=length)
     measure = functools.partial(measure_plan, run, config, None, ONE_DEVICE, math.inf)
     workers = max(1, (os.cpu_count() or 1) // 4)  # a compilation keeps several cores busy
@@ -73,12 +77,14 @@ def table(settings: PlanSettings) -> str:
     lines = [f"{'GB':{width}} {'--remat':>7} {'weights':>7} {'state':>6} {'step':>6} {'total':>6}"]
     for candidate, sizes in rows:
         flags = f"--lora_rank {LORA_RANK}" if candidate.lora_rank else f"--optimizer {candidate.optimizer}"
+        flags = INT8 if candidate.int8 else flags
         weights, state, total = sizes.get("weights", 0), sizes.get("optimizer", 0), sum(sizes.values())
         figures = [f"{weights / 1e9:7.2f}", *(f"{size / 1e9:6.2f}" for size in (state, total - weights - state, total))]
         fits = "*" if limit is not None and total <= limit else ""
         lines.append(
             " ".join([f"{flags:{width}}", f"{'on' if candidate.remat else 'off':>7}", *figures, fits]).rstrip()
         )
+    lines.append(f"{INT8}: with --lora_rank {LORA_RANK}")
     lines.append("state: of the optimizer; step: activations and all the rest")
     return "\n".join(lines + ([f"* fits into {settings.memory}"] if limit is not None else []))
 

@@ -10,11 +10,13 @@ from gpt_tf2.backend.compiling import uses_xla
 from gpt_tf2.backend.hardware import has_fast_bfloat16
 from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.checkpoints.added_tokens import add_tokens
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
-from gpt_tf2.commands.data_settings import find_task_of
+from gpt_tf2.commands.data_settings import choose_template, find_task_of
 from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine
 from gpt_tf2.commands.finetune_settings import LENGTH, FinetuneSettings, identify_run, list_trained
+from gpt_tf2.commands.flags import join_items
 from gpt_tf2.commands.from_scratch import open_random_model
 from gpt_tf2.commands.measured_plan import measure_plan
 from gpt_tf2.commands.progress import Counter
@@ -23,7 +25,10 @@ from gpt_tf2.data.batches import Batches
 from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
+from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.task import Task
+from gpt_tf2.training.loggers.logger import LoggedRun
+from gpt_tf2.training.loggers.opening import check_installed
 from gpt_tf2.training.memory import MemoryPlan, choose_plan, predict_total
 from gpt_tf2.training.schedule import choose_rate
 from gpt_tf2.training.state import VOCABULARY, WEIGHTS, check_run, read_run
@@ -49,6 +54,11 @@ class Call:
     is_shown: bool = True
     is_written: bool = True
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether nothing is kept beside the data."""
+        return self.task is not None or not self.is_written
+
 
 COMMAND_LINE = Call()
 
@@ -65,6 +75,7 @@ class Run:
     digests: of the weights to start from, by tensor, once they are read.
     device: what it runs on, for people.
     step_bytes: the memory that a step takes.
+    chat_template: to keep with the model, if it has learned chats.
     call: what is not in the settings.
     """
 
@@ -82,6 +93,7 @@ class Run:
     device: str
     devices: "Devices"
     step_bytes: float
+    chat_template: ChatTemplate | None
     call: Call = COMMAND_LINE
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -99,6 +111,16 @@ class Run:
     def is_writing(self) -> bool:
         """Whether this process writes files."""
         return self.call.is_written and self.devices.is_main
+
+    def logged(self) -> LoggedRun:
+        """What loggers are told of it."""
+        settings = {
+            name: join_items(value)
+            for name, value in dataclasses.asdict(self.settings).items()
+            if value is not None and name not in ("resume", "memory")
+        }
+        folder = companion_folder(self.output) / "logs" if self.call.is_written else None
+        return LoggedRun(companion_folder(self.output).resolve().name, settings, folder, self.saved is not None)
 
     def sources(self) -> dict[str, Path]:
         """The files to name if weights or vocabulary are not those that the run began with."""
@@ -126,14 +148,25 @@ def place_last(output: Path) -> Path:
 def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     """Finds the task, the model and the data, starts the backend, and decides everything that is "auto"."""
     output = settings.output_path()  # before hours of preparing: checks the format
+    check_installed(settings.loggers())
+    if settings.objective == "dpo":
+        settings = dataclasses.replace(settings, task="preferences")
     task = call.task or find_task_of(settings)
     if task.running_text and settings.loss_on == "completion":
         raise InputError("running text has no prompts and is learned whole: leave it out", "loss_on", "completion")
-    if not settings.val_fraction:
+    if task.running_text and settings.too_long == "skip":
+        raise InputError("running text has no examples: leave it out", "too_long", "skip")
+    if settings.val_split and settings.val_split not in task.splits[1:]:
+        others = f"has {', '.join(task.splits[1:])}: use one" if task.splits[1:] else "has no other: use `val_fraction`"
+        raise InputError(f"{task.name} {others}", "val_split", settings.val_split)
+    if not settings.validates:
         for name in ("patience", "validate_every"):
             if getattr(settings, name):
-                raise InputError("needs data to validate on: give `val_fraction`", name, getattr(settings, name))
+                raise InputError(
+                    "needs data to validate on: give `val_fraction` or `val_split`", name, getattr(settings, name)
+                )
     model = open_base(settings)
+    task, template = choose_template(task, settings.chat_template, model.chat_template)
     length = settings.length or min(LENGTH, model.config.n_ctx)
     if length > model.config.n_ctx:
         raise InputError(f"is above n_ctx {model.config.n_ctx} of {model.path}: lower it", "length", length)
@@ -145,12 +178,9 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     if saved is not None:  # now, because preparing the data takes long
         check_run(state, {VOCABULARY: model.tokenizer.digest}, saved, {VOCABULARY: model.tokenizer.files[0]})
     settings = dataclasses.replace(settings, loss_on=settings.loss_on or task.loss_on)
-    in_memory = call.task is not None or not call.is_written
-    source = Source(task, settings.data, model.tokenizer, settings.cache, in_memory)
-    unit = "parts" if task.running_text else "examples"
-    with Counter(f"preparing {task.splits[0]}", unit, shown=call.is_shown) as counter:
-        completion_only = settings.loss_on == "completion"
-        data = open_training_data(source, length, settings.val_fraction, completion_only, counter)
+    data = open_split(settings, call, task, model, task.splits[0], settings.val_fraction)
+    if settings.val_split:
+        data = data.validate_on(open_split(settings, call, task, model, settings.val_split), settings.val_split)
     device = start_backend(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 
@@ -172,10 +202,11 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
         output=output,
         state=state,
         saved=saved,
-        identity=identify_run(settings, model.config, model.tokenizer.digest, key),
+        identity=identify_run(settings, model.config, model.tokenizer.digest, key, data.is_shortened),
         device=device,
         devices=devices,
         step_bytes=step_bytes,
+        chat_template=template if data.has_chats else model.chat_template,
         call=call,
         training=training,
         held_out=held_out,
@@ -189,6 +220,18 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     return run
 
 
+def open_split(
+    settings: FinetuneSettings, call: Call, task: Task, model: OpenedModel, split: str, val_fraction: float = 0.0
+) -> TrainingData:
+    """The data of a split, prepared now unless it is kept."""
+    source = Source(task, settings.data, model.tokenizer, settings.cache, call.is_in_memory, split)
+    unit = "parts" if task.running_text else "examples"
+    with Counter(f"preparing {split}", unit, shown=call.is_shown) as counter:
+        completion_only = settings.loss_on == "completion"
+        shortens, length = settings.too_long == "shorten", settings.length or LENGTH
+        return open_training_data(source, length, val_fraction, completion_only, counter, shortens, settings.beta())
+
+
 def open_base(settings: FinetuneSettings) -> OpenedModel:
     """The model to start from, with its weights checked."""
     if settings.from_scratch:
@@ -200,6 +243,8 @@ def open_base(settings: FinetuneSettings) -> OpenedModel:
         path, base = find_model_and_base(settings.model, settings.base, settings.offline)
     files = settings.json_hparams, settings.json_encoder, settings.vocab_bpe
     model = open_model(settings.model_ckpt or path, *files, fallback=path, base=base)
+    if settings.add_tokens:
+        model = add_tokens(model, settings.add_tokens)
     model.checkpoint.check(model.config)  # now, not after hours of preparing data
     return model
 
@@ -207,7 +252,7 @@ def open_base(settings: FinetuneSettings) -> OpenedModel:
 def check_replaced(settings: FinetuneSettings, model: OpenedModel) -> None:
     """Raises InputError if adapters would replace the model that they belong to, or the state of its run."""
     output, setting = settings.output_path(), settings.output_setting()
-    written = {output.resolve(), *([place_last(output).resolve()] if settings.val_fraction else [])}
+    written = {output.resolve(), *([place_last(output).resolve()] if settings.validates else [])}
     if written & {source.resolve() for source in model.sources}:
         message = "the adapters would replace the model that they belong to: choose another name"
         raise InputError(message, setting, output.name)
@@ -246,6 +291,7 @@ def without_auto(
     chooses = settings.memory is not None
     if chooses and saved:
         ways = {field: saved.get(f"--{field}", getattr(asked, field)) for field in ("optimizer", "lora_rank")}
+        ways["int8"] = saved.get("--base_precision") == "int8"
         asked, chooses = dataclasses.replace(asked, **ways), False
     memory = settings.memory_limit() or measure_device_memory()
     limit = math.inf if memory is None else memory
@@ -270,5 +316,6 @@ def with_learning_rate(
     if saved and "--base_lr" in saved:
         return dataclasses.replace(settings, lr=saved["--base_lr"])
     parameters = sum(map(math.prod, tensor_shapes(config).values()))
-    lr = choose_rate(parameters, settings.optimizer, settings.lora_rank > 0, settings.from_scratch)
+    prefers = settings.objective == "dpo"
+    lr = choose_rate(parameters, settings.optimizer, settings.lora_rank > 0, settings.from_scratch, prefers)
     return dataclasses.replace(settings, lr=lr)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gpt_tf2.checkpoints import adapters, peft
 from gpt_tf2.checkpoints.companions import companion_folder
-from gpt_tf2.checkpoints.opened import save_model
+from gpt_tf2.checkpoints.opened import save_chat_template, save_model
 from gpt_tf2.checkpoints.vocabularies import save_vocabulary
 from gpt_tf2.commands.recipes import format_recipe
 from gpt_tf2.commands.run import Run
@@ -84,7 +84,8 @@ def save_best(run: Run, trainer: "Trainer", history: History, best: Validation, 
 
 
 def save_weights(run: Run, trainer: "Trainer", path: Path) -> None:
-    """Writes the model, or its adapters, with the vocabulary."""
+    """Writes the model, or its adapters, with the vocabulary and the chat template."""
+    save_chat_template(run.chat_template, path)
     if run.settings.lora_rank:
         base = adapters.Base(run.model.path, run.digests, run.model.tokenizer.digest)
         write = peft.write if path.name == peft.FILE else adapters.write

@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from gpt_tf2.commands.data_settings import COLUMN, DATA, ENCODING, LITERAL_SPECIALS, TASK, find_task_of
+from gpt_tf2.commands.data_settings import (
+    CHAT_TEMPLATE,
+    COLUMN,
+    DATA,
+    ENCODING,
+    HIGHLIGHTS,
+    LITERAL_SPECIALS,
+    TASK,
+    choose_template,
+    find_task_of,
+)
 from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.task import Task
@@ -26,7 +36,9 @@ class ShowDataSettings:
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
-    split: str = flag("train", "train, or val and test of cnndm, dev of coqa", group="data")
+    highlights: str = flag("one", **HIGHLIGHTS)
+    chat_template: str | None = flag(None, **CHAT_TEMPLATE)
+    split: str = flag("train", "train, or val and test of jsonl and cnndm, dev of coqa", group="data")
     limit: int | None = flag(None, "most completions to print (all)", group="output", kind=int, at_least=1, below=2**31)
     seed: int = flag(0, "seed of what is drawn, such as one of the highlights", group="data", kind=int, at_least=0)
     json: bool = flag(False, "print one JSON object per completion, for programs", group="output", kind=bool)
@@ -37,7 +49,7 @@ class ShowDataSettings:
 
 def show_data(settings: ShowDataSettings) -> None:
     """Prints each completion after its prompt; what was decided and skipped goes to stderr."""
-    task, skipped = find_task_of(settings), Skipped()
+    (task, _), skipped = choose_template(find_task_of(settings), settings.chat_template, None), Skipped()
     task.check_split(settings.split)
     records = list_records(task, settings, skipped)
     ahead = read_ahead(records)

@@ -32,7 +32,7 @@ class VocabularySettings:
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
 
-    task, literal_specials = "text", False  # how the data is read
+    task, literal_specials, highlights = "text", False, "one"  # how the data is read
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -34,6 +34,31 @@ class Batch:
         """The number of tokens, without padding."""
         return int(np.count_nonzero(self.segments))
 
+    @property
+    def total(self) -> float:
+        """What the sum of the losses is divided by for their mean."""
+        return float(self.weights.sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class PairBatch(Batch):
+    """Pairs of completions of a prompt, the first of which is preferred (Rafailov et al. 2023).
+
+    Sequences come in twos: a pair's chosen segment is in an even one, counted from 0, and its rejected segment has the
+    same number in the sequence after that.
+
+    weights: float32 [K], the paper's β, or 0 where K is padded.
+    reference: float32 [K], the reference model's log-probability of a segment's learned tokens, at the first of them;
+        elsewhere 0.
+    """
+
+    reference: np.ndarray
+
+    @property
+    def total(self) -> float:
+        """The number of pairs."""
+        return float(self.segments[::2].max(axis=1, initial=0).sum())
+
 
 class Batches(Protocol):
     """A data set to train on or to validate with."""
@@ -102,23 +127,16 @@ def whole_rows(tokens: np.ndarray) -> Batch:
 def parts(batch: Batch, count: int) -> list[Batch]:
     """Split a batch into up to `count` batches with equal numbers of sequences; the last may have fewer."""
     sequences, width = batch.tokens.shape
-    size = -(-sequences // count)
+    together = 2 if isinstance(batch, PairBatch) else 1
+    size = together * -(-sequences // (together * count))
     if size == sequences:
         return [batch]
     split_batches = []
     for start in range(0, sequences, size):
         own = slice(start, start + size)
         picked = (batch.picks >= start * width) & (batch.picks < (start + size) * width)
-        split_batches.append(
-            Batch(
-                tokens=batch.tokens[own],
-                positions=batch.positions[own],
-                segments=batch.segments[own],
-                picks=batch.picks[picked] - np.int32(start * width),
-                targets=batch.targets[picked],
-                weights=batch.weights[picked],
-            )
-        )
+        arrays = {name: array[own if array.ndim == 2 else picked] for name, array in vars(batch).items()}
+        split_batches.append(type(batch)(**arrays | {"picks": arrays["picks"] - np.int32(start * width)}))
     return split_batches
 
 

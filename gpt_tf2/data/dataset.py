@@ -11,6 +11,7 @@ import numpy as np
 from gpt_tf2.data.batches import Batches, StreamWindows, split
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.data.packing import PackedExamples
+from gpt_tf2.data.pairs import PackedPairs, measure_pairs
 from gpt_tf2.data.prepared import Tokens, data_sources, prepare, prepare_in_memory
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.data_files import is_stream
@@ -46,6 +47,7 @@ class Source:
     path: where the data is, also in messages.
     cache: the folder for prepared tokens; by default `.gpt_tf2` beside the data.
     in_memory: whether prepared tokens are kept nowhere, unless there is a cache.
+    split: which split; by default that for training.
     """
 
     task: Task
@@ -53,6 +55,7 @@ class Source:
     tokenizer: Tokenizer
     cache: str | None = None
     in_memory: bool = False
+    split: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,8 @@ class TrainingData:
     former_key: the end of the key of the same tokens in state files of earlier versions; None if they had this key.
     report: lines to show.
     prompt: the ids that samples continue; none begin a new text.
+    is_shortened: whether examples are shortened that would be skipped otherwise.
+    has_chats: whether it holds chats, whose template the model needs.
     """
 
     make_batches: Callable[[bool], tuple[Batches, Batches | None]]
@@ -71,10 +76,39 @@ class TrainingData:
     former_key: str | None
     report: list[str]
     prompt: list[int]
+    is_shortened: bool = False
+    has_chats: bool = False
+
+    def validate_on(self, validation: "TrainingData", split: str) -> "TrainingData":
+        """The same data, validated on that of another split.
+
+        Raises InputError if both hold the same.
+        """
+        if validation.key == self.key:
+            message = f"holds the same as the training split: give `val_fraction`, or files of {split} beside it"
+            raise InputError(message, "val_split", split)
+
+        def make_batches(xla: bool) -> tuple[Batches, Batches | None]:
+            return self.make_batches(xla)[0], validation.make_batches(xla)[0]
+
+        return dataclasses.replace(
+            self,
+            make_batches=make_batches,
+            key=f"{self.key} {validation.key}",
+            former_key=None,
+            report=[*self.report, *(f"{split}: {line}" for line in validation.report)],
+            is_shortened=self.is_shortened or validation.is_shortened,
+        )
 
 
 def open_training_data(
-    source: Source, length: int, val_fraction: float, completion_only: bool, progress: Progress
+    source: Source,
+    length: int,
+    val_fraction: float,
+    completion_only: bool,
+    progress: Progress,
+    shortens: bool = True,
+    beta: float | None = None,
 ) -> TrainingData:
     """Reads or prepares the training split.
 
@@ -82,12 +116,14 @@ def open_training_data(
         length: the tokens in a sequence.
         val_fraction: the fraction held out at the end of the data.
         completion_only: whether the loss leaves prompts out.
+        shortens: whether the passage of an example that is too long is shortened; otherwise the example is skipped.
+        beta: of DPO's loss, if the examples are pairs of completions: then they are skipped.
 
     Raises InputError if the data is bad, or holds too little for this length.
     """
     if source.task.running_text:
         return open_running_text(source, source.task.running_text, length, val_fraction, progress)
-    return open_examples(source, length, val_fraction, completion_only, progress)
+    return open_examples(source, length, val_fraction, completion_only, progress, shortens, beta)
 
 
 def open_running_text(
@@ -97,7 +133,7 @@ def open_running_text(
     former_key = None
     is_kept = source.cache or (not source.in_memory and measure_files(source.path) >= LARGE)
     if is_kept and not is_stream(source.path):
-        tokens = prepare_training_split(source, progress)
+        tokens = prepare_split(source, progress)
         streams, key, former_key, notes = tokens.streams(), tokens.key, tokens.content, tokens.skipped
     else:
         skipped = Skipped()
@@ -126,13 +162,19 @@ def check_length(windows: StreamWindows, use: str, fix: str, path: str) -> None:
 
 
 def open_examples(
-    source: Source, length: int, val_fraction: float, completion_only: bool, progress: Progress
+    source: Source,
+    length: int,
+    val_fraction: float,
+    completion_only: bool,
+    progress: Progress,
+    shortens: bool,
+    beta: float | None,
 ) -> TrainingData:
-    """Packed examples; those too long for the length are skipped and counted."""
-    tokens = prepare_training_split(source, progress)
+    """Packed examples, or pairs; those too long for the length are shortened or skipped, and counted."""
+    tokens = prepare_split(source, progress)
     count = len(tokens.shortest)
-    fitting = np.flatnonzero(tokens.shortest <= length)
-    too_long = count - len(fitting)
+    fitting = np.flatnonzero((tokens.least(shortens) if beta is None else measure_pairs(tokens)) <= length)
+    skipped, shortened = count - len(fitting), int(np.count_nonzero(tokens.shortest[fitting] > length))
     if not len(fitting):
         message = f"each of {count:,} examples is longer than {length} tokens: raise `length`"
         raise InputError(message, "data", source.path)
@@ -143,30 +185,40 @@ def open_examples(
         )
         raise InputError(message, "val_fraction", val_fraction)
     report = [*tokens.skipped, f"{source.path}: {count:,} examples, {len(tokens.tokens):,} tokens"]
-    if too_long:
-        report.append(f"skipped {too_long:,} examples longer than {length} tokens")
+    if shortened:
+        report.append(f"shortened {shortened:,} examples longer than {length} tokens at the end of their passage")
+    if skipped:
+        report.append(f"skipped {skipped:,} examples longer than {length} tokens")
 
     def make_batches(xla: bool) -> tuple[Batches, Batches | None]:
         # XLA compiles all of a step for each shape; without it, on a CPU, only the GELU is compiled so.
         multiple = length // 4 or 1 if xla else 32
+        end_of_text = source.tokenizer.end_of_text
         training, held_out = (
-            PackedExamples(tokens, part, length, completion_only, source.tokenizer.end_of_text, multiple)
+            PackedExamples(tokens, part, length, completion_only, end_of_text, multiple, shortens)
+            if beta is None
+            else PackedPairs(tokens, part, length, end_of_text, beta, multiple)
             for part in (fitting[:cut], fitting[cut:])
         )
         return training, held_out if val_fraction else None
 
-    prompt = first_prompt(tokens, int(fitting[-1]))
-    return TrainingData(make_batches, tokens.key, tokens.content, report, prompt)
+    prompt = first_prompt(tokens, int(fitting[-1]), length)
+    if prompt == [source.tokenizer.end_of_text]:
+        prompt = []
+    return TrainingData(
+        make_batches, tokens.key, tokens.content, report, prompt, shortened > 0, has_chats=tokens.has_chats
+    )
 
 
-def prepare_training_split(source: Source, progress: Progress) -> Tokens:
-    """The tokens of the training split, prepared now unless they are kept."""
-    if source.in_memory and not source.cache:
-        return prepare_in_memory(source.task, source.path, source.task.splits[0], source.tokenizer, progress.show)
+def prepare_split(source: Source, progress: Progress) -> Tokens:
+    """The tokens of the source's split, prepared now unless they are kept."""
+    split = source.split or source.task.splits[0]
+    if is_stream(source.path) or (source.in_memory and not source.cache):
+        return prepare_in_memory(source.task, source.path, split, source.tokenizer, progress.show)
     return prepare(
         source.task,
         source.path,
-        source.task.splits[0],
+        split,
         source.tokenizer,
         source.cache,
         progress.show,
@@ -174,7 +226,9 @@ def prepare_training_split(source: Source, progress: Progress) -> Tokens:
     )
 
 
-def first_prompt(tokens: Tokens, example: int) -> list[int]:
-    """The passage and the first prompt of an example."""
+def first_prompt(tokens: Tokens, example: int, length: int) -> list[int]:
+    """The passage, shortened so that its shortest completion fits, and the first prompt of an example."""
     first = int(tokens.first_spans[example])
-    return [*tokens.span(first).tolist(), *tokens.span(first + 1).tolist()]
+    passage, prompt = tokens.span(first).tolist(), tokens.span(first + 1).tolist()
+    excess = max(0, int(tokens.shortest[example]) - length)
+    return [*passage[: len(passage) - excess], *prompt]

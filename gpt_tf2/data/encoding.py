@@ -14,11 +14,11 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.in_memory import PLACE
 from gpt_tf2.tasks.lookup import find_task
-from gpt_tf2.tasks.task import Example, Part, Piece, RunningText, Task, Unusable
-from gpt_tf2.tokenizer import Origin, Tokenizer
+from gpt_tf2.tasks.task import ChatText, Example, Part, Piece, RunningText, Task, Unusable
+from gpt_tf2.tokenizer import END_OF_TEXT, Origin, Tokenizer
 
 CHUNK = 64  # examples that a process encodes at a time
-PASSAGE, PROMPT, COMPLETION, STREAM, STREAM_CONTINUED = range(5)  # kinds of spans
+PASSAGE, PROMPT, COMPLETION, STREAM, STREAM_CONTINUED, CHAT_PASSAGE = range(6)  # kinds of spans
 
 
 class Encoded(NamedTuple):
@@ -162,14 +162,17 @@ def encode_pieces(pieces: Iterable[Piece], label: str, tokenizer: Tokenizer) -> 
 def encode_example(example: Example, tokenizer: Tokenizer) -> Encoded:
     """Encode an example: its passage, then for each turn the prompt and the completions.
 
-    Each span is encoded separately, because a model that generates starts where a prompt's tokens end.
+    Each span is encoded separately, because a model that generates starts where a prompt's tokens end. With nothing
+    before its first completion, an example begins with the end-of-text token, as generated texts do.
 
     Raises Unusable if a completion is empty.
     """
-    texts = [(PASSAGE, example.passage)]
+    texts = [(CHAT_PASSAGE if isinstance(example.passage, ChatText) else PASSAGE, example.passage)]
     for turn in example.turns:
         texts += [(PROMPT, turn.prompt), *((COMPLETION, completion) for completion in turn.completions)]
-    spans = [tokenizer.encode(text) for _, text in texts]
+    spans = [encode_text(text, tokenizer) for _, text in texts]
+    if not spans[0] + spans[1]:
+        spans[0] = [tokenizer.end_of_text]
     kinds, lengths = [kind for kind, _ in texts], [len(span) for span in spans]
     if any(kind == COMPLETION and not length for kind, length in zip(kinds, lengths, strict=True)):
         raise Unusable("a completion is empty", example.id)
@@ -180,6 +183,20 @@ def encode_example(example: Example, tokenizer: Tokenizer) -> Encoded:
         kinds=kinds,
         shortest=lengths[0] + lengths[1] + min(first_completions) + 1,
     )
+
+
+def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids of a passage, a prompt or a completion. In a chat, control tokens are those of its template only."""
+    if not isinstance(text, ChatText):
+        return tokenizer.encode(text)
+    ids: list[int] = []
+    for template, said in itertools.zip_longest(text.parts[::2], text.parts[1::2], fillvalue=""):
+        first, *others = template.split(END_OF_TEXT)
+        ids += tokenizer.encode(first)
+        for other in others:
+            ids += [tokenizer.end_of_text, *tokenizer.encode(other)]
+        ids += tokenizer.encode(said, allow_added=False)
+    return ids
 
 
 def smallest_dtype(tokenizer: Tokenizer) -> np.dtype:

@@ -98,7 +98,7 @@ def open_batches(
     Args:
         data: a file, a folder or a glob.
         tokenizer: the vocabulary of the model.
-        task: text, cnndm, coqa or the FILE.py of your own. It also says where the loss falls.
+        task: text, jsonl, cnndm, coqa or the FILE.py of your own. It also says where the loss falls.
         length: tokens in a sequence, at most n_ctx.
         steps: batches in an epoch.
         val_fraction: the fraction of the data that is held out.

@@ -20,16 +20,17 @@ class PackedExamples:
 
     A batch is as wide as its longest sequence, and sequences of similar lengths share a batch, so that almost nothing
     is padding. If a turn has several completions, one is drawn each time. A conversation is cut after the last turn
-    that fits.
+    that fits. The passage of an example whose first turn does not fit is shortened at its end, as `build_prompt` does.
 
     Args:
         tokens: the prepared examples.
-        examples: int [N], which of them to use; those whose first turn alone is too long are skipped.
+        examples: int [N], which of them to use; those that do not fit are skipped.
         length: the maximum length of a sequence, in tokens.
         completion_only: learn only the completions, each with the token that ends it.
         end_of_text: the id that ends every example.
         multiple: round the width of a batch, and its number of learned tokens, up to a multiple of this. Use it where
             every new shape costs a compilation.
+        shortens: whether passages may be shortened. If not, an example whose first turn does not fit is skipped.
 
     Example:
         >>> data = PackedExamples(tokens, np.arange(len(tokens.shortest)), 1024, True, 50256)  # doctest: +SKIP
@@ -45,9 +46,10 @@ class PackedExamples:
         completion_only: bool,
         end_of_text: int,
         multiple: int = 1,
+        shortens: bool = True,
     ):
         self.tokens = tokens
-        self.examples = examples[tokens.shortest[examples] <= length]
+        self.examples = examples[tokens.least(shortens)[examples] <= length]
         self.length, self.multiple = length, multiple
         self.completion_only, self.end_of_text = completion_only, end_of_text
         # A pool is always packed the same way. The last one is kept; of the others only the number of batches.
@@ -93,15 +95,18 @@ class PackedExamples:
         kinds = self.tokens.kinds[first:last].tolist()
         lengths = np.diff(self.tokens.ends[first:last], prepend=self.tokens.ends[first - 1] if first else 0).tolist()
         used, room = [0], self.length - lengths[0] - 1
+        # What the first turn may take of the passage.
+        spare = lengths[0] if self.tokens.shortest[example] > self.length else 0
         prompts = [i for i, kind in enumerate(kinds) if kind == PROMPT]
         for prompt, end in zip(prompts, [*prompts[1:], len(kinds)], strict=True):
             room -= lengths[prompt]
-            fitting = [i for i in range(prompt + 1, end) if lengths[i] <= room]
+            fitting = [i for i in range(prompt + 1, end) if lengths[i] <= room + spare]
             if not fitting:
                 break
             completion = fitting[int(draw.integers(len(fitting)))] if len(fitting) > 1 else fitting[0]
             room -= lengths[completion]
             used += [prompt, completion]
+            spare = 0
         return [int(first) + i for i in used]
 
     def _pack(self, segments: Sequence[Segment]) -> list[Packed]:
@@ -122,9 +127,9 @@ class PackedExamples:
         return [sequence for sequences in by_room for sequence in sequences]
 
     def _length(self, segment: Segment) -> int:
-        """The number of tokens, with the end of text."""
+        """The number of tokens, with the end of text, after the passage is shortened."""
         ends = self.tokens.ends
-        return sum(int(ends[i] - (ends[i - 1] if i else 0)) for i in segment) + 1
+        return min(sum(int(ends[i] - (ends[i - 1] if i else 0)) for i in segment) + 1, self.length)
 
     def _width(self, sequence: Packed) -> int:
         return sum(self._length(segment) for segment in sequence)
@@ -161,6 +166,8 @@ class PackedExamples:
     def _segment_ids(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         """The ids of a segment with the end of text, and the positions whose next token is learned."""
         spans = [self.tokens.span(i).astype("int32") for i in segment]
+        excess = max(0, sum(map(len, spans)) + 1 - self.length)
+        spans[0] = spans[0][: len(spans[0]) - excess]
         ids = np.concatenate([*spans, [self.end_of_text]])
         if not self.completion_only:
             return ids, np.arange(len(ids) - 1)

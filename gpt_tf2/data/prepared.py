@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from gpt_tf2.data.encoding import STREAM, Encoded, encode_items, smallest_dtype
+from gpt_tf2.data.encoding import CHAT_PASSAGE, STREAM, Encoded, encode_items, smallest_dtype
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.kept import KEPT_FOLDER, Kept, Sources, open_or_build
 from gpt_tf2.tasks.data_files import folder_of, list_files
@@ -19,7 +19,7 @@ from gpt_tf2.tasks.examples import Skipped, no_examples
 from gpt_tf2.tasks.task import Task
 from gpt_tf2.tokenizer import Tokenizer
 
-FORMAT = 3  # of the files and of the rules that they are made by: tokens of another format are prepared again
+FORMAT = 4  # of the files and of the rules that they are made by: tokens of another format are prepared again
 # In this order they make up `Tokens.key`. The type of the tokens depends on the vocabulary.
 ARRAYS = {"tokens": None, "ends": "int64", "kinds": "uint8", "first_spans": "int64", "shortest": "int32"}
 Show = Callable[[int, int | None], None]  # items encoded, and of how many if that is known
@@ -55,6 +55,19 @@ class Tokens:
         """Return the tokens of a span, unsigned [tokens]."""
         return self.tokens[self.ends[index - 1] if index else 0 : self.ends[index]]
 
+    def least(self, shortens: bool) -> np.ndarray:
+        """How many tokens each example takes at least, int [examples]; `shortens`: without its passage."""
+        if not shortens:
+            return self.shortest
+        passages = self.first_spans[:-1]
+        starts = np.append(0, self.ends[passages[1:] - 1])
+        return self.shortest - (self.ends[passages] - starts)
+
+    @property
+    def has_chats(self) -> bool:
+        """Whether there is a chat among the examples."""
+        return bool((self.kinds == CHAT_PASSAGE).any())
+
     def streams(self) -> list[np.ndarray]:
         """Return the streams of a running text, unsigned arrays [tokens]."""
         starts = np.flatnonzero(self.kinds == STREAM)
@@ -89,9 +102,6 @@ def prepare(
     sources = data_sources(dataset_path)
     if not dataset_path or next(iter(sources.paths()), None) is None:
         raise InputError("no such file: give a file, a folder or a glob", "data", dataset_path)
-    home = Path(cache) if cache else folder_of(dataset_path) / KEPT_FOLDER
-    # A relative path, so that the tokens are found again when they move together with the data.
-    location = hashlib.sha256(os.path.relpath(dataset_path, home).encode()).hexdigest()[:8]
     key = settings_key(task, split, tokenizer)
 
     def build(folder: Path) -> dict[str, Any]:
@@ -101,7 +111,7 @@ def prepare(
         return {"dtype": smallest_dtype(tokenizer).name, "skipped": skipped}
 
     with open_or_build(
-        home / f"{task.name}-{split}-{location}",
+        locate_kept(f"{task.name}-{split}", dataset_path, cache),
         key,
         sources,
         build,
@@ -110,6 +120,14 @@ def prepare(
         changed=InputError("changed while it was read: start again", "data", dataset_path),
     ) as kept:
         return open_tokens(kept)
+
+
+def locate_kept(name: str, dataset_path: str, cache: str | None) -> Path:
+    """The folder for what is kept of a data set under a name; see `prepare`."""
+    home = Path(cache) if cache else folder_of(dataset_path) / KEPT_FOLDER
+    # A relative path, so that it is found again when it moves together with the data.
+    location = hashlib.sha256(os.path.relpath(dataset_path, home).encode()).hexdigest()[:8]
+    return home / f"{name}-{location}"
 
 
 def prepare_in_memory(task: Task, dataset_path: str, split: str, tokenizer: Tokenizer, show: Show) -> Tokens:

@@ -8,6 +8,8 @@ import numpy as np
 
 from gpt_tf2.config import GPT2Config
 
+NO_IDS = np.zeros(0, "int32")
+
 
 @dataclasses.dataclass(eq=False)
 class State:
@@ -35,6 +37,7 @@ class Decoder(Protocol):
     name: str  # device and precision, to show
     precision: str  # of the matrices: float32, bfloat16 or int8
     loops_on_device: bool  # whether its model can run many steps in one call of the device
+    undrawn: np.ndarray  # int32, the ids without a token, sorted: their logits are computed, but none is ever drawn
     prefill_chunk: int  # how many tokens of prompts to run in one step, beside the last tokens of other sequences
 
     def begin(self) -> State:

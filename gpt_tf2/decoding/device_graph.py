@@ -71,7 +71,7 @@ def read_weights(model: GPT2) -> Weights:
     }
 
     def is_other(x: Tensor) -> bool:
-        return x.ndim == 2 and x.dtype != model.compute_dtype
+        return x.ndim == 2 and x.dtype not in (model.compute_dtype, "int8")
 
     others = [x for x in jax.tree.leaves(weights) if is_other(x)]
     cast = iter(cast_all(others, model.compute_dtype) if others else [])
@@ -178,6 +178,7 @@ def run_steps(
     keep: Tensor,
     steps: Tensor,
     end: Tensor,
+    undrawn: Tensor,
     n_head: int,
     rules: Rules,
     draft_tokens: int,
@@ -191,6 +192,7 @@ def run_steps(
         keep: bool [B]; slots to free are False.
         steps: at most MAX_STEPS.
         end: the end-of-text id.
+        undrawn: int32, ids that are never drawn.
         draft_tokens: most draft tokens per step and slot, or 0.
 
     Returns:
@@ -209,7 +211,7 @@ def run_steps(
             return jnp.where(ahead < count[:, None], start[:, None] + ahead, limit + ahead)
 
         token = draw_tokens(
-            state.logits, state.settings, rules, state.seeds, state.counts, state.lengths, state.used, end
+            state.logits, state.settings, rules, state.seeds, state.counts, state.lengths, state.used, end, undrawn
         )
         runs = (state.left > 0) & (token != end)
         tokens, drafted = token[:, None], jnp.zeros(slots, "int32")
@@ -223,7 +225,7 @@ def run_steps(
         all_logits = project(weights, x)  # [B, 1 + draft_tokens, V]
         added, logits = jnp.where(runs, 1, 0), all_logits[:, 0]
         if draft_tokens:
-            accepted = count_accepted(all_logits, state, rules, tokens, drafted, end)
+            accepted = count_accepted(all_logits, state, rules, tokens, drafted, end, undrawn)
             added, logits = jnp.where(runs, 1 + accepted, 0), all_logits[every[:, 0], accepted]
         ids, used = state.ids, state.used
         if ids is not None:
@@ -252,7 +254,9 @@ def run_steps(
     return state, (out, written, state.left)
 
 
-def count_accepted(logits: Tensor, state: Slots, rules: Rules, tokens: Tensor, drafted: Tensor, end: Tensor) -> Tensor:
+def count_accepted(
+    logits: Tensor, state: Slots, rules: Rules, tokens: Tensor, drafted: Tensor, end: Tensor, undrawn: Tensor
+) -> Tensor:
     """How many draft tokens equal what is drawn, up to the first that does not, [B].
 
     Args:
@@ -273,6 +277,7 @@ def count_accepted(logits: Tensor, state: Slots, rules: Rules, tokens: Tensor, d
         (state.lengths[:, None] + later).ravel(),
         used,
         end,
+        undrawn,
     ).reshape(slots, count)
     agrees = (drawn == tokens[:, 1:]) & (drawn != end) & (later <= drafted[:, None])
     return jnp.cumprod(agrees, axis=1).sum(axis=1)

@@ -61,6 +61,7 @@ def draw_tokens(
     lengths: Tensor,
     used: Tensor | None,
     end: Tensor,
+    undrawn: Tensor,
 ) -> Tensor:
     """The next token of each sequence, int32 [N].
 
@@ -73,8 +74,9 @@ def draw_tokens(
         lengths: int32 [N], tokens of each sequence so far.
         used: bool [N, V], the tokens that occur in each sequence; None leaves the repetition penalty out.
         end: the end-of-text id.
+        undrawn: int32, ids that are never drawn.
     """
-    logits = apply_rules(logits, settings, rules, lengths, used, end)
+    logits = apply_rules(logits, settings, rules, lengths, used, end, undrawn)
     best = logits.argmax(axis=-1).astype("int32")
     if not rules.draws:
         return best
@@ -84,15 +86,23 @@ def draw_tokens(
 
 
 def apply_rules(
-    logits: Tensor, settings: Settings, rules: Rules, lengths: Tensor, used: Tensor | None, end: Tensor
+    logits: Tensor,
+    settings: Settings,
+    rules: Rules,
+    lengths: Tensor,
+    used: Tensor | None,
+    end: Tensor,
+    undrawn: Tensor,
 ) -> Tensor:
     """Logits [N, V] as the rules leave them, in the order of `make_sampler`. The arguments are those of `draw_tokens`.
 
     Unlike the rules of `generation/sampling.py`, top-k and the nucleus keep all tokens whose logit equals that of the
     last one kept.
     """
-    is_early_end = (jnp.arange(logits.shape[-1]) == end) & (lengths < settings.fewest)[:, None]
-    logits = jnp.where(is_early_end, -jnp.inf, logits)
+    ruled_out = (jnp.arange(logits.shape[-1]) == end) & (lengths < settings.fewest)[:, None]
+    if undrawn.size:
+        ruled_out |= jnp.zeros(logits.shape[-1], bool).at[undrawn].set(True)
+    logits = jnp.where(ruled_out, -jnp.inf, logits)
     if used is not None:
         penalty = settings.penalty[:, None]
         logits = jnp.where(used, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)

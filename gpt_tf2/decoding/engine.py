@@ -60,13 +60,14 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
     """
     if model.remark:
         say(model.remark)
+    undrawn = model.tokenizer.undrawn(model.config.n_vocab)
     if engine == "graph":
         device = start_backend()
         from gpt_tf2.decoding.keras_graph import GraphDecoder
 
         if precision == "auto":
             precision = "bfloat16" if runs_on_gpu() and has_fast_bfloat16() else "float32"
-        return GraphDecoder(model.load(precision=precision, held=precision), device)
+        return GraphDecoder(model.load(precision=precision, held=precision), device, undrawn)
     if precision == "auto":
         precision = "float32"
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
@@ -83,7 +84,7 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
         if conversion.perplexity:
             for line in describe_int8(*conversion.perplexity):
                 say(line)
-        return LiteRTDecoder(conversion.folder, model.config, precision)
+        return LiteRTDecoder(conversion.folder, model.config, precision, undrawn)
 
 
 def convert(model: OpenedModel, precision: str, folder: Path, say: Say, show: Show) -> Perplexities | None:

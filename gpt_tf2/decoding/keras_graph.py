@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from gpt_tf2.backend.compiling import compile_with_model
-from gpt_tf2.decoding.decoder import State
+from gpt_tf2.decoding.decoder import NO_IDS, State
 from gpt_tf2.model import GPT2, KeysValues, causal_mask
 
 BUCKET = 64  # the cache's capacity is a multiple of this
@@ -25,12 +25,13 @@ class GraphDecoder:
     Args:
         model: each call uses its current weights, so it may be trained in between.
         device: the device's name, to show.
+        undrawn: the ids without a token.
     """
 
     prefill_chunk = sys.maxsize  # a prompt runs whole, alone
 
-    def __init__(self, model: GPT2, device: str = ""):
-        self.model, self.config, self.precision = model, model.config, model.compute_dtype
+    def __init__(self, model: GPT2, device: str = "", undrawn: np.ndarray = NO_IDS):
+        self.model, self.config, self.precision, self.undrawn = model, model.config, model.compute_dtype, undrawn
         self.name = f"{device}, {self.precision}"
         self.loops_on_device = keras.backend.backend() == "jax"
         self._run_first = compile_with_model(model, self._first_graph)
@@ -97,7 +98,8 @@ class GraphDecoder:
     def _first_graph(self, tokens: Any, picks: Any) -> tuple[Any, list[Any]]:
         """Sequences without cached positions: tokens [B, T], picks [N] of B·T → logits [N, n_vocab], cache."""
         width = ops.shape(tokens)[1]
-        x, pairs = self.model.hidden(tokens, ops.arange(width, dtype="int32")[None], causal_mask(width))
+        positions = ops.minimum(ops.arange(width, dtype="int32"), self.config.n_ctx - 1)  # padding may be beyond n_ctx
+        x, pairs = self.model.hidden(tokens, positions[None], causal_mask(width))
         return self._pick_logits(x, picks), [array for pair in pairs for array in pair]
 
     def _more_graph(self, cache: list[Any], tokens: Any, lengths: Any, picks: Any) -> tuple[Any, list[Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpt_tf2.decoding.decoder import Decoder
-from gpt_tf2.evaluation.perplexity import make_windows
+from gpt_tf2.evaluation.perplexity import cut_windows
 
 
 def score_tokens(decoder: Decoder, ids: np.ndarray, end_of_text: int) -> Iterator[np.ndarray]:
@@ -20,16 +20,29 @@ def score_tokens(decoder: Decoder, ids: np.ndarray, end_of_text: int) -> Iterato
         >>> np.concatenate(list(score_tokens(decoder, np.array([464, 17855]), 50256))).shape  # doctest: +SKIP
         (2,)
     """
-    for batch in make_windows([ids], end_of_text, decoder.config.n_ctx, batch_size=1):
-        first, size = int(batch.picks[0]), int(batch.picks[-1]) + 1
-        window, state = batch.tokens[0, :size].tolist(), decoder.begin()
-        for start in range(0, size, decoder.prefill_chunk):
-            chunk = window[start : start + decoder.prefill_chunk]
-            wanted = min(len(chunk), max(0, start + len(chunk) - first))
+    yield from score_after(decoder, np.concatenate([[end_of_text], ids]), 1)
+
+
+def score_after(decoder: Decoder, tokens: np.ndarray, first: int) -> Iterator[np.ndarray]:
+    """Yields the log-probabilities of the tokens from `first` on, 1 or more, each given those before it.
+
+    tokens: int [N]. Sequences above the context are cut into windows, as `measure_perplexity` does.
+    """
+    for logits, targets in predict_after(decoder, tokens, first):
+        yield log_softmax_at(logits, targets)
+
+
+def predict_after(decoder: Decoder, tokens: np.ndarray, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the logits [n, n_vocab] from which `score_after` scores tokens, and the ids of these [n]."""
+    for window, predicted in cut_windows(tokens, first, decoder.config.n_ctx):
+        ids, state = window[:-1].tolist(), decoder.begin()
+        for start in range(0, len(ids), decoder.prefill_chunk):
+            chunk = ids[start : start + decoder.prefill_chunk]
+            end = start + len(chunk) + 1  # tokens up to here are predicted now
+            wanted = min(len(chunk), max(0, end - predicted))
             logits = decoder.extend(state, [chunk], [wanted])  # [wanted, n_vocab]
-            predicted = start + len(chunk) - first  # targets up to here, of this window
             if wanted:
-                yield log_softmax_at(logits, batch.targets[predicted - wanted : predicted])
+                yield logits, window[end - wanted : end]
 
 
 def log_softmax_at(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -60,18 +60,26 @@ def make_windows(streams: Sequence[np.ndarray], end_of_text: int, length: int, b
     has at least half a length of context, except at the beginning of a stream. The end-of-text token precedes the
     first token of a stream.
     """
-    windows: list[tuple[np.ndarray, int]] = []  # up to length + 1 tokens, and the index of the first that is predicted
-    for stream in streams:
-        tokens = np.concatenate([[end_of_text], stream])
-        predicted = 1  # tokens up to here; the end of text counts
-        for start in range(0, max(1, len(tokens) - 1), length // 2):
-            window = tokens[start : start + length + 1]
-            windows.append((window, predicted - start))
-            predicted = start + len(window)
-            if predicted == len(tokens):
-                break
+    windows = [
+        window for stream in streams for window in cut_windows(np.concatenate([[end_of_text], stream]), 1, length)
+    ]
     for first in range(0, len(windows), batch_size):
         yield make_batch(windows[first : first + batch_size], length)
+
+
+def cut_windows(tokens: np.ndarray, first: int, length: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields windows of up to length + 1 tokens, each with the index in it of the first token that it predicts.
+
+    first: the first token to predict, 1 or more; all after it are predicted, too.
+    """
+    predicted = first  # tokens up to here
+    for start in range(0, len(tokens) - 1, length // 2):
+        window = tokens[start : start + length + 1]
+        if start + len(window) > predicted:
+            yield window, predicted - start
+            predicted = start + len(window)
+        if predicted == len(tokens):
+            break
 
 
 def make_batch(windows: list[tuple[np.ndarray, int]], length: int) -> Batch:

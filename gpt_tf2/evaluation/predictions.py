@@ -3,11 +3,14 @@
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from gpt_tf2.backend.workers import Workers
+from gpt_tf2.data.encoding import encode_text
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.generation.prompts import build_prompt
@@ -30,6 +33,7 @@ class EvaluationProtocol:
     stop: a completion ends before this text; "" leaves that to the end-of-text token.
     gold_history: whether earlier turns show the data's completions instead of the model's own.
     draft: whether to use speculative decoding by prompt lookup; the predictions are the same.
+    num_trials: samples of each example.
     """
 
     slots: int
@@ -39,26 +43,33 @@ class EvaluationProtocol:
     stop: str
     gold_history: bool
     draft: bool
+    num_trials: int = 1
 
 
 @dataclasses.dataclass(eq=False)
 class Conversation:
-    """An example and the completions of its turns so far.
+    """An example and the completions of its turns so far, in one sample after another.
 
     index: among the examples of this evaluation. number: of its item among those of the split.
-    passage: its token ids. shortened: how many prompts did not fit and were shortened.
+    passage: its token ids. num_trials: the samples. shortened: how many prompts did not fit and were shortened.
     """
 
     index: int
     number: int
     example: Example
     passage: list[int]
+    num_trials: int = 1
     completions: list[str] = dataclasses.field(default_factory=list)
     shortened: int = 0
 
     @property
+    def missing(self) -> int:
+        """How many completions are to come."""
+        return self.num_trials * len(self.example.turns) - len(self.completions)
+
+    @property
     def is_complete(self) -> bool:
-        return len(self.completions) == len(self.example.turns)
+        return self.missing == 0
 
     @property
     def key(self) -> str:
@@ -72,13 +83,14 @@ class Conversation:
 
     def request_next(self, protocol: EvaluationProtocol, tokenizer: Tokenizer, n_ctx: int) -> Request:
         """A request for the next turn, tagged with the conversation and the completion's text stream."""
-        turn, history = len(self.completions), self.completions
+        trial, turn = divmod(len(self.completions), len(self.example.turns))
+        history = self.completions[len(self.completions) - turn :]
         if protocol.gold_history:
             history = [earlier.completions[0] for earlier in self.example.turns[:turn]]
         room = n_ctx - protocol.max_new_tokens
         prompt, is_whole = build_prompt(self.passage, self.example, history, room, tokenizer)
-        self.shortened += not is_whole
-        generator = np.random.default_rng([protocol.seed, self.number, turn])
+        self.shortened += not (is_whole or trial)  # the other samples have the same prompts
+        generator = np.random.default_rng([protocol.seed, self.number, turn, *([trial] if trial else [])])
         stream = TextStream(tokenizer, [protocol.stop] if protocol.stop else [])
         tag = (self, stream)
         return Request(prompt, protocol.max_new_tokens, protocol.sampler, generator, stream.add, tag)
@@ -103,9 +115,11 @@ def predict(
         examples: with the numbers of their items.
         show: called with the number of completions so far, and in all, without those that other processes make.
     """
-    passages = tokenizer.encode_batch([example.passage for _, example in examples])
+    encode = functools.partial(encode_text, tokenizer=tokenizer)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        passages = list(threads.map(encode, (example.passage for _, example in examples)))
     conversations = [
-        Conversation(index, number, example, passage)
+        Conversation(index, number, example, passage, protocol.num_trials)
         for index, ((number, example), passage) in enumerate(zip(examples, passages, strict=True))
     ]
     for conversation in conversations:
@@ -115,7 +129,7 @@ def predict(
     # Sequences of similar length waste the least memory and padding.
     by_length = sorted(conversations, key=lambda conversation: len(conversation.passage))
     share = workers.share([conversation for conversation in by_length if not conversation.is_complete])
-    total = done + sum(len(each.example.turns) - len(each.completions) for each in share)
+    total = done + sum(each.missing for each in share)
     at_first = min(protocol.slots, -(-len(share) // len(decoders)))  # no device takes more than its part
     functions = [functools.partial(complete, decoder, tokenizer, protocol, at_first) for decoder in decoders]
     for key, completion in workers.run(functions, share):
@@ -149,7 +163,7 @@ def complete(
         completion = stream.finish()
         yield conversation.key, completion
         conversation.completions.append(completion)
-        # The next turn gets the slot that has the passage cached.
+        # The next turn, or sample, gets the slot that has the passage cached.
         following = next(waiting, None) if conversation.is_complete else conversation
         if following is not None:
             scheduler.submit(following.request_next(protocol, tokenizer, n_ctx))

@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.errors import InputError
@@ -30,13 +32,14 @@ class CompletionRules:
     """How prompts are completed.
 
     sampler: chooses each token.
-    max_new_tokens: most tokens of a sample. It also ends where the context does.
+    max_new_tokens: most tokens of a sample. It also ends where the context does, unless it goes on beyond that.
     min_length: fewest tokens of a sample, at most `max_new_tokens`.
     stops: texts that end a sample. They are not part of it.
     n_samples: samples of each prompt.
     seed: of the draws. Sample i is the same whatever their number is.
     slots: how many samples run at a time. The text does not depend on it, up to rounding.
     draft: whether to use speculative decoding by prompt lookup. The text does not depend on it, up to rounding.
+    beyond_context: whether a text that fills the context goes on, after its last half context of tokens alone.
     """
 
     sampler: Sampler
@@ -47,6 +50,7 @@ class CompletionRules:
     seed: int | None = None
     slots: int = 1
     draft: bool = False
+    beyond_context: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +75,25 @@ def encode_prompt(tokenizer: Tokenizer, text: str, literal: bool = False) -> Pro
     return Prompt(text, tokenizer.encode(text, not literal) or [tokenizer.end_of_text])
 
 
-def check_prompt(model: OpenedModel, prompt: Prompt, min_length: int, name: str, *where: str) -> None:
-    """Raises InputError if a prompt leaves no room in the model's context, or less than `min_length`.
+def check_prompt(model: OpenedModel, prompt: Prompt, rules: CompletionRules, name: str, *where: str) -> None:
+    """Raises InputError if a prompt leaves no room in the model's context, or less than the fewest tokens of a sample.
+
+    A sample that goes on beyond the context always has room.
 
     Args:
         name: what the message calls the prompt.
         where: the setting that the prompt is from and its value, if the message shall begin with them.
     """
-    tokens, n_ctx = len(prompt.ids), model.config.n_ctx
+    tokens, n_ctx, min_length = len(prompt.ids), model.config.n_ctx, rules.min_length
+    if rules.beyond_context and n_ctx > 1:  # half of a single token is none
+        return
     if tokens >= n_ctx:
         excess = f"{name} has {tokens} tokens, n_ctx of {model.path} is {n_ctx}"
-        raise InputError(f"{excess}: shorten it to {n_ctx - 1} or fewer", *where)
+        raise InputError(f"{excess}: shorten it to {n_ctx - 1} or fewer, or give `beyond_context`", *where)
     if tokens + min_length > n_ctx:
         room = f"{name} has {tokens} of the {n_ctx} tokens of n_ctx, which leaves {n_ctx - tokens}"
-        raise InputError(f"{room}, fewer than `min_length` {min_length}: lower `min_length`", *where)
+        fix = "lower `min_length`, or give `beyond_context`"
+        raise InputError(f"{room}, fewer than `min_length` {min_length}: {fix}", *where)
 
 
 def complete_prompts(
@@ -107,44 +116,90 @@ def complete_prompts(
         >>> prompts = [encode_prompt(tokenizer, "The tide")]
         >>> samples = list(filter(None, complete_prompts(decoder, tokenizer, prompts, rules)))
     """
+    end, n_ctx = tokenizer.end_of_text, decoder.config.n_ctx
     slots = min(rules.slots, rules.n_samples * len(prompts), MOST_SLOTS)
-    scheduler = make_scheduler(decoder, rules.sampler, tokenizer.end_of_text, slots, rules.draft)
-    requests = make_requests(tokenizer, decoder.config.n_ctx, prompts, rules, show)
-    for request in itertools.islice(requests, 2 * slots):  # the others as those are finished
-        scheduler.submit(request)
+    scheduler = make_scheduler(decoder, rules.sampler, end, slots, rules.draft)
+    waiting = begin_samples(tokenizer, n_ctx, prompts, rules, show)
+    for sample in itertools.islice(waiting, 2 * slots):  # the others as those are finished
+        scheduler.submit(make_request(sample, rules, end, n_ctx))
     samples: dict[int, Sample] = {}
     total = 0
     for finished in scheduler.steps():
         if not finished:
             yield None
             continue
-        for following in itertools.islice(requests, 1):
-            scheduler.submit(following)
-        number, stream = finished.tag
-        ended = "stop" if stream.stopped else "end"
-        if ended == "end" and stream.tokens >= finished.max_new_tokens:
-            ended = "length" if stream.tokens >= rules.max_new_tokens else "context"
-        prompt = prompts[number // rules.n_samples].text
-        samples[number] = Sample(prompt, stream.finish(), stream.tokens, ended)
+        sample = finished.tag
+        ended = explain_end(sample, rules, n_ctx)
+        if ended == "context" and rules.beyond_context:
+            sample.context = fit_context(sample.context, n_ctx)
+            scheduler.submit(make_request(sample, rules, end, n_ctx), first=True)
+            continue
+        for following in itertools.islice(waiting, 1):
+            scheduler.submit(make_request(following, rules, end, n_ctx))
+        prompt = prompts[sample.number // rules.n_samples].text
+        samples[sample.number] = Sample(prompt, sample.stream.finish(), sample.stream.tokens, ended)
         while total in samples:
             yield samples.pop(total)
             total += 1
 
 
-def make_requests(
+@dataclasses.dataclass(eq=False)
+class RunningSample:
+    """A sample that is being generated, by one request for each context that it fills.
+
+    number: among all samples.
+    context: the ids that the model reads: the prompt and the new tokens, or the end of these.
+    stream: its text.
+    """
+
+    number: int
+    context: list[int]
+    stream: TextStream
+    generator: np.random.Generator
+
+    def add(self, id: int) -> bool:
+        """Appends a token. Returns False if that ends the text."""
+        self.context.append(id)
+        return self.stream.add(id)
+
+
+def begin_samples(
     tokenizer: Tokenizer,
     n_ctx: int,
     prompts: Sequence[Prompt],
     rules: CompletionRules,
     show: Callable[[str], None],
-) -> Iterator[Request]:
-    """Yields a request for each sample, tagged with its number and its text, when it is asked for."""
+) -> Iterator[RunningSample]:
+    """Yields each sample, still without new tokens, when it is asked for."""
     for number, generator in enumerate(spawn_generators(rules.seed, rules.n_samples * len(prompts))):
-        ids = prompts[number // rules.n_samples].ids
-        sampler = rules.sampler
-        if rules.min_length:  # first, so that a nucleus never holds the end alone
-            minimum = MinimumLength(tokenizer.end_of_text, len(ids) + rules.min_length)
-            sampler = dataclasses.replace(sampler, rules=(minimum, *sampler.rules))
-        stream = TextStream(tokenizer, rules.stops, show)
-        room = min(rules.max_new_tokens, n_ctx - len(ids))
-        yield Request(ids, room, sampler, generator, stream.add, tag=(number, stream))
+        context = fit_context(prompts[number // rules.n_samples].ids, n_ctx)
+        yield RunningSample(number, context, TextStream(tokenizer, rules.stops, show), generator)
+
+
+def make_request(sample: RunningSample, rules: CompletionRules, end: int, n_ctx: int) -> Request:
+    """A request for the rest of a sample, or for what its context has room for."""
+    prompt, done, sampler = list(sample.context), sample.stream.tokens, rules.sampler
+    room = min(rules.max_new_tokens - done, n_ctx - len(prompt))
+    if done < rules.min_length:  # first, so that a nucleus never holds the end alone
+        minimum = MinimumLength(end, len(prompt) + min(rules.min_length - done, room))
+        sampler = dataclasses.replace(sampler, rules=(minimum, *sampler.rules))
+    return Request(prompt, room, sampler, sample.generator, sample.add, tag=sample)
+
+
+def explain_end(sample: RunningSample, rules: CompletionRules, n_ctx: int) -> str:
+    """Why a request for a sample has ended; see `Sample`."""
+    if sample.stream.stopped:
+        return "stop"
+    if sample.stream.tokens >= rules.max_new_tokens:
+        return "length"
+    return "context" if len(sample.context) >= n_ctx else "end"
+
+
+def fit_context(ids: list[int], n_ctx: int) -> list[int]:
+    """What the model reads of a text: all of it, or of one that fills the context the last half context of tokens.
+
+    Example:
+        >>> fit_context([1, 2, 3], n_ctx=4), fit_context([1, 2, 3, 4, 5], n_ctx=4)
+        ([1, 2, 3], [4, 5])
+    """
+    return list(ids) if len(ids) < n_ctx else ids[-(n_ctx // 2) :]

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gpt_tf2.decoding.decoder import NO_IDS
 from gpt_tf2.decoding.device_graph import (
     MAX_STEPS,
     Admission,
@@ -69,6 +70,7 @@ class DeviceScheduler(BaseScheduler):
         end: the id that ends a completion.
         slots: how many requests run at a time.
         draft: whether to propose draft tokens and verify several per step: speculative decoding by prompt lookup.
+        undrawn: the ids without a token, which are never drawn.
 
     Example:
         >>> scheduler = DeviceScheduler(model, tokenizer.end_of_text, slots=64)
@@ -76,9 +78,9 @@ class DeviceScheduler(BaseScheduler):
         >>> scheduler.run_all(requests)
     """
 
-    def __init__(self, model: GPT2, end: int, slots: int, draft: bool = False):
+    def __init__(self, model: GPT2, end: int, slots: int, draft: bool = False, undrawn: np.ndarray = NO_IDS):
         super().__init__()
-        self.model, self.end, self.slots = model, end, slots
+        self.model, self.end, self.slots, self.undrawn = model, end, slots, undrawn
         self._draft_tokens = DRAFT_TOKENS if draft else 0
         self._rules = Rules()  # that any request so far needs
         self._state: Slots | None = None
@@ -88,13 +90,18 @@ class DeviceScheduler(BaseScheduler):
         self._values: list[Any] = []  # the weights that computed them
         self._callers_stop = False  # whether an `on_token` has ended a completion
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, first: bool = False) -> None:
         """Adds a request. Raises ValueError if its sampler has rules that the device does not; see `runs_on_device`."""
         if not runs_on_device(request.sampler, self.end):
             raise ValueError(f"{request.sampler} cannot run on the device")
         self._rules |= rules_of(request.sampler)
         self._positions = max(self._positions, len(request.prompt) + request.max_new_tokens)
-        super().submit(request)
+        super().submit(request, first)
+
+    def _stop(self, request: Request) -> None:
+        for slot, running in enumerate(self._running):
+            if running is not None and running.request is request:
+                running.running, self._running[slot] = False, None
 
     def steps(self) -> Iterator[Request | None]:
         weights = read_weights(self.model)
@@ -145,6 +152,7 @@ class DeviceScheduler(BaseScheduler):
             keep,
             np.int32(steps),
             np.int32(self.end),
+            self.undrawn,
             n_head=self.model.config.n_head,
             rules=self._rules,
             draft_tokens=self._draft_tokens,
@@ -238,8 +246,13 @@ class DeviceScheduler(BaseScheduler):
 def runs_on_device(sampler: Sampler, end: int) -> bool:
     """Whether the device has a sampler's rules, and in this order: those of `make_sampler`, after a minimum length.
 
+    A subclass of `Sampler`, which wants to see the logits, does not run there.
+
+
     end: the id that ends a completion, for the device the same as in a minimum length.
     """
+    if type(sampler) is not Sampler:
+        return False
     if any(isinstance(rule, MinimumLength) and rule.end != end for rule in sampler.rules):
         return False
     kinds = [type(rule) for rule in sampler.rules]

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from gpt_tf2.tasks.task import Example
+from gpt_tf2.data.encoding import encode_text
+from gpt_tf2.tasks.task import ChatText, Example
 from gpt_tf2.tokenizer import Tokenizer
 
 
@@ -27,8 +28,12 @@ def build_prompt(
         >>> ids, is_whole = build_prompt(passage, example, answers=[" red"], room=900, tokenizer=tokenizer)
     """
     answered = zip(example.turns, answers, strict=False)
-    history = [tokenizer.encode(turn.prompt) + tokenizer.encode(answer) for turn, answer in answered]
-    own_prompt = tokenizer.encode(example.turns[len(answers)].prompt)
+    allow_added = not isinstance(example.passage, ChatText)  # in a chat no reply holds a control token
+    history = [
+        encode_text(turn.prompt, tokenizer) + tokenizer.encode(answer, allow_added=allow_added)
+        for turn, answer in answered
+    ]
+    own_prompt = encode_text(example.turns[len(answers)].prompt, tokenizer)
     turns = len(history)
     while history and room - len(own_prompt) - sum(map(len, history)) < min(len(passage), room // 2):
         history.pop(0)

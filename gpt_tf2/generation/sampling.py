@@ -97,6 +97,55 @@ class MinimumLength:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogitBias:
+    """Adds a number to the logits of some tokens: OpenAI's `logit_bias`.
+
+    ids: distinct token ids. biases: the number for each.
+    """
+
+    ids: tuple[int, ...]
+    biases: tuple[float, ...]
+
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        result = logits.copy()
+        result[list(self.ids)] += np.asarray(self.biases, logits.dtype)
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
+class PresencePenalty:
+    """Subtracts a number from the logit of each token that was generated: OpenAI's `presence_penalty`.
+
+    prompt_tokens: the length of the prompt, whose tokens do not count.
+    """
+
+    penalty: float
+    prompt_tokens: int
+
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        result = logits.copy()
+        result[list(set(ids[self.prompt_tokens :]))] -= np.float32(self.penalty)
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
+class FrequencyPenalty:
+    """Subtracts a number from a token's logit for each time it was generated: OpenAI's `frequency_penalty`.
+
+    prompt_tokens: the length of the prompt, whose tokens do not count.
+    """
+
+    penalty: float
+    prompt_tokens: int
+
+    def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        result = logits.copy()
+        used, counts = np.unique(np.asarray(ids[self.prompt_tokens :], "int64"), return_counts=True)
+        result[used] -= np.float32(self.penalty) * counts.astype("float32")
+        return result
+
+
+@dataclasses.dataclass(frozen=True)
 class Sampler:
     """Applies rules in order, then draws a token, or takes the most likely one if `greedy`.
 

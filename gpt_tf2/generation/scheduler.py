@@ -49,9 +49,23 @@ class BaseScheduler:
     def __init__(self) -> None:
         self._waiting: collections.deque[Request] = collections.deque()
 
-    def submit(self, request: Request) -> None:
-        """Adds a request. It starts during `run`, after those submitted before it."""
-        self._waiting.append(request)
+    def submit(self, request: Request, first: bool = False) -> None:
+        """Adds a request. It starts during `run`, after those submitted before it, or `first` of all that wait."""
+        (self._waiting.appendleft if first else self._waiting.append)(request)
+
+    def cancel(self, request: Request) -> None:
+        """Drops a request that waits or runs, and which `steps` then does not yield. Its slot is free at the next step.
+
+        Call it between two steps, from the thread that iterates.
+        """
+        if request in self._waiting:
+            self._waiting.remove(request)
+        else:
+            self._stop(request)
+
+    def _stop(self, request: Request) -> None:
+        """Drops a request that runs, if it still does."""
+        raise NotImplementedError
 
     def run_all(self, requests: Iterable[Request]) -> None:
         """Completes requests whose `on_token` is all that the caller needs."""
@@ -144,13 +158,14 @@ class Scheduler(BaseScheduler):
         self.decoder, self.end, self.slots, self.draft = decoder, end, slots, draft
         self._state = decoder.begin()
         self._in_state: list[ActiveSequence] = []  # the sequences of the state, finished ones included
+        self._in_slots: list[ActiveSequence] = []  # those that the next step runs
 
     def steps(self) -> Iterator[Request | None]:
         """Yields each submitted request when it is finished, and None after each step; see `BaseScheduler.steps`.
 
         If nothing waits, a conversation's next turn gets the slot that has its passage.
         """
-        sequences: list[ActiveSequence] = []
+        sequences = self._in_slots = []
         self._fill_slots(sequences)
         while sequences:
             ran = [sequence.running for sequence in sequences]
@@ -163,9 +178,14 @@ class Scheduler(BaseScheduler):
                         sequences[slot] = self._next_sequence()
             running = [sequence for sequence in sequences if sequence.running]
             if 2 * len(running) <= len(sequences):  # not whenever one ends, as that copies all the others
-                sequences = running
-            self._fill_slots(sequences)
+                sequences[:] = running
             yield None
+            self._fill_slots(sequences)  # here, so that what the caller submits or cancels counts at once
+
+    def _stop(self, request: Request) -> None:
+        for sequence in self._in_slots:
+            if sequence.request is request:
+                sequence.running = False
 
     def _next_sequence(self) -> ActiveSequence:
         return ActiveSequence(self._waiting.popleft(), self.decoder.config.n_ctx)
@@ -207,7 +227,7 @@ class Scheduler(BaseScheduler):
 
     def _start_from_known_logits(self, sequence: ActiveSequence) -> None:
         """Appends a waiting sequence's first token if another with the same prompt has computed the logits."""
-        if sequence.prompt_logits is not None:
+        if sequence.prompt_logits is not None or not sequence.running:
             return
         for other in self._in_state:
             if other.prompt_logits is not None and other.request.prompt == sequence.request.prompt:
@@ -221,8 +241,12 @@ class Scheduler(BaseScheduler):
         if not any(new):  # every sequence ended with its first token, from known logits
             return
         wanted = [0 if draft is None else 1 + len(draft) for draft in drafts]
-        logits = np.split(self.decoder.extend(self._state, new, wanted), np.cumsum(wanted)[:-1])
-        for sequence, draft, sequence_logits in zip(self._in_state, drafts, logits, strict=True):
+        logits = self.decoder.extend(self._state, new, wanted)
+        if len(self.decoder.undrawn):
+            logits = logits.copy()
+            logits[:, self.decoder.undrawn] = -np.inf
+        parts = np.split(logits, np.cumsum(wanted)[:-1])
+        for sequence, draft, sequence_logits in zip(self._in_state, drafts, parts, strict=True):
             if draft is not None:
                 self._append_verified(sequence, draft, sequence_logits)
         self._state.lengths = np.array([sequence.cached for sequence in self._in_state], "int32")

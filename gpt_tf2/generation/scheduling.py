@@ -18,10 +18,18 @@ def make_scheduler(decoder: Decoder, sampler: Sampler, end: int, slots: int, dra
         >>> scheduler = make_scheduler(decoder, sampler, tokenizer.end_of_text, slots=8)
         >>> scheduler.run_all([Request(prompt, 100, sampler, np.random.default_rng(0), ids.append)])
     """
-    if decoder.loops_on_device:
-        from gpt_tf2.decoding.keras_graph import GraphDecoder
-        from gpt_tf2.generation.device_loop import DeviceScheduler, runs_on_device
+    if loops_on_device(decoder, sampler, end):
+        from gpt_tf2.generation.device_loop import DeviceScheduler
 
-        if isinstance(decoder, GraphDecoder) and runs_on_device(sampler, end):
-            return DeviceScheduler(decoder.model, end, slots, draft)
+        return DeviceScheduler(decoder.model, end, slots, draft, decoder.undrawn)  # type: ignore[attr-defined]
     return Scheduler(decoder, end, slots, draft)
+
+
+def loops_on_device(decoder: Decoder, sampler: Sampler, end: int) -> bool:
+    """Whether the scheduler of `make_scheduler` is a `DeviceScheduler`, which takes requests for which this is true."""
+    if not decoder.loops_on_device:
+        return False
+    from gpt_tf2.decoding.keras_graph import GraphDecoder
+    from gpt_tf2.generation.device_loop import runs_on_device
+
+    return isinstance(decoder, GraphDecoder) and runs_on_device(sampler, end)

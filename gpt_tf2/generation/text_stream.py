@@ -31,6 +31,11 @@ class TextStream:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._held_back = ""
 
+    @property
+    def length(self) -> int:
+        """How many characters there are so far, those that are held back included."""
+        return len(self.text) + len(self._held_back)
+
     def add(self, id: int) -> bool:
         """Appends a token. Returns False if it completes a stop text, which ends the text."""
         self.tokens += 1

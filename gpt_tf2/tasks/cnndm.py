@@ -11,15 +11,17 @@ import ftfy
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring import rouge
 from gpt_tf2.scoring.sentences import join_tagged, share_with_repeats, split_sentences, tokenize
-from gpt_tf2.storage.text_files import ENCODING_FIX, read_text
+from gpt_tf2.storage.text_files import ENCODING_FIX, decode, plain_suffix, read_blocks, read_text
 from gpt_tf2.tasks.data_files import list_files
 from gpt_tf2.tasks.parquet import find_text_columns, iterate_rows, open_parquet
+from gpt_tf2.tasks.tables import read_rows, split_lines
 from gpt_tf2.tasks.task import DEFAULT_READING, Example, Prediction, Reading, Scores, Turn, Unusable
 
 SPLITS = ("train", "val", "test")
-READS = ("encoding",)
+READS = ("encoding", "highlights")
 STOP = ""
 DRAFTS = True  # summaries copy from their article
+JOINS = True  # several samples make up one summary
 NAMES = ("article", "highlights")
 SUFFIX = ".txt"
 SEPARATOR = "\nTL;DR:\n"
@@ -40,59 +42,75 @@ FIRST_LINE = re.compile(r"(By(?: \.)? \S.{0,100}?) \. ")  # of an article of one
 SECOND_AUTHOR = re.compile(r"and (\S.{0,100}?) \. ")
 SPLIT_NAME = re.compile(r"(?<![a-z])(train|val|test)(?:ing|id|idation)?(?![a-z])")
 SHARDS = re.compile(r"-of-\d+")
-FIX = "give the folder of url_lists/ and cnn/, or of Parquet files such as train.parquet"
+FIX = "give the folder of url_lists/ and cnn/, or of tables such as train.parquet or train.csv"
 
 
 class StoryFile(NamedTuple):
-    """A story in the layout of `url_lists/`, `cnn/stories/` and `dailymail/stories/`."""
+    """A story in the layout of `url_lists/`, `cnn/stories/` and `dailymail/stories/`.
+
+    takes_all: whether all its highlights are one completion.
+    """
 
     folder: str
     url: str
     encoding: str | None
+    takes_all: bool
 
 
-class ParquetStory(NamedTuple):
-    """A story in a Parquet file. highlights: one per line, or a list."""
+class TableStory(NamedTuple):
+    """A story in a row of a table. highlights: one per line, or a list. takes_all: see `StoryFile`."""
 
     name: str
     article: Any
     highlights: Any
+    takes_all: bool = False
 
 
-def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[StoryFile | ParquetStory]:
-    """The stories named in `url_lists/all_SPLIT.txt`, in its order, or the rows of the split's Parquet files.
+def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[StoryFile | TableStory]:
+    """The stories named in `url_lists/all_SPLIT.txt`, in its order, or the rows of the split's tables.
 
     Args:
-        dataset_path: the folder of `url_lists/`; a folder of Parquet files whose names, or the names of whose folders
-            in it, tell the split; or one Parquet file.
+        dataset_path: the folder of `url_lists/`; a folder of `.parquet` or `.csv` files whose names, or the names of
+            whose folders in it, tell the split; or one such file.
 
     Raises InputError if there are none, if the split is there more than once, or if a file cannot be read or lacks the
-    column `article` or `highlights`.
+    column `article` or `highlights`; of a `.csv` while it is read.
     """
     folder = Path(dataset_path)
-    if folder.suffix == ".parquet":
-        return ParquetRows([folder])
+    if is_table(folder) and not folder.is_dir():
+        return open_tables([folder], reading)
     urls = folder / "url_lists" / f"all_{split}.txt"
     if not urls.parent.is_dir():
-        files = find_parquet(dataset_path, split)
+        files = find_tables(dataset_path, split)
         if files:
-            return ParquetRows(files)
+            return open_tables(files, reading)
     lines = read_text(urls, reading.encoding, FIX, "download it again").split("\n")
-    return [StoryFile(dataset_path, line.strip(), reading.encoding) for line in lines if line.strip()]
+    urls_of_split = [line.strip() for line in lines if line.strip()]
+    return [StoryFile(dataset_path, url, reading.encoding, takes_all(reading)) for url in urls_of_split]
 
 
-def find_parquet(dataset_path: str, split: str) -> list[Path]:
-    """The Parquet files of a split. Raises InputError if it is there more than once, as in several versions."""
+def takes_all(reading: Reading) -> bool:
+    """Whether all highlights of a story are one completion."""
+    return reading.highlights == "all"
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of stories by its name."""
+    return path.suffix == ".parquet" or plain_suffix(path) == ".csv"
+
+
+def find_tables(dataset_path: str, split: str) -> list[Path]:
+    """The tables of a split. Raises InputError if it is there more than once, as in several versions."""
     folder = Path(dataset_path)
     files = []
     for path in map(Path, list_files(dataset_path) if folder.is_dir() else ()):
         below = path.relative_to(folder)
-        is_data = path.suffix == ".parquet" and split_of(below) == split and not str(below).startswith(".")
+        is_data = is_table(path) and split_of(below) == split and not str(below).startswith(".")
         if is_data and path.is_file():
             files.append(path)
-    copies = {(path.parent, find_series(path.stem)) for path in files}
+    copies = {(path.parent, find_series(path.stem), path.suffix) for path in files}
     if len(copies) > 1:
-        folders = sorted({parent for parent, _ in copies})
+        folders = sorted({parent for parent, *_ in copies})
         places = folders if len(folders) > 1 else files
         names = ", ".join(str(place.relative_to(folder)) for place in places[:5]) + (", …" if places[5:] else "")
         raise InputError(f"{split} is there {len(copies)} times, in {names}: give one of them", "data", folder)
@@ -118,34 +136,57 @@ def split_of(path: Path) -> str | None:
     return None
 
 
+def open_tables(paths: list[Path], reading: Reading) -> Iterable[TableStory]:
+    """The rows of tables of one kind."""
+    return ParquetRows(paths, reading) if paths[0].suffix == ".parquet" else read_csv_rows(paths, reading)
+
+
+def read_csv_rows(paths: list[Path], reading: Reading) -> Iterator[TableStory]:
+    """Yields the rows of comma-separated files, such as Kaggle's. The column `id` names them if there is one."""
+    for path in paths:
+        rows = read_rows(split_lines(decode(read_blocks(path), path, reading.encoding, ENCODING_FIX)), ",", path)
+        names = [cell.strip() for cell in next(rows, [])]
+        check_columns(path, names)
+        for number, row in enumerate(rows, start=1):
+            cells = dict(zip(names, row, strict=True)) if len(row) == len(names) else {}  # a delimiter in a text
+            name = cells.get("id") or f"{path}:{number}"
+            yield TableStory(name, cells.get("article"), cells.get("highlights"), takes_all(reading))
+
+
+def check_columns(path: Path, names: Sequence[str]) -> None:
+    """Raises InputError unless a table has the columns of a story."""
+    missing = [name for name in NAMES if name not in names]
+    if missing:
+        columns = f"no column {', '.join(missing)}, only {', '.join(names)}"
+        raise InputError(f"{path}: {columns}: give the data set with article and highlights")
+
+
 class ParquetRows:
     """The rows of Parquet files, read a few hundred at a time. The column `id` names them if there is one."""
 
-    def __init__(self, paths: list[Path]):
+    def __init__(self, paths: list[Path], reading: Reading):
+        self.takes_all = takes_all(reading)
         self.columns = {path: list_columns(path) for path in paths}
         self.rows = sum(rows for rows, _ in self.columns.values())
 
     def __len__(self) -> int:
         return self.rows
 
-    def __iter__(self) -> Iterator[ParquetStory]:
+    def __iter__(self) -> Iterator[TableStory]:
         for path, (_, columns) in self.columns.items():
             for number, row in enumerate(iterate_rows(path, columns), start=1):
-                yield ParquetStory(row.get("id") or f"{path}:{number}", row["article"], row["highlights"])
+                yield TableStory(row.get("id") or f"{path}:{number}", row["article"], row["highlights"], self.takes_all)
 
 
 def list_columns(path: Path) -> tuple[int, list[str]]:
     """How many rows a Parquet file has, and the names of the columns to read."""
     with open_parquet(path) as file:
         names = file.schema_arrow.names
-        missing = [name for name in NAMES if name not in names]
-        if missing:
-            columns = f"no column {', '.join(missing)}, only {', '.join(names)}"
-            raise InputError(f"{path}: {columns}: give the data set with article and highlights")
+        check_columns(path, names)
         return file.metadata.num_rows, [*NAMES, *(["id"] if "id" in find_text_columns(file) else [])]
 
 
-def example(item: StoryFile | ParquetStory) -> Example:
+def example(item: StoryFile | TableStory) -> Example:
     """The cleaned article and its highlights. Raises Unusable if either is missing, InputError for broken text."""
     if isinstance(item, StoryFile):
         name, path = item.url, Path(item.folder) / story_path(item.url)
@@ -156,7 +197,7 @@ def example(item: StoryFile | ParquetStory) -> Example:
         name = item.name
         lines = item.highlights.split("\n") if isinstance(item.highlights, str) else item.highlights
         if not isinstance(item.article, str) or not isinstance(lines, list):
-            raise Unusable("article or highlights are not text", name)
+            raise Unusable("article or highlights are missing or not text", name)
         highlighted = "".join(f"\n\n{HIGHLIGHT}\n\n{line}" for line in lines)
         article = item.article.strip()
         is_line = "\n" not in article
@@ -165,7 +206,18 @@ def example(item: StoryFile | ParquetStory) -> Example:
     highlights = [highlight for highlight in highlights if highlight.strip()]
     if not article.strip() or not highlights:
         raise Unusable("no article" if highlights else "no highlight", name)
-    return Example(name, article.strip(), (Turn(SEPARATOR, tuple(highlights)),))
+    completions = (join_highlights(highlights),) if item.takes_all else tuple(highlights)
+    return Example(name, article.strip(), (Turn(SEPARATOR, completions),))
+
+
+def join_highlights(highlights: Iterable[str]) -> str:
+    """A whole summary: a highlight per line, as few end with a full stop.
+
+    Example:
+        >>> join_highlights(["\n\nLamps were lit\n\n", "\n\nBoats came\n home."])
+        'Lamps were lit\nBoats came home.'
+    """
+    return "\n".join(" ".join(highlight.split()) for highlight in highlights)
 
 
 def story_path(url: str) -> Path:
@@ -227,28 +279,46 @@ def repair(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", ftfy.fix_text(text))
 
 
-def summary(text: str) -> list[str]:
-    """The first sentences of a completion, tokenized."""
+def lead(text: str) -> list[str]:
+    """The first sentences of a text, tokenized."""
     return [tokenize(sentence) for sentence in split_sentences(text)[:LEAD]]
 
 
-def write(predictions: Sequence[Prediction]) -> str:
+def summary(samples: Sequence[str], highlights: str) -> list[str]:
+    """The tokenized sentences of a summary.
+
+    Args:
+        samples: of the model. Each of several is one sentence, as the 2019 script wrote them; of one the first
+            sentences count, or all if it was asked for all highlights.
+        highlights: see `Reading`.
+    """
+    if len(samples) > 1:
+        return [tokenize(" ".join(sample.split())) for sample in samples if sample.strip()]
+    return [tokenize(sentence) for sentence in split_sentences(samples[0])] if highlights == "all" else lead(samples[0])
+
+
+def expected_sentences(completions: Sequence[str], highlights: str) -> list[str]:
+    """The tokenized highlights of a story, from its completions."""
+    lines = completions[0].split("\n") if highlights == "all" else completions
+    return [tokenize(" ".join(line.split())) for line in lines]
+
+
+def write(predictions: Sequence[Prediction], highlights: str = "one") -> str:
     """One summary per line, its tokenized sentences in `<t> … </t>`."""
-    return "".join(join_tagged(summary(prediction.completions[0])) + "\n" for prediction in predictions)
+    return "".join(join_tagged(summary(prediction.completions, highlights)) + "\n" for prediction in predictions)
 
 
-def score(predictions: Sequence[Prediction], dataset_path: str, split: str, references: str | None) -> Scores:
+def score(
+    predictions: Sequence[Prediction], dataset_path: str, split: str, references: str | None, highlights: str = "one"
+) -> Scores:
     """ROUGE of the summaries and of LEAD-3, the articles' first three sentences; and the share of texts that repeat.
 
     references: a file of tagged references, one line for each story of the split; by default all the highlights.
     """
-    ours = [summary(prediction.completions[0]) for prediction in predictions]
-    lead = [summary(prediction.example.passage) for prediction in predictions]
+    ours = [summary(prediction.completions, highlights) for prediction in predictions]
+    leads = [lead(prediction.example.passage) for prediction in predictions]
     if references is None:
-        expected = [
-            [tokenize(" ".join(highlight.split())) for highlight in prediction.example.turns[0].completions]
-            for prediction in predictions
-        ]
+        expected = [expected_sentences(each.example.turns[0].completions, highlights) for each in predictions]
     else:
         lines = rouge.read_tagged(references)
         last = predictions[-1].number
@@ -261,7 +331,7 @@ def score(predictions: Sequence[Prediction], dataset_path: str, split: str, refe
     return {
         **(warning if unseen > 0.5 else {}),
         "summaries": rouge.to_table(rouge.score_corpus(ours, expected)),
-        f"LEAD-{LEAD}": rouge.to_table(rouge.score_corpus(lead, expected)),
+        f"LEAD-{LEAD}": rouge.to_table(rouge.score_corpus(leads, expected)),
         "share of texts with a repeated n-gram": {
             f"{n}-gram": {"summaries": share_with_repeats(ours, n), "references": share_with_repeats(expected, n)}
             for n in (2, 3, 4)
@@ -269,7 +339,13 @@ def score(predictions: Sequence[Prediction], dataset_path: str, split: str, refe
     }
 
 
-def check(examples: Sequence[tuple[int, Example]], dataset_path: str, split: str, references: str | None) -> None:
+def check(
+    examples: Sequence[tuple[int, Example]],
+    dataset_path: str,
+    split: str,
+    references: str | None,
+    highlights: str = "one",
+) -> None:
     """Raises InputError if the summaries of these stories could not be scored: scores the last one's own highlight."""
     number, story = examples[-1]
-    score([Prediction(number, story, story.turns[0].completions[:1])], dataset_path, split, references)
+    score([Prediction(number, story, story.turns[0].completions[:1])], dataset_path, split, references, highlights)

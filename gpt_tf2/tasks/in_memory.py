@@ -1,5 +1,7 @@
-"""Data that a program holds in memory, as a task: texts, pairs of prompt and completion, or token ids."""
+"""Data that a program holds in memory, as a task: texts, pairs of prompt and completion, chats, or token ids."""
 
+import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -8,12 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, ChatTemplate
+from gpt_tf2.tasks.jsonl import to_example
 from gpt_tf2.tasks.lookup import has_no_completions
 from gpt_tf2.tasks.task import Example, Piece, Reading, RunningText, Task, Turn
 from gpt_tf2.tasks.text import TextPart, cut_text, read_part
 
 PLACE = "in memory"  # stands for the path of the data in messages
-KINDS = "texts, (prompt, completion) pairs or arrays of token ids"
+KINDS = "texts, (prompt, completion) pairs, dictionaries as in JSON lines, or arrays of token ids"
 
 
 class Ids(NamedTuple):
@@ -24,13 +28,21 @@ class Ids(NamedTuple):
     begins: bool = True
 
 
+class Record(NamedTuple):
+    """A dictionary, in a form that the task `jsonl` reads. name: in messages."""
+
+    name: str
+    value: Mapping[str, Any]
+
+
 def make_task_in_memory(data: Any, literal_specials: bool = False) -> Task:
     """A task for training on data in memory. It can be read once.
 
     Args:
-        data: an iterable, which is read once and lazily: strings, pairs of prompt and completion, or int arrays [N]; a
-            `tf.data.Dataset` of the same; or one int array, [N] or [streams, N]. Texts are joined with the end-of-text
-            token, as the files of a folder are. Pairs are examples, whose completions end with that token.
+        data: an iterable, which is read once and lazily: strings, pairs of prompt and completion, dictionaries as on
+            the lines of the task `jsonl`, or int arrays [N]; a `tf.data.Dataset` of texts, pairs or arrays; or one int
+            array, [N] or [streams, N]. Texts are joined with the end-of-text token, as the files of a folder are. Pairs
+            are examples, whose completions end with that token.
         literal_specials: whether `<|endoftext|>` in a text is its letters instead of the token.
 
     Raises InputError if it is something else, or empty; and, when it is read, if it mixes them.
@@ -46,10 +58,14 @@ def make_task_in_memory(data: Any, literal_specials: bool = False) -> Task:
         raise InputError(f"`data` is empty: give {KINDS}")
     same_kind = check_kind(itertools.chain([first], items), type(first))
     running_text = None
-    if not isinstance(first, Example):
+    if isinstance(first, str | Ids):
         parts = cut_texts(same_kind, literal_specials) if isinstance(first, str) else same_kind
         running_text = RunningText(lambda path: parts, read_pieces)
-    return Task(
+
+    def with_template(template: ChatTemplate) -> Task:
+        return dataclasses.replace(task, example=functools.partial(read_record, template=template))
+
+    task = Task(
         loader="",
         name="memory",
         file=Path(__file__),
@@ -61,12 +77,14 @@ def make_task_in_memory(data: Any, literal_specials: bool = False) -> Task:
         names=None,
         suffix=".txt",
         items=lambda path, split: same_kind,
-        example=lambda item: item,
+        example=functools.partial(read_record, template=DEFAULT_TEMPLATE),
         write=has_no_completions,
         score=has_no_completions,
         check=has_no_completions,
         running_text=running_text,
+        with_template=with_template if isinstance(first, Record) else None,
     )
+    return task
 
 
 def iterate(data: Any) -> Iterator[Any]:
@@ -82,8 +100,13 @@ def iterate(data: Any) -> Iterator[Any]:
     return iter(data)
 
 
-def to_item(value: Any, number: int) -> str | Example | Ids:
-    """A text, a pair as an example, or token ids. number: of the value, from 1."""
+def read_record(item: Any, template: ChatTemplate) -> Example:
+    """An item as an example."""
+    return to_example(item.value, item.name, template) if isinstance(item, Record) else item
+
+
+def to_item(value: Any, number: int) -> str | Example | Record | Ids:
+    """A text, a pair as an example, a dictionary, or token ids. number: of the value, from 1."""
     if isinstance(value, str | bytes):
         return to_text(value, number)
     if is_ids(value) and np.asarray(value).ndim == 1:
@@ -91,6 +114,8 @@ def to_item(value: Any, number: int) -> str | Example | Ids:
     if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(part, str | bytes) for part in value):
         prompt, completion = (to_text(part, number) for part in value)
         return Example(f"pair {number:,}", "", (Turn(prompt, (completion,)),))
+    if isinstance(value, Mapping):
+        return Record(f"`data`: item {number:,}", value)
     raise InputError(f"`data`: item {number:,} is {describe(value)}: give {KINDS}")
 
 

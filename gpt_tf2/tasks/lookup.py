@@ -9,9 +9,10 @@ from typing import NoReturn
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import read_utf8
+from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.task import DEFAULT_READING, Reading, RunningText, Task
 
-BUILT_IN = ("text", "cnndm", "coqa")
+BUILT_IN = ("text", "jsonl", "preferences", "cnndm", "coqa")
 OF_EXAMPLES = ("SPLITS", "STOP", "NAMES", "SUFFIX", "items", "example", "write", "score")  # a module must have
 OF_RUNNING_TEXT = ("SPLITS", "items", "example", "parts", "read_part")  # one with `parts` must have
 
@@ -58,6 +59,11 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
         if name not in heeded and value != getattr(DEFAULT_READING, name):
             raise InputError(f"does not apply to `task` {loader}: leave it out", name, None if value is True else value)
     options = {"reading": reading} if heeded else {}
+    of_summaries = {"highlights": reading.highlights} if "highlights" in heeded else {}
+
+    def with_template(template: ChatTemplate) -> Task:
+        return make_task(loader, module, dataclasses.replace(reading, chat_template=template))
+
     return Task(
         loader=loader,
         name=Path(loader).stem,
@@ -71,10 +77,13 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
         suffix=getattr(module, "SUFFIX", ".txt"),
         items=functools.partial(module.items, **options),
         example=module.example,
-        write=getattr(module, "write", has_no_completions),
-        score=getattr(module, "score", has_no_completions),
-        check=getattr(module, "check", check_references),
+        write=functools.partial(getattr(module, "write", has_no_completions), **of_summaries),
+        score=functools.partial(getattr(module, "score", has_no_completions), **of_summaries),
+        check=functools.partial(getattr(module, "check", check_references), **of_summaries),
         running_text=RunningText(functools.partial(module.parts, **options), module.read_part) if runs else None,
+        perplexity=getattr(module, "PERPLEXITY", False),
+        with_template=with_template if "chat_template" in heeded else None,
+        joins=getattr(module, "JOINS", False),
     )
 
 

@@ -16,6 +16,7 @@ from gpt_tf2.tasks.task import Note, Reading
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT = "text"  # the column of a .jsonl or .parquet, if there is one
+csv.field_size_limit(2**31 - 1)
 NO_DELIMITER = "\U0010ffff"  # never a character: what separates the cells of a single column
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", NO_DELIMITER: "noncharacter"}
 SAMPLE = 200  # lines of a .csv that its form is decided by
@@ -65,7 +66,6 @@ def split_lines(texts: Iterable[str]) -> Iterator[str]:
 
 def read_csv(lines: Iterator[str], path: Path, reading: Reading) -> Iterator[Row | Note]:
     """Yield the rows of a `.csv` or `.tsv`; see `read_table`."""
-    csv.field_size_limit(2**31 - 1)
     sample = list(itertools.islice(lines, SAMPLE))
     form = detect_form(sample, plain_suffix(path) == ".tsv", reading.column)
     rows = read_rows(itertools.chain(sample, lines), form.delimiter, path)

@@ -9,14 +9,37 @@ import numpy as np
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.text_files import check_encoding
+from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, ChatTemplate
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # table, row, column: figure
 Piece = str | np.ndarray | None  # of running text: text, token ids int [N], or None for the end-of-text token
 
 
+class ChatText(str):
+    """A text of a chat's messages, which knows what somebody wrote in it: there no control token is recognized.
+
+    parts: text of the template and what somebody wrote, by turns, the template's first. In the template's
+        `<|endoftext|>` is the token.
+
+    Example:
+        >>> ChatText("\\nUser:", " Are you a <bot>?", "\\nAssistant:")
+        '\\nUser: Are you a <bot>?\\nAssistant:'
+    """
+
+    parts: tuple[str, ...]
+
+    def __new__(cls, *parts: str) -> "ChatText":
+        text = super().__new__(cls, "".join(parts))
+        text.parts = parts
+        return text
+
+
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """A prompt and its acceptable completions; training draws one of them each time."""
+    """A prompt and its acceptable completions; training draws one of them each time.
+
+    The prompt of a chat is a `ChatText`, and so is its example's passage.
+    """
 
     prompt: str
     completions: tuple[str, ...]
@@ -38,7 +61,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """A model's completions of an example's turns.
+    """A model's completions of an example's turns; of several samples, those of the first sample come first.
 
     number: the position of the example's item in its split, from 0.
     """
@@ -74,6 +97,8 @@ class Reading:
     encoding: of text without a byte order mark; None is UTF-8.
     column: of a table, by its name or its number, from 1; None is the first, or `text`.
     literal_specials: whether `<|endoftext|>` in a text is its letters instead of the token.
+    highlights: of a story: `one` is drawn each time, or `all` make up one completion.
+    chat_template: the text around the messages of a chat.
 
     Raises InputError for an unknown encoding.
     """
@@ -81,6 +106,8 @@ class Reading:
     encoding: str | None = None
     column: str | None = None
     literal_specials: bool = False
+    highlights: str = "one"
+    chat_template: ChatTemplate = DEFAULT_TEMPLATE
 
     def __post_init__(self) -> None:
         check_encoding(self.encoding)
@@ -138,6 +165,9 @@ class Task:
     check: (numbered examples, dataset_path, split, references); raises, before the predictions are made, the InputError
         that `score` would raise.
     running_text: how the data is read for training and scored, if it is not made of examples.
+    perplexity: whether `evaluate` also measures the perplexity of the data's own completions.
+    with_template: the same task with another chat template; None if it has no chats.
+    joins: whether `write` and `score` join several samples of an example.
     """
 
     loader: str
@@ -156,6 +186,9 @@ class Task:
     score: Callable[[Sequence[Prediction], str, str, str | None], Scores]
     check: Callable[[Sequence[tuple[int, Example]], str, str, str | None], None]
     running_text: RunningText | None = None
+    perplexity: bool = False
+    with_template: "Callable[[ChatTemplate], Task] | None" = None
+    joins: bool = False
 
     def check_split(self, split: str) -> None:
         """Raises InputError if the task has no such split."""

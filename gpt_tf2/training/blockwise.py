@@ -16,10 +16,11 @@ from keras import ops
 from gpt_tf2.backend.compiling import compile_kernel, make_row_adder, read_value
 from gpt_tf2.backend.memory import trim_heap
 from gpt_tf2.config import output_matrix
-from gpt_tf2.data.batches import Batch
+from gpt_tf2.data.batches import Batch, PairBatch
 from gpt_tf2.model import GPT2, Tensor, attend, attention_bias, embed, layer_norm, segment_mask, transformer_block
 from gpt_tf2.training import custom_gradients
 from gpt_tf2.training.chunks import count_chunk_logits
+from gpt_tf2.training.dpo import weigh_pairs
 from gpt_tf2.training.loss import ChunkedLoss
 from gpt_tf2.training.pullbacks import DifferentiableFunction, Pullback
 
@@ -65,12 +66,15 @@ class BlockwiseModel:
         self._sum_by_position = compile_kernel(lambda dx, positions: sum_by_position(dx, positions, model.config.n_ctx))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Compute the sum of a batch's weighted losses, in nats, without dropout."""
-        x, bias, block = self._embed_batch(batch), self._bias(batch.segments), self._choose_block(batch)
-        for i in range(len(self.model.blocks)):
-            x = block.run(*self._block_inputs(i, x), bias, None)  # [B, T, C]
-        z = self._last_norm.run((self._read_ends(("ln_f/g", "ln_f/b")), x), batch.picks)  # [K, C]
+        """Compute the sum of a batch's weighted losses, in nats, without dropout; for pairs those of `weigh_pairs`."""
+        z = self._run(batch)
+        if isinstance(batch, PairBatch):
+            return self._weigh_pairs(batch, z)[0]
         return self.head.loss(self._read_output(), z, batch.targets, batch.weights)
+
+    def log_probabilities(self, batch: Batch) -> Tensor:
+        """Compute the log-probabilities of a batch's targets, float32 [K], in nats, without dropout."""
+        return self.head.log_probabilities(self._read_output(), self._run(batch), batch.targets)
 
     def gradients(
         self, batch: Batch, scale: float, seed: int = 0, step: int = 0
@@ -82,16 +86,30 @@ class BlockwiseModel:
             seed, step: decide what dropout drops.
 
         Returns:
-            The sum of the batch's weighted losses, in nats, and an iterator over the parts, from the last to the
-            first. Each item is the part's prefix, such as `h11/`, and its gradients by the names within the part. Once
-            an item is taken, the part's weights may change.
+            The sum of the batch's weighted losses, in nats, for pairs the sums of `weigh_pairs`; and an iterator over
+            the parts, from the last to the first. Each item is the part's prefix, such as `h11/`, and its gradients by
+            the names within the part. Once an item is taken, the part's weights may change.
         """
         x, pullbacks = self._forward(batch, seed, step)
         if self.remat:
             trim_heap()
         z, pull_norm = self._last_norm.run_and_keep((self._read_ends(("ln_f/g", "ln_f/b")), x), batch.picks)  # [K, C]
-        loss, dz, dense, rows = self.head.gradients(self._read_output(), z, batch.targets, batch.weights, scale)
-        return loss, self._backward(batch, [*pullbacks, pull_norm], dz, dense, rows)
+        figures, weights = self._weigh_pairs(batch, z) if isinstance(batch, PairBatch) else (None, batch.weights)
+        loss, dz, dense, rows = self.head.gradients(self._read_output(), z, batch.targets, weights, scale)
+        return loss if figures is None else figures, self._backward(batch, [*pullbacks, pull_norm], dz, dense, rows)
+
+    def _run(self, batch: Batch) -> Tensor:
+        """Return the hidden states of the tokens whose next token is learned [K, C], without dropout."""
+        x, bias, block = self._embed_batch(batch), self._bias(batch.segments), self._choose_block(batch)
+        for i in range(len(self.model.blocks)):
+            x = block.run(*self._block_inputs(i, x), bias, None)  # [B, T, C]
+        return self._last_norm.run((self._read_ends(("ln_f/g", "ln_f/b")), x), batch.picks)
+
+    def _weigh_pairs(self, batch: PairBatch, z: Tensor) -> tuple[Tensor, np.ndarray]:
+        """Return what `weigh_pairs` does, from the hidden states of `_run`."""
+        log_probabilities = self.head.log_probabilities(self._read_output(), z, batch.targets)
+        figures, weights = weigh_pairs(log_probabilities, vars(batch))
+        return figures, np.asarray(weights)
 
     def _forward(self, batch: Batch, seed: int, step: int) -> tuple[Tensor, list[Pullback]]:
         """Return the last block's output [B, T, C], and the pullbacks of dropout and of the blocks, in this order."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from typing import Any
 
 import keras
 import numpy as np
@@ -74,7 +75,7 @@ class BlockwiseTrainer:
         self._scale = compile_kernel(scale)
         self._sum_squares = compile_kernel(sum_squares)
 
-    def step(self, batch: Batch, rate: float, seed: int = 0, step: int = 0) -> float:
+    def step(self, batch: Batch, rate: float, seed: int = 0, step: int = 0) -> Any:
         """Train on a batch once.
 
         Args:
@@ -82,9 +83,9 @@ class BlockwiseTrainer:
             seed, step: decide what dropout drops.
 
         Returns:
-            The mean loss before the update, in nats.
+            The mean loss before the update, in nats; for pairs float64 [3]; see `Trainer`.
         """
-        total, losses = float(batch.weights.sum()), []
+        total, losses = batch.total, []
         collected: dict[int, tuple[str, Gradients]] = {}  # by the part's number
         for part in parts(batch, self.accumulate):
             loss, backward = self.blockwise.gradients(part, self.step_state.loss_scale / total, seed, step)
@@ -97,11 +98,11 @@ class BlockwiseTrainer:
                     self._apply(prefix, gradients, rate)
                 del gradients
         self._finish(list(collected.values()), rate)
-        return float(sum(losses)) / total
+        return np.asarray(sum(losses), "float64") / total
 
-    def loss(self, batch: Batch) -> float:
-        """Compute the mean loss on a batch, in nats, without dropout."""
-        return float(self.blockwise.loss(batch)) / float(batch.weights.sum())
+    def loss(self, batch: Batch) -> Any:
+        """Compute the mean loss on a batch, in nats, without dropout; for pairs float64 [3]."""
+        return np.asarray(self.blockwise.loss(batch), "float64") / batch.total
 
     def _finish(self, collected: list[tuple[str, Gradients]], rate: float) -> None:
         """Apply the collected gradients, clipped and without the loss scale, and count the update.

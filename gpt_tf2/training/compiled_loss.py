@@ -52,6 +52,26 @@ def backward(chunk: int, trains_embedding: bool, gradients: tuple[Tensor, Tensor
 cross_entropy.defvjp(forward, backward)
 
 
+def log_probabilities(z: Tensor, wte: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """The log-probabilities of the targets, float32 [K], in nats. They have no gradient.
+
+    For the arguments see `cross_entropy`.
+    """
+    z, wte = lax.stop_gradient((z, wte))
+    chunks = -(-len(targets) // chunk)
+    chunk = -(-len(targets) // chunks)
+    padded = jnp.pad(wte, ((0, -len(wte) % LANES), (0, 0)))  # [P, C]
+    is_token = jnp.arange(len(padded)) < len(wte)
+
+    def compute_chunk(part: tuple[Tensor, Tensor]) -> Tensor:
+        z, targets = part
+        logits = jnp.where(is_token, (z @ padded.T).astype("float32"), -jnp.inf)  # [chunk, P]
+        of_target = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+        return of_target - jax.nn.logsumexp(logits, axis=-1)
+
+    return lax.map(compute_chunk, (split(z, chunk), split(targets, chunk))).ravel()[: len(targets)]
+
+
 def compute(
     z: Tensor,
     wte: Tensor,
@@ -85,13 +105,16 @@ def compute(
             dwte = dwte + jnp.matmul(dlogits.T, z, preferred_element_type="float32")  # [P, C]
         return (loss, dwte), dlogits @ padded
 
-    def split(x: Tensor) -> Tensor:
-        x = jnp.pad(x, ((0, -count % chunk), *[(0, 0)] * (x.ndim - 1)))
-        return x.reshape(-1, chunk, *x.shape[1:])
-
     dwte = jnp.zeros(padded.shape if trains_embedding else (), "float32")
-    (loss, dwte), dz = lax.scan(add_chunk, (jnp.float32(0), dwte), (split(z), split(targets), split(weights)))
+    parts = split(z, chunk), split(targets, chunk), split(weights, chunk)
+    (loss, dwte), dz = lax.scan(add_chunk, (jnp.float32(0), dwte), parts)
     if not differentiates:
         return loss, dz, dwte
     dwte = dwte[:n_vocab].astype(wte.dtype) if trains_embedding else jnp.zeros_like(wte)
     return loss, dz.reshape(-1, z.shape[-1])[:count], dwte
+
+
+def split(x: Tensor, chunk: int) -> Tensor:
+    """Rows in chunks, the last one filled up with zeros: [K, …] → [chunks, chunk, …]."""
+    x = jnp.pad(x, ((0, -len(x) % chunk), *[(0, 0)] * (x.ndim - 1)))
+    return x.reshape(-1, chunk, *x.shape[1:])

@@ -39,8 +39,9 @@ from gpt_tf2.model import (
 from gpt_tf2.training import custom_gradients
 from gpt_tf2.training.blockwise import normalize_picks
 from gpt_tf2.training.chunks import count_chunk_logits
-from gpt_tf2.training.compiled_loss import cross_entropy
+from gpt_tf2.training.compiled_loss import cross_entropy, log_probabilities
 from gpt_tf2.training.devices import AXIS, Devices
+from gpt_tf2.training.dpo import FIGURES, weigh_pairs
 from gpt_tf2.training.optimizers import Optimizer, OptimizerState
 
 GPU_LOGITS = 1 << 28  # logits alive at once on a GPU, about 5,300 tokens of GPT-2's vocabulary; with remat an eighth
@@ -93,13 +94,13 @@ class StepGraph:
             arrays: donated. frozen: the other tensors.
             micro: the micro-batches, equal in shape, as dictionaries of `Batch`'s arrays.
             draws: states of the random generator of dropout, uint32 [blocks + 1, 2]; the last is the embeddings'.
-            total: the sum of the weights of all predicted tokens.
+            total: what the sum of the losses is divided by; see `Batch`.
             rate: the learning rate. update: the number of this update, from 1.
             loss_scale: factor of the loss while gradients are computed.
             packed: whether a sequence holds several segments, or padding.
 
         Returns:
-            The new arrays, the mean loss, and whether the gradients are finite.
+            The new arrays, the mean loss, for pairs the mean `FIGURES`, and whether the gradients are finite.
         """
         weights = {name: weight for name, (weight, _) in arrays.items()}
         loss, gradients = self._sum_gradients(weights, frozen, micro, draws, loss_scale / total, packed)
@@ -121,9 +122,11 @@ class StepGraph:
 
     @functools.partial(jax.jit, static_argnums=0, static_argnames="packed")
     def loss(self, weights: Arrays, batch: Arrays, packed: bool) -> Tensor:
-        """The sum of a batch's weighted losses, in nats, without dropout."""
+        """The sum of a batch's weighted losses, in nats, without dropout; for pairs the sums of `weigh_pairs`."""
         run = functools.partial(run_network, self, axes=self._axes(weights), scale=jnp.float32(1), packed=packed)
-        return self._on_devices(lambda weights, batch: self._sum(run(weights, batch)), PartitionSpec(), weights, batch)
+        return self._on_devices(
+            lambda weights, batch: self._sum(run(weights, batch)[1]), PartitionSpec(), weights, batch
+        )
 
     def _sum_gradients(
         self, weights: Arrays, frozen: Arrays, micro: tuple[Arrays, ...], draws: Tensor, scale: Tensor, packed: bool
@@ -138,17 +141,20 @@ class StepGraph:
             if self.devices.mesh:  # each drops other activations
                 draws = jax.vmap(lambda draw: jax.random.fold_in(draw, lax.axis_index(AXIS)))(draws)
 
-            def scaled_loss(weights: Arrays, batch: Arrays) -> Tensor:
+            @functools.partial(jax.value_and_grad, has_aux=True)
+            def run(weights: Arrays, batch: Arrays) -> tuple[Tensor, Tensor]:
                 return run_network(self, weights | frozen, batch, axes=axes, scale=scale, packed=packed, draws=draws)
 
             if len(micro) == 1:
-                loss, gradients = jax.value_and_grad(scaled_loss)(weights, micro[0])
+                (_, loss), gradients = run(weights, micro[0])
             else:
-                start = jnp.float32(0), jax.tree.map(lambda w: jnp.zeros(w.shape, "float32"), weights)
+                loss = jnp.zeros(len(FIGURES) if is_of_pairs(micro[0]) else (), "float32")
+                start = loss, jax.tree.map(lambda w: jnp.zeros(w.shape, "float32"), weights)
                 stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *micro)
 
                 def add(sums: Any, batch: Arrays) -> tuple[Any, None]:
-                    return jax.tree.map(jnp.add, sums, jax.value_and_grad(scaled_loss)(weights, batch)), None
+                    (_, loss), gradients = run(weights, batch)
+                    return jax.tree.map(jnp.add, sums, (loss, gradients)), None
 
                 (loss, gradients), _ = lax.scan(add, start, stacked)
             # Gathering a split tensor sums its gradient already.
@@ -185,8 +191,11 @@ def run_network(
     scale: Tensor,
     packed: bool,
     draws: Tensor | None = None,
-) -> Tensor:
-    """The sum of a batch's weighted losses times `scale`. No draws: no dropout."""
+) -> tuple[Tensor, Tensor]:
+    """What to differentiate, and the sum of a batch's weighted losses; both times `scale`. No draws: no dropout.
+
+    They are the same; but for pairs the second are the sums of `weigh_pairs`.
+    """
     config, dtype = graph.config, graph.dtype
     if not graph.dropout:
         draws = None
@@ -212,7 +221,16 @@ def run_network(
     z = normalize_picks((ends, x), batch["picks"])  # [K, C]
     matrix = ops.cast(ends[of_output], dtype)
     chunk = max(1, count_logits(graph.remat) // len(matrix))  # predicted tokens
-    return cross_entropy(z, matrix, batch["targets"], batch["weights"], scale, chunk, of_output in graph.trained)
+    figures, token_weights = None, batch["weights"]
+    if is_of_pairs(batch):
+        figures, token_weights = weigh_pairs(log_probabilities(z, matrix, batch["targets"], chunk), batch)
+    loss = cross_entropy(z, matrix, batch["targets"], token_weights, scale, chunk, of_output in graph.trained)
+    return loss, loss if figures is None else figures * scale
+
+
+def is_of_pairs(batch: Arrays) -> bool:
+    """Whether the arrays are those of a `PairBatch`."""
+    return "reference" in batch
 
 
 def run_block(
@@ -220,7 +238,7 @@ def run_block(
 ) -> Tensor:
     """One transformer block, [B, T, C] → [B, T, C], from the parts of `model.py`."""
     # Matrices are cast before they are gathered: half precision is half the traffic.
-    cast = {name: ops.cast(w, graph.dtype) if len(w.shape) == 2 else w for name, w in weights.items()}
+    cast = {name: ops.cast(w, graph.dtype) if is_cast(w) else w for name, w in weights.items()}
     weights, n_head, drop = gather(cast, axes), graph.config.n_head, make_drop(graph, draw)
     qkv = before_attention(weights, x)  # [B, T, 3·C]
     if uses_flash:
@@ -229,6 +247,11 @@ def run_block(
         query, keys, values = (split_heads(part, n_head) for part in ops.split(qkv, 3, axis=-1))
         attended = merge_heads(attend(query, keys, values, bias, drop=drop))
     return after_attention(weights, x, attended, drop, custom_gradients.gelu)
+
+
+def is_cast(w: Tensor) -> bool:
+    """Whether a tensor is cast to the dtype to compute in: a matrix, unless it is one of int8 with a scale."""
+    return len(w.shape) == 2 and w.dtype != "int8"
 
 
 def gather(weights: Arrays, axes: Axes) -> Arrays:

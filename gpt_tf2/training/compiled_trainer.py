@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 import jax.numpy as jnp
 import keras
@@ -87,6 +88,7 @@ class CompiledTrainer:
 
         Returns:
             The mean loss before the update, in nats: a float32 scalar on the device, which may still be computing it.
+            For pairs float32 [3]; see `Trainer`.
         """
         state = self.step_state
         self._arrays, loss, is_finite = self.graph.step(
@@ -94,7 +96,7 @@ class CompiledTrainer:
             {name: variable.value for name, variable in self._frozen.items()},
             split(batch, self.accumulate, self.devices),
             number_draws(len(self._model.blocks), seed, step),
-            np.float32(batch.weights.sum()),
+            np.float32(batch.total),
             np.float32(rate),
             np.float32(state.updates + 1),
             np.float32(state.loss_scale),
@@ -106,12 +108,13 @@ class CompiledTrainer:
             state.count_update(self.graph.scales_loss)
         return loss
 
-    def loss(self, batch: Batch) -> float:
-        """Compute the mean loss on a batch, in nats, without dropout."""
+    def loss(self, batch: Batch) -> Any:
+        """Compute the mean loss on a batch, in nats, without dropout; for pairs float64 [3]."""
         weights = {name: weight for name, (weight, _) in self._read_arrays().items()}
         frozen = {name: variable.value for name, variable in self._frozen.items()}
         (whole,) = split(batch, 1, self.devices)
-        return float(self.graph.loss(weights | frozen, whole, packed=is_packed(batch))) / float(batch.weights.sum())
+        sums = self.graph.loss(weights | frozen, whole, packed=is_packed(batch))
+        return np.asarray(sums, "float64") / batch.total
 
     def _write_back(self) -> None:
         """Assign the arrays of the last step to the variables. That takes milliseconds, so a step does not do it."""
@@ -149,9 +152,8 @@ def split(batch: Batch, accumulate: int, devices: Devices) -> tuple[Arrays, ...]
 def drop_padding(batch: Batch) -> Batch:
     """A batch without the picks of weight 0."""
     is_learned = batch.weights > 0
-    return dataclasses.replace(
-        batch, picks=batch.picks[is_learned], targets=batch.targets[is_learned], weights=batch.weights[is_learned]
-    )
+    of_picks = {name: array[is_learned] for name, array in vars(batch).items() if array.ndim == 1}
+    return dataclasses.replace(batch, **of_picks)
 
 
 def join(shares: list[Batch], devices: Devices) -> Arrays:
@@ -163,7 +165,7 @@ def join(shares: list[Batch], devices: Devices) -> Arrays:
 
 def empty_like(batch: Batch) -> Batch:
     """A batch without a sequence."""
-    return Batch(**{name: array[:0] for name, array in vars(batch).items()})
+    return type(batch)(**{name: array[:0] for name, array in vars(batch).items()})
 
 
 def pad(batch: Batch, rows: int, picks: int) -> Batch:
@@ -171,11 +173,8 @@ def pad(batch: Batch, rows: int, picks: int) -> Batch:
     more_rows, more_picks = rows - len(batch.tokens), picks - len(batch.picks)
     if not more_rows and not more_picks:
         return batch
-    of_rows = {
-        name: np.pad(getattr(batch, name), ((0, more_rows), (0, 0))) for name in ("tokens", "positions", "segments")
-    }
-    of_picks = {name: np.pad(getattr(batch, name), (0, more_picks)) for name in ("picks", "targets", "weights")}
-    return Batch(**of_rows, **of_picks)
+    more: dict[int, Any] = {2: ((0, more_rows), (0, 0)), 1: (0, more_picks)}  # by the number of an array's axes
+    return type(batch)(**{name: np.pad(array, more[array.ndim]) for name, array in vars(batch).items()})
 
 
 def is_packed(batch: Batch) -> bool:

@@ -17,6 +17,7 @@ from gpt_tf2.data.batches import Batch, Batches
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.best import BestWeights, count_without_improvement
 from gpt_tf2.training.callbacks import Callbacks
+from gpt_tf2.training.dpo import FIGURES
 from gpt_tf2.training.monitor import Monitor
 from gpt_tf2.training.schedule import Schedule
 from gpt_tf2.training.state import History
@@ -81,8 +82,8 @@ def train(
     def read_losses(left: int = 0) -> None:
         """Read the losses of the running steps but for the last `left`, waiting until the device has them."""
         while len(running) > left:
-            loss, rate, tokens = running.popleft()
-            record(float(loss), rate, tokens, history, monitor)
+            losses, rate, tokens = running.popleft()
+            record(losses, rate, tokens, history, monitor)
 
     steps = range(len(history.losses), len(history.losses) if is_out_of_patience(plan, history) else plan.steps)
     with stop_on_signal() as stopped, contextlib.closing(prepare_ahead(data, plan, steps)) as batches:
@@ -109,8 +110,7 @@ def train(
             if is_due(done, plan.epoch) or is_last:
                 callbacks.end_epoch()
             if samples:
-                monitor.say(sample())
-                monitor.restart_clock()
+                monitor.sampled(done, sample())
             if is_last or is_stopped or callbacks.is_stopping:
                 break
             if saves:
@@ -141,13 +141,22 @@ def keep_if_best(trainer: Trainer, history: History, best: BestWeights) -> None:
         best.write(history.validation[-1])
 
 
-def record(loss: float, rate: float, tokens: int, history: History, monitor: Monitor) -> None:
-    """Append a step's loss to the history, and show it. Raises InputError if it is not finite."""
+def record(losses: Any, rate: float, tokens: int, history: History, monitor: Monitor) -> None:
+    """Append a step's loss to the history, and show it. Raises InputError if it is not finite.
+
+    losses: what a trainer's `step` returned.
+    """
     done = len(history.losses) + 1
+    loss, *others = np.ravel(losses).tolist()
     if not math.isfinite(loss):
         raise diverged(f"step {done}: the loss is {loss}")
     history.losses.append(loss)
-    monitor.step(done, loss, rate, tokens)
+    monitor.step(done, loss, rate, tokens, name_figures(others))
+
+
+def name_figures(others: list[float]) -> dict[str, float]:
+    """What a step or a validation measured besides the loss, by name: of pairs the margin and the accuracy."""
+    return dict(zip(FIGURES[1:], others, strict=False))
 
 
 def prepare_ahead(data: Batches, plan: TrainingPlan, steps: Iterable[int]) -> Generator[Batch, None, None]:
@@ -165,10 +174,10 @@ def prepare_ahead(data: Batches, plan: TrainingPlan, steps: Iterable[int]) -> Ge
 def validate(trainer: Trainer, validation: Batches, plan: TrainingPlan, history: History, monitor: Monitor) -> None:
     """Append the mean loss on the held-out windows to the history, and show it."""
     batches = list(validation.windows(plan.batch_size, VALIDATION_WINDOWS))
-    losses = [trainer.loss(batch) for batch in batches]
-    loss = float(np.average(losses, weights=[batch.weights.sum() for batch in batches]))
+    losses = [np.ravel(trainer.loss(batch)) for batch in batches]
+    loss, *others = np.average(losses, axis=0, weights=[batch.total for batch in batches]).tolist()
     history.validation.append((len(history.losses), loss))
-    monitor.validated(len(history.losses), loss)
+    monitor.validated(len(history.losses), loss, name_figures(others))
 
 
 def is_due(done: int, every: int) -> bool:

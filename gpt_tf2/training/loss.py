@@ -24,6 +24,7 @@ class ChunkedLoss:
     def __init__(self, trains_embedding: bool, chunk: int):
         self.chunk = chunk
         self._loss = compile_kernel(chunk_loss)
+        self._log_probabilities = compile_kernel(chunk_log_probabilities)
         self._gradients = compile_kernel(functools.partial(chunk_gradients, trains_embedding=trains_embedding))
 
     def loss(self, wte: Tensor, z: Tensor, targets: np.ndarray, weights: np.ndarray) -> Tensor:
@@ -37,6 +38,11 @@ class ChunkedLoss:
         """
         chunks = split_into_chunks(len(targets), self.chunk // wte.shape[0])
         return sum(self._loss(wte, z[chunk], targets[chunk], weights[chunk]) for chunk in chunks)
+
+    def log_probabilities(self, wte: Tensor, z: Tensor, targets: np.ndarray) -> Tensor:
+        """Compute the log-probabilities of the targets, float32 [K], in nats. Arguments as in `loss`."""
+        chunks = split_into_chunks(len(targets), self.chunk // wte.shape[0])
+        return ops.concatenate([self._log_probabilities(wte, z[chunk], targets[chunk]) for chunk in chunks])
 
     def gradients(
         self, wte: Tensor, z: Tensor, targets: np.ndarray, weights: np.ndarray, scale: float
@@ -60,8 +66,13 @@ class ChunkedLoss:
 
 def chunk_loss(wte: Tensor, z: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Compute one chunk's loss."""
+    return ops.sum(-weights * chunk_log_probabilities(wte, z, targets))
+
+
+def chunk_log_probabilities(wte: Tensor, z: Tensor, targets: Tensor) -> Tensor:
+    """Compute the log-probabilities of one chunk's targets [K]."""
     logits = ops.cast(ops.matmul(z, ops.transpose(wte)), "float32")  # [K, V]
-    return ops.sum(weights * (ops.logsumexp(logits, axis=-1) - pick(logits, targets)))
+    return pick(logits, targets) - ops.logsumexp(logits, axis=-1)
 
 
 def chunk_gradients(

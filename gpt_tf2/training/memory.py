@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 
-from gpt_tf2.config import GPT2Config, adapter_shapes, tensor_shapes
+from gpt_tf2.config import GPT2Config, adapter_shapes, scale_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.chunks import count_chunk_logits
 
@@ -17,7 +17,7 @@ LIBRARIES = 0.60e9  # bytes: Python, TensorFlow and Keras, imported
 TRACES = 0.20e9  # bytes: graphs, compiled code and fragmentation
 POOLED = 1.12  # allocated / used, where oneDNN keeps what it frees in pools
 LORA_RANK = 8  # the suggested one
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # per number
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # per number
 STATE_PER_WEIGHT = {"adamw": 2, "adafactor": 0, "lion": 1, "muon": 1}  # float32 numbers that an optimizer keeps, nearly
 UNITS = "KMGT"
 
@@ -33,7 +33,8 @@ class MemoryPlan:
     sequences: that go through the network at a time.
     length: tokens per sequence.
     collects: whether all gradients are computed before the first update: for accumulation, clipping and float16.
-    freezes: whether parts of the network are frozen, so that LoRA, which freezes all of it, cannot replace this plan.
+    freezes: whether LoRA, which freezes all weights, cannot replace this plan: parts are frozen, or tokens are added.
+    int8: whether LoRA's frozen matrices are held in int8.
     """
 
     optimizer: str = "adamw"
@@ -44,11 +45,13 @@ class MemoryPlan:
     length: int = 1024
     collects: bool = False
     freezes: bool = False
+    int8: bool = False
 
     def settings(self) -> dict[str, str]:
         """Return the settings of `finetune` that tell this plan from others, by name."""
         remat = {"remat": "on" if self.remat else "off"}
-        return remat | ({"lora_rank": str(self.lora_rank)} if self.lora_rank else {"optimizer": self.optimizer})
+        base = {"base_precision": "int8"} if self.int8 else {}
+        return remat | ({"lora_rank": str(self.lora_rank)} if self.lora_rank else {"optimizer": self.optimizer}) | base
 
 
 def predict_bytes(config: GPT2Config, plan: MemoryPlan) -> dict[str, float]:
@@ -69,9 +72,12 @@ def predict_bytes(config: GPT2Config, plan: MemoryPlan) -> dict[str, float]:
     head = width * ((vocabulary if embedding or width == 4 else 0) + 2 * logits + embedding)
     update = width * embedding + (4 * vocabulary if plan.optimizer == "adafactor" and embedding else 0)
     kept = tokens * n if plan.remat else 3 * scores // 2 + 19 * tokens * n + (0 if plan.lora_rank else block)
+    quantized = config.n_layer * block if plan.int8 else 0
+    scales = sum(map(math.prod, scale_shapes(config).values())) if plan.int8 else 0
+    held = (width if plan.lora_rank else 4) * (matrices - quantized) + quantized
     sizes = {
         "libraries": LIBRARIES + TRACES,
-        "weights": (width if plan.lora_rank else 4) * matrices + 4 * (vectors + adapters),
+        "weights": held + 4 * (vectors + adapters + scales),
         "optimizer": 4.0 * STATE_PER_WEIGHT[plan.optimizer] * trained,
         "gradients": 4.0 * trained if plan.collects else width * embedding,
         "activations": float(width * config.n_layer * kept),
@@ -90,14 +96,17 @@ def candidates(asked: MemoryPlan, remat: str, flexible: bool) -> Iterator[Memory
 
     Args:
         remat: on, off, or auto to try both.
-        flexible: whether Adafactor and LoRA may replace what was asked for.
+        flexible: whether Adafactor, LoRA and an int8 base may replace what was asked for.
     """
     for on in [remat == "on"] if remat != "auto" else [False, True]:
         yield dataclasses.replace(asked, remat=on)
     if flexible and not asked.lora_rank:
         yield dataclasses.replace(asked, remat=True, optimizer="adafactor")
     if flexible and not asked.lora_rank and not asked.freezes:
-        yield dataclasses.replace(asked, remat=True, optimizer="adamw", lora_rank=LORA_RANK)
+        asked = dataclasses.replace(asked, remat=True, optimizer="adamw", lora_rank=LORA_RANK)
+        yield asked
+    if flexible and asked.lora_rank and not asked.int8:
+        yield dataclasses.replace(asked, remat=True, int8=True)
 
 
 def choose_plan(
@@ -134,9 +143,10 @@ def suggest_fix(measure: Measure, asked: MemoryPlan, tried: MemoryPlan, memory: 
         if measure(plan) <= memory:
             return f"try {changes(plan)}"
     rank = asked.lora_rank or (0 if asked.freezes else LORA_RANK)
-    smallest = dataclasses.replace(asked, remat=True, lora_rank=rank, sequences=1, length=128)
-    if measure(smallest) <= memory:
-        return "try " + " and ".join(filter(None, [changes(smallest), "a smaller `batch_size` or `length`"]))
+    for int8 in sorted({asked.int8, rank > 0}):
+        smallest = dataclasses.replace(asked, remat=True, lora_rank=rank, int8=int8, sequences=1, length=128)
+        if measure(smallest) <= memory:
+            return "try " + " and ".join(filter(None, [changes(smallest), "a smaller `batch_size` or `length`"]))
     return "use a smaller `model`"
 
 

@@ -16,15 +16,20 @@ RANDOM_RATES = ((1.0e9, 2e-4), (5.0e8, 2.5e-4), (2.0e8, 3e-4), (5.0e7, 6e-4), (0
 LORA_RATE = 2e-4  # of all sizes (Hu et al. 2021, table 11, GPT-2)
 # Lion's rates are 3 to 10 times smaller than AdamW's (Chen et al. 2023, section 5). Adafactor's step is a share of a
 # tensor's root mean square, which is 0.1 to 0.2 in GPT-2's matrices. Muon's is scaled to AdamW's.
+# DPO's rates are far smaller: 1e-6 for up to 6B (Rafailov et al. 2023, appendix B), for batches of 64 pairs.
+PREFERENCE_FACTOR = 0.1
 FACTORS = {"lion": 0.2, "adafactor": 5.0}
 
 
-def choose_rate(parameters: int, optimizer: str, lora: bool, from_scratch: bool = False) -> float:
+def choose_rate(
+    parameters: int, optimizer: str, lora: bool, from_scratch: bool = False, prefers: bool = False
+) -> float:
     """Return a peak learning rate that suits a model's size, the optimizer, and what is trained.
 
     Args:
         lora: whether LoRA adapters are trained.
         from_scratch: whether the weights begin as random ones.
+        prefers: whether preferences are learned, by DPO.
 
     Example:
         >>> choose_rate(355_000_000, "adamw", lora=False)
@@ -32,7 +37,7 @@ def choose_rate(parameters: int, optimizer: str, lora: bool, from_scratch: bool 
     """
     rates = RANDOM_RATES if from_scratch else RATES
     rate = LORA_RATE if lora else next(rate for least, rate in rates if parameters >= least)
-    return rate * FACTORS.get(optimizer, 1.0)
+    return rate * FACTORS.get(optimizer, 1.0) * (PREFERENCE_FACTOR if prefers else 1.0)
 
 
 def step_decay(base: float, decay: float, steps: Sequence[int]) -> Schedule:

@@ -25,6 +25,8 @@ SEALED = "checksum"  # the attribute of a file that has one
 STATE_FIX = "leave `resume` out to start again"
 # What a run also depends on, by the names in the state file. Earlier versions did not save it: their runs resume.
 WEIGHTS, VOCABULARY = "the weights", "the vocabulary"
+# Settings that earlier versions did not have, and what they did.
+FORMER = {"--too_long": "skip", "--highlights": "one", "--add_tokens": None, "--objective": "likelihood"}
 STEP_STATE_KEYS = {"updates": "updates", "loss_scale": "scale", "updates_at_scale": "held"}  # field → key in the file
 
 
@@ -75,9 +77,9 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def read_identity(file: HDF5File) -> dict[str, Any]:
-    """Return what a saved run's result depends on. Earlier versions had no α: theirs is the rank."""
+    """Return what a saved run's result depends on, with the settings that earlier versions did not have."""
     run = read_table(file, "run")
-    return {"--lora_alpha": run.get("--lora_rank", 0)} | run
+    return FORMER | {"--lora_alpha": run.get("--lora_rank", 0)} | run
 
 
 def read_table(file: HDF5File, name: str) -> dict[str, Any]:
@@ -139,7 +141,8 @@ def check_run(path: Path, run: dict[str, Any], saved: dict[str, Any], sources: M
 def differing(path: Path, key: str, value: object, saved: object) -> InputError:
     """The error for a run that is not the saved one."""
     if key.startswith("--"):
-        message = f"was {'empty' if saved == '' else saved} when the run began ({path}): use the same value"
+        former = "not set" if saved is None else "empty" if saved == "" else saved
+        message = f"was {former} when the run began ({path}): use the same value"
         return InputError(f"{message}, or leave `resume` out", key.removeprefix("--"), None if value == "" else value)
     what = key.replace("--dataset_path", "`data`")
     return InputError(f"{what} has changed since the run began ({path}): use the same, or leave `resume` out")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from gpt_tf2.backend.starting import compute_exactly
-from gpt_tf2.config import tensor_shapes
+from gpt_tf2.config import scale_shapes, tensor_shapes
 from gpt_tf2.data.batches import Batch
 from gpt_tf2.training.compiled_step import StepGraph
 from gpt_tf2.training.compiled_trainer import is_packed, number_draws, split
@@ -22,6 +22,7 @@ def measure_bytes(
     batch: Batch,
     accumulate: int = 1,
     limit: float = math.inf,
+    int8: bool = False,
 ) -> dict[str, float]:
     """The bytes of each kind at a step's peak, on each device. Nothing is allocated.
 
@@ -32,6 +33,7 @@ def measure_bytes(
         held: the dtype of the other matrices.
         batch: of the shape to train on.
         accumulate: as in `make_trainer`.
+        int8: whether the blocks' matrices are held in int8 instead.
         limit: where weights and optimizer state alone take more bytes, nothing is compiled and they are the answer.
 
     Example:
@@ -46,9 +48,10 @@ def measure_bytes(
         name: (declare(shape), tuple(declare(of_state) for of_state in graph.optimizer.state_shapes(shape)))
         for name, shape in trained.items()
     }
+    quantized = scale_shapes(graph.config) if int8 else {}
     frozen = {
-        name: declare(shape, held if len(shape) == 2 else "float32")
-        for name, shape in tensor_shapes(graph.config).items()
+        name: declare(shape, "int8" if f"{name}_scale" in quantized else held if len(shape) == 2 else "float32")
+        for name, shape in (tensor_shapes(graph.config) | quantized).items()
         if name not in trained
     }
     sizes = {

@@ -44,11 +44,12 @@ class Trainer(Protocol):
             seed, step: decide what dropout drops.
 
         Returns:
-            The mean loss before the update, in nats; `float` of it waits until the device is done.
+            The mean loss before the update, in nats; for pairs an array [3], their mean `FIGURES` (`dpo.py`). Reading
+            it waits until the device is done.
         """
 
-    def loss(self, batch: Batch) -> float:
-        """Compute the mean loss on a batch, in nats, without dropout."""
+    def loss(self, batch: Batch) -> Any:
+        """Compute the mean loss on a batch, in nats, without dropout; for pairs an array [3], as in `step`."""
 
 
 def make_trainer(

@@ -207,7 +207,7 @@ def extend(vocabulary: Vocabulary, names: Sequence[str], source: str) -> JsonVoc
     definition = vocabulary.define()
     for name in names:
         if not name or name in definition["model"]["vocab"]:
-            raise InputError(f"no new token can be called {name!r}: choose another name")
+            raise InputError("no new token can have this name: choose another", "add_tokens", repr(name))
     settings = {**vocabulary.describe(), "tokenizer_class": "PreTrainedTokenizerFast"}
     return JsonVocabulary(place_tokens(add_tokens(definition, names, special=False)), settings, source)
 

@@ -169,6 +169,7 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     ),
     "--lora_rank -1": (f"{FINETUNE} --lora_rank=-1", nothing, ["--lora_rank -1", "0 or more"]),
     "--lora_alpha 0": (f"{FINETUNE} --lora_rank=2 --lora_alpha=0", nothing, ["--lora_alpha 0", "more than 0"]),
+    "--too_long of a text": (f"{FINETUNE} --too_long=skip", nothing, ["--too_long skip", "leave it out"]),
     "--lora_alpha alone": (f"{FINETUNE} --lora_alpha=2", nothing, ["--lora_alpha 2", "--lora_rank"]),
     "--base of a model": (f"{GENERATE} --base=tiny", nothing, ["--base models/tiny", "holds no adapters"]),
     "--base missing": (f"{GENERATE} --base=nothing", nothing, ["--base nothing", "no such model"]),
@@ -183,6 +184,19 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         nothing,
         ["--freeze wte,wpe,ln_f,h0-2", "nothing is left", "freeze less"],
     ),
+    "--add_tokens of nothing": (f"{FINETUNE} --add_tokens=,", nothing, ["--add_tokens ''", "<user>"]),
+    "--add_tokens of two lines": (f"{FINETUNE} --add_tokens=a\nb", nothing, ["--add_tokens 'a\\nb'", "one line"]),
+    "--add_tokens by the name of a token": (
+        f"{FINETUNE} --add_tokens=Ġthe",
+        nothing,
+        ["--add_tokens 'Ġthe'", "choose another"],
+    ),
+    "--add_tokens with adapters": (
+        f"{FINETUNE} --add_tokens=<user> --lora_rank=2",
+        nothing,
+        ["--add_tokens <user>", "drop --lora_rank"],
+    ),
+    "--add_tokens frozen": (f"{FINETUNE} --add_tokens=<user> --freeze=wte", nothing, ["--add_tokens <user>", "freeze"]),
     "--freeze nothing": (f"{FINETUNE} --freeze=head", nothing, ["--freeze head", "use some of"]),
     "--freeze with adapters": (
         f"{FINETUNE} --freeze=wte --lora_rank=2",

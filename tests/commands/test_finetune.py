@@ -20,6 +20,18 @@ from helpers.data_sets import story
             "cnndm",
             lambda: story(0).write_text("word " * 300 + "\n\n@highlight\n\nx"),
             256,
+            ["shortened 1 examples longer than 256 tokens at the end of their passage"],
+        ),
+        (
+            "cnndm --too_long=skip",
+            lambda: story(0).write_text("word " * 300 + "\n\n@highlight\n\nx"),
+            256,
+            ["skipped 1 examples longer than 256 tokens"],
+        ),
+        (
+            "cnndm",
+            lambda: story(0).write_text("x\n\n@highlight\n\n" + "word " * 300),
+            256,
             ["skipped 1 examples longer than 256 tokens"],
         ),
         (
@@ -55,7 +67,8 @@ def test_unusable_examples_are_reported_and_the_rest_is_trained_on(
     made_up.write_model(Path("models/tiny"), 256)
     Path("coqa/coqa-dev-v1.0.json").rename("coqa/coqa-train-v1.0.json")
     act()
-    flags = [f"--data_loader={loader}", f"--dataset_path={loader}", "--model=tiny", f"--length={length}"]
+    loader, *more = loader.split()
+    flags = [f"--data_loader={loader}", f"--dataset_path={loader}", "--model=tiny", f"--length={length}", *more]
     code = main(["finetune", *flags, "--num_epoch=1", "--steps_per_epoch=1"])
     out, err = capsys.readouterr()
     shown = err if code else out

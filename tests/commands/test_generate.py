@@ -71,9 +71,19 @@ def run(capsys: pytest.CaptureFixture, *flags: str) -> tuple[list[dict], str]:
 def test_a_full_context_ends_a_sample_and_is_said(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     samples, err = run(capsys, "--starter=The", "--output_length=200", "--n_samples=4", "--min_length=63")
     assert [(sample["tokens"], sample["ended"]) for sample in samples] == [(63, "context")] * 4
-    assert "the context of 64 tokens has room for 63 after the prompt, not for 200\n" in err
+    assert "the context of 64 tokens has room for 63 after the prompt, not for 200 (--beyond_context goes on)\n" in err
     samples, err = run(capsys, "--starter=The", "--output_length=63", "--min_length=63")
     assert samples[0]["ended"] == "length" and "room" not in err
+
+
+def test_beyond_the_context_a_sample_goes_on(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    beyond = ["--output_length=150", "--min_length=150", "--n_samples=2", "--beyond_context"]
+    samples, err = run(capsys, "--starter=The", *beyond)
+    assert [(sample["tokens"], sample["ended"]) for sample in samples] == [(150, "length")] * 2
+    assert "the context of 64 tokens has room for 63 after the prompt, then goes on with the last 32\n" in err
+    samples, err = run(capsys, f"--starter={'The' * 99}", *beyond)
+    assert [(sample["prompt"], sample["tokens"]) for sample in samples] == [("The" * 99, 150)] * 2
+    assert "the prompt has 99 tokens, the context 64: the model reads the last 32 of them\n" in err
 
 
 @pytest.mark.parametrize(

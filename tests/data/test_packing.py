@@ -179,11 +179,41 @@ def test_a_conversation_is_cut_after_the_last_turn_that_fits(folder: Path, token
     assert all(tokenizer.decode(single.tokens[0]).endswith("<|endoftext|>") for single in shorter)
 
 
-def test_examples_that_do_not_fit_with_one_turn_are_skipped(tokens: Tokens) -> None:
+def test_examples_that_do_not_fit_with_one_turn_are_skipped_if_asked(tokens: Tokens) -> None:
     middle = int(np.median(tokens.shortest))
-    data = pack(tokens, length=middle)
+    data = pack(tokens, length=middle, shortens=False)
     assert len(data.examples) == (tokens.shortest <= middle).sum() < len(tokens.shortest)
     assert max(data.batch(0, step, 1).tokens.shape[1] for step in range(30)) <= middle
+
+
+def test_a_passage_is_shortened_at_its_end_so_that_the_first_turn_fits(tokens: Tokens) -> None:
+    length = int(np.median(tokens.shortest))
+    batches = pack(tokens, length=length).windows(batch_size=2, most=len(tokens.shortest))
+    singles = {single.tokens.tobytes(): single for batch in batches for single in separate(batch)}
+    too_long = np.flatnonzero(tokens.shortest > length)
+    assert len(too_long) > 10
+    for first in tokens.first_spans[too_long].tolist():
+        passage, prompt, completion = (tokens.span(first + i).tolist() for i in range(3))
+        learned = [*completion, 511]
+        kept = passage[: length - len(prompt) - len(learned)]
+        single = singles[np.array([*kept, *prompt, *learned], "int32").tobytes()]
+        assert single.targets.tolist() == learned
+
+
+def test_a_shortened_story_leaves_room_for_whichever_highlight_is_drawn(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    made_up.write_stories(tmp_path, train=2)
+    highlights = ["Fog hung", "Then the baker found the boat in the harbour", "Rain fell " * 50]
+    story, other = sorted(tmp_path.rglob("*.story"))
+    story.write_text("The sun stood over the village. " * 30 + "".join(f"\n\n@highlight\n\n{h}" for h in highlights))
+    other.write_text("Snow lay.\n\n@highlight\n\n" + "Rain fell " * 50)
+    data, texts = pack(prepare_tokens("cnndm", tmp_path, tokenizer), length=64), set()
+    assert len(data.examples) == 1  # the other's highlight does not fit without its article
+    for single in separate(data.batch(seed=0, step=0, batch_size=64)):
+        assert single.tokens.size == 64
+        article, _, highlight = tokenizer.decode(single.tokens[0]).partition("\nTL;DR:\n")
+        assert article.startswith("The sun stood over the village.")
+        texts.add(highlight)
+    assert texts == {f"\n\n{highlight}\n\n<|endoftext|>" for highlight in highlights[:2]}
 
 
 def test_rounded_batches_have_few_shapes(tokens: Tokens) -> None:

@@ -168,3 +168,12 @@ def test_a_draft_saves_steps_where_the_model_copies_and_costs_none_elsewhere(
     hot, hot_drafted = run(False, 9.0), run(True, 9.0)  # so hot that nothing is copied
     assert hot[0] == hot_drafted[0] and hot_drafted[1] <= hot[1]
     print(f"{kind}: {drafted[2] / plain[2]:.2f} × where it copies, {hot_drafted[2] / hot[2]:.2f} × elsewhere")
+
+
+def test_a_prompt_may_fill_a_context_of_any_length() -> None:
+    config = dataclasses.replace(SHORT, n_ctx=70)  # prompts are padded to multiples of 64
+    model = GPT2(config, read=random_tensors(config, seed=0))
+    ids = np.arange(70) % 50
+    decoder = GraphDecoder(model)
+    logits = decoder.extend(decoder.begin(), [ids.tolist()])
+    np.testing.assert_allclose(logits, np.asarray(model(ids[None]))[0], atol=1e-4)

@@ -1,5 +1,6 @@
 """`evaluate` from raw data to scores: fine-tuned models, kills, references, passages that are too long, bad input."""
 
+import dataclasses
 import json
 import random
 import signal
@@ -208,6 +209,43 @@ def test_predictions_are_scored_against_the_users_references(folder: Path) -> No
     assert scores["LEAD-3"]["rouge-1/recall"]["mean"] == 0.5
 
 
+def test_several_samples_make_up_a_summary(folder: Path) -> None:
+    flags = [*SUMMARIES, "--top_k=40", "--output_length=20", "--limit=4"]
+    for trials, batch, name in ((1, 8, "one.txt"), (3, 8, "three.txt"), (3, 1, "again.txt")):
+        more = [f"--num_trials={trials}", f"--batch_size={batch}", f"--output_file={name}"]
+        assert main(["evaluate", *flags, *more]) == 0
+    one, three = (Path(name).read_text().splitlines() for name in ("one.txt", "three.txt"))
+    assert [line.count("<t>") for line in three] == [3] * 4
+    for first, all_three in zip(one, three, strict=True):
+        words = first.removeprefix("<t> ").removesuffix(" </t>").split(" </t> <t> ")
+        assert all_three.startswith("<t> " + words[0].removesuffix(" ."))
+    assert len({sample for line in three for sample in line.split("<t>")}) > 5
+    assert Path("again.txt").read_text() == Path("three.txt").read_text()
+
+
+def test_samples_resume_from_the_journal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = EvaluateSettings(
+        task="cnndm", data="stories", model="models/small", limit=3, max_new_tokens=4, num_trials=3, output="whole.txt"
+    )
+    run_evaluate(settings)
+    made: list[str] = []
+    put = Journal.put
+
+    def put_five(self: Journal, key: str, result: object) -> None:
+        if len(made) == 5:
+            raise KeyboardInterrupt
+        made.append(key)
+        put(self, key, result)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "put", put_five)
+        run_evaluate(dataclasses.replace(settings, output="parts.txt"))
+    monkeypatch.setattr(Journal, "put", lambda self, key, result: made.append(key) or put(self, key, result))
+    run_evaluate(dataclasses.replace(settings, output="parts.txt"))
+    assert len(made) == len(set(made)) == 9
+    assert Path("parts.txt").read_text() == Path("whole.txt").read_text()
+
+
 def test_an_article_longer_than_the_context_is_shortened(folder: Path, capsys: pytest.CaptureFixture) -> None:
     long = folder / "long"
     made_up.write_stories(long, test=2)
@@ -232,6 +270,12 @@ def test_an_article_longer_than_the_context_is_shortened(folder: Path, capsys: p
         (["--data_loader=coqa", "--dataset_path=talks", "--batch_size=0"], ["--batch_size 0", "at least 1"]),
         (["--data_loader=coqa", "--dataset_path=talks", "--output_file=talks/a.json/b"], ["talks", "--output_file"]),
         (["--data_loader=coqa"], ["--data is required"]),
+        (["--data_loader=coqa", "--dataset_path=talks", "--num_trials=3"], ["--num_trials 3", "--data_loader coqa"]),
+        (["--dataset_path=stories", "--num_trials=3"], ["--num_trials 3", "leave it out"]),
+        (
+            ["--data_loader=cnndm", "--dataset_path=stories", "--num_trials=2", "--temperature=0"],
+            ["--num_trials 2", "would be the same", "raise --temperature"],
+        ),
         (["--dataset_path=stories", "--limit=3"], ["--limit 3", "leave it out"]),
         (["--dataset_path=stories", "--quantize=int8"], ["--quantize int8", "leave it out"]),
         (["--dataset_path=no.txt"], ["--dataset_path no.txt", "no such file"]),

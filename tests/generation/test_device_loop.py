@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2 import GPT2, GPT2Config
+from gpt_tf2.decoding.decoder import NO_IDS
 from gpt_tf2.decoding.keras_graph import GraphDecoder
 from gpt_tf2.generation.prompt_lookup import PromptLookup
 from gpt_tf2.generation.sampling import (
@@ -78,10 +79,11 @@ def complete(
     sampler: Sampler = GREEDY,
     end: int = NO_END,
     draft: bool = False,
+    undrawn: np.ndarray = NO_IDS,
 ) -> list[list[int]]:
     """The completion of each prompt; the i-th draws by the generator of seed i."""
     completions: list[list[int]] = [[] for _ in prompts]
-    DeviceScheduler(model, end, slots, draft).run_all(
+    DeviceScheduler(model, end, slots, draft, undrawn).run_all(
         Request(prompt, max_new_tokens, sampler, np.random.default_rng(i), completion.append)
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
     )
@@ -124,6 +126,21 @@ def test_an_output_matrix_of_its_own_gives_the_tokens(prompts: list[list[int]]) 
     model = GPT2(config, read=random_tensors(config, seed=1, std=0.3))
     for prompt, completion in zip(prompts[:3], complete(model, prompts[:3], 12, 3), strict=True):
         assert completion == most_likely(model, prompt + completion)[len(prompt) - 1 : -1].tolist()
+
+
+@pytest.mark.parametrize("draft", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_ids_without_a_token_are_never_drawn(
+    model: GPT2, prompts: list[list[int]], expected: list[list[int]], draft: bool
+) -> None:
+    undrawn = np.unique(list(itertools.chain(*expected))[::2]).astype("int32")
+    some = prompts[7:12]
+    for prompt, completion in zip(some, complete(model, some, 12, 3, draft=draft, undrawn=undrawn), strict=True):
+        logits = np.array(model(np.array([[*prompt, *completion]])))[0, len(prompt) - 1 : -1]
+        logits[:, undrawn] = -np.inf
+        assert completion == logits.argmax(-1).tolist()
+    sampled = complete(model, some, 60, 3, EVERY_RULE, draft=draft, undrawn=undrawn)
+    assert not {*undrawn.tolist()} & {*itertools.chain(*sampled)}
+    assert sampled != complete(model, some, 60, 3, EVERY_RULE, draft=draft)
 
 
 @pytest.mark.parametrize("draft", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -395,6 +412,7 @@ def test_draws_follow_the_hosts_rules(sampler: Sampler, draws: int) -> None:
         lengths=np.full(draws, len(IDS), "int32"),
         used=used if rules_of(sampler).penalizes else None,
         end=1,
+        undrawn=NO_IDS,
     )
     counts = np.bincount(np.asarray(tokens), minlength=6)
     kept = share > 0
@@ -414,7 +432,9 @@ def test_the_same_tokens_are_kept_as_on_the_host(rule: Rule) -> None:
     for i in range(4):
         write_settings(with_rules(rule), settings, i)
     none = np.zeros(4, "int32")
-    kept = np.isfinite(np.asarray(apply_rules(logits, settings, rules_of(with_rules(rule)), none, None, NO_END)))
+    kept = np.isfinite(
+        np.asarray(apply_rules(logits, settings, rules_of(with_rules(rule)), none, None, NO_END, NO_IDS))
+    )
     for row, kept_row in zip(logits, kept, strict=True):
         host = np.isfinite(rule(row, []))
         # A nucleus of float32 sums may differ from the host's by a token at its edge.
@@ -426,9 +446,9 @@ def test_rules_that_others_need_change_nothing() -> None:
     logits = np.random.default_rng(1).normal(0, 3, (2, 1000)).astype("float32")
     settings, none = leave_out(2), np.zeros(2, "int32")
     write_settings(make_sampler(0.7), settings, 0)
-    plain = apply_rules(logits, settings, rules_of(make_sampler(0.7)), none, None, NO_END)
+    plain = apply_rules(logits, settings, rules_of(make_sampler(0.7)), none, None, NO_END, NO_IDS)
     write_settings(EVERY_RULE, settings, 1)
-    every = apply_rules(logits, settings, rules_of(EVERY_RULE), none, np.ones((2, 1000), bool), NO_END)
+    every = apply_rules(logits, settings, rules_of(EVERY_RULE), none, np.ones((2, 1000), bool), NO_END, NO_IDS)
     assert np.array_equal(plain[0], every[0]) and not np.array_equal(plain[1], every[1])
 
 
@@ -477,3 +497,26 @@ def test_a_second_process_compiles_nothing(workplace: Path) -> None:
     assert first.stdout == second.stdout
     assert any("run_steps" in name for name in compiled), sorted(compiled)
     assert {path.name for path in cache.iterdir() if path.name.endswith("-cache")} == compiled
+
+
+def test_a_cancelled_request_ends_and_its_slot_goes_to_the_next(
+    model: GPT2, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    chosen = prompts[:5]
+    completions: list[list[int]] = [[] for _ in chosen]
+    requests = [
+        Request(prompt, 12, GREEDY, np.random.default_rng(0), completion.append, tag=i)
+        for i, (prompt, completion) in enumerate(zip(chosen, completions, strict=True))
+    ]
+    scheduler = DeviceScheduler(model, NO_END, slots=2)
+    for request in requests:
+        scheduler.submit(request)
+    scheduler.cancel(requests[4])  # which waits
+    finished = []
+    for step, request in enumerate(scheduler.steps()):
+        finished += [request.tag] if request else []
+        if step == 0:
+            scheduler.cancel(requests[0])
+    assert sorted(finished) == [1, 2, 3] and completions[4] == []
+    assert completions[1:4] == expected[1:4]
+    assert completions[0] == expected[0][: len(completions[0])] != expected[0]

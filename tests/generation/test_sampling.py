@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from gpt_tf2 import GPT2Config
-from gpt_tf2.decoding.decoder import State
+from gpt_tf2.decoding.decoder import NO_IDS, State
 from gpt_tf2.generation.kernels import draw_token
 from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import (
+    FrequencyPenalty,
+    LogitBias,
     MinimumLength,
     MinP,
     Nucleus,
+    PresencePenalty,
     RepetitionPenalty,
     Sampler,
     Temperature,
@@ -96,11 +99,36 @@ def test_a_draft_does_not_change_what_is_drawn(sampler: Sampler, draws: int) -> 
         assert chi_square(next_tokens, softmax(sampler.apply_rules(table[token], range(6)))) < 20.6
 
 
+@pytest.mark.parametrize("draft", [False, True])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        make_sampler(0),
+        make_sampler(0, repetition_penalty=1.5),
+        make_sampler(),
+        make_sampler(0.7, top_k=2),
+        make_sampler(top_p=0.5, min_p=0.1, repetition_penalty=0.5),
+        make_sampler(top_k=5, top_p=0.99),
+    ],
+)
+def test_ids_without_a_token_are_drawn_as_if_they_had_no_probability(sampler: Sampler, draft: bool) -> None:
+    table = np.random.default_rng(0).normal(0, 1.5, (6, 6)).astype("float32")
+    table[:, [1, 4]] += 4  # the most likely ones
+    without = table.copy()
+    without[:, [1, 4]] = -np.inf
+    decoder = Bigrams(table)
+    assert {1, 4} & {*sample_tokens(decoder, [0], 1, 200, sampler, NO_END, seed=2, draft=draft)[0]}
+    decoder.undrawn = np.array([1, 4], "int32")
+    drawn = sample_tokens(decoder, [0], 1, 200, sampler, NO_END, seed=2, draft=draft)
+    assert drawn == sample_tokens(Bigrams(without), [0], 1, 200, sampler, NO_END, seed=2, draft=draft)
+    assert not {1, 4} & {*drawn[0]} and np.isfinite(table).all()
+
+
 class Bigrams:
     """A decoder whose logits depend on the last token alone."""
 
     name, config = "bigrams", GPT2Config(n_vocab=6, n_ctx=10**6, n_embd=1, n_head=1, n_layer=1)
-    precision, prefill_chunk, loops_on_device = "float32", 128, False
+    precision, prefill_chunk, loops_on_device, undrawn = "float32", 128, False, NO_IDS
 
     def __init__(self, table: np.ndarray):
         self.table, self.calls = table, 0
@@ -161,7 +189,9 @@ def test_the_end_is_ruled_out_before_the_minimum_length() -> None:
 
 
 def test_rules_do_not_change_their_input() -> None:
-    for rule in (Temperature(0.5), TopK(2), Nucleus(0.5), MinP(0.5), RepetitionPenalty(2.0), MinimumLength(1, 9)):
+    openais = LogitBias((1,), (2.0,)), PresencePenalty(1.0, 0), FrequencyPenalty(1.0, 0)
+    usual = Temperature(0.5), TopK(2), Nucleus(0.5), MinP(0.5), RepetitionPenalty(2.0), MinimumLength(1, 9)
+    for rule in (*usual, *openais):
         before = LOGITS.copy()
         rule(LOGITS, IDS)
         assert np.array_equal(before, LOGITS)
@@ -183,3 +213,15 @@ def test_a_nucleus_of_almost_everything_keeps_all_likely_tokens() -> None:
     for p in (1 - 1e-6, 1 - 1e-9, 1 - 1e-12, np.nextafter(1, 0)):
         kept = np.isfinite(Nucleus(p)(logits, []))
         assert softmax(logits)[kept].sum() > 1 - 2e-6
+
+
+def test_openais_penalties_and_biases_follow_their_formula() -> None:
+    logits, ids, prompt_tokens = np.linspace(-1, 1, 8, dtype="float32"), [0, 0, 1, 2, 2, 3, 2], 2
+    rules = LogitBias((1, 7), (2.5, -100.0)), PresencePenalty(0.7, prompt_tokens), FrequencyPenalty(-0.3, prompt_tokens)
+    biases, generated = {1: 2.5, 7: -100.0}, ids[prompt_tokens:]
+    expected = [
+        logit + biases.get(i, 0) - (generated.count(i) > 0) * 0.7 + generated.count(i) * 0.3
+        for i, logit in enumerate(logits.tolist())
+    ]
+    np.testing.assert_allclose(Sampler(rules).apply_rules(logits, ids), expected, rtol=1e-6)
+    np.testing.assert_array_equal(Sampler(rules[1:]).apply_rules(logits, ids[:prompt_tokens]), logits)

@@ -1,7 +1,7 @@
 """The scheduler's tokens against the plain forward pass, and what it runs in each step. Runs on either backend."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -45,18 +45,18 @@ def steps(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def continue_greedily() -> Callable[[list[int], int], list[int]]:
+def continue_greedily() -> Callable[..., list[int]]:
     """The reference: each token is the most likely one by a forward pass over the whole sequence, without a cache."""
     model = load_model(OPENAI_TINY)
 
     @functools.cache
-    def most_likely(*ids: int) -> int:
-        return int(np.asarray(model(np.array([[*ids, *[0] * (64 - len(ids))]])))[0, len(ids) - 1].argmax())
+    def compute_logits(*ids: int) -> np.ndarray:
+        return np.asarray(model(np.array([[*ids, *[0] * (64 - len(ids))]])))[0, len(ids) - 1]
 
-    def run(prompt: list[int], count: int) -> list[int]:
+    def run(prompt: list[int], count: int, undrawn: Sequence[int] = ()) -> list[int]:
         ids = list(prompt)
         for _ in range(count):
-            ids.append(most_likely(*ids))
+            ids.append(max(set(range(model.config.n_vocab)).difference(undrawn), key=compute_logits(*ids).__getitem__))
         return ids[len(prompt) :]
 
     return run
@@ -70,6 +70,18 @@ def greedy_request(prompt: list[int], max_new_tokens: int, completion: list[int]
 def test_greedy_tokens_are_those_of_openais_graph(decoder: Decoder, draft: bool) -> None:
     completions = sample_tokens(decoder, GREEDY[:7], 1, 100, make_sampler(0), NO_END, draft=draft)
     assert GREEDY[:7] + completions[0] == GREEDY
+
+
+@pytest.mark.parametrize("draft", [False, True])
+def test_ids_without_a_token_are_never_drawn(
+    decoder: Decoder, continue_greedily: Callable, draft: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undrawn = sorted({*GREEDY[7:]})
+    monkeypatch.setattr(decoder, "undrawn", np.array(undrawn, "int32"))
+    (completion,) = sample_tokens(decoder, GREEDY[:7], 1, 30, make_sampler(0), NO_END, draft=draft)
+    assert completion == continue_greedily(GREEDY[:7], 30, undrawn)
+    sampled = sample_tokens(decoder, GREEDY[:7], 3, 50, make_sampler(1.5, top_k=5), NO_END, seed=1, draft=draft)
+    assert not {*undrawn} & {id for ids in [completion, *sampled] for id in ids}
 
 
 def test_greedy_tokens_without_a_cache_are_those_of_openais_graph(continue_greedily: Callable) -> None:
@@ -239,3 +251,47 @@ def test_the_end_of_the_context_ends_a_sample(decoder: Decoder) -> None:
     assert len(sample_tokens(decoder, prompt, 2, 50, make_sampler(0), NO_END)[0]) == 4
     with pytest.raises(InputError, match=r"64 tokens, n_ctx is 64"):
         sample_tokens(decoder, EXPECTED["tokens"][2].tolist(), 1, 1, make_sampler(0), NO_END)
+
+
+def test_a_cancelled_request_ends_at_once_and_the_others_are_as_if_alone(
+    decoder: Decoder, continue_greedily: Callable
+) -> None:
+    prompts = [GREEDY[:7], GREEDY[10:30], GREEDY[5:25], GREEDY[3:9], GREEDY[20:25]]
+    completions: list[list[int]] = [[] for _ in prompts]
+    requests = [
+        greedy_request(prompt, 12, completion, tag=i)
+        for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+    ]
+    scheduler = Scheduler(decoder, NO_END, slots=2)
+    for request in requests[:4]:
+        scheduler.submit(request)
+    scheduler.cancel(requests[3])  # which waits
+    finished, ends = [], [4, 0]
+    for step, request in enumerate(scheduler.steps()):
+        finished += [request.tag] if request else []
+        if step == 3:  # while both slots run
+            scheduler.cancel(requests[0])
+            ends = [*map(len, completions)]
+            scheduler.submit(requests[4])
+    scheduler.cancel(requests[1])  # which is finished: nothing to do
+    assert sorted(finished) == [1, 2, 4]
+    assert 0 < len(completions[0]) == ends[0] < 12 and completions[3] == []
+    for i in finished:
+        assert completions[i] == continue_greedily(prompts[i], 12)
+
+
+def test_a_request_is_cancelled_while_its_prompt_is_computed_or_shared(
+    decoder: Decoder, steps: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(decoder), "prefill_chunk", 5)
+    completions: list[list[int]] = [[], []]
+    requests = [greedy_request(GREEDY[:30], 4, completion) for completion in completions]
+    scheduler = Scheduler(decoder, NO_END, slots=2)
+    for request in requests:
+        scheduler.submit(request)
+    for step, _ in enumerate(scheduler.steps()):
+        if step == 1:
+            scheduler.cancel(requests[1])  # which waits for the other's prompt
+        if step == 2:
+            scheduler.cancel(requests[0])
+    assert completions == [[], []] and len(steps) == 3

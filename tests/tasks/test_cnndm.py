@@ -1,5 +1,8 @@
 """The task `cnndm`: stories in both layouts, how they are cleaned, and what is skipped and reported."""
 
+import csv
+import gzip
+import io
 import json
 import os
 import shutil
@@ -11,7 +14,18 @@ import pyarrow.parquet
 import pytest
 
 from gpt_tf2.cli import main
-from gpt_tf2.tasks.cnndm import ParquetStory, clean, drop_beginning, example, items, story_path
+from gpt_tf2.tasks.cnndm import (
+    TableStory,
+    check,
+    clean,
+    drop_beginning,
+    example,
+    items,
+    score,
+    story_path,
+    write,
+)
+from gpt_tf2.tasks.task import Example, Prediction, Turn
 from helpers.data_sets import FIXTURES, URLS, show_data, story
 from helpers.workplace import OPENAI_TINY
 
@@ -82,9 +96,9 @@ BODY = "The mayor lit the lamps. By . then (CNN) -- boats came home. UPDATED: 1:
     ],
 )
 def test_an_article_of_one_line_loses_its_byline_and_time_stamps(beginning: str) -> None:
-    (turn,) = example(ParquetStory("1", beginning + BODY, "Lamps ‘lit’ .\nBoats .")).turns
+    (turn,) = example(TableStory("1", beginning + BODY, "Lamps ‘lit’ .\nBoats .")).turns
     assert turn.completions == ("\n\nLamps 'lit' .\n\n", "\n\nBoats .")
-    assert example(ParquetStory("1", beginning + BODY, "Lamps .")).passage == BODY
+    assert example(TableStory("1", beginning + BODY, "Lamps .")).passage == BODY
 
 
 @pytest.mark.parametrize(
@@ -101,7 +115,7 @@ def test_an_article_of_one_line_loses_its_byline_and_time_stamps(beginning: str)
     ],
 )
 def test_an_article_of_one_line_loses_nothing_else(beginning: str) -> None:
-    assert example(ParquetStory("1", beginning + BODY, "Lamps .")).passage == beginning + BODY
+    assert example(TableStory("1", beginning + BODY, "Lamps .")).passage == beginning + BODY
 
 
 def test_time_stamps_are_found_in_linear_time() -> None:
@@ -150,8 +164,8 @@ def test_an_unusable_story_is_skipped_and_reported(
 COLUMNS = ("article", "highlights", "id")
 
 
-def write_parquet(path: str, **columns: object) -> None:
-    """Writes the made-up stories as a Parquet file, one highlight per line.
+def make_table(**columns: object) -> dict[str, list]:
+    """The made-up stories as columns, one highlight per line.
 
     columns: replace columns, or remove them if None.
     """
@@ -161,9 +175,20 @@ def write_parquet(path: str, **columns: object) -> None:
         "highlights": ["\n".join(highlight.strip() for highlight in record["highlights"]) for record in records],
         "id": [record["url"] for record in records],
     } | columns
+    return {name: values for name, values in table.items() if values is not None}
+
+
+def write_parquet(path: str, **columns: object) -> None:
+    """Writes the made-up stories as a Parquet file; see `make_table`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    table = {name: values for name, values in table.items() if values is not None}
-    pyarrow.parquet.write_table(pyarrow.table(table), path)
+    pyarrow.parquet.write_table(pyarrow.table(make_table(**columns)), path)
+
+
+def format_csv(**columns: object) -> str:
+    """The made-up stories as a comma-separated table with line breaks in its cells; see `make_table`."""
+    table, text = make_table(**columns), io.StringIO()
+    csv.writer(text).writerows([list(table), *zip(*table.values(), strict=True)])
+    return text.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +216,7 @@ def test_one_parquet_file_without_ids_is_enough(data_sets: Path, capsys: pytest.
         ("some.parquet:1", ["\n\nOne\n\n", "\n\nTwo"]),
         ("some.parquet:2", ["\n\nThree"]),
     ]
-    assert "skipped 1, article or highlights are not text: some.parquet:3" in err
+    assert "skipped 1, article or highlights are missing or not text: some.parquet:3" in err
 
 
 def test_parquet_rows_are_counted_before_they_are_read(data_sets: Path) -> None:
@@ -199,6 +224,77 @@ def test_parquet_rows_are_counted_before_they_are_read(data_sets: Path) -> None:
     write_parquet("p/train-1.parquet")
     rows = items("p", "train")
     assert len(rows) == 6 == len(list(rows))
+
+
+@pytest.mark.parametrize("path", ["cnndm/train.csv", "cnndm/plain/train-1.csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_csv_files_give_the_same_articles_and_highlights(
+    path: str, encoding: str, data_sets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.rmtree("cnndm")
+    Path(path).parent.mkdir(parents=True)
+    text = format_csv()
+    assert text.count("\n") > 10  # within the cells
+    content = text.encode(encoding)
+    Path(path).write_bytes(gzip.compress(content) if path.endswith(".gz") else content)
+    Path("cnndm/validation.csv").write_text(format_csv(id=["a", "b", ""]))
+    flags = ["--encoding=cp1252"] if encoding == "cp1252" else []
+    records, err = show_data(capsys, "cnndm", *flags)
+    expected = json.loads((FIXTURES / "cnndm" / "expected.json").read_text())
+    articles = [{"url": r["id"], "article": r["article"], "highlights": r["highlights"]} for r in records]
+    assert articles == expected and err == ""
+    names = [record["id"] for record in show_data(capsys, "cnndm", "--split=val")[0]]
+    assert names == ["a", "b", "cnndm/validation.csv:3"]
+
+
+def test_rows_of_a_csv_with_other_columns_than_its_header_are_skipped(
+    data_sets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = ["highlights,article", "Lamps,The lamps were lit", "Boats", "Fog,Fog hung, and rain fell", "Snow,Snow lay"]
+    Path("some.csv").write_text("\n".join(rows))
+    assert main(["show-data", "--task=cnndm", "--data=some.csv", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ["some.csv:1", "some.csv:4"]
+    assert err == "skipped 2, article or highlights are missing or not text: some.csv:2, some.csv:3\n"
+
+
+def test_all_highlights_make_up_one_completion_if_asked(data_sets: Path, capsys: pytest.CaptureFixture) -> None:
+    expected = json.loads((FIXTURES / "cnndm" / "expected.json").read_text())
+    whole = ["\n".join(highlight.strip() for highlight in record["highlights"]) for record in expected]
+    assert any("\n" in completion for completion in whole)
+    write_parquet("p/train.parquet")
+    Path("c").mkdir()
+    Path("c/train.csv").write_text(format_csv())
+    for data in ("cnndm", "p", "c"):
+        flags = ["--task=cnndm", f"--data={data}", "--highlights=all", "--json"]
+        assert main(["show-data", *flags]) == 0
+        records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [record["completion"] for record in records] == whole
+        assert [record["article"] for record in records] == [record["article"] for record in expected]
+    assert main(["show-data", "--task=coqa", "--data=coqa", "--highlights=all"]) == 2
+    assert "--highlights all: does not apply to --task coqa: leave it out" in capsys.readouterr().err
+
+
+ARTICLE = "Fog hung. Rain fell. Snow lay. Dust blew."
+
+
+def predict(*samples: str, highlights: tuple[str, ...] = ("\n\nFog hung\n\n", "\n\nDust blew")) -> Prediction:
+    return Prediction(0, Example("1", ARTICLE, (Turn("\nTL;DR:\n", highlights),)), samples)
+
+
+def test_a_summary_is_three_sentences_or_all_or_a_sentence_of_each_sample() -> None:
+    assert write([predict(ARTICLE)]) == "<t> Fog hung . </t> <t> Rain fell . </t> <t> Snow lay . </t>\n"
+    assert write([predict(ARTICLE)], "all").count("<t>") == 4
+    samples = "Fog hung.\nRain fell. Snow", "", " Dust\n"
+    assert write([predict(*samples)]) == "<t> Fog hung. Rain fell. Snow </t> <t> Dust </t>\n"
+    assert write([predict("", "\n")]) == "<t></t>\n"
+
+
+def test_a_whole_summary_is_scored_against_the_highlights_one_by_one() -> None:
+    one, whole = predict("Dust blew. Fog hung."), predict("Dust blew. Fog hung.", highlights=("Fog hung\nDust blew",))
+    assert score([one], "", "test", None)["summaries"] == score([whole], "", "test", None, "all")["summaries"]
+    assert score([whole], "", "test", None, "all")["summaries"]["rouge-l/f1"]["mean"] == 1
+    check([(0, whole.example)], "", "test", None, "all")
 
 
 @pytest.mark.parametrize("folder", ["test_cnn", "training", "valset", "p [x]"])
@@ -244,6 +340,12 @@ def test_a_story_in_another_encoding_is_refused_or_read_by_its_name(
     assert show_data(capsys, "cnndm")[0][0]["article"] == "One\ncafé"
 
 
+def write_csv(path: str, text: str) -> None:
+    """Writes a table in Latin-1."""
+    Path(path).parent.mkdir()
+    Path(path).write_text(text, "latin-1")
+
+
 def truncate(path: str, share: float) -> None:
     os.truncate(path, int(Path(path).stat().st_size * share))
 
@@ -287,7 +389,21 @@ def damage(path: str) -> None:
             lambda: write_parquet("p/train.parquet", article=["", " ", "\n"]),
             ["no usable example in train", "skipped 3, no article"],
         ),
-        (lambda: write_parquet("p/test.parquet"), ["p/url_lists/all_train.txt", "Parquet files such as train.parquet"]),
+        (lambda: write_parquet("p/test.parquet"), ["p/url_lists/all_train.txt", "tables such as train.parquet"]),
+        (
+            lambda: (write_parquet("p/train.parquet"), Path("p/train.csv").write_text("")),
+            ["p: train is there 2 times, in train.csv, train.parquet"],
+        ),
+        (
+            lambda: write_csv("p/train.csv", "id,article\n"),
+            ["train.csv: no column highlights", "article and highlights"],
+        ),
+        (lambda: write_csv("p/train.csv", ""), ["train.csv: no column article, highlights"]),
+        (
+            lambda: write_csv("p/train.csv", 'article,highlights\nx,"y\n'),
+            ["p/train.csv:2: the row that begins here is not CSV", "close its quote"],
+        ),
+        (lambda: write_csv("p/train.csv", "article,highlights\ncaf\xe9,x\n"), ["not UTF-8 text at byte 22, line 2"]),
         (lambda: Path("p").write_text("a file"), ["p/url_lists/all_train.txt", "give the folder"]),
         (lambda: Path("p").symlink_to("p"), ["p/url_lists/all_train.txt", "give the folder"]),
     ],

@@ -54,16 +54,27 @@ def make_inputs(folder: Path) -> dict[str, tuple[str, Path]]:
     (folder / "a.csv.gz").write_bytes(gzip.compress(table.encode()))
     write_parquet(folder / "a.parquet", article, highlight)
     write_parquet(folder / "train.parquet", article, highlight)
+    row = f'"{article}","{highlight}\n{highlight}"\n'
+    (folder / "stories.csv").write_text(f"article,highlights\n{row * 3}")
     story = folder / "stories" / story_path(URL)
     story.parent.mkdir(parents=True)
     story.write_text(f"By\nJane Doe\n{article}\n\n@highlight\n\n{highlight}")
     (folder / "stories" / "url_lists").mkdir()
     (folder / "stories" / "url_lists" / "all_train.txt").write_text(URL + "\n")
     (folder / "coqa-train-v1.0.json").write_text(json.dumps({"data": [make_conversation(draw, "a")]}))
+    records: list[dict] = [{"prompt": article, "completion": highlight}, {"instruction": "a", "output": "b"}]
+    records.append({"messages": [{"role": role, "content": role} for role in ("system", "user", "assistant")]})
+    records.append({"conversations": [{"from": role, "value": role} for role in ("human", "gpt")], "system": "a"})
+    records.append(
+        {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
+    )
+    (folder / "chats.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     texts = {name: ("text", folder / name) for name in ("a.txt", "a.csv", "a.tsv", "a.jsonl", "a.csv.gz", "a.parquet")}
     return {
         **texts,
+        "chats.jsonl": ("jsonl", folder / "chats.jsonl"),
         "train.parquet": ("cnndm", folder / "train.parquet"),
+        "stories.csv": ("cnndm", folder / "stories.csv"),
         str(story.relative_to(folder)): ("cnndm", folder / "stories"),
         "coqa-train-v1.0.json": ("coqa", folder),
     }
@@ -96,7 +107,8 @@ def test_damaged_data_is_read_or_refused_in_one_line(count: int, tmp_path: Path)
         name = draw.choice(list(inputs))
         loader, path = inputs[name]
         (tmp_path / name).write_bytes(damage(whole[name], draw))
-        task = find_task(loader, Reading(encoding=draw.choice(ENCODINGS)))
+        highlights = draw.choice(["one", "all"]) if loader == "cnndm" else "one"
+        task = find_task(loader, Reading(encoding=draw.choice(ENCODINGS), highlights=highlights))
         skipped = Skipped()
         try:
             read += len(list(read_examples(task, str(path), "train", skipped)))

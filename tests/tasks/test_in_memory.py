@@ -1,5 +1,6 @@
 """Data in memory as a task: what it may be, and that it reads as the same data in files does."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from gpt_tf2 import InputError, Tokenizer
 from gpt_tf2.data.dataset import Silent, Source, open_training_data
+from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.in_memory import PLACE, make_task_in_memory
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import Task
@@ -101,7 +103,10 @@ def test_a_data_set_of_tensorflow_is_read_like_a_list() -> None:
         ({"text": "One."}, "^data is dict: give a path, or texts, "),
         ([], "^data is empty: give texts, "),
         ([1, 2.5], "^data: item 1 is int: give texts, "),
-        ([{"prompt": "One"}], "^data: item 1 is dict: give texts, "),
+        ([{"prompt": "One"}], '^data: item 1: "completion" is missing, there is "prompt": add it, or rename'),
+        ([{"prompt": "One", "completion": b"\xff"}], '^data: item 1: "completion" is .*, not text: write a text'),
+        ([{5: "One"}], '^data: item 1: there is "5", but none of {"prompt", "completion"}, '),
+        ([{"prompt": "One", "completion": "two"}, ("One", "two")], "^data: item 2 is of another kind than the first"),
         ([("One", "two", "three")], "^data: item 1 is tuple of 3: give texts, "),
         ([np.zeros((2, 2), "int32")], r"^data: item 1 is ndarray of int32, \[2, 2\]: give texts, "),
         ([b"caf\xe9"], "^data: item 1 is not UTF-8 text at byte 3: "),
@@ -114,6 +119,21 @@ def test_a_data_set_of_tensorflow_is_read_like_a_list() -> None:
 def test_data_of_another_kind_is_an_error(data: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_batches(make_task_in_memory(data))
+
+
+def test_dictionaries_read_as_the_same_lines_in_a_file_do(tmp_path: Path) -> None:
+    records: list[dict] = [{"prompt": prompt, "completion": completion} for prompt, completion in PAIRS]
+    records += [
+        {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]}
+        for prompt, completion in PAIRS
+    ]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    in_memory, in_file = make_task_in_memory(records), find_task("jsonl")
+    assert in_memory.with_template and in_file.with_template
+    template = ChatTemplate(("", "\n"), ("Q: ", "\n"), ("A: ", ""))
+    read = read_batches(in_memory.with_template(template))
+    assert are_equal(read, read_batches(in_file.with_template(template), str(tmp_path / "d.jsonl")))
+    assert not are_equal(read, read_batches(make_task_in_memory(records)))
 
 
 @pytest.mark.parametrize("make", [lambda: iter(LINES), lambda: iter(PAIRS)])

@@ -73,7 +73,7 @@ def test_the_example_skips_what_is_no_pair(folder: Path, capsys: pytest.CaptureF
     ("data_loader", "words"),
     [
         ("no.py", ["--data_loader no.py", "unknown", "FILE.py"]),
-        ("instructions", ["--data_loader instructions", "text, cnndm, coqa"]),
+        ("instructions", ["--data_loader instructions", "text, jsonl, preferences, cnndm, coqa"]),
         ("data/train.jsonl", ["--data_loader data/train.jsonl", "unknown"]),
         ("half.py", ["--data_loader half.py", "lacks STOP, NAMES, SUFFIX, example, write, score", "docs/tasks.md"]),
     ],

@@ -66,7 +66,7 @@ def make_pair(**options: object) -> list[Trainer]:
     several = find_devices(options.pop("devices", 1), bool(options.pop("shard", False)))
     dropout, precision = options.pop("dropout", 0.0), options.pop("precision", "float32")
     optimizer, lora, alpha = options.pop("optimizer", "adamw"), options.pop("lora", 0), options.pop("alpha", None)
-    untied = options.pop("untied", False)
+    untied, int8 = options.pop("untied", False), options.pop("int8", False)
     trainers: list[Trainer] = []
     for kind, devices in ((BlockwiseTrainer, ONE_DEVICE), (CompiledTrainer, several)):
         checkpoint = open_checkpoint(locate(OPENAI_TINY))
@@ -76,7 +76,7 @@ def make_pair(**options: object) -> list[Trainer]:
             config, shapes = dataclasses.replace(config, tied=False), checkpoint.shapes | {"lm_head": head.shape}
             read = functools.partial(read_or, checkpoint.read, {"lm_head": head})
             checkpoint = dataclasses.replace(checkpoint, shapes=shapes, read=read)
-        model: GPT2 = read_model(checkpoint, config, dropout, precision, place=devices.place)
+        model: GPT2 = read_model(checkpoint, config, dropout, precision, place=devices.place, int8=int8)
         if lora:
             shapes = adapter_shapes(model.config, lora)
             add_adapters(model, shapes, seed=0, alpha=alpha)
@@ -111,7 +111,9 @@ def make_pair(**options: object) -> list[Trainer]:
                 {"devices": 8, "shard": True, "optimizer": "muon"},
                 {"devices": 8, "shard": True, "untied": True},
                 {"trained": ["lm_head"], "untied": True},
+                {"lora": 4, "int8": True, "accumulate": 2, "remat": True, "dropout": 0.2},
                 {"devices": 8, "shard": True, "lora": 4, "alpha": 10},
+                {"devices": 8, "shard": True, "lora": 4, "int8": True, "optimizer": "adafactor"},
                 {"devices": 8, "shard": True, "trained": ["h1/attn/c_attn/w", "ln_f/g"]},
             )
         ],

@@ -1,5 +1,6 @@
 """What a run began with: its weights and its vocabulary, whatever their files hold later. Runs on either backend."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,8 @@ from gpt_tf2 import InputError, load_model, save_model
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.commands import finetune as command
 from gpt_tf2.commands.finetune import run_finetune
-from gpt_tf2.training.state import SEALED, VOCABULARY, WEIGHTS, read_run
+from gpt_tf2.training.state import FORMER, SEALED, VOCABULARY, WEIGHTS, read_run
+from helpers import made_up
 from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
 from helpers.workplace import OPENAI_TINY, swap_last_tokens
 
@@ -104,12 +106,36 @@ def test_a_run_that_an_earlier_version_saved_resumes(workplace: Path, how: dict[
         run = json.loads(file.attrs["run"])
         del file.attrs[SEALED]
         file.attrs["run"] = json.dumps(
-            {key: run[key] for key in run if key not in (WEIGHTS, VOCABULARY, "--lora_alpha")}
+            {key: run[key] for key in run if key not in (WEIGHTS, VOCABULARY, "--lora_alpha", *FORMER)}
         )
     with Path("output/m/state.h5").open("ab") as file:
         file.write(b"\0")  # the checksum is not at the end any more: as in a file without one
     run_finetune(change_settings(**{**ONE_STEP, **how, "epochs": 2, "resume": True}))
     assert read_run(Path("output/m/state.h5")) == run
+
+
+@pytest.mark.slow
+def test_skipping_is_part_of_a_run_only_where_something_is_too_long(workplace: Path) -> None:
+    made_up.write_model(Path("models/small"), 256)
+    made_up.write_stories(Path("stories"), train=8)
+    how = change_settings(**ONE_STEP, data="stories", task="cnndm", model="small")
+    short, long = dataclasses.replace(how, length=70), dataclasses.replace(how, length=256, output_name="long.h5")
+    run_finetune(dataclasses.replace(short, too_long="skip"))
+    with h5py.File("output/m/state.h5", "r+") as file:
+        run = json.loads(file.attrs["run"])
+        assert (run.pop("--too_long"), run.pop("--highlights")) == ("skip", "one")
+        del file.attrs[SEALED]
+        file.attrs["run"] = json.dumps(run)  # as earlier versions saved it
+    with Path("output/m/state.h5").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(InputError, match=r"^too_long=shorten: was skip when the run began .*: use the same value"):
+        run_finetune(dataclasses.replace(short, resume=True))
+    with pytest.raises(InputError, match=r"^highlights=all: was one when the run began"):
+        run_finetune(dataclasses.replace(short, too_long="skip", highlights="all", resume=True))
+    run_finetune(dataclasses.replace(short, too_long="skip", resume=True, epochs=2))
+    run_finetune(long)
+    run_finetune(dataclasses.replace(long, too_long="skip", resume=True, epochs=2))
+    assert [len(read_hdf5(Path(f"output/{name}/state.h5"))["losses"]) for name in ("m", "long")] == [2, 2]
 
 
 @pytest.mark.slow

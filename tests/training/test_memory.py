@@ -49,6 +49,7 @@ def test_the_first_plan_that_fits_is_chosen() -> None:
     assert choose_plan(measure, asked, 11e9) == MemoryPlan(remat=True)
     assert choose_plan(measure, asked, 7e9, flexible=True) == MemoryPlan("adafactor", remat=True)
     assert choose_plan(measure, asked, 3.5e9, flexible=True) == MemoryPlan("adamw", True, 8)
+    assert choose_plan(measure, asked, 2.3e9, flexible=True) == MemoryPlan("adamw", True, 8, int8=True)
 
 
 def test_a_run_that_does_not_fit_is_refused_with_settings_that_would() -> None:
@@ -63,6 +64,10 @@ def test_a_run_that_does_not_fit_is_refused_with_settings_that_would() -> None:
         choose_plan(measure, asked, 12e9, remat="off")
     with pytest.raises(InputError, match=r"available: try lora_rank 8$"):
         choose_plan(measure, asked, 3.5e9)
+    with pytest.raises(InputError, match=r"available: try lora_rank 8, base_precision int8$"):
+        choose_plan(measure, asked, 2.3e9)
+    with pytest.raises(InputError, match=r"try base_precision int8 and a smaller batch_size or length$"):
+        choose_plan(measure, MemoryPlan(lora_rank=8), 1.9e9)
     with pytest.raises(InputError, match="use a smaller model"):
         choose_plan(measure, asked, 1e9)
     with pytest.raises(InputError, match=r"try lora_rank 8 and a smaller batch_size or length$"):

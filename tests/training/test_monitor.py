@@ -1,15 +1,13 @@
 """What a person sees of a run."""
 
-from pathlib import Path
-
 import pytest
 
 from gpt_tf2.commands.progress import TrainingDisplay
 from gpt_tf2.training.monitor import Monitor
 
 
-def test_the_last_line_has_the_validation_after_the_last_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    with TrainingDisplay(2, 0) as display, Monitor(2, tmp_path, display) as monitor:
+def test_the_last_line_has_the_validation_after_the_last_step(capsys: pytest.CaptureFixture) -> None:
+    with TrainingDisplay(2, 0) as display, Monitor(2, display) as monitor:
         monitor.validated(0, 5.0)
         monitor.step(1, 4.0, 0.1, 8)
         monitor.step(2, 3.0, 0.1, 8)
@@ -20,8 +18,8 @@ def test_the_last_line_has_the_validation_after_the_last_step(tmp_path: Path, ca
     assert last.startswith("step 2/2 · loss 3.000 · validation 2.500 · ") and "tokens/s" in last
 
 
-def test_a_step_that_was_shown_is_not_shown_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    with TrainingDisplay(9, 0) as display, Monitor(9, tmp_path, display) as monitor:
+def test_a_step_that_was_shown_is_not_shown_again(capsys: pytest.CaptureFixture) -> None:
+    with TrainingDisplay(9, 0) as display, Monitor(9, display) as monitor:
         monitor.step(1, 4.0, 0.1, 8)
         monitor.end()
     assert capsys.readouterr().out == "step 1/9 · loss 4.000\n"

@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from gpt_tf2 import InputError
 from gpt_tf2.cli import main
 from gpt_tf2.commands.finetune import build, run_finetune
 from gpt_tf2.commands.run import resolve
+from gpt_tf2.config import GPT2Config, adapter_shapes
+from gpt_tf2.data.batches import whole_rows
 from gpt_tf2.training import memory
+from gpt_tf2.training.devices import ONE_DEVICE
+from gpt_tf2.training.optimizers import make_optimizer
 from helpers.finetuning import change_settings
 from helpers.workplace import list_names
 
@@ -21,6 +26,7 @@ if keras.backend.backend() != "jax":
 import jax
 
 from gpt_tf2.training import step_memory
+from gpt_tf2.training.compiled_step import StepGraph
 
 BATCH = {"dropout": 0.0, "length": 64, "batch_size": 8}
 
@@ -66,7 +72,7 @@ def list_steps() -> list[Any]:
         {"remat": "on"},
         pytest.param({"accumulate": 4}, marks=pytest.mark.slow),
         pytest.param({"clip_norm": 0.5, "optimizer": "adafactor"}, marks=pytest.mark.slow),
-        {"lora_rank": 4, "precision": "bfloat16"},
+        {"lora_rank": 4, "precision": "bfloat16", "base_precision": "int8"},
         {"shard": True, "lr_schedule": "cosine"},
     ],
     ids=str,
@@ -92,6 +98,18 @@ def test_the_planner_says_what_xla_says_of_the_step_that_runs(
 
     assert sizes["weights"] == count_held(list(trainer.model.tensors().values()))
     assert sizes["optimizer"] == count_held([tensor for state in trainer.optimizer_state.values() for tensor in state])
+
+
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_step_keeps_no_matrix_that_it_has_dequantized(remat: bool) -> None:
+    config = GPT2Config(n_vocab=50, n_ctx=16, n_embd=128, n_head=2, n_layer=4)
+    trained, matrices = adapter_shapes(config, rank=1), 4 * 4 * 12 * 128**2  # bytes in float32
+    optimizer = make_optimizer("adamw", 0.0)
+    graph = StepGraph(config, "float32", 0.0, optimizer, frozenset(trained), remat, 0.0, ONE_DEVICE)
+    batch = whole_rows(np.zeros((2, 16), "int32"))  # as micro-batches, in a loop
+    sizes = step_memory.measure_bytes(graph, trained, "float32", batch, accumulate=2, int8=True)
+    assert sizes["weights"] < matrices / 2
+    assert sizes["work"] < matrices / 2
 
 
 def test_the_planner_takes_the_first_plan_that_xla_says_fits(
@@ -121,6 +139,6 @@ def test_plan_lists_what_xla_says(capsys: pytest.CaptureFixture, monkeypatch: py
     # The process that runs the tests has grown by the tests before this one.
     monkeypatch.setattr("gpt_tf2.commands.measured_plan.measure_libraries", lambda: 0.5e9)
     assert main(["plan", "--length=64", "--memory=3GB"]) == 0
-    _, *rows, _, _ = capsys.readouterr().out.splitlines()
-    assert len(rows) == 2 * len(memory.STATE_PER_WEIGHT) + 2
-    assert rows[-1].startswith("--lora_rank 8") and rows[-1].endswith(" *")
+    _, *rows, _, _, _ = capsys.readouterr().out.splitlines()
+    assert len(rows) == 2 * len(memory.STATE_PER_WEIGHT) + 4
+    assert rows[-1].startswith("--base_precision int8") and rows[-1].endswith(" *")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import termios
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from gpt_tf2 import InputError, load_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands.finetune import run_finetune
 from gpt_tf2.storage.sealed import SEAL
+from gpt_tf2.training.loggers.tensorboard_files import TensorBoardFiles
 from gpt_tf2.training.loop import stop_on_signal
-from gpt_tf2.training.monitor import EventLog
 from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
 from gpt_tf2.training.state import SEALED, read_run
 from helpers.finetuning import FLAGS, are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
@@ -76,7 +77,8 @@ def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     assert out.count("sample: ") == 3 and "tokens/s" in out and "left" in out
     logs = EventAccumulator("output/m/logs", size_guidance={"tensors": 0})
     logs.Reload()
-    assert set(logs.Tags()["tensors"]) == {"loss/training", "loss/validation", "learning_rate", "tokens_per_second"}
+    figures = {"loss/training", "loss/validation", "learning_rate", "tokens_per_second"}
+    assert set(logs.Tags()["tensors"]) == {*figures, "settings", "sample"}
     assert len(logs.Tensors("loss/training")) == 18
     assert all(
         np.array_equal(value, state[f"model/{name}"]) for name, value in read_weights(Path("output/m-last.h5")).items()
@@ -289,15 +291,15 @@ def test_logs_and_stdout_that_cannot_be_written_do_not_stop_training(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     """As on a full disk: the files open, but no byte can be written."""
-    append = EventLog.add_scalar
+    append = TensorBoardFiles.log
 
-    def fill(self: EventLog, name: str, value: float, step: int) -> None:
+    def fill(self: TensorBoardFiles, values: Mapping[str, float], step: int) -> None:
         if step == 3:
             self.file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
             self.records = RecordWriter(self.file)
-        append(self, name, value, step)
+        append(self, values, step)
 
-    monkeypatch.setattr(EventLog, "add_scalar", fill)
+    monkeypatch.setattr(TensorBoardFiles, "log", fill)
     flags = [*FLAGS, "--num_epoch=1", "--steps_per_epoch=6", "--save_every=5"]
     assert main(["finetune", *flags]) == 0
     out = capfd.readouterr().out

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.config import GPT2Config
-from gpt_tf2.decoding.decoder import State
+from gpt_tf2.decoding.decoder import NO_IDS, State
 from gpt_tf2.decoding.litert.attention import TILE, attend
 
 
@@ -25,13 +25,15 @@ class LiteRTDecoder:
         folder: what `graphs.convert` wrote.
         config: the model's hyper-parameters.
         precision: of the matrices and of the cache, "float32" or "int8".
+        undrawn: the ids without a token.
     """
 
     prefill_chunk = 128  # more is no faster, and takes more memory
     loops_on_device = False
 
-    def __init__(self, folder: Path, config: GPT2Config, precision: str):
-        self.config, self.precision, self.name = config, precision, f"LiteRT on CPU, {precision}"
+    def __init__(self, folder: Path, config: GPT2Config, precision: str, undrawn: np.ndarray = NO_IDS):
+        self.config, self.precision, self.undrawn = config, precision, undrawn
+        self.name = f"LiteRT on CPU, {precision}"
         self._wte = np.load(folder / "wte.npy", mmap_mode="r")
         self._wpe = np.load(folder / "wpe.npy")
         files = [load_signatures(path) for path in sorted(folder.glob("stages-*.tflite"))]

@@ -1,0 +1,203 @@
+"""`serve`: models behind OpenAI's API."""
+
+import dataclasses
+import functools
+import logging
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
+from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.checkpoints.opened import OpenedModel
+from gpt_tf2.commands.find_model import name_model
+from gpt_tf2.commands.flags import check_ranges, flag, flags_of
+from gpt_tf2.commands.model_settings import OFFLINE, ModelSettings, find_model, load_decoder
+from gpt_tf2.commands.progress import print_to_stderr
+from gpt_tf2.commands.recipes import read_toml
+from gpt_tf2.errors import InputError
+
+if TYPE_CHECKING:
+    from gpt_tf2.serving.models import Models, Served
+
+PACKAGES = ("starlette", "uvicorn", "prometheus_client", "anyio")
+API_KEY_VARIABLE = "GPT_TF2_API_KEY"
+OF_MODELS = flags_of(ModelSettings)
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a weight
+
+
+def like_generate(name: str, default: Any) -> Any:
+    """The flag that the commands which generate have."""
+    return dataclasses.field(default=default, metadata={"flag": OF_MODELS[name]})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """The settings of `serve`.
+
+    Raises InputError for a value that is out of range, or that contradicts another.
+    """
+
+    model: tuple[str, ...] = flag(
+        ("124M",), f"{OF_MODELS['model'].help}; or several", also=("models",), group="model", metavar="MODEL", many=True
+    )
+    offline: bool = flag(False, **OFFLINE)
+    host: str = flag("127.0.0.1", "address to listen on; any but this machine's own needs --api_key", group="server")
+    port: int = flag(8000, "port to listen on, 0: any free one", group="server", kind=int, at_least=0, at_most=65535)
+    api_key: str | None = flag(
+        None,
+        f"the key that clients must send; better set {API_KEY_VARIABLE}, which no process list shows",
+        group="server",
+    )
+    no_auth: bool = flag(False, "let everyone ask who can reach the address", group="server", kind=bool)
+    queue: int = flag(
+        64, "requests that may wait for each model", group="server", kind=int, at_least=0, at_most=100_000
+    )
+    max_body: float = flag(4.0, "largest body of a request, in MB", group="server", kind=float, above=0, at_most=1000)
+    timeout: float = flag(300.0, "longest time for a request, in s", group="server", kind=float, above=0)
+    drain: int = flag(
+        30,
+        "seconds that running requests have to finish when the server is stopped",
+        group="server",
+        kind=int,
+        at_least=0,
+    )
+    batch_size: int = flag(
+        8, "completions that each model generates in parallel", group="memory", kind=int, at_least=1, at_most=4096
+    )
+    memory: float | None = flag(
+        None,
+        "GB for all models together: those used least recently are unloaded (what is free)",
+        group="memory",
+        kind=float,
+        above=0,
+    )
+    quantize: str | None = like_generate("quantize", None)
+    engine: str = like_generate("engine", "auto")
+    precision: str = like_generate("precision", "auto")
+    draft: str = like_generate("draft", "auto")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if not self.model:
+            raise InputError("give a model", "model")
+        if self.api_key is not None and (not self.api_key or not self.api_key.isascii() or " " in self.api_key):
+            raise InputError("use a text without spaces, in ASCII", "api_key")
+        if self.api_key and self.no_auth:
+            raise InputError("contradicts `api_key`: drop one", "no_auth")
+
+    def of_model(self, model: str) -> ModelSettings:
+        """The settings that load a model."""
+        return ModelSettings(
+            model=model,
+            offline=self.offline,
+            quantize=self.quantize,
+            engine=self.engine,
+            precision=self.precision,
+        )
+
+
+def run_serve(settings: ServeSettings) -> None:
+    """Serves models until SIGTERM or Ctrl-C. Prints the address once it answers.
+
+    Raises InputError if a model or the address is bad, or a package is missing.
+    """
+    try:
+        from gpt_tf2.serving.app import Limits, make_app
+        from gpt_tf2.serving.server import Server, describe_address, listen
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in PACKAGES:
+            raise
+        raise InputError(f"serve needs {package}: run pip install '.[serve]'") from None
+    api_key = None if settings.no_auth else settings.api_key or os.environ.get(API_KEY_VARIABLE) or None
+    local = check_address(settings, api_key)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each client that left
+    listening = listen(settings.host, settings.port)  # first: loading takes a while
+    with listening:
+        models = open_models(settings)
+        models.load_first()
+        app = make_app(models, Limits(int(settings.max_body * 1e6), settings.timeout), api_key, local)
+        address = describe_address(listening)
+
+        def announce() -> None:
+            names = ", ".join(models.served)
+            print(f"serving {names} at {address}{'' if local or api_key else ', to everyone'}", flush=True)
+
+        Server(app, settings.drain, announce).run([listening])
+
+
+def check_address(settings: ServeSettings, api_key: str | None) -> bool:
+    """Whether only this machine can reach the address. Raises InputError if others can, but no key is asked for."""
+    from gpt_tf2.serving.security import is_loopback
+
+    try:
+        local = is_loopback(settings.host)
+    except (OSError, UnicodeError):
+        raise InputError("no such address: give one of this machine", "host", settings.host) from None
+    if not local and api_key is None and not settings.no_auth:
+        fix = f"set `api_key` or {API_KEY_VARIABLE}, or `no_auth` if everyone may ask"
+        raise InputError(f"other machines can reach it: {fix}", "host", settings.host)
+    return local
+
+
+def open_models(settings: ServeSettings) -> "Models":
+    """The models of the settings, none of them loaded yet.
+
+    Raises InputError if one is bad, if two have one name, or if one alone is larger than `memory`.
+    """
+    from gpt_tf2.serving.models import Models
+
+    served: dict[str, Served] = {}
+    engines = set()
+    for model in settings.model:
+        name = name_model(model)
+        if name in served:
+            raise InputError(f"two models are called {name}: rename one", "model", ",".join(settings.model))
+        served[name], engine = open_served(settings, model, name)
+        engines.add(engine)
+    memory = measure_memory(engines) if settings.memory is None else settings.memory * 1e9
+    if settings.memory is not None:
+        check_memory(list(served.values()), settings.memory)
+    return Models(served, settings.batch_size, settings.queue, memory, settings.draft == "on")
+
+
+def open_served(settings: ServeSettings, model: str, name: str) -> "tuple[Served, str]":
+    """A model as it is served, and its engine."""
+    from gpt_tf2.serving.models import Served, count_bytes
+
+    own = settings.of_model(model)
+    opened, engine = find_model(own)
+    precision = settings.quantize or settings.precision
+    size = count_bytes(opened.config, BYTES.get(precision, 4), settings.batch_size)
+    load = functools.partial(load_decoder, own, opened, engine, print_to_stderr)
+    return Served(name, opened, load, size, has_learned_coqa(opened)), engine
+
+
+def has_learned_coqa(model: OpenedModel) -> bool:
+    """Whether the run that made a model trained it on CoQA, by the recipe that every run leaves."""
+    recipe = companion_folder(model.path) / "run.toml"
+    if not recipe.is_file():
+        return False
+    try:
+        return read_toml(recipe).get("task") == "coqa"
+    except InputError:  # damaged, or somebody else's file
+        return False
+
+
+def measure_memory(engines: "set[str]") -> float:
+    """The bytes that models may take."""
+    if engines == {"litert"}:
+        return measure_free_memory() or math.inf
+    start_backend()
+    return measure_device_memory() or math.inf
+
+
+def check_memory(served: "Sequence[Served]", gigabytes: float) -> None:
+    """Raises InputError if a model alone is too large."""
+    largest = max(served, key=lambda one: one.size)
+    if largest.size > gigabytes * 1e9:
+        needs = f"{largest.name} needs {largest.size / 1e9:.3g} GB with its cache"
+        raise InputError(f"{needs}: raise it, or lower `batch_size`", "memory", gigabytes)

@@ -1,0 +1,115 @@
+"""Chats: from messages with roles to turns in a chat template."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.chat_template import ChatTemplate
+from gpt_tf2.tasks.json_lines import get_text
+from gpt_tf2.tasks.task import ChatText, Example, Turn, Unusable
+
+# The names of roles, also in the forms of other tools → the template's.
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
+END_OF_TEXT = "<|endoftext|>"  # in a template's text it is the token that ends a text, whatever its name
+
+
+class Message(NamedTuple):
+    """A message. role: a field of `ChatTemplate`. is_learned: whether it is a reply to learn."""
+
+    role: str
+    content: str
+    is_learned: bool
+
+
+def read_messages(value: Any, name: str, keys: tuple[str, str] = ("role", "content")) -> list[Message]:
+    """The messages in a JSON list.
+
+    Args:
+        name: of the list, for errors.
+        keys: under which a message has its role and its content.
+
+    Raises InputError, naming the message, if one is malformed, or of a role that is not read.
+    """
+    if not isinstance(value, list):
+        raise InputError(f"{name}: not a list: write [{{{json.dumps(keys[0])}: …, {json.dumps(keys[1])}: …}}, …]")
+    return [read_message(message, f"{name}: message {number}", keys) for number, message in enumerate(value, start=1)]
+
+
+def read_message(value: Any, name: str, keys: tuple[str, str]) -> Message:
+    """One message; see `read_messages`."""
+    if not isinstance(value, dict):
+        raise InputError(f"{name} is not an object: write its {keys[0]} and {keys[1]}")
+    for key in ("tool_calls", "function_call"):
+        if value.get(key):
+            raise InputError(f"{name}: {key} is not read: leave out chats with tools")
+    role = get_text(value, keys[0], name)
+    if role not in ROLES:
+        kind = "calls tools, which is not read" if role in ("tool", "function") else "is no role"
+        raise InputError(f'{name}: "{role}" {kind}: use system, user and assistant')
+    parts = value.get(keys[1])
+    if isinstance(parts, list):  # OpenAI's form for text and pictures
+        texts = [part if isinstance(part, dict) else {} for part in parts]
+        if any(part.get("type") != "text" for part in texts):
+            raise InputError(f"{name}: {keys[1]} has parts that are not text: leave them out")
+        content = "".join(get_text(part, "text", name) for part in texts)
+    else:
+        content = get_text(value, keys[1], name)
+    return Message(ROLES[role], content, ROLES[role] == "assistant" and value.get("weight") != 0)
+
+
+def make_chat(messages: Sequence[Message], template: ChatTemplate, name: str) -> Example:
+    """A chat as an example: its first messages, if they are the system's, and a turn for each reply to learn.
+
+    A turn's prompt has all messages since the turn before, each in its role's text. It ends before the spaces with
+    which the template introduces a reply, because tokens begin with a space. What follows the last reply is left out.
+
+    Raises InputError if there is no reply to learn, or if a message of the system comes later; Unusable for an empty
+    reply.
+
+    Example:
+        >>> messages = [Message("user", "Hi", False), Message("assistant", "Hello", True)]
+        >>> make_chat(messages, DEFAULT_TEMPLATE, "chat 1").turns[0]
+        Turn(prompt='\\nUser: Hi\\nAssistant:', completions=(' Hello',))
+    """
+    spoken = next((number for number, message in enumerate(messages) if message.role != "system"), len(messages))
+    passage = [""]
+    for message in messages[:spoken]:
+        append(passage, message, template)
+    turns, prompt = [], [""]
+    for number, message in enumerate(messages[spoken:], start=spoken + 1):
+        if message.role == "system":
+            raise InputError(f"{name}: message {number} is the system's, after the chat has begun: put it first")
+        if not message.is_learned:
+            append(prompt, message, template)
+            continue
+        if not message.content.strip():
+            raise Unusable("a completion is empty", name)
+        opening, spaces = split_opening(template.assistant[0])
+        prompt[-1] += opening
+        turns.append(Turn(ChatText(*prompt), (ChatText("", spaces + message.content),)))
+        prompt = [END_OF_TEXT + template.assistant[1]]
+    if not turns:
+        raise InputError(f"{name}: no message of the assistant, so nothing to learn: end it with a reply")
+    return Example(name, ChatText(*passage), tuple(turns))
+
+
+def append(parts: list[str], message: Message, template: ChatTemplate) -> None:
+    """Append a message to the parts of a `ChatText`."""
+    before, after = getattr(template, message.role)
+    opening, spaces = split_opening(before)
+    parts[-1] += opening
+    parts += [spaces + message.content, END_OF_TEXT + after if message.role == "assistant" else after]
+
+
+def split_opening(before: str) -> tuple[str, str]:
+    """The text before a message without the spaces at its end, and these: they belong to the message's first word."""
+    opening = before.rstrip(" ")
+    return opening, before[len(opening) :]

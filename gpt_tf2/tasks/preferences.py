@@ -1,0 +1,71 @@
+"""The task `preferences`: a prompt with two completions, the first of which is preferred, one JSON object per line."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.chat_template import ChatTemplate
+from gpt_tf2.tasks.chats import Message, make_chat, read_messages
+from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
+from gpt_tf2.tasks.json_lines import get_text, list_lines, parse_line
+from gpt_tf2.tasks.jsonl import Item, Items
+from gpt_tf2.tasks.lookup import has_no_completions
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, Reading, Turn, Unusable
+
+READS = ("encoding", "chat_template")
+STOP = ""
+NAMES = ("passage", "completions")
+SUFFIX = ".jsonl"
+write = score = has_no_completions
+
+
+def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item]:
+    """The lines of a split that are not blank; see `list_lines`."""
+    return Items(list_lines(dataset_path, split, reading.encoding), reading.chat_template)
+
+
+def example(item: Item) -> Example:
+    """The pair on a line; see `to_example`."""
+    line, template = item
+    return to_example(parse_line(line), line.name, template)
+
+
+def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> Example:
+    """A prompt with the chosen and the rejected completion: texts, or lists of messages.
+
+    Messages without a prompt, or with one that is a text, are whole chats, which differ in their last reply.
+
+    Raises InputError, naming the line, if something is missing or malformed. Raises Unusable if the completions are
+    equal, or one is empty.
+    """
+    pair = dict(value)
+    if isinstance(pair.get("chosen"), list):
+        chosen, rejected = (read_reply(pair, key, template, name) for key in ("chosen", "rejected"))
+        if (chosen.passage, chosen.turns[0].prompt) != (rejected.passage, rejected.turns[0].prompt):
+            message = "chosen and rejected differ before their last message: let them differ in that alone"
+            raise InputError(f"{name}: {message}")
+        passage, prompt = chosen.passage, chosen.turns[0].prompt
+        completions = chosen.turns[0].completions + rejected.turns[0].completions
+    else:
+        passage, prompt = "", get_text(pair, "prompt", name)
+        completions = get_text(pair, "chosen", name), get_text(pair, "rejected", name)
+    if completions[0] == completions[1]:
+        raise Unusable("the chosen and the rejected completion are equal", name)
+    return Example(name, passage, (Turn(prompt, completions),))
+
+
+def read_reply(pair: dict[str, Any], key: str, template: ChatTemplate, name: str) -> Example:
+    """The chat that ends with the chosen or the rejected reply, its last; the others are not learned."""
+    prompt = read_messages(pair["prompt"], f"{name}: prompt") if isinstance(pair.get("prompt"), list) else []
+    *before, last = [*prompt, *read_messages(pair.get(key), f"{name}: {key}")] or [Message("", "", False)]
+    if last.role != "assistant":
+        raise InputError(f"{name}: {key} does not end with a message of the assistant: end it with the reply")
+    replies = [*(message._replace(is_learned=False) for message in before), last._replace(is_learned=True)]
+    return make_chat(replies, template, name)
+
+
+def check(*_: object) -> NoReturn:
+    """Raises InputError: completions that are preferred are no references to score against."""
+    raise InputError(
+        "is trained on, not scored: score prompts with one completion each, `task` jsonl", "task", "preferences"
+    )

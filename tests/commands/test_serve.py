@@ -1,0 +1,125 @@
+"""`serve` as a process: the address it prints, the key, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from gpt_tf2.cli import main
+from helpers.processes import find_free_port
+from helpers.workplace import ROOT
+
+CLI = "import sys; from gpt_tf2.cli import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model `models/tiny`, converted for LiteRT."""
+    from gpt_tf2 import load
+    from helpers.workplace import fill_workplace
+
+    folder = tmp_path_factory.mktemp("serve")
+    fill_workplace(folder)
+    load(folder / "models" / "tiny")
+    return folder
+
+
+def start(folder: Path, *flags: str, **environment: str) -> tuple[subprocess.Popen, str]:
+    """A server of the model in a folder, once it has printed its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLI, "serve", "tiny", "--port=0", *flags],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    line = process.stdout.readline()
+    assert line.startswith("serving tiny at http://127.0.0.1:"), line + process.communicate()[1]
+    return process, line.split()[3]
+
+
+def test_it_ends_well_at_sigterm_after_what_runs_is_finished(folder: Path) -> None:
+    process, url = start(folder, "--drain=20", GPT_TF2_API_KEY="s3cret")
+    assert httpx.get(f"{url}/v1/models").status_code == 401
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="s3cret", max_retries=0)
+    asked = {"prompt": "The tide", "max_tokens": 60, "extra_body": {"ignore_eos": True}}
+    with client.completions.create(model="tiny", n=100, stream=True, **asked) as stream:
+        chunks = iter(stream)
+        next(chunks)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises(openai.APIConnectionError):
+            client.completions.create(model="tiny", **asked)
+        reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
+    out, err = process.communicate(timeout=30)
+    assert reasons == ["length"] * 100
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_what_takes_longer_than_the_deadline_is_cut_off(folder: Path) -> None:
+    process, url = start(folder, "--drain=1", "--batch_size=1")
+    asked = {"prompt": "The tide", "max_tokens": 60, "ignore_eos": True, "n": 128, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=asked) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(lines)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--host=0.0.0.0"], ["--host 0.0.0.0", "--api_key", "GPT_TF2_API_KEY", "--no_auth"]),
+        (["--host=no.such.host.invalid"], ["--host no.such.host.invalid", "no such address"]),
+        (["--api_key=a", "--no_auth"], ["--no_auth", "contradicts --api_key"]),
+        (["--api_key=a b"], ["--api_key", "without spaces"]),
+        (["--port=70000"], ["--port 70000", "at most 65535"]),
+        (["tiny"], ["two models are called tiny", "rename one"]),
+        (["huge"], ["--model huge", "no such model"]),
+        (["--memory=0.000001"], ["--memory 1e-06", "tiny needs", "raise it"]),
+    ],
+)
+def test_bad_settings_are_one_line(
+    folder: Path, flags: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("GPT_TF2_API_KEY", raising=False)
+    assert main(["serve", "tiny", *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and all(word in captured.err for word in words), captured.err
+    assert captured.out == ""
+
+
+def test_a_port_in_use_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    from gpt_tf2.serving.server import listen
+
+    monkeypatch.chdir(folder)
+    port = find_free_port()
+    with listen("127.0.0.1", port):
+        assert main(["serve", "tiny", f"--port={port}"]) == 2
+    assert f"--port {port}: 127.0.0.1 cannot be listened on (Address already in use)" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("starlette", "uvicorn")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name.startswith("gpt_tf2.serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    assert main(["serve", "tiny"]) == 2
+    assert capsys.readouterr().err == "gpt-tf2 serve: serve needs starlette: run pip install '.[serve]'\n"

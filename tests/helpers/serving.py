@@ -1,0 +1,90 @@
+"""A server on a thread of the test's process."""
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gpt_tf2.commands.serve import ServeSettings, open_models
+from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.serving.app import Limits, make_app
+from gpt_tf2.serving.models import Models
+from gpt_tf2.serving.server import Server, describe_address, listen
+
+
+@contextlib.contextmanager
+def serving(models: Models, limits: Limits | None = None, api_key: str | None = None) -> Iterator[str]:
+    """Serves models until the end of the `with` block, at the URL that it gives."""
+    ready = threading.Event()
+    with listen("127.0.0.1", 0) as listening:
+        server = Server(make_app(models, limits or Limits(), api_key), deadline=5, on_start=ready.set)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        assert ready.wait(10)
+        yield describe_address(listening)
+        server.should_exit = True
+        thread.join()
+
+
+def open_served(*paths: Path, **settings: object) -> Models:
+    """Models as the command `serve` opens them."""
+    return open_models(ServeSettings(model=tuple(map(str, paths)), **settings))  # type: ignore[arg-type]
+
+
+class Gate:
+    """Stands before each step of a model, and counts the steps. It is open at first."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._left = math.inf  # steps until it shuts
+        self._fails = False
+        self._open = threading.Event()
+        self.open()
+
+    def open(self) -> None:
+        """Lets all steps pass."""
+        self._left = math.inf
+        self._open.set()
+
+    def shut(self) -> None:
+        """Lets no step pass."""
+        self._open.clear()
+
+    def shut_after(self, steps: int) -> None:
+        """Lets some steps pass."""
+        self._left = steps
+
+    def fail_once(self) -> None:
+        """Makes the next step fail."""
+        self._fails = True
+
+    def _pass(self) -> None:
+        self.steps += 1
+        if self._left == 0:
+            self.shut()
+        self._left -= 1
+        self._open.wait()
+        if self._fails:
+            self._fails = False
+            raise ValueError("the gate fails")
+
+    def before(self, models: Models) -> Models:
+        """Stands before the steps of the first of these models, which is loaded."""
+        served = next(iter(models.served.values()))
+        load: Callable[[], Decoder] = served.load
+
+        def load_gated() -> Decoder:
+            decoder = load()
+            extend = decoder.extend
+
+            def extend_gated(*arguments: object, **named: object) -> object:
+                self._pass()
+                return extend(*arguments, **named)  # type: ignore[arg-type]
+
+            decoder.extend = extend_gated  # type: ignore[method-assign, assignment]
+            return decoder
+
+        served.load = load_gated
+        models.load_first()
+        return models
