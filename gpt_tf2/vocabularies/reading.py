@@ -131,9 +131,13 @@ def complete(definition: Definition, settings: Settings, folder: Path, source: s
         splitter = splitter | {"add_prefix_space": bool(settings.get("add_prefix_space"))}
         definition = definition | {"pre_tokenizer": splitter}
     end = name_token(settings.get("eos_token")) or find_end(definition, folder, source)
+    return add_tokens(definition, [end], special=True), select_settings(settings, end)
+
+
+def select_settings(settings: Settings, end: str) -> Settings:
+    """The settings that a JsonVocabulary keeps."""
     kept = {key: name_all(settings[key]) for key in KEPT if settings.get(key) is not None and key != "eos_token"}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end} | kept
-    return add_tokens(definition, [end], special=True), settings
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end} | kept
 
 
 def has_added(definition: Definition, name: str) -> bool:
@@ -208,7 +212,8 @@ def extend(vocabulary: Vocabulary, names: Sequence[str], source: str) -> JsonVoc
     for name in names:
         if not name or name in definition["model"]["vocab"]:
             raise InputError("no new token can have this name: choose another", "add_tokens", repr(name))
-    settings = {**vocabulary.describe(), "tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = vocabulary.describe()
+    settings = select_settings(settings, settings["eos_token"])
     return JsonVocabulary(place_tokens(add_tokens(definition, names, special=False)), settings, source)
 
 
