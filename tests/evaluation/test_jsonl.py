@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpt_tf2
+from gpt_tf2.backend.workers import Workers
 from gpt_tf2.checkpoints.opened import open_model, save_chat_template
 from gpt_tf2.cli import main
 from gpt_tf2.commands.chat import make_example_of_chat
@@ -21,6 +22,9 @@ from gpt_tf2.commands.merge import MergeSettings, merge
 from gpt_tf2.data.encoding import encode_example, encode_text
 from gpt_tf2.data.packing import PackedExamples
 from gpt_tf2.data.prepared import prepare_in_memory
+from gpt_tf2.decoding.engine import open_decoder
+from gpt_tf2.evaluation.completion_perplexity import measure_completions
+from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.generation.prompts import build_prompt
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, ChatTemplate, format_template
 from gpt_tf2.tasks.jsonl import to_example
@@ -214,6 +218,23 @@ def test_the_perplexity_of_completions_is_that_of_the_loss_in_training(workplace
     nats, count = np.sum(losses, axis=0)
     expected = {"perplexity per token": pytest.approx(math.exp(nats / count), rel=1e-4), "tokens": count}
     assert scores["the data's completions"]["all"] == expected
+
+
+def test_a_resumed_measurement_measures_only_the_rest(workplace: Path) -> None:
+    tokenizer = Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe")
+    decoder = open_decoder(open_model("models/tiny"), "graph", "float32", print, lambda done, total: None)
+    examples = [to_example(value, "d:1", DEFAULT_TEMPLATE) for value in (PAIR, CHAT, {"text": "Lanterns"})]
+
+    def measure(name: str, count: int) -> tuple[dict[str, float], list[int]]:
+        journal, done = SharedJournal(Path(name), "job", Workers()), []
+        figures = measure_completions(
+            [decoder], tokenizer, examples[:count], Workers(), journal, lambda now, total: done.append(now)
+        )
+        return figures, done
+
+    first = measure("resumed", 1)
+    assert first[1] == [1] and measure("resumed", 1) == (first[0], [])
+    assert measure("resumed", 3) == (measure("whole", 3)[0], [2, 3])
 
 
 def test_completions_longer_than_the_context_have_a_perplexity(workplace: Path) -> None:
