@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpt_tf2
 from gpt_tf2 import InputError, load_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands.finetune import run_finetune
@@ -147,3 +148,12 @@ def test_what_does_not_go_together_is_refused_in_a_line(
 def test_preferences_are_not_evaluated(pairs: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", "--task=preferences", "--data=pairs.jsonl", "--model=tiny", "--max_new_tokens=9"]) == 2
     assert "--task preferences: is trained on, not scored" in capsys.readouterr().err
+
+
+def test_preferences_may_be_in_memory(pairs: Path) -> None:
+    data = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()][:20]
+    short = {"objective": "dpo", "model": "tiny", "length": 64, "steps": 2, "epochs": 1, "lr": 1e-3, "verbose": 0}
+    (loss,) = gpt_tf2.finetune(data, **short).history["loss"]
+    assert loss < np.log(2) and not Path(".gpt_tf2").exists()
+    with pytest.raises(InputError, match="has no preferences: give dictionaries with prompt, chosen and rejected"):
+        gpt_tf2.finetune([("a", "b")], **short)

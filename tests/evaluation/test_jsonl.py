@@ -263,3 +263,15 @@ def test_a_split_that_cannot_be_validated_on_is_one_line(
     assert main(command) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and all(word in err for word in words), err
+
+
+def test_preferences_of_another_split_have_a_reference_of_their_own(
+    workplace: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pairs = [{"prompt": "The tide", "chosen": f" counted {n} boats", "rejected": f" lost {n} bells"} for n in range(9)]
+    write_lines(Path("d/train.jsonl"), *pairs[:6])
+    write_lines(Path("d/val.jsonl"), *pairs[6:])
+    flags = ["--objective=dpo", "--val_split=val", "--precision=float32", "--epochs=1", "--steps=1", "--length=32"]
+    assert main(["finetune", "--data=d", "--task=preferences", "--model=tiny", *flags]) == 0
+    out = capsys.readouterr().out  # the model that it begins with prefers neither: both losses are ln 2
+    assert "validation loss after 0 steps: 0.6931" in out and "step 1/1 · loss 0.693 " in out

@@ -37,7 +37,7 @@ def make_model(seed: int = 1) -> GPT2:
 def make_data(multiple: int = 1) -> PackedPairs:
     """The pairs, with a reference that another model gave."""
     data = PackedPairs(to_tokens(PAIRS), np.arange(len(PAIRS)), 24, END, BETA, multiple)
-    return data.with_reference(measure_reference(make_model(seed=2), [data], 2, lambda done, total: None))
+    return data.with_reference(measure_reference(make_model(seed=2), [data], 2, lambda done, total: None)[0])
 
 
 def make_batch(batch_size: int = 4) -> PairBatch:
@@ -130,7 +130,7 @@ def test_steps_are_the_same_however_they_are_computed(options: dict) -> None:
 def test_a_model_is_indifferent_to_its_own_reference() -> None:
     data = PackedPairs(to_tokens(PAIRS), np.arange(len(PAIRS)), 24, END, BETA)
     model, shown = make_model(), []
-    data = data.with_reference(measure_reference(model, [data], 2, lambda *counts: shown.append(counts)))
+    data = data.with_reference(measure_reference(model, [data], 2, lambda *counts: shown.append(counts))[0])
     loss, margin, accuracy = BlockwiseTrainer(model, AdamW()).loss(data.batch(0, 0, 9))
     assert loss == pytest.approx(np.log(2), abs=1e-5) and abs(margin) < 1e-5 and 0 <= accuracy <= 1
     assert shown[-1] == (9, 9) and sorted(shown) == shown
