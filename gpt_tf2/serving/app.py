@@ -105,7 +105,7 @@ class Api:
                 "model": served.name,
                 "tokenizer_class": "GPT2Tokenizer",
                 "vocab_size": tokenizer.n_vocab,
-                "eos_token": tokenizer.decode([tokenizer.end_of_text]),
+                "eos_token": name_token(tokenizer, tokenizer.end_of_text),
                 "eos_token_id": tokenizer.end_of_text,
                 "model_max_length": served.opened.config.n_ctx,
             }
