@@ -35,7 +35,7 @@ def with_reference(run: Run, network: "GPT2") -> Run:
     """
     if run.saved is not None:  # now, not after the reference is computed
         check_run(run.state, run.identity, run.saved, run.sources())
-    settings, pairs = run.settings, [data for data in (run.training, run.held_out) if isinstance(data, PackedPairs)]
+    settings, pairs = run.settings, list_pairs(run)
     label, is_shown = "computing the reference", run.call.is_shown and run.devices.is_main
 
     def measure() -> np.ndarray:
@@ -73,9 +73,15 @@ def with_reference(run: Run, network: "GPT2") -> Run:
     return dataclasses.replace(run, training=training, held_out=held_out[0] if held_out else None)
 
 
+def list_pairs(run: Run) -> list[PackedPairs]:
+    """The pairs to train on, and those held out, if any are."""
+    return [data for data in (run.training, run.held_out) if isinstance(data, PackedPairs)]
+
+
 def identify(run: Run) -> str:
     """Hash what the reference depends on besides the data: weights, tokens, and how they are computed."""
     settings = run.settings
     computed = [settings.precision, settings.held(), settings.base_precision]
-    parts = [run.identity[WEIGHTS], run.identity["the model"], run.data.key, settings.length, *computed]
+    counts = [len(part.examples) for part in list_pairs(run)]  # how the data is divided
+    parts = [run.identity[WEIGHTS], run.identity["the model"], run.data.key, settings.length, counts, *computed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -93,7 +93,8 @@ class Worker:
     def _run(self) -> None:
         while self._read_inbox():
             self._prepare_part()
-            for lane in list(self._lanes.values()):
+            self._fill_slots()
+            for lane in [lane for lane in self._lanes.values() if lane.running]:
                 self._step(lane)
             self.running = sum(len(lane.running) for lane in self._lanes.values())
             self.waiting = sum(len(job.requests) for job in self._preparing) + sum(map(len, self._waiting.values()))
@@ -128,7 +129,6 @@ class Worker:
                     self._waiting[job] = collections.deque(job.requests)
             except Exception as error:
                 job.fail(error)
-        self._fill_slots()
 
     def _fill_slots(self) -> None:
         """Hands as many waiting requests to their schedulers as there are free slots.
@@ -138,19 +138,28 @@ class Worker:
         while self._waiting:
             in_slots = collections.Counter(job for lane in self._lanes.values() for job in lane.running.values())
             for job in sorted(self._waiting, key=lambda job: in_slots[job]):  # in the order of arrival where equal
-                request = self._waiting[job][0]
-                lane = self._find_lane(request)
+                try:
+                    lane = self._find_lane(self._waiting[job][0])
+                except Exception as error:  # no memory for another scheduler
+                    self._drop(job)
+                    job.fail(error)
+                    break
                 if len(lane.running) < self._slots:
+                    self._begin_first(job, lane)
                     break
             else:
                 return
-            self._waiting[job].popleft()
-            if not self._waiting[job]:
-                del self._waiting[job]
-            lane.running[request] = job
-            lane.scheduler.submit(request)
+
+    def _begin_first(self, job: Job, lane: Lane) -> None:
+        """Hands the first waiting request of a job to a scheduler."""
+        request = self._waiting[job].popleft()
+        if not self._waiting[job]:
+            del self._waiting[job]
+        lane.running[request] = job
+        lane.scheduler.submit(request)
 
     def _find_lane(self, request: Request) -> Lane:
+        """The lane whose scheduler has a request's rules."""
         on_device = loops_on_device(self._decoder, request.sampler, self._end)
         if on_device not in self._lanes:
             scheduler = make_scheduler(self._decoder, request.sampler, self._end, self._slots, self._draft)
@@ -161,8 +170,8 @@ class Worker:
         """Runs a scheduler for one step, and fills the slots that become free in it."""
         try:
             while request := lane.step():
-                del lane.running[request]
                 request.tag()
+                del lane.running[request]
                 self._fill_slots()
         except Exception as error:  # whatever it is, the jobs of other lanes and those to come are not concerned
             self._lanes = {name: other for name, other in self._lanes.items() if other is not lane}

@@ -30,6 +30,7 @@ def serving(models: Models, limits: Limits | None = None, api_key: str | None = 
         yield describe_address(listening)
         server.should_exit = True
         thread.join()
+        models.close()
 
 
 def open_served(*paths: Path, **settings: object) -> Models:

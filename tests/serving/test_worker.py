@@ -146,3 +146,20 @@ def test_a_failing_step_ends_its_jobs_and_no_others(worker: Worker, gate: Gate) 
     worker.submit(log.job("d", 1))
     log.wait(2)
     assert log.finished == ["b", "d"] and str(log.errors[-1]) == "cannot prepare"
+
+
+def test_a_lack_of_memory_for_the_scheduler_is_an_error_of_the_job(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, begin = Log(), worker._decoder.begin
+
+    def fail() -> object:
+        raise MemoryError("no memory for the cache")
+
+    monkeypatch.setattr(worker._decoder, "begin", fail)
+    worker.submit(log.job("a", 2))
+    wait_until(lambda: len(log.errors) == 1)
+    monkeypatch.setattr(worker._decoder, "begin", begin)
+    worker.submit(log.job("b", 1))
+    log.wait(1)
+    assert log.finished == ["b"] and str(log.errors[0]) == "no memory for the cache"
