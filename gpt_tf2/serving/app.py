@@ -24,7 +24,6 @@ from gpt_tf2.serving.models import Models, Served
 from gpt_tf2.serving.openai_requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gpt_tf2.serving.schema import describe_api
 from gpt_tf2.serving.security import Guard
-from gpt_tf2.tokenizer import END_OF_TEXT
 
 Asked = TypeVar("Asked")
 SECONDS_FOR_BODY = 30.0
@@ -106,7 +105,7 @@ class Api:
                 "model": served.name,
                 "tokenizer_class": "GPT2Tokenizer",
                 "vocab_size": tokenizer.n_vocab,
-                "eos_token": END_OF_TEXT,
+                "eos_token": tokenizer.decode([tokenizer.end_of_text]),
                 "eos_token_id": tokenizer.end_of_text,
                 "model_max_length": served.opened.config.n_ctx,
             }

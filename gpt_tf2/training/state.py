@@ -79,7 +79,8 @@ def read_run(path: Path) -> dict[str, Any]:
 def read_identity(file: HDF5File) -> dict[str, Any]:
     """Return what a saved run's result depends on, with the settings that earlier versions did not have."""
     run = read_table(file, "run")
-    return FORMER | {"--lora_alpha": run.get("--lora_rank", 0)} | run
+    former = {"--lora_alpha": run.get("--lora_rank", 0), "--base_precision": run.get("--precision")}
+    return FORMER | former | run
 
 
 def read_table(file: HDF5File, name: str) -> dict[str, Any]:
