@@ -137,7 +137,7 @@ class Worker:
         """
         while self._waiting:
             in_slots = collections.Counter(job for lane in self._lanes.values() for job in lane.running.values())
-            for job in sorted(self._waiting, key=lambda job: in_slots[job]):  # in the order of arrival where equal
+            for job in sorted(self._waiting, key=lambda job: in_slots[job]):  # by turns where equal
                 try:
                     lane = self._find_lane(self._waiting[job][0])
                 except Exception as error:  # no memory for another scheduler
@@ -151,10 +151,11 @@ class Worker:
                 return
 
     def _begin_first(self, job: Job, lane: Lane) -> None:
-        """Hands the first waiting request of a job to a scheduler."""
-        request = self._waiting[job].popleft()
-        if not self._waiting[job]:
-            del self._waiting[job]
+        """Hands the first waiting request of a job to a scheduler. The others wait behind those of other jobs."""
+        requests = self._waiting.pop(job)
+        request = requests.popleft()
+        if requests:
+            self._waiting[job] = requests
         lane.running[request] = job
         lane.scheduler.submit(request)
 

@@ -62,8 +62,11 @@ class Log:
         wait_until(lambda: len(self.finished) >= count)
 
 
-def test_a_job_of_many_requests_does_not_keep_the_others_out(worker: Worker, gate: Gate) -> None:
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_job_of_many_requests_does_not_keep_the_others_out(worker: Worker, gate: Gate, slots: int) -> None:
     log = Log()
+    if slots == 1:
+        worker = Worker(worker._decoder, end=-1, slots=1)
     gate.shut()
     worker.submit(log.job("many", 20))
     worker.submit(log.job("one", 1))
