@@ -88,7 +88,10 @@ def page(browser: "Browser", address: str) -> "Iterator[Page]":
 
 
 def open_page(browser: "Browser", url: str, width: int = 1100, key: bool = False) -> "Iterator[Page]":
-    """The page in a fresh browser, once it is ready, or asks for the key. At the end it must not have had an error, nor asked another server."""
+    """The page in a fresh browser. At the end it must not have had an error, nor asked another server.
+
+    key: whether the page begins by asking for one.
+    """
     context = browser.new_context(viewport={"width": width, "height": 800})
     page = context.new_page()
     page.set_default_timeout(10_000)
@@ -141,6 +144,25 @@ def test_write_continues_and_undoes(page: "Page", address: str) -> None:
     ]:
         page.get_by_role("button", name=button).click()
         expect(page.locator("#text")).to_have_value(text)
+
+
+@pytest.mark.slow
+def test_tokens_lie_where_their_characters_do(page: "Page") -> None:
+    parts = [("bytes:1", 0), ("bytes:2", 0), (" b", 1), ("c", 3)]
+    scored = [{"name": name, "offset": offset, "top": {" x": -1}} for name, offset in parts]
+    call = "async ([scored]) => (await import('/page/draft.js')).append({text: 'a', tokens: []}, '😀 bc', scored)"
+    draft = page.evaluate(call, [scored])
+    assert draft["text"] == "a😀 bc"
+    assert [(token["name"], token["start"], token["end"]) for token in draft["tokens"]] == [
+        ("bytes:2", 1, 3),  # in JavaScript's units, of which the emoji has two
+        (" b", 3, 5),
+        ("c", 5, 6),
+    ]
+    call = "async ([draft]) => (await import('/page/draft.js')).edit(draft, 'a😀 bac').tokens.length"
+    assert page.evaluate(call, [draft]) == 2  # the one after the edit has other probabilities now
+    call = "async ([draft]) => (await import('/page/draft.js')).branch(draft, draft.tokens[1], ' x')"
+    branched = page.evaluate(call, [draft])
+    assert branched["text"] == "a😀 x" and [token["name"] for token in branched["tokens"]] == ["bytes:2", " x"]
 
 
 @pytest.mark.slow
@@ -221,7 +243,7 @@ def test_every_control_has_a_name(page: "Page") -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["chatty", "answers"])
-def test_chat(page: "Page", address: str, model: str) -> None:
+def test_chat(page: "Page", address: str, model: str, capsys: pytest.CaptureFixture) -> None:
     page.get_by_role("tab", name="Chat").click()
     expect(page.locator("#no-chat")).to_contain_text("chatty or answers")
     page.get_by_role("combobox", name="Model").select_option(model)
@@ -244,6 +266,10 @@ def test_chat(page: "Page", address: str, model: str) -> None:
         expect(page.locator("#chat-status")).to_contain_text("tokens/s")
         messages.append({"role": "assistant", "content": reply})
     assert page.locator(".bubble").count() == 4
+    page.get_by_role("button", name="Copy as Python").click()
+    exec(page.locator("#snippet-text").input_value(), {})
+    assert capsys.readouterr().out == reply + "\n"
+    page.get_by_role("button", name="Close").click()
     page.get_by_role("button", name="Start again").click()
     expect(page.locator(".bubble")).to_have_count(0)
 
@@ -322,4 +348,4 @@ def test_the_key_is_asked_for_and_kept_in_the_tab(browser: "Browser", three: lis
             assert KEY not in page.locator("#snippet-text").input_value()
             page.reload()
             expect(page.locator("#model option")).to_have_count(1)
-            assert page.evaluate("localStorage.length") == 0
+            assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 1]

@@ -17,7 +17,7 @@ export class Alternatives {
     this.choose = choose;
     this.leave = leave;
     this.box = get("alternatives");
-    this.token = null;
+    this.element = null;
     this.box.addEventListener("pointerenter", () => clearTimeout(this.timer));
     this.box.addEventListener("pointerleave", () => this.hideSoon());
     this.box.addEventListener("keydown", (event) => this.move(event));
@@ -26,8 +26,10 @@ export class Alternatives {
   /** Shows a token's alternatives under its element. */
   open(token, element, focus = false) {
     clearTimeout(this.timer);
-    if (this.token !== token || this.box.hidden) this.fill(token);
-    this.token = token;
+    if (this.element !== element || this.box.hidden) this.fill(token);
+    this.element?.classList.remove("active");
+    this.element = element;
+    element.classList.add("active");
     this.box.hidden = false;
     this.place(element);
     if (focus) this.box.querySelector("button:not(:disabled)")?.focus();
@@ -84,6 +86,7 @@ export class Alternatives {
 
   hide() {
     clearTimeout(this.timer);
+    this.element?.classList.remove("active");
     this.box.hidden = true;
   }
 }

@@ -43,12 +43,27 @@ export class Chat {
     say(get("chat-status"), "");
   }
 
-  /** The request for the reply to what was said. */
-  request() {
+  /** The request for the reply to a message, or if there is none for the last reply. */
+  request(said = get("message").value.trim()) {
+    const { id, chat } = this.model();
     const system = get("system").value.trim();
-    if (this.model().chat === "passage" && !system) throw new Error("Give a passage first.");
-    const messages = [...(system ? [{ role: "system", content: system }] : []), ...this.messages];
-    return { path: "v1/chat/completions", body: { model: this.model().id, messages, ...this.settings.read() } };
+    if (!chat) throw new Error(`${id} has not learned to chat.`);
+    if (chat === "passage" && !system) throw new Error("Give a passage first.");
+    if (!said && !this.messages.length) throw new Error("Write a message first.");
+    const spoken = said ? [...this.messages, { role: "user", content: said }] : this.messages.slice(0, -1);
+    const messages = [...(system ? [{ role: "system", content: system }] : []), ...spoken];
+    return { path: "v1/chat/completions", body: { model: id, messages, ...this.settings.read() } };
+  }
+
+  /** Keeps a question with its reply. Without a reply the question may be asked again. */
+  keep(question, answer, said, reply) {
+    if (reply.trim()) {
+      this.messages.push({ role: "user", content: said }, { role: "assistant", content: reply });
+    } else {
+      question.remove();
+      answer.remove();
+      get("message").value ||= said;
+    }
   }
 
   send() {
@@ -56,19 +71,15 @@ export class Chat {
     if (!said) return get("message").focus();
     return this.runs.run("Replying…", async (signal) => {
       const began = performance.now();
-      const messages = this.messages;
+      const { path, body } = this.request(said);
       const log = get("log");
-      this.messages = [...messages, { role: "user", content: said }];
-      const bubbles = [];
+      const question = addBubble(log, "user", "You", said);
+      const answer = addBubble(log, "assistant", this.model().id, "");
       let reply = "";
       let tokens = 0;
+      get("message").value = "";
+      log.setAttribute("aria-busy", "true"); // read out once it is whole
       try {
-        const { path, body } = this.request();
-        const question = addBubble(log, "user", "You", said);
-        const answer = addBubble(log, "assistant", this.model().id, "");
-        bubbles.push(question, answer);
-        get("message").value = "";
-        log.setAttribute("aria-busy", "true"); // read out once it is whole
         for await (const { choices } of stream(path, { ...body, logprobs: true }, signal)) {
           reply += choices[0].delta.content ?? "";
           tokens += choices[0].logprobs?.content.length ?? 0;
@@ -77,13 +88,7 @@ export class Chat {
         }
       } finally {
         log.setAttribute("aria-busy", "false");
-        if (bubbles[0]?.isConnected !== false && reply.trim()) {
-          this.messages = [...this.messages, { role: "assistant", content: reply }];
-        } else { // so that it can be said again
-          this.messages = messages;
-          bubbles.forEach((bubble) => bubble.remove());
-          get("message").value ||= said;
-        }
+        if (question.isConnected) this.keep(question, answer, said, reply);
       }
       return reply.trim() ? describeSpeed(tokens, began) : "The model has no answer.";
     });

@@ -19,9 +19,8 @@ export function askForKey() {
     get("key-problem").textContent = hasKey() ? "This is not the server's key." : "This server answers to its key only.";
     get("key-text").value = "";
     const dialog = get("key");
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
     dialog.addEventListener("close", () => {
-      sessionStorage.setItem(NAME, get("key-text").value.trim());
+      sessionStorage.setItem(NAME, get("key-text").value.replace(/[^!-~]/g, "")); // else no header can hold it
       asking = null;
       resolve();
     }, { once: true });

@@ -15,7 +15,7 @@ export function asCurl({ path, body }) {
 export function asPython({ path, body }) {
   const isChat = path.endsWith("chat/completions");
   const key = hasKey() ? 'os.environ["GPT_TF2_API_KEY"]' : '"none"';
-  const literal = (value) => JSON.stringify(value);
+  const literal = (value) => JSON.stringify(value, null, 4).replaceAll("\n", "\n    ");
   const own = Object.entries(body).filter(([name]) => !OURS.includes(name));
   const ours = Object.fromEntries(Object.entries(body).filter(([name]) => OURS.includes(name)));
   const fields = own.map(([name, value]) => `    ${name}=${literal(value)},\n`).join("");
