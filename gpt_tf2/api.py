@@ -118,7 +118,7 @@ def finetune(
         task = None
     else:
         check_in_memory(resolved)
-        task = make_task_in_memory(data, resolved.literal_specials)
+        task = make_task_in_memory(data, resolved.literal_specials, prefers=resolved.objective == "dpo")
     call = Call(task, called, bool(verbose), is_written)
     run, trainer, history = finetune_as(resolved, call)
     from gpt_tf2.training.callbacks import summarize_epochs

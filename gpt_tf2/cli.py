@@ -128,13 +128,15 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("start", "train a small GPT-2 on Python's language reference, without a download", demo),
     "download": Command("start", "download one of OpenAI's models", download, ["size"]),
     "models": Command("start", "list the released models and your own: size, place, what they were made from", models),
-    "finetune": Command("train", "fine-tune a model on a text, summaries, conversations or your own task", finetune),
+    "finetune": Command("train", "fine-tune a model on a text, pairs, chats, summaries or your own task", finetune),
     "vocabulary": Command("train", "learn a vocabulary from a text, for finetune --from_scratch", vocabulary, ["data"]),
     "plan": Command("train", "predict the memory of fine-tuning, by optimizer, --remat and LoRA", plan),
     "show-data": Command("train", "print a data set's prompts and completions as a model sees them", show_data),
     "merge": Command("train", "merge a model and its LoRA adapters into one checkpoint", merge, ["adapters", "output"]),
     "generate": Command("use", "continue a text with a model", generate),
-    "chat": Command("use", "ask a model fine-tuned on CoQA about a text, one question per line", chat, ["model"]),
+    "chat": Command(
+        "use", "talk to a model fine-tuned on chats, or ask one fine-tuned on CoQA about a text", chat, ["model"]
+    ),
     "serve": Command("use", "answer programs over HTTP with one model or several: OpenAI's API", serve, ["model"]),
     "evaluate": Command("score", "score a model's summaries or answers, or its perplexity on a text", evaluate),
     "score rouge": Command(

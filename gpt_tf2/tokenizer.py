@@ -50,7 +50,6 @@ class Tokenizer:
 
     def _use(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
-        self.contents = tuple(vocabulary.contents.values())
         self.n_vocab = max(vocabulary.tokens) + 1
         self.end_of_text = vocabulary.end_of_text
 
@@ -77,6 +76,10 @@ class Tokenizer:
         extended.files, extended.origin = self.files, (encoder_json, vocab_bpe, (*added, *new))
         extended._use(extend(self._vocabulary, new, str(self.files[0])))
         return extended
+
+    @property
+    def contents(self) -> tuple[bytes, ...]:
+        return tuple(self._vocabulary.contents.values())
 
     @functools.cached_property
     def digest(self) -> str:
@@ -119,7 +122,7 @@ class Tokenizer:
 
     def token_id(self, text: str) -> int | None:
         """The id of the token that is exactly this text; None if there is no such token."""
-        return self._ids.get(text.encode(errors="replace"))
+        return self._ids.get(text.encode(errors="surrogatepass"))
 
     def undrawn(self, n_vocab: int) -> np.ndarray:
         """The ids below `n_vocab` that have no token, int32, sorted.

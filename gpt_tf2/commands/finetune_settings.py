@@ -99,7 +99,7 @@ class FinetuneSettings:
     json_hparams: str | None = flag(
         None, "its hyper-parameters (from the checkpoint, its folder or --model)", **OF_MODEL
     )
-    json_encoder: str | None = flag(None, "its token table (encoder.json beside the checkpoint)", **OF_MODEL)
+    json_encoder: str | None = flag(None, "its token table (encoder.json or tokenizer.json beside it)", **OF_MODEL)
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the checkpoint)", **OF_MODEL)
     offline: bool = flag(False, **OFFLINE)
     add_tokens: tuple[str, ...] | None = flag(

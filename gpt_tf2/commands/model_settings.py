@@ -26,7 +26,7 @@ class ModelSettings:
     model: str = flag("124M", MODEL, also=("model_path",), group="model", metavar="MODEL")
     base: str | None = flag(None, **BASE, metavar="MODEL")
     json_hparams: str | None = flag(None, "its hyper-parameters (from the model or its folder)", **OF_MODEL)
-    json_encoder: str | None = flag(None, "its token table (encoder.json beside the model)", **OF_MODEL)
+    json_encoder: str | None = flag(None, "its token table (encoder.json or tokenizer.json beside it)", **OF_MODEL)
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the model)", **OF_MODEL)
     offline: bool = flag(False, **OFFLINE)
     max_new_tokens: int = flag(

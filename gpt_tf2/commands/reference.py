@@ -20,7 +20,7 @@ from gpt_tf2.training.state import WEIGHTS, check_run
 if TYPE_CHECKING:
     from gpt_tf2.model import GPT2
 
-FILE = "log_probabilities"  # float32 [spans]
+FILE = "log_probabilities"  # float32 [spans], of the training data and then of that held out
 
 
 def with_reference(run: Run, network: "GPT2") -> Run:
@@ -35,7 +35,7 @@ def with_reference(run: Run, network: "GPT2") -> Run:
     """
     if run.saved is not None:  # now, not after the reference is computed
         check_run(run.state, run.identity, run.saved, run.sources())
-    settings, pairs = run.settings, [data for data in (run.training, run.held_out) if isinstance(data, PackedPairs)]
+    settings, pairs = run.settings, list_pairs(run)
     label, is_shown = "computing the reference", run.call.is_shown and run.devices.is_main
 
     def measure() -> np.ndarray:
@@ -45,7 +45,8 @@ def with_reference(run: Run, network: "GPT2") -> Run:
             message = "holds what the run has trained, and the reference beside the data is lost: leave `resume` out"
             raise InputError(message, "model", run.model.path)
         with Counter(label, "pairs", shown=is_shown) as counter:
-            return measure_reference(network, pairs, -(-settings.batch_size // settings.accumulate), counter.show)
+            batch_size = -(-settings.batch_size // settings.accumulate)
+            return np.concatenate(measure_reference(network, pairs, batch_size, counter.show))
 
     def build(folder: Path) -> dict[str, Any]:
         (folder / FILE).write_bytes(measure().tobytes())
@@ -66,13 +67,21 @@ def with_reference(run: Run, network: "GPT2") -> Run:
             changed=InputError("changed while it was read: start again", "data", settings.data),
         ) as kept:
             reference = np.fromfile(kept.folder / FILE, "float32")
-    training, *held_out = (part.with_reference(reference) for part in pairs)
+    ends = np.cumsum([len(part.tokens.ends) for part in pairs])
+    references = np.split(reference, ends[:-1])
+    training, *held_out = (part.with_reference(own) for part, own in zip(pairs, references, strict=True))
     return dataclasses.replace(run, training=training, held_out=held_out[0] if held_out else None)
+
+
+def list_pairs(run: Run) -> list[PackedPairs]:
+    """The pairs to train on, and those held out, if any are."""
+    return [data for data in (run.training, run.held_out) if isinstance(data, PackedPairs)]
 
 
 def identify(run: Run) -> str:
     """Hash what the reference depends on besides the data: weights, tokens, and how they are computed."""
     settings = run.settings
     computed = [settings.precision, settings.held(), settings.base_precision]
-    parts = [run.identity[WEIGHTS], run.data.key, settings.length, *computed]
+    counts = [len(part.examples) for part in list_pairs(run)]  # how the data is divided
+    parts = [run.identity[WEIGHTS], run.identity["the model"], run.data.key, settings.length, counts, *computed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

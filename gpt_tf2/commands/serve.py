@@ -126,7 +126,10 @@ def run_serve(settings: ServeSettings) -> None:
             names = ", ".join(models.served)
             print(f"serving {names} at {address}{'' if local or api_key else ', to everyone'}", flush=True)
 
-        Server(app, settings.drain, announce).run([listening])
+        try:
+            Server(app, settings.drain, announce).run([listening])
+        finally:
+            models.close()
 
 
 def check_address(settings: ServeSettings, api_key: str | None) -> bool:

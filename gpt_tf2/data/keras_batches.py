@@ -10,7 +10,7 @@ import numpy as np
 from gpt_tf2.backend.compiling import uses_xla
 from gpt_tf2.data.batches import Batch, Batches
 from gpt_tf2.data.dataset import Silent, Source, open_training_data
-from gpt_tf2.errors import check_number
+from gpt_tf2.errors import InputError, check_number
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tokenizer import Tokenizer
 
@@ -116,6 +116,8 @@ def open_batches(
     settings = {"length": length, "batch_size": batch_size, "steps": steps, "val_fraction": val_fraction, "seed": seed}
     for name, value in settings.items():
         check_number(name, value, *RANGES[name])
+    if task == "preferences":
+        raise InputError("has completions that are not to be learned: gpt_tf2.finetune compares them", "task", task)
     source = Source(find_task(task), str(data), tokenizer)
     opened = open_training_data(source, length, val_fraction, source.task.loss_on == "completion", Silent())
     training, held_out = opened.make_batches(uses_xla())

@@ -96,8 +96,10 @@ async def answer(
                     await stream.write_json(body.last_chunk())
                 await stream.write("[DONE]")
                 await stream.end()
-    except (TimeoutError, ApiError) as problem:
+    except (TimeoutError, asyncio.CancelledError, ApiError) as problem:
         error = problem if isinstance(problem, ApiError) else explain_timeout(seconds, first_text < math.inf)
+        if isinstance(problem, asyncio.CancelledError):  # the client has gone, or the server ends
+            error = ApiError("the server is stopping: try again later", None, 503, "stopping", RETRY_AFTER)
         if not stream.started:
             raise error from None
         with anyio.move_on_after(SECONDS_TO_SAY_SO):

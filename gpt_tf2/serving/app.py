@@ -1,11 +1,9 @@
 """The application: its routes, and how errors are answered."""
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from starlette.applications import Starlette
@@ -26,7 +24,6 @@ from gpt_tf2.serving.models import Models, Served
 from gpt_tf2.serving.openai_requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gpt_tf2.serving.schema import describe_api
 from gpt_tf2.serving.security import Guard
-from gpt_tf2.tokenizer import END_OF_TEXT
 
 Asked = TypeVar("Asked")
 SECONDS_FOR_BODY = 30.0
@@ -108,7 +105,7 @@ class Api:
                 "model": served.name,
                 "tokenizer_class": "GPT2Tokenizer",
                 "vocab_size": tokenizer.n_vocab,
-                "eos_token": END_OF_TEXT,
+                "eos_token": name_token(tokenizer, tokenizer.end_of_text),
                 "eos_token_id": tokenizer.end_of_text,
                 "model_max_length": served.opened.config.n_ctx,
             }
@@ -139,7 +136,7 @@ def make_app(models: Models, limits: Limits, api_key: str | None = None, local: 
     """The application.
 
     Args:
-        models: what is served. They are unloaded when the application ends.
+        models: what is served. The caller closes them.
         api_key, local: who may ask; see `Guard`.
     """
     api = Api(models, limits)
@@ -156,14 +153,7 @@ def make_app(models: Models, limits: Limits, api_key: str | None = None, local: 
         Route("/openapi.json", api.show_schema),
     ]
     paths = frozenset(route.path for route in routes)
-
-    @contextlib.asynccontextmanager
-    async def unload_at_the_end(app: Starlette) -> AsyncIterator[None]:
-        yield
-        await models.close()
-
     return Starlette(
-        lifespan=unload_at_the_end,
         routes=routes,
         middleware=[
             Middleware(CountRequests, metrics=api.metrics, paths=paths),

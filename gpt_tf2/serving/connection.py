@@ -1,6 +1,7 @@
 """Reading a request's body within limits, and answering as long as the client is there."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -86,18 +87,19 @@ class Reply(Response):
 
 
 async def run_while_connected(receive: Receive, work: Awaitable[None]) -> None:
-    """Awaits the work, or cancels it once the client has gone."""
+    """Awaits the work, or cancels it once the client has gone, or the server ends, which the work may then say."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(wait_for_disconnect(receive))
-    try:
+    with contextlib.suppress(asyncio.CancelledError):  # the server ends
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        leaving.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait({working})
-    if not working.cancelled():
+    has_left = leaving.done()
+    leaving.cancel()
+    working.cancel()
+    await asyncio.wait({working})
+    if not working.cancelled() and not has_left:
         working.result()  # raises what the work has raised
+    elif not working.cancelled():
+        working.exception()  # nobody is there to be told
 
 
 async def wait_for_disconnect(receive: Receive) -> None:

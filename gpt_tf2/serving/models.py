@@ -41,7 +41,7 @@ class Served:
 
 
 class Models:
-    """Keeps the models within the memory. Everything here runs on the event loop.
+    """Keeps the models within the memory. But for `load_first` and `close`, all runs on the event loop.
 
     Args:
         served: the models by name.
@@ -125,10 +125,12 @@ class Models:
         if worker is not None:
             await asyncio.to_thread(worker.close)
 
-    async def close(self) -> None:
-        """Unloads all models. What they run is lost."""
+    def close(self) -> None:
+        """Ends the threads of all models, after the event loop has ended. What they run is lost."""
         for served in self.served.values():
-            await self._unload(served)
+            if served.worker is not None:
+                served.worker.close()
+                served.worker = None
 
 
 def load_warm(served: Served) -> Decoder:

@@ -9,9 +9,10 @@ from gpt_tf2.serving.fields import Biases, Either, Items, Messages, Nested, Numb
 
 MOST_COMPLETIONS = 128  # of one request, as with OpenAI
 MOST_LOGPROBS = 20
+MOST_IDS = 1 << 17  # of one prompt; far above every context, and read in a fraction of a second
 
 TEXT = Text("")
-IDS = Items("", Number("", whole=True), least=1)
+IDS = Items("", Number("", whole=True), least=1, most=MOST_IDS)
 MODEL = Text("the model's name, as /v1/models lists it")
 
 
@@ -160,4 +161,4 @@ class DetokenizeRequest:
     """The body of `POST /detokenize`."""
 
     model: str | None = field(MODEL)
-    tokens: tuple[int, ...] = field(Items("token ids", Number("", whole=True)), dataclasses.MISSING)
+    tokens: tuple[int, ...] = field(Items("token ids", Number("", whole=True), most=MOST_IDS), dataclasses.MISSING)

@@ -1,5 +1,6 @@
 """Running the application: the address, signals, and the end."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -11,6 +12,7 @@ from starlette.applications import Starlette
 
 from gpt_tf2.errors import InputError
 
+SECONDS_TO_SAY_SO = 2.0
 BACKLOG = 512  # connections that the system keeps until they are accepted
 
 
@@ -32,6 +34,7 @@ class Server(uvicorn.Server):
                 app,
                 http="h11",
                 ws="none",
+                lifespan="off",
                 loop="asyncio",
                 log_config=None,
                 log_level=logging.WARNING,
@@ -46,6 +49,15 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        tasks = set(self.server_state.tasks)
+        if self.force_exit:  # else those that are left are cancelled already
+            for task in tasks:
+                task.cancel()
+        if tasks:  # they tell their clients
+            await asyncio.wait(tasks, timeout=SECONDS_TO_SAY_SO)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

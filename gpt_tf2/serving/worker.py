@@ -72,13 +72,13 @@ class Worker:
         self._decoder, self._end, self._slots, self._draft = decoder, end, slots, draft
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._preparing: dict[Job, Iterator[None]] = {}  # in the order of arrival
-        self._waiting: collections.deque[tuple[Request, Job]] = collections.deque()
+        self._waiting: dict[Job, collections.deque[Request]] = {}  # of those that are prepared
         self._lanes: dict[bool, Lane] = {}  # by whether it loops on the device
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Adds a job, which starts after those before it."""
+        """Adds a job."""
         self._inbox.put(lambda: self._preparing.update({job: job.prepare(self._decoder)}))
 
     def cancel(self, job: Job) -> None:
@@ -93,10 +93,11 @@ class Worker:
     def _run(self) -> None:
         while self._read_inbox():
             self._prepare_part()
-            for lane in list(self._lanes.values()):
+            self._fill_slots()
+            for lane in [lane for lane in self._lanes.values() if lane.running]:
                 self._step(lane)
             self.running = sum(len(lane.running) for lane in self._lanes.values())
-            self.waiting = len(self._waiting) + len(self._preparing)
+            self.waiting = sum(len(job.requests) for job in self._preparing) + sum(map(len, self._waiting.values()))
 
     def _read_inbox(self) -> bool:
         """Handles what has arrived, and waits for it if there is nothing to do. Returns False at the end."""
@@ -109,37 +110,57 @@ class Worker:
 
     def _drop(self, job: Job) -> None:
         self._preparing.pop(job, None)
-        self._waiting = collections.deque((request, owner) for request, owner in self._waiting if owner is not job)
+        self._waiting.pop(job, None)
         for lane in self._lanes.values():
             for request in [request for request, owner in lane.running.items() if owner is job]:
                 lane.scheduler.cancel(request)
                 del lane.running[request]
 
     def _prepare_part(self) -> None:
-        """Runs a part of what the first job prepares. The requests of those that are prepared wait for slots."""
+        """Runs a part of what a job prepares, by turns. The requests of those that are prepared wait for slots."""
         for job, parts in list(self._preparing.items()):
+            del self._preparing[job]
             try:
                 next(parts)
+                self._preparing[job] = parts  # behind the others
                 break
             except StopIteration:
-                self._waiting.extend((request, job) for request in job.requests)
+                if job.requests:
+                    self._waiting[job] = collections.deque(job.requests)
             except Exception as error:
                 job.fail(error)
-            del self._preparing[job]
-        self._fill_slots()
 
     def _fill_slots(self) -> None:
-        """Hands as many waiting requests to their schedulers as there are free slots."""
+        """Hands as many waiting requests to their schedulers as there are free slots.
+
+        Those of the job with the fewest in slots go first, so that one of many requests does not keep the others out.
+        """
         while self._waiting:
-            request, job = self._waiting[0]
-            lane = self._find_lane(request)
-            if len(lane.running) >= self._slots:
+            in_slots = collections.Counter(job for lane in self._lanes.values() for job in lane.running.values())
+            for job in sorted(self._waiting, key=lambda job: in_slots[job]):  # by turns where equal
+                try:
+                    lane = self._find_lane(self._waiting[job][0])
+                except Exception as error:  # no memory for another scheduler
+                    self._drop(job)
+                    job.fail(error)
+                    break
+                if len(lane.running) < self._slots:
+                    self._begin_first(job, lane)
+                    break
+            else:
                 return
-            self._waiting.popleft()
-            lane.running[request] = job
-            lane.scheduler.submit(request)
+
+    def _begin_first(self, job: Job, lane: Lane) -> None:
+        """Hands the first waiting request of a job to a scheduler. The others wait behind those of other jobs."""
+        requests = self._waiting.pop(job)
+        request = requests.popleft()
+        if requests:
+            self._waiting[job] = requests
+        lane.running[request] = job
+        lane.scheduler.submit(request)
 
     def _find_lane(self, request: Request) -> Lane:
+        """The lane whose scheduler has a request's rules."""
         on_device = loops_on_device(self._decoder, request.sampler, self._end)
         if on_device not in self._lanes:
             scheduler = make_scheduler(self._decoder, request.sampler, self._end, self._slots, self._draft)
@@ -150,8 +171,8 @@ class Worker:
         """Runs a scheduler for one step, and fills the slots that become free in it."""
         try:
             while request := lane.step():
-                del lane.running[request]
                 request.tag()
+                del lane.running[request]
                 self._fill_slots()
         except Exception as error:  # whatever it is, the jobs of other lanes and those to come are not concerned
             self._lanes = {name: other for name, other in self._lanes.items() if other is not lane}

@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt_tf2.errors import InputError
+from gpt_tf2.tasks import jsonl, preferences
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, ChatTemplate
-from gpt_tf2.tasks.jsonl import to_example
 from gpt_tf2.tasks.lookup import has_no_completions
 from gpt_tf2.tasks.task import Example, Piece, Reading, RunningText, Task, Turn
 from gpt_tf2.tasks.text import TextPart, cut_text, read_part
@@ -29,13 +29,13 @@ class Ids(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A dictionary, in a form that the task `jsonl` reads. name: in messages."""
+    """A dictionary, in a form that the task `jsonl` or `preferences` reads. name: in messages."""
 
     name: str
     value: Mapping[str, Any]
 
 
-def make_task_in_memory(data: Any, literal_specials: bool = False) -> Task:
+def make_task_in_memory(data: Any, literal_specials: bool = False, prefers: bool = False) -> Task:
     """A task for training on data in memory. It can be read once.
 
     Args:
@@ -44,6 +44,7 @@ def make_task_in_memory(data: Any, literal_specials: bool = False) -> Task:
             array, [N] or [streams, N]. Texts are joined with the end-of-text token, as the files of a folder are. Pairs
             are examples, whose completions end with that token.
         literal_specials: whether `<|endoftext|>` in a text is its letters instead of the token.
+        prefers: whether the data are dictionaries as on the lines of the task `preferences`.
 
     Raises InputError if it is something else, or empty; and, when it is read, if it mixes them.
 
@@ -56,14 +57,17 @@ def make_task_in_memory(data: Any, literal_specials: bool = False) -> Task:
     first = next(items, None)
     if first is None:
         raise InputError(f"`data` is empty: give {KINDS}")
+    if prefers and not isinstance(first, Record):
+        raise InputError("`data` has no preferences: give dictionaries with prompt, chosen and rejected")
     same_kind = check_kind(itertools.chain([first], items), type(first))
+    read = preferences.to_example if prefers else jsonl.to_example
     running_text = None
     if isinstance(first, str | Ids):
         parts = cut_texts(same_kind, literal_specials) if isinstance(first, str) else same_kind
         running_text = RunningText(lambda path: parts, read_pieces)
 
     def with_template(template: ChatTemplate) -> Task:
-        return dataclasses.replace(task, example=functools.partial(read_record, template=template))
+        return dataclasses.replace(task, example=functools.partial(read_record, read=read, template=template))
 
     task = Task(
         loader="",
@@ -77,7 +81,7 @@ def make_task_in_memory(data: Any, literal_specials: bool = False) -> Task:
         names=None,
         suffix=".txt",
         items=lambda path, split: same_kind,
-        example=functools.partial(read_record, template=DEFAULT_TEMPLATE),
+        example=functools.partial(read_record, read=read, template=DEFAULT_TEMPLATE),
         write=has_no_completions,
         score=has_no_completions,
         check=has_no_completions,
@@ -100,9 +104,9 @@ def iterate(data: Any) -> Iterator[Any]:
     return iter(data)
 
 
-def read_record(item: Any, template: ChatTemplate) -> Example:
-    """An item as an example."""
-    return to_example(item.value, item.name, template) if isinstance(item, Record) else item
+def read_record(item: Any, read: Callable[..., Example], template: ChatTemplate) -> Example:
+    """An item as an example. read: what reads a dictionary."""
+    return read(item.value, item.name, template) if isinstance(item, Record) else item
 
 
 def to_item(value: Any, number: int) -> str | Example | Record | Ids:

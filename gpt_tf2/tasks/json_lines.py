@@ -66,7 +66,7 @@ def list_lines(dataset_path: str, split: str, encoding: str | None) -> Lines | l
     folder = Path(dataset_path)
     if not folder.is_dir():
         lines = Lines(list(list_files(dataset_path)), encoding)
-        return list(lines) if is_stream(dataset_path) else lines
+        return list(iter(lines)) if is_stream(dataset_path) else lines  # list(lines) asks for their number, a pass
     paths = [Path(path) for path in list_files(dataset_path) if plain_suffix(Path(path)) == ".jsonl"]
     by_split: dict[str, list[str]] = {}
     for path in paths:

@@ -1,6 +1,6 @@
 """DPO's reference: what a model thinks of pairs of completions before it is trained on them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,25 +10,25 @@ from gpt_tf2.training.blockwise import BlockwiseModel
 
 
 def measure_reference(
-    network: GPT2, data: Iterable[PackedPairs], batch_size: int, show: Callable[[int, int], None]
-) -> np.ndarray:
+    network: GPT2, data: Sequence[PackedPairs], batch_size: int, show: Callable[[int, int], None]
+) -> list[np.ndarray]:
     """Compute the log-probability of every completion of pairs, without dropout.
 
     Args:
-        data: of the same tokens.
         batch_size: pairs of sequences to compute at once.
         show: called with how many pairs are done, and of how many.
 
     Returns:
-        float32 [spans], in nats: at a completion's span the sum over its tokens and the end of text; elsewhere 0.
+        For each data float32 [spans], in nats: at a completion's span the sum over its tokens and the end of text;
+        elsewhere 0.
     """
-    blockwise, data, done = BlockwiseModel(network, trained=()), list(data), 0
+    blockwise, done = BlockwiseModel(network, trained=()), 0
     total = sum(len(pairs.examples) for pairs in data)
-    reference = np.zeros(len(data[0].tokens.ends), "float32")
-    for pairs in data:
+    references = [np.zeros(len(pairs.tokens.ends), "float32") for pairs in data]
+    for pairs, reference in zip(data, references, strict=True):
         for spans, firsts, batch in pairs.list_all(batch_size):
             values = np.asarray(blockwise.log_probabilities(batch), "float64")
             reference[spans] = np.add.reduceat(values[batch.weights > 0], firsts)
             done += len(spans) // 2
             show(done, total)
-    return reference
+    return references

@@ -23,7 +23,9 @@ class Vocabulary(Protocol):
 
     tokens: dict[int, bytes]
     end_of_text: int
-    contents: dict[str, bytes]
+
+    @property
+    def contents(self) -> dict[str, bytes]: ...
 
     def encode(self, text: str, end_is_token: bool, added_are_tokens: bool) -> list[int]:
         """The ids of a text. A lone surrogate is U+FFFD.
@@ -57,10 +59,10 @@ def read_name(name: str) -> bytes:
         >>> read_name("Ġtide")
         b' tide'
     """
-    byte_of = byte_characters()
-    if all(character in byte_of for character in name):
-        return bytes(byte_of[character] for character in name)
-    return name.encode(errors="replace")
+    try:
+        return bytes(map(byte_characters().__getitem__, name))
+    except KeyError:
+        return name.encode(errors="surrogatepass")
 
 
 def check_ids(ids: object, source: str, fix: str) -> None:

@@ -13,7 +13,7 @@ import tiktoken
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.text_files import decode
-from gpt_tf2.vocabularies.byte_level import END_OF_TEXT, Definition, Settings, byte_characters
+from gpt_tf2.vocabularies.byte_level import END_OF_TEXT, Definition, Settings, byte_characters, read_name
 
 ENCODER, MERGES = "encoder.json", "vocab.bpe"
 Merge = tuple[str, str]
@@ -43,8 +43,7 @@ class OpenAIVocabulary:
 
     def __init__(self, ids: Mapping[str, int], merges: Iterable[Merge], contents: tuple[bytes, bytes] | None = None):
         self._ids, self._merges = ids, list(merges)
-        byte_of = byte_characters()
-        ranks = {bytes(byte_of[character] for character in name): i for name, i in ids.items() if name != END_OF_TEXT}
+        ranks = {read_name(name): i for name, i in ids.items() if name != END_OF_TEXT}
         self.end_of_text = ids[END_OF_TEXT]
         self.tokens = {i: token for token, i in ranks.items()} | {self.end_of_text: END_OF_TEXT.encode()}
         self.contents = dict(zip((ENCODER, MERGES), contents or write_pair(ids, self._merges), strict=True))
@@ -74,7 +73,7 @@ class OpenAIVocabulary:
 def define(ids: Mapping[str, int], merges: Iterable[Merge], added: list[dict[str, Any]]) -> Definition:
     """Tokens and merges as a tokenizer.json that splits a text as OpenAI's pattern does."""
     model = {"type": "BPE", "vocab": dict(ids), "merges": [list(merge) for merge in merges]}
-    parts = {"normalizer": None, "pre_tokenizer": BYTE_LEVEL, "post_processor": None, "decoder": BYTE_LEVEL}
+    parts = {"normalizer": None, "pre_tokenizer": {**BYTE_LEVEL}, "post_processor": None, "decoder": {**BYTE_LEVEL}}
     return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **parts, "model": model}
 
 

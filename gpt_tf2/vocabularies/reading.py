@@ -28,6 +28,7 @@ KEPT = (*ROLES, *LISTS, "chat_template", "model_max_length", "clean_up_tokenizat
 # transformers' classes whose add_prefix_space stands in their settings; without one, a GPT-2 has the first.
 LIKE_GPT_2 = ("GPT2Tokenizer", "CodeGenTokenizer", "RobertaTokenizer")
 SPECIAL_NAME = re.compile(r"[<\[].*[>\]]", re.DOTALL)
+ID = re.compile("[0-9]{1,9}")
 JSON_FIX = "fetch or write the file again"
 ENCODER_FIX = "give the model's encoder.json"
 
@@ -43,8 +44,7 @@ def read_vocabulary(encoder_json: Path, vocab_bpe: Path | None) -> tuple[tuple[P
         settings |= read_object(path)
     if isinstance(parsed, dict) and isinstance(parsed.get("model"), dict):
         check_byte_level(parsed, source)
-        definition = complete(parsed, settings)
-        settings = choose_settings(definition, settings, folder, source)
+        definition, settings = complete(parsed, settings, folder, source)
         return (encoder_json, *beside), simplify(definition, settings) or JsonVocabulary(
             definition, settings, source, content if definition == parsed else None
         )
@@ -58,8 +58,7 @@ def read_vocabulary(encoder_json: Path, vocab_bpe: Path | None) -> tuple[tuple[P
     if "added_tokens_decoder" not in settings and (folder / ADDED).is_file():
         beside.append(folder / ADDED)
         definition |= {"added_tokens": list_added(folder / ADDED, settings)}
-    definition = complete(definition, settings)
-    settings = choose_settings(definition, settings, folder, source)
+    definition, settings = complete(definition, settings, folder, source)
     check_pair(definition, source, str(vocab_bpe))
     files = (encoder_json, vocab_bpe, *beside)
     simple = simplify(definition, settings, (content, merges_content))
@@ -112,58 +111,67 @@ def name_all(value: object) -> object:
     return value["content"] if isinstance(value, dict) and "content" in value else value
 
 
-def complete(definition: Definition, settings: Settings) -> Definition:
-    """A definition with what transformers' settings say of its tokens and of a space before the text."""
-    before = definition
+def complete(definition: Definition, settings: Settings, folder: Path, source: str) -> tuple[Definition, Settings]:
+    """A definition with what transformers' settings say of it, and the settings to keep, whose eos_token ends a text.
+
+    Raises InputError if no token ends a text.
+    """
     decoder = settings.get("added_tokens_decoder")
     for id, token in decoder.items() if isinstance(decoder, dict) else ():
         name = name_token(token)
-        if name and id.isdecimal() and len(id) < 11 and not has_added(definition, name):
+        if name and isinstance(token, dict) and ID.fullmatch(id) and not has_added(definition, name):
             flags = {key: bool(token.get(key)) for key in (*FLAGS, "special")}
             added = [*definition["added_tokens"], {"id": int(id), "content": name} | flags]
             definition = definition | {"added_tokens": added}
     for name, flags in list_specials(settings):
         definition = add_tokens(definition, [name], special=True, flags=flags)
-    if END_OF_TEXT in definition["model"]["vocab"]:
-        definition = add_tokens(definition, [END_OF_TEXT], special=True)
     kind = str(settings.get("tokenizer_class") or LIKE_GPT_2[0]).removesuffix("Fast")
     splitter = definition.get("pre_tokenizer")
     if kind in LIKE_GPT_2 and isinstance(splitter, dict) and splitter.get("type") == "ByteLevel":
         splitter = splitter | {"add_prefix_space": bool(settings.get("add_prefix_space"))}
         definition = definition | {"pre_tokenizer": splitter}
-    return before if definition == before else definition
+    end = name_token(settings.get("eos_token")) or find_end(definition, folder, source)
+    return add_tokens(definition, [end], special=True), select_settings(settings, end)
+
+
+def select_settings(settings: Settings, end: str) -> Settings:
+    """The settings that a JsonVocabulary keeps."""
+    kept = {key: name_all(settings[key]) for key in KEPT if settings.get(key) is not None and key != "eos_token"}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end} | kept
 
 
 def has_added(definition: Definition, name: str) -> bool:
     return any(token["content"] == name for token in definition["added_tokens"])
 
 
-def choose_settings(definition: Definition, settings: Settings, folder: Path, source: str) -> Settings:
-    """The settings to keep, with the end of text as eos_token. Raises InputError if there is no end of text."""
-    end = name_token(settings.get("eos_token"))
-    if not end and has_added(definition, END_OF_TEXT):
-        end = END_OF_TEXT
-    if not end:
-        config = read_object(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-        ids = config.get("eos_token_id")
-        id = ids[0] if isinstance(ids, list) and ids else ids
-        end = {i: name for name, i in definition["model"]["vocab"].items()}.get(id) if type(id) is int else None
-    if not end:
-        raise InputError(f"{source}: no token {END_OF_TEXT}, and no eos_token in {SETTINGS}: {ENCODER_FIX}")
-    kept = {key: name_all(settings[key]) for key in KEPT if settings.get(key) is not None and key != "eos_token"}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end} | kept
+def find_end(definition: Definition, folder: Path, source: str) -> str:
+    """The token that ends a text, where transformers' settings name none: OpenAI's, or the one of the model's config.
+
+    Raises InputError if there is none.
+    """
+    table = definition["model"]["vocab"]
+    if END_OF_TEXT in table or has_added(definition, END_OF_TEXT):
+        return END_OF_TEXT
+    ids = read_object(folder / CONFIG).get("eos_token_id") if (folder / CONFIG).is_file() else None
+    end = ids[0] if isinstance(ids, list) and ids else ids
+    names = {id: name for name, id in table.items()}
+    names |= {token["id"]: token["content"] for token in definition["added_tokens"]}
+    if type(end) is int and names.get(end):
+        return names[end]
+    raise InputError(f"{source}: no token {END_OF_TEXT}, and no eos_token in {SETTINGS}: {ENCODER_FIX}")
 
 
 def simplify(
     definition: Definition, settings: Settings, contents: tuple[bytes, bytes] | None = None
 ) -> OpenAIVocabulary | None:
     """A vocabulary in OpenAI's form; None if it has another order, other special tokens or another way to split."""
-    model, added = definition["model"], definition["added_tokens"]
+    model, added, splitter = definition["model"], definition["added_tokens"], definition.get("pre_tokenizer")
     is_plain = (
         [token["content"] for token in added] == [settings["eos_token"]] == [END_OF_TEXT]
         and not any(added[0].get(flag) for flag in ("single_word", "lstrip", "rstrip"))
         and definition.get("normalizer") is None
-        and (definition.get("pre_tokenizer") or {}) | {"trim_offsets": True} == BYTE_LEVEL
+        and isinstance(splitter, dict)
+        and {"use_regex": True} | splitter | {"trim_offsets": True} == BYTE_LEVEL
         and not model.get("ignore_merges")
     )
     merges = list(split_merges(model.get("merges"))) if is_plain else []
@@ -204,7 +212,8 @@ def extend(vocabulary: Vocabulary, names: Sequence[str], source: str) -> JsonVoc
     for name in names:
         if not name or name in definition["model"]["vocab"]:
             raise InputError("no new token can have this name: choose another", "add_tokens", repr(name))
-    settings = {**vocabulary.describe(), "tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = vocabulary.describe()
+    settings = select_settings(settings, settings["eos_token"])
     return JsonVocabulary(place_tokens(add_tokens(definition, names, special=False)), settings, source)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gpt_tf2.errors import InputError
@@ -36,7 +36,7 @@ class JsonVocabulary:
         self.tokens = list_tokens(definition, source)
         self._end: str = settings["eos_token"]
         self.end_of_text = find_id(definition, self._end)
-        self.contents = {FILE: content or dump(definition), SETTINGS: dump(settings)}
+        self._content = content
         self._without_end = build(definition, lambda name: name != self._end, source)
 
     def encode(self, text: str, end_is_token: bool, added_are_tokens: bool) -> list[int]:
@@ -55,6 +55,10 @@ class JsonVocabulary:
 
     def describe(self) -> Settings:
         return self._settings
+
+    @functools.cached_property
+    def contents(self) -> dict[str, bytes]:
+        return {FILE: self._content or dump(self._definition), SETTINGS: dump(self._settings)}
 
     @functools.cached_property
     def _whole(self) -> "Engine":
@@ -95,7 +99,7 @@ def check_byte_level(definition: object, source: str) -> None:
     if kind != "BPE":
         raise InputError(f"{source}: its model is {kind!r:.40}, no byte-level BPE: {FIX}")
     whole_words = any(model.get(key) for key in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"))
-    steps = [*walk(definition.get("pre_tokenizer")), *walk(definition.get("normalizer"))]
+    steps = list_steps(definition.get("pre_tokenizer")) + list_steps(definition.get("normalizer"))
     if whole_words or "ByteLevel" not in steps:
         raise InputError(f"{source}: its BPE is not byte-level: {FIX}")
     check_ids(model.get("vocab"), source, FIX)
@@ -114,13 +118,14 @@ def is_added_token(token: object) -> bool:
     )
 
 
-def walk(step: object) -> Iterator[str]:
-    """The types of a step of a tokenizer.json and of those inside it."""
-    if isinstance(step, dict):
-        yield str(step.get("type"))
-        for key in ("pretokenizers", "normalizers"):
-            for inner in step.get(key) or ():
-                yield from walk(inner)
+def list_steps(step: object) -> list[str]:
+    """The types of a step of a tokenizer.json and of those inside it, if it is a sequence."""
+    steps = [step]
+    for outer in steps:
+        if isinstance(outer, dict):
+            inner = outer.get("pretokenizers") or outer.get("normalizers")
+            steps += inner if isinstance(inner, list) else []
+    return [str(each.get("type")) for each in steps if isinstance(each, dict)]
 
 
 def list_tokens(definition: Definition, source: str) -> dict[int, bytes]:
@@ -133,7 +138,7 @@ def list_tokens(definition: Definition, source: str) -> dict[int, bytes]:
         if names.setdefault(id, name) != name:
             raise InputError(f"{source}: tokens {names[id][:40]!r} and {name[:40]!r} have one id, {id}: {FIX}")
         if name not in byte_characters():
-            tokens[id] = name.encode(errors="replace")
+            tokens[id] = name.encode(errors="surrogatepass")
     return dict(sorted(tokens.items()))
 
 
@@ -173,4 +178,4 @@ def place_tokens(definition: Definition) -> Definition:
 
 
 def dump(value: object) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode(errors="replace")
+    return (json.dumps(value, ensure_ascii=False) + "\n").encode(errors="replace")

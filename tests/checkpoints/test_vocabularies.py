@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model
-from gpt_tf2.checkpoints.vocabularies import save_vocabulary
+from gpt_tf2.checkpoints.vocabularies import find_vocabulary, save_vocabulary
+from gpt_tf2.tokenizer import Tokenizer
 from helpers.folders import FOLDERS, nasty_strings
+from helpers.workplace import OPENAI_TINY
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -31,7 +33,7 @@ def home(folder: Path) -> Path:
     return folder / "base" if (folder / "base").is_dir() else folder
 
 
-def check_ids(ours, folder: Path) -> None:
+def check_ids(ours: Tokenizer, folder: Path) -> None:
     """A tokenizer gives the ids and the texts of transformers'."""
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     assert theirs.eos_token_id == ours.end_of_text
@@ -72,3 +74,24 @@ def test_what_we_save_of_it_is_the_same_for_transformers_and_for_us(
     assert config.eos_token_id == opened.tokenizer.end_of_text
     save_vocabulary(again.tokenizer, tmp_path / "m.h5")
     assert (tmp_path / "m" / "tokenizer.json").exists() != (tmp_path / "m" / "encoder.json").exists()
+
+
+def test_the_form_that_was_saved_last_is_read(tmp_path: Path) -> None:
+    tiny = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
+    more, path = tiny.with_added(["<user>"]), tmp_path / "m.h5"
+    for tokenizer in (tiny, more, tiny):
+        save_vocabulary(tokenizer, path)
+        found = find_vocabulary(path)
+        assert found and (found.digest, found.contents) == (tokenizer.digest, tokenizer.contents)
+
+
+def test_vocabularies_are_found_by_folder_and_by_name(tmp_path: Path) -> None:
+    tiny = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
+    path, folder = tmp_path / "models" / "m.h5", tmp_path / "elsewhere"
+    save_vocabulary(tiny.with_added(["<user>"]), folder / "model.safetensors")
+    assert find_vocabulary(path) is None
+    assert find_vocabulary(path, fallbacks=[folder]).n_vocab == 513
+    assert find_vocabulary(path, json_encoder=folder / "tokenizer.json").n_vocab == 513
+    save_vocabulary(tiny, path)
+    assert find_vocabulary(path, fallbacks=[folder]).n_vocab == 512
+    assert find_vocabulary(path, json_encoder=folder / "tokenizer.json").n_vocab == 513

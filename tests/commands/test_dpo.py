@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpt_tf2
 from gpt_tf2 import InputError, load_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands.finetune import run_finetune
@@ -70,7 +71,7 @@ def measure_accuracy(model: Path) -> float:
     )
     held_out = PackedPairs(tokens, np.arange(PAIRS * 4 // 5, PAIRS), 64, tokenizer.end_of_text, 0.1)
     first, trained = (
-        reference.measure_reference(load_model(path), [held_out], 4, lambda done, total: None)
+        reference.measure_reference(load_model(path), [held_out], 4, lambda done, total: None)[0]
         for path in (Path("models/tiny"), model)
     )
     gains = (trained - first).reshape(-1, 4)[PAIRS * 4 // 5 :]
@@ -85,6 +86,13 @@ def test_a_tiny_model_learns_to_prefer(pairs: Path, capsys: pytest.CaptureFixtur
     losses = [float(line.split(": ")[1].split()[0]) for line in lines]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-3) and losses[-1] < 0.3
     assert measure_accuracy(output) >= 0.9
+
+
+def test_data_that_is_divided_otherwise_has_another_reference(pairs: Path, capsys: pytest.CaptureFixture) -> None:
+    for val_fraction in (0.4, 0.0):
+        run_finetune(settings(val_fraction=val_fraction, steps=1, epochs=1))
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step 1/1"))
+        assert "loss 0.693 · reward margin" in line
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,7 @@ def test_a_resumed_run_ends_bit_identical_with_the_reference_that_is_kept(
     assert are_identical(one, other) and len(one["losses"]) == 4
 
 
+@pytest.mark.slow
 def test_a_run_that_replaced_its_first_weights_does_not_go_on_without_its_reference(pairs: Path) -> None:
     others: dict[str, Any] = {
         "output_name": None,
@@ -144,6 +153,20 @@ def test_what_does_not_go_together_is_refused_in_a_line(
     assert not Path("output").exists()
 
 
+def test_the_memory_of_a_step_is_that_of_twice_the_sequences() -> None:
+    assert settings(accumulate=2).memory_plan("float32").sequences == 4
+    assert settings(accumulate=2, objective="likelihood").memory_plan("float32").sequences == 2
+
+
 def test_preferences_are_not_evaluated(pairs: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", "--task=preferences", "--data=pairs.jsonl", "--model=tiny", "--max_new_tokens=9"]) == 2
     assert "--task preferences: is trained on, not scored" in capsys.readouterr().err
+
+
+def test_preferences_may_be_in_memory(pairs: Path) -> None:
+    data = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()][:20]
+    short = {"objective": "dpo", "model": "tiny", "length": 64, "steps": 2, "epochs": 1, "lr": 1e-3, "verbose": 0}
+    (loss,) = gpt_tf2.finetune(data, **short).history["loss"]
+    assert loss < np.log(2) and not Path(".gpt_tf2").exists()
+    with pytest.raises(InputError, match="has no preferences: give dictionaries with prompt, chosen and rejected"):
+        gpt_tf2.finetune([("a", "b")], **short)

@@ -1,10 +1,12 @@
 """`serve` as a process: the address it prints, the key, and how it ends."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -65,17 +67,23 @@ def test_it_ends_well_at_sigterm_after_what_runs_is_finished(folder: Path) -> No
 
 
 @pytest.mark.slow
-def test_what_takes_longer_than_the_deadline_is_cut_off(folder: Path) -> None:
-    process, url = start(folder, "--drain=1", "--batch_size=1")
-    asked = {"prompt": "The tide", "max_tokens": 60, "ignore_eos": True, "n": 128, "stream": True}
-    with httpx.stream("POST", f"{url}/v1/completions", json=asked) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        process.send_signal(signal.SIGINT)
-        with pytest.raises(httpx.RemoteProtocolError):
-            list(lines)
-    process.communicate(timeout=30)
-    assert process.returncode == 0
+@pytest.mark.parametrize(("drain", "signals"), [("0", 1), ("60", 2)])
+def test_what_runs_at_the_deadline_or_a_second_ctrl_c_is_told_so(folder: Path, drain: str, signals: int) -> None:
+    process, url = start(folder, f"--drain={drain}", "--batch_size=1")
+    asked = {"prompt": "The tide", "max_tokens": 60, "ignore_eos": True, "n": 128}
+    with ThreadPoolExecutor(5) as threads:
+        others = [threads.submit(httpx.post, f"{url}/v1/completions", json=asked, timeout=30) for _ in range(5)]
+        with httpx.stream("POST", f"{url}/v1/completions", json=asked | {"stream": True}, timeout=30) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            for _ in range(signals):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.3)
+            last = [line for line in lines if line][-1]
+        assert json.loads(last[6:])["error"]["code"] == "stopping"
+        assert {other.result().status_code for other in others} in ({503}, {200, 503})
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and "Traceback" not in err, err
 
 
 @pytest.mark.parametrize(
@@ -116,10 +124,7 @@ def test_a_missing_package_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(folder)
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("starlette", "uvicorn")]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in [name for name in sys.modules if name.startswith("gpt_tf2.serving")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "starlette", None)
+    monkeypatch.delitem(sys.modules, "gpt_tf2.serving.app", raising=False)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
     assert main(["serve", "tiny"]) == 2
     assert capsys.readouterr().err == "gpt-tf2 serve: serve needs starlette: run pip install '.[serve]'\n"

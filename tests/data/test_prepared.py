@@ -92,6 +92,13 @@ def test_one_process_and_several_prepare_the_same(folder: Path, monkeypatch: pyt
     assert one.key == several.key and one.content == several.content
 
 
+def test_processes_encode_with_the_tokens_that_were_added(folder: Path) -> None:
+    tokenizer = Tokenizer("encoder.json", "vocab.bpe").with_added(["Rain"])
+    tokens = prepare(find_task("cnndm"), "stories", "train", tokenizer, None, lambda *progress: None, pytest.fail)
+    assert (np.asarray(tokens.tokens) == tokenizer.token_id("Rain")).any()
+    assert "Rain fell" in tokenizer.decode(tokens.tokens)
+
+
 def touch() -> None:
     os.utime(find_story())
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpt_tf2
+from gpt_tf2.backend.workers import Workers
 from gpt_tf2.checkpoints.opened import open_model, save_chat_template
 from gpt_tf2.cli import main
 from gpt_tf2.commands.chat import make_example_of_chat
@@ -21,6 +22,9 @@ from gpt_tf2.commands.merge import MergeSettings, merge
 from gpt_tf2.data.encoding import encode_example, encode_text
 from gpt_tf2.data.packing import PackedExamples
 from gpt_tf2.data.prepared import prepare_in_memory
+from gpt_tf2.decoding.engine import open_decoder
+from gpt_tf2.evaluation.completion_perplexity import measure_completions
+from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.generation.prompts import build_prompt
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, ChatTemplate, format_template
 from gpt_tf2.tasks.jsonl import to_example
@@ -216,6 +220,23 @@ def test_the_perplexity_of_completions_is_that_of_the_loss_in_training(workplace
     assert scores["the data's completions"]["all"] == expected
 
 
+def test_a_resumed_measurement_measures_only_the_rest(workplace: Path) -> None:
+    tokenizer = Tokenizer("models/tiny/encoder.json", "models/tiny/vocab.bpe")
+    decoder = open_decoder(open_model("models/tiny"), "graph", "float32", print, lambda done, total: None)
+    examples = [to_example(value, "d:1", DEFAULT_TEMPLATE) for value in (PAIR, CHAT, {"text": "Lanterns"})]
+
+    def measure(name: str, count: int) -> tuple[dict[str, float], list[int]]:
+        journal, done = SharedJournal(Path(name), "job", Workers()), []
+        figures = measure_completions(
+            [decoder], tokenizer, examples[:count], Workers(), journal, lambda now, total: done.append(now)
+        )
+        return figures, done
+
+    first = measure("resumed", 1)
+    assert first[1] == [1] and measure("resumed", 1) == (first[0], [])
+    assert measure("resumed", 3) == (measure("whole", 3)[0], [2, 3])
+
+
 def test_completions_longer_than_the_context_have_a_perplexity(workplace: Path) -> None:
     text = Path("story.txt").read_text()[:700]
     write_lines(Path("d.jsonl"), {"text": text})
@@ -263,3 +284,15 @@ def test_a_split_that_cannot_be_validated_on_is_one_line(
     assert main(command) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and all(word in err for word in words), err
+
+
+def test_preferences_of_another_split_have_a_reference_of_their_own(
+    workplace: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pairs = [{"prompt": "The tide", "chosen": f" counted {n} boats", "rejected": f" lost {n} bells"} for n in range(9)]
+    write_lines(Path("d/train.jsonl"), *pairs[:6])
+    write_lines(Path("d/val.jsonl"), *pairs[6:])
+    flags = ["--objective=dpo", "--val_split=val", "--precision=float32", "--epochs=1", "--steps=1", "--length=32"]
+    assert main(["finetune", "--data=d", "--task=preferences", "--model=tiny", *flags]) == 0
+    out = capsys.readouterr().out  # the model that it begins with prefers neither: both losses are ln 2
+    assert "validation loss after 0 steps: 0.6931" in out and "step 1/1 · loss 0.693 " in out

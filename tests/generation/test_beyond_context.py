@@ -19,7 +19,7 @@ from helpers.workplace import OPENAI_TINY
 
 N_CTX = 64
 TOKENS = np.load(OPENAI_TINY / "expected.npz")["tokens"]
-SHORT, LONG = TOKENS[0, :40].tolist(), TOKENS.ravel()[:150].tolist()
+SHORT, LONG = TOKENS[0, :58].tolist(), TOKENS.ravel()[:150].tolist()
 GREEDY, DRAWN = make_sampler(0), make_sampler(1.3, repetition_penalty=1.1)
 
 
@@ -79,53 +79,53 @@ def complete(decoder: Decoder, tokenizer: Tokenizer, rules: CompletionRules, *pr
 def test_greedy_texts_are_those_of_a_loop_without_a_cache(
     decoder: Decoder, tokenizer: Tokenizer, go_on: Callable, draft: bool
 ) -> None:
-    rules = CompletionRules(GREEDY, 70, min_length=70, slots=2, draft=draft, beyond_context=True)
-    samples = complete(decoder, tokenizer, rules, SHORT, LONG, SHORT[:9])
-    assert [sample.ended for sample in samples] == ["length"] * 3
-    for sample, prompt in zip(samples, [SHORT, LONG, SHORT[:9]], strict=True):
-        assert (sample.text, sample.tokens) == go_on(prompt, 70, GREEDY, min_length=90)
+    rules = CompletionRules(GREEDY, 42, min_length=42, slots=2, draft=draft, beyond_context=True)
+    samples = complete(decoder, tokenizer, rules, SHORT, LONG)
+    assert [sample.ended for sample in samples] == ["length"] * 2
+    for sample, prompt in zip(samples, [SHORT, LONG], strict=True):
+        assert (sample.text, sample.tokens) == go_on(prompt, 42, GREEDY, min_length=42)
 
 
 def test_draws_go_on_where_the_full_context_left_them(decoder: Decoder, tokenizer: Tokenizer, go_on: Callable) -> None:
     if decoder.loops_on_device:
         pytest.skip("the device draws by numbers of its own")
-    rules = CompletionRules(DRAWN, 70, min_length=60, seed=3, beyond_context=True)
+    rules = CompletionRules(DRAWN, 42, min_length=30, seed=3, beyond_context=True)
     (sample,) = complete(decoder, tokenizer, rules, SHORT)
-    assert (sample.text, sample.tokens) == go_on(SHORT, 70, DRAWN, min_length=60, seed=3)
+    assert (sample.text, sample.tokens) == go_on(SHORT, 42, DRAWN, min_length=30, seed=3)
     assert sample.tokens > N_CTX - len(SHORT)
 
 
 def test_samples_do_not_depend_on_what_runs_beside_them(decoder: Decoder, tokenizer: Tokenizer) -> None:
     samples = {}
     for slots in (1, 3):
-        rules = CompletionRules(DRAWN, 80, min_length=80, n_samples=5, seed=1, slots=slots, beyond_context=True)
+        rules = CompletionRules(DRAWN, 42, min_length=42, n_samples=5, seed=1, slots=slots, beyond_context=True)
         samples[slots] = complete(decoder, tokenizer, rules, SHORT)
     assert samples[1] == samples[3] and len({sample.text for sample in samples[1]}) == 5
-    assert {sample.tokens for sample in samples[1]} == {80}
+    assert {sample.tokens for sample in samples[1]} == {42}
 
 
 def test_a_sample_that_fills_its_context_goes_on_before_others_begin(decoder: Decoder, tokenizer: Tokenizer) -> None:
     shown: list[str] = []
-    rules = CompletionRules(GREEDY, 60, min_length=60, n_samples=3, beyond_context=True)
+    rules = CompletionRules(GREEDY, 42, min_length=42, n_samples=3, beyond_context=True)
     prompts = [Prompt("", SHORT)]
     steps = complete_prompts(decoder, tokenizer, prompts, rules, shown.append)
     first = next(filter(None, steps))
-    assert "".join(shown) == first.text and first.tokens == 60
+    assert "".join(shown) == first.text and first.tokens == 42
 
 
 def test_a_stop_text_may_span_two_contexts(decoder: Decoder, tokenizer: Tokenizer) -> None:
     room = N_CTX - len(SHORT)
     whole, before, after = (
         complete(decoder, tokenizer, CompletionRules(GREEDY, count, min_length=count, beyond_context=True), SHORT)[0]
-        for count in (60, room, room + 4)
+        for count in (20, room, room + 4)
     )
     stop = whole.text[len(before.text) - 2 : len(after.text)]
     assert len(stop) > 3 and whole.text.find(stop) == len(before.text) - 2
-    rules = CompletionRules(GREEDY, 60, min_length=60, stops=(stop,), beyond_context=True)
+    rules = CompletionRules(GREEDY, 20, min_length=20, stops=(stop,), beyond_context=True)
     (sample,) = complete(decoder, tokenizer, rules, SHORT)
     assert sample.ended == "stop" and sample.text == whole.text[: len(before.text) - 2]
 
 
 def test_without_it_a_sample_ends_with_the_context(decoder: Decoder, tokenizer: Tokenizer) -> None:
-    (sample,) = complete(decoder, tokenizer, CompletionRules(GREEDY, 90, min_length=24), SHORT)
+    (sample,) = complete(decoder, tokenizer, CompletionRules(GREEDY, 90, min_length=6), SHORT)
     assert (sample.tokens, sample.ended) == (N_CTX - len(SHORT), "context")

@@ -27,6 +27,8 @@ from gpt_tf2.storage.sealed import MARK, SEAL
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.training.state import STEP_STATE_KEYS, History, load_state, read_run, save_state
+from gpt_tf2.vocabularies.byte_level import byte_characters
+from gpt_tf2.vocabularies.openai import define
 from helpers.data_sets import FIXTURES
 from helpers.foreign import write_config, write_model_of_2019, write_pickled, write_shards, write_tf_model
 from helpers.workplace import OPENAI_TINY
@@ -283,6 +285,34 @@ def read_vocabulary(folder: Path) -> None:
     tokenizer.decode(tokenizer.encode("The lanterns of Orrin"))
 
 
+def write_vocabulary_of_others(folder: Path, *names: str) -> None:
+    """RoBERTa's order, as transformers keeps it. names: the files of the tokens."""
+    ids = {name: i for i, name in enumerate(["<s>", "</s>", *byte_characters(), "Ġt", "he", "<mask>"])}
+    merges = [("Ġ", "t"), ("h", "e")]
+    added = {"<user>": len(ids)}
+    flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+    whole = define(ids, merges, [{"id": 0, "content": "<s>"} | flags, {"id": len(ids), "content": "<user>"} | flags])
+    contents = {
+        "vocab.json": ids,
+        "tokenizer.json": whole | {"normalizer": {"type": "NFC"}},
+        "added_tokens.json": added,
+        "special_tokens_map.json": {"bos_token": "<s>", "mask_token": {"content": "<mask>"} | flags},
+        "tokenizer_config.json": {"eos_token": "</s>", "added_tokens_decoder": {"1": {"content": "</s>"} | flags}},
+    }
+    for name, content in contents.items():
+        if name not in ("vocab.json", "tokenizer.json") or name in names:
+            (folder / name).write_text(json.dumps(content))
+    if "merges.txt" in names:
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+
+
+def read_vocabulary_of_others(folder: Path, *names: str) -> None:
+    tokenizer = Tokenizer(*(folder / name for name in names)).with_added(["<new>"])
+    tokenizer.decode(tokenizer.encode("The <mask> lanterns <user> of Orrin", allow_added=False))
+    tokenizer.count_bytes(np.array(tokenizer.encode("the <user></s>", allow_special=True)))
+    len(tokenizer.digest), tokenizer.list_files(for_transformers=True)
+
+
 def list_examples(loader: str, data: Path, split: str) -> None:
     list(read_examples(find_task(loader), str(data), split, Skipped()))
 
@@ -421,6 +451,16 @@ TARGETS = {
         (".json",),
     ),
     "vocabulary": Target(write_vocabulary, read_vocabulary, (".json", ".bpe")),
+    "tokenizer.json": Target(
+        lambda folder: write_vocabulary_of_others(folder, "tokenizer.json"),
+        lambda folder: read_vocabulary_of_others(folder, "tokenizer.json"),
+        (".json",),
+    ),
+    "vocabulary of others": Target(
+        lambda folder: write_vocabulary_of_others(folder, "vocab.json", "merges.txt"),
+        lambda folder: read_vocabulary_of_others(folder, "vocab.json", "merges.txt"),
+        (".json", ".txt"),
+    ),
     ".npz": Target(
         lambda folder: np.savez_compressed(folder / "t.npz", a=np.arange(99), b=np.arange(9, dtype="uint16")),
         lambda folder: read_parts(folder / "t.npz"),

@@ -3,14 +3,19 @@
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import httpx
 
 from gpt_tf2.commands.serve import ServeSettings, open_models
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.serving.app import Limits, make_app
 from gpt_tf2.serving.models import Models
 from gpt_tf2.serving.server import Server, describe_address, listen
+
+HTTP = httpx.Client(timeout=30)  # one for all tests: making one takes 30 ms
 
 
 @contextlib.contextmanager
@@ -25,6 +30,7 @@ def serving(models: Models, limits: Limits | None = None, api_key: str | None = 
         yield describe_address(listening)
         server.should_exit = True
         thread.join()
+        models.close()
 
 
 def open_served(*paths: Path, **settings: object) -> Models:
@@ -76,6 +82,7 @@ class Gate:
 
         def load_gated() -> Decoder:
             decoder = load()
+            decoder.loops_on_device = False  # there a model has no steps of its own
             extend = decoder.extend
 
             def extend_gated(*arguments: object, **named: object) -> object:
@@ -88,3 +95,11 @@ class Gate:
         served.load = load_gated
         models.load_first()
         return models
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Waits for a change in another thread."""
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
 from gpt_tf2 import LanguageModel
 from gpt_tf2.tasks.chat_template import FILE, ChatTemplate, format_template
-from helpers.serving import open_served, serving
+from helpers.serving import HTTP, open_served, serving
 
 TEMPLATE = ChatTemplate(("T: ", "\n"), ("\nQ: ", ""), ("\nA: ", "!"))
 CHAT = [
@@ -118,5 +117,5 @@ def test_a_model_without_chats_says_so(client: openai.OpenAI) -> None:
     ],
 )
 def test_a_bad_chat_is_named(url: str, asked: dict[str, Any], param: str) -> None:
-    answer = httpx.post(f"{url}/v1/chat/completions", json={"model": "chats", "messages": CHAT} | asked)
+    answer = HTTP.post(f"{url}/v1/chat/completions", json={"model": "chats", "messages": CHAT} | asked)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text

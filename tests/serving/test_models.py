@@ -10,7 +10,7 @@ import pytest
 from gpt_tf2 import LanguageModel
 from gpt_tf2.config import SIZES
 from gpt_tf2.serving.models import Models, count_bytes
-from helpers.serving import Gate, open_served, serving
+from helpers.serving import HTTP, Gate, open_served, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def three(tiny: Path, lm: LanguageModel, tmp_path_factory: pytest.TempPathFactor
 
 def ask(url: str, model: str | None) -> httpx.Response:
     named = {} if model is None else {"model": model}
-    return httpx.post(f"{url}/v1/completions", json={"prompt": "The", "max_tokens": 3} | named, timeout=60)
+    return HTTP.post(f"{url}/v1/completions", json={"prompt": "The", "max_tokens": 3} | named, timeout=60)
 
 
 def loaded(models: Models) -> set[str]:
@@ -35,9 +35,9 @@ def test_the_model_used_least_recently_makes_room(three: list[Path]) -> None:
     models = open_served(*three, memory=2.5 * size / 1e9)
     models.load_first()
     with serving(models) as url:
-        assert [model["id"] for model in httpx.get(f"{url}/v1/models").json()["data"]] == ["red", "green", "blue"]
+        assert [model["id"] for model in HTTP.get(f"{url}/v1/models").json()["data"]] == ["red", "green", "blue"]
         assert loaded(models) == {"red"}
-        assert httpx.post(f"{url}/tokenize", json={"model": "blue", "prompt": "The"}).json()["count"] == 1
+        assert HTTP.post(f"{url}/tokenize", json={"model": "blue", "prompt": "The"}).json()["count"] == 1
         for model, expected in [
             ("green", {"red", "green"}),
             ("red", {"red", "green"}),
@@ -58,8 +58,7 @@ def test_a_model_in_use_is_never_unloaded(three: list[Path]) -> None:
     with serving(models) as url, ThreadPoolExecutor(1) as threads:
         gate.shut()
         running = threads.submit(ask, url, "red")
-        while not models.served["red"].jobs:
-            pass
+        wait_until(lambda: models.served["red"].jobs == 1)
         refused = ask(url, "green")
         assert refused.status_code == 503 and refused.headers["retry-after"]
         gate.open()

@@ -5,42 +5,42 @@ import json
 import socket
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpt_tf2 import LanguageModel
+from helpers.serving import HTTP
 
 
 def test_models_and_health(url: str) -> None:
-    listed = httpx.get(f"{url}/v1/models").json()["data"]
+    listed = HTTP.get(f"{url}/v1/models").json()["data"]
     assert [model["id"] for model in listed] == ["tiny"]
-    assert httpx.get(f"{url}/v1/models/tiny").json() == listed[0]
-    assert httpx.get(f"{url}/v1/models/huge").status_code == 404
-    assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+    assert HTTP.get(f"{url}/v1/models/tiny").json() == listed[0]
+    assert HTTP.get(f"{url}/v1/models/huge").status_code == 404
+    assert HTTP.get(f"{url}/health").json() == {"status": "ok"}
 
 
 def test_a_text_becomes_tokens_and_text_again(url: str, lm: LanguageModel) -> None:
     text = "The tide é<|endoftext|>"
-    answer = httpx.post(f"{url}/tokenize", json={"prompt": text, "return_token_strs": True}).json()
+    answer = HTTP.post(f"{url}/tokenize", json={"prompt": text, "return_token_strs": True}).json()
     assert answer["tokens"] == lm.tokenizer.encode(text, allow_special=True)
     assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"]) and answer["max_model_len"] == 64
-    assert httpx.post(f"{url}/detokenize", json={"tokens": answer["tokens"]}).json() == {"prompt": text}
-    wrong = httpx.post(f"{url}/detokenize", json={"tokens": [99_999]})
+    assert HTTP.post(f"{url}/detokenize", json={"tokens": answer["tokens"]}).json() == {"prompt": text}
+    wrong = HTTP.post(f"{url}/detokenize", json={"tokens": [99_999]})
     assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "tokens"
-    info = httpx.get(f"{url}/tokenizer_info").json()
+    info = HTTP.get(f"{url}/tokenizer_info").json()
     assert (info["vocab_size"], info["eos_token_id"]) == (lm.tokenizer.n_vocab, lm.tokenizer.end_of_text)
 
 
 def test_metrics_count_requests_and_tokens(url: str) -> None:
     def read() -> dict[str, float]:
-        families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+        families = text_string_to_metric_families(HTTP.get(f"{url}/metrics").text)
         return {s.name + "".join(map(str, s.labels.values())): s.value for f in families for s in f.samples}
 
     before = read()
-    httpx.post(f"{url}/v1/completions", json={"prompt": "The tide", "max_tokens": 7, "ignore_eos": True})
-    httpx.post(f"{url}/v1/completions", json={"prompt": 1})
-    httpx.get(f"{url}/{'x' * 50}")
+    HTTP.post(f"{url}/v1/completions", json={"prompt": "The tide", "max_tokens": 7, "ignore_eos": True})
+    HTTP.post(f"{url}/v1/completions", json={"prompt": 1})
+    HTTP.get(f"{url}/{'x' * 50}")
     after = read()
     changes = {name: value - before.get(name, 0) for name, value in after.items()}
     assert changes["gpt_tf2_completion_tokens_totaltiny"] == 7 and changes["gpt_tf2_prompt_tokens_totaltiny"] == 4
@@ -52,7 +52,7 @@ def test_metrics_count_requests_and_tokens(url: str) -> None:
 
 
 def test_the_schema_describes_every_route_and_field(url: str) -> None:
-    schema = httpx.get(f"{url}/openapi.json").json()
+    schema = HTTP.get(f"{url}/openapi.json").json()
     assert {"/v1/completions", "/v1/models/{name}", "/tokenize", "/metrics"} <= schema["paths"].keys()
     body = schema["paths"]["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["temperature"]["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 2}
@@ -65,7 +65,7 @@ def test_the_schema_describes_every_route_and_field(url: str) -> None:
     [("GET", "/nothing", 404), ("GET", "/v1/completions", 405), ("OPTIONS", "/v1/completions", 405)],
 )
 def test_a_wrong_path_or_method_is_an_error_in_openais_form(url: str, method: str, path: str, status: int) -> None:
-    answer = httpx.request(method, f"{url}{path}", headers={"Origin": "https://example.org"})
+    answer = HTTP.request(method, f"{url}{path}", headers={"Origin": "https://example.org"})
     assert answer.status_code == status and answer.json()["error"]["message"]
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
@@ -127,7 +127,7 @@ BAD_BODIES = [
 
 @pytest.mark.parametrize("body", BAD_BODIES, ids=lambda body: repr(body[:30]))
 def test_a_hostile_body_is_the_clients_fault(url: str, body: bytes) -> None:
-    answer = httpx.post(f"{url}/v1/completions", content=body, headers={"Content-Type": "application/json"})
+    answer = HTTP.post(f"{url}/v1/completions", content=body, headers={"Content-Type": "application/json"})
     assert 400 <= answer.status_code < 500, answer.text
     assert answer.json()["error"]["message"] and answer.headers["content-type"] == "application/json"
 
@@ -135,16 +135,14 @@ def test_a_hostile_body_is_the_clients_fault(url: str, body: bytes) -> None:
 def test_odd_texts_are_answered(url: str) -> None:
     for prompt in ("\\ud800", "\\u0000", "\\ud83d\\ude00", "\\udc00\\ud800", "\\u202e<script>"):
         body = f'{{"prompt": "{prompt}", "echo": true, "logprobs": 1, "max_tokens": 2, "stop": "{prompt}"}}'
-        answer = httpx.post(
-            f"{url}/v1/completions", content=body.encode(), headers={"Content-Type": "application/json"}
-        )
+        answer = HTTP.post(f"{url}/v1/completions", content=body.encode(), headers={"Content-Type": "application/json"})
         expected = json.loads(f'"{prompt}"').encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         assert answer.json()["choices"][0]["text"].startswith(expected)
 
 
 def test_another_media_type_is_refused(url: str) -> None:
     for headers in ({"Content-Type": "text/plain"}, {}):
-        answer = httpx.post(f"{url}/v1/completions", content=b'{"prompt": "a"}', headers=headers)
+        answer = HTTP.post(f"{url}/v1/completions", content=b'{"prompt": "a"}', headers=headers)
         assert answer.status_code == 415 and "Content-Type" in answer.json()["error"]["message"]
 
 
@@ -170,4 +168,4 @@ def test_what_is_not_http_is_refused(url: str, raw: bytes) -> None:
         connection.shutdown(socket.SHUT_WR)
         answer = connection.recv(4096)
     assert not answer or answer.startswith(b"HTTP/1.1 4"), answer
-    assert httpx.get(f"{url}/health").status_code == 200
+    assert HTTP.get(f"{url}/health").status_code == 200

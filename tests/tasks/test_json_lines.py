@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,12 @@ def test_a_missing_text_and_one_of_another_kind_are_refused() -> None:
 def test_half_a_surrogate_pair_becomes_the_replacement_character() -> None:
     line = Line("d", 1, r'{"text": "a\ud83d b \ud83d\ude00"}')
     assert get_text(parse_line(line), "text", line.name) == "a\ufffd b 😀"
+
+
+def test_a_stream_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "stream"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=('{"text": "one"}\n\n{"text": "two"}\n',))
+    writer.start()
+    assert list_names(path, "train") == ["one", "two"]
+    writer.join()

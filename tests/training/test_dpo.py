@@ -17,6 +17,7 @@ from gpt_tf2.training.devices import ONE_DEVICE, find_devices
 from gpt_tf2.training.lora import add_adapters
 from gpt_tf2.training.optimizers import AdamW
 from gpt_tf2.training.reference import measure_reference
+from gpt_tf2.training.schedule import choose_rate
 from gpt_tf2.training.trainer import Trainer, make_trainer
 from helpers.preferences import draw_pairs, to_tokens
 
@@ -37,7 +38,7 @@ def make_model(seed: int = 1) -> GPT2:
 def make_data(multiple: int = 1) -> PackedPairs:
     """The pairs, with a reference that another model gave."""
     data = PackedPairs(to_tokens(PAIRS), np.arange(len(PAIRS)), 24, END, BETA, multiple)
-    return data.with_reference(measure_reference(make_model(seed=2), [data], 2, lambda done, total: None))
+    return data.with_reference(measure_reference(make_model(seed=2), [data], 2, lambda done, total: None)[0])
 
 
 def make_batch(batch_size: int = 4) -> PairBatch:
@@ -76,7 +77,7 @@ def compute_with_torch() -> tuple[list[float], dict[str, np.ndarray]]:
     return figures, {name: p.grad.numpy() for name, p in models[0].named_parameters()}
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_loss_and_every_gradient_equal_torchs(remat: bool) -> None:
     expected_figures, expected = compute_with_torch()
     model, batch = make_model(), make_batch()
@@ -111,10 +112,10 @@ ON_JAX = pytest.mark.skipif(keras.backend.backend() != "jax", reason="TensorFlow
 @pytest.mark.parametrize(
     "options",
     [
-        {"accumulate": 3},
         {"lora": 4, "accumulate": 2},
-        {"clip_norm": 1e6},
         pytest.param({"devices": 3, "accumulate": 2}, marks=ON_JAX),
+        pytest.param({"accumulate": 3}, marks=pytest.mark.slow),
+        pytest.param({"clip_norm": 1e6}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -127,10 +128,16 @@ def test_steps_are_the_same_however_they_are_computed(options: dict) -> None:
     assert results[0][-1][0] < results[0][0][0]
 
 
+def test_the_learning_rate_is_a_tenth_of_the_usual_one() -> None:
+    for size, lora in [(124_000_000, False), (1_558_000_000, True)]:
+        usual = choose_rate(size, "adamw", lora)
+        assert choose_rate(size, "adamw", lora, prefers=True) == pytest.approx(usual / 10)
+
+
 def test_a_model_is_indifferent_to_its_own_reference() -> None:
     data = PackedPairs(to_tokens(PAIRS), np.arange(len(PAIRS)), 24, END, BETA)
     model, shown = make_model(), []
-    data = data.with_reference(measure_reference(model, [data], 2, lambda *counts: shown.append(counts)))
+    data = data.with_reference(measure_reference(model, [data], 2, lambda *counts: shown.append(counts))[0])
     loss, margin, accuracy = BlockwiseTrainer(model, AdamW()).loss(data.batch(0, 0, 9))
     assert loss == pytest.approx(np.log(2), abs=1e-5) and abs(margin) < 1e-5 and 0 <= accuracy <= 1
     assert shown[-1] == (9, 9) and sorted(shown) == shown
