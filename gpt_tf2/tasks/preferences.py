@@ -1,6 +1,6 @@
 """The task `preferences`: a prompt with two completions, the first of which is preferred, one JSON object per line."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from gpt_tf2.errors import InputError
@@ -33,7 +33,7 @@ def example(item: Item) -> Example:
 def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> Example:
     """A prompt with the chosen and the rejected completion: texts, or lists of messages.
 
-    Messages without a prompt, or with one that is a text, are whole chats, which differ in their last reply.
+    The messages are the reply, or, of a prompt that is a text or missing, whole chats that differ in their last reply.
 
     Raises InputError, naming the line, if something is missing or malformed. Raises Unusable if the completions are
     equal, or one is empty.
@@ -56,12 +56,25 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
 
 def read_reply(pair: dict[str, Any], key: str, template: ChatTemplate, name: str) -> Example:
     """The chat that ends with the chosen or the rejected reply, its last; the others are not learned."""
-    prompt = read_messages(pair["prompt"], f"{name}: prompt") if isinstance(pair.get("prompt"), list) else []
-    *before, last = [*prompt, *read_messages(pair.get(key), f"{name}: {key}")] or [Message("", "", False)]
+    replies = read_messages(pair.get(key), f"{name}: {key}")
+    *before, last = [*read_prompt(pair, key, replies, name), *replies] or [Message("", "", False)]
     if last.role != "assistant":
         raise InputError(f"{name}: {key} does not end with a message of the assistant: end it with the reply")
-    replies = [*(message._replace(is_learned=False) for message in before), last._replace(is_learned=True)]
-    return make_chat(replies, template, name)
+    chat = [*(message._replace(is_learned=False) for message in before), last._replace(is_learned=True)]
+    return make_chat(chat, template, name)
+
+
+def read_prompt(pair: Mapping[str, Any], key: str, replies: Sequence[Message], name: str) -> list[Message]:
+    """The messages of the prompt that are not among the chosen or the rejected ones: a text is the user's message."""
+    prompt = pair.get("prompt")
+    if isinstance(prompt, list):
+        return read_messages(prompt, f"{name}: prompt")
+    if prompt is None or not replies or replies[0].role != "assistant":  # a whole chat, as UltraFeedback's
+        return []
+    if len(replies) > 1:
+        fix = "let it hold the reply alone, or the whole chat"
+        raise InputError(f"{name}: {key} begins with the assistant's message, and more follow: {fix}")
+    return [Message("user", get_text(pair, "prompt", name), False)]
 
 
 def check(*_: object) -> NoReturn:

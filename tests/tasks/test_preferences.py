@@ -44,6 +44,14 @@ def test_a_pair_of_chats_differs_in_the_last_reply(value: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
+    "rejected", [say("", "3")[1:], say("What is 1+1?", "3")], ids=["the reply alone", "the whole chat"]
+)
+def test_a_prompt_that_is_a_text_is_the_users_message_before_replies(rejected: list[dict[str, str]]) -> None:
+    (turn,) = read(prompt="What is 1+1?", chosen=say("", "2")[1:], rejected=rejected).turns
+    assert turn == Turn("\nUser: What is 1+1?\nAssistant:", (" 2", " 3"))
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [
         ({"prompt": "a", "chosen": "b"}, r'^d\.jsonl:3: "rejected" is missing, there is "prompt", "chosen": add it'),
@@ -59,6 +67,14 @@ def test_a_pair_of_chats_differs_in_the_last_reply(value: dict[str, Any]) -> Non
         (
             {"chosen": say("a", "b"), "rejected": say("x", "b")},
             r"^d\.jsonl:3: chosen and rejected differ before their last message: let them differ in that alone",
+        ),
+        (
+            {"prompt": "a", "chosen": say("", "b", "c", "d")[1:], "rejected": say("", "b")[1:]},
+            r"^d\.jsonl:3: chosen begins with the assistant's message, and more follow: let it hold",
+        ),
+        (
+            {"prompt": 1, "chosen": say("", "b")[1:], "rejected": say("", "c")[1:]},
+            r'^d\.jsonl:3: "prompt" is 1, not text',
         ),
     ],
 )
