@@ -121,3 +121,10 @@ def score(predictions: Sequence[Prediction], dataset_path: str, split: str, refe
         return {}
     scores = average(pairs)
     return {"completions": {"all": {"em": scores.em, "f1": scores.f1, "turns": scores.turns}}}
+
+
+def check(examples: Sequence[tuple[int, Example]], dataset_path: str, split: str, references: str | None) -> None:
+    """Raises InputError for references: each line has its own completion."""
+    if references:
+        message = "does not apply to `task` jsonl, whose lines have their own completions: leave it out"
+        raise InputError(message, "references", references)

@@ -14,7 +14,7 @@ from gpt_tf2.data.packing import PackedExamples
 from gpt_tf2.data.prepared import Tokens, prepare_in_memory
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, ChatTemplate, format_template, read_template
-from gpt_tf2.tasks.jsonl import score, to_example, write
+from gpt_tf2.tasks.jsonl import check, score, to_example, write
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import ChatText, Example, Prediction, Unusable
 from gpt_tf2.tokenizer import Tokenizer
@@ -278,3 +278,10 @@ def test_a_malformed_template_is_refused(content: str, message: str, tmp_path: P
 def test_a_template_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "chat.json").write_text(format_template(CHATML))
     assert read_template(tmp_path / "chat.json") == CHATML
+
+
+def test_references_beside_the_lines_own_completions_are_refused() -> None:
+    check([], "d.jsonl", "test", None)
+    with pytest.raises(InputError, match=r"whose lines have their own completions: leave it out") as error:
+        check([], "d.jsonl", "test", "gold.jsonl")
+    assert (error.value.setting, error.value.value) == ("references", "gold.jsonl")
