@@ -7,7 +7,7 @@ from typing import Any
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring.coqa import average, score_turn
 from gpt_tf2.tasks.chat_template import ChatTemplate
-from gpt_tf2.tasks.chats import Message, make_chat, read_messages
+from gpt_tf2.tasks.chats import Message, add_system, check_no_system, make_chat, read_messages
 from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
 from gpt_tf2.tasks.json_lines import Line, Lines, get_text, list_keys, list_lines, parse_line
 from gpt_tf2.tasks.task import DEFAULT_READING, Example, Prediction, Reading, Scores, Turn, Unusable
@@ -53,6 +53,7 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
     if (messages := read_chat(value, name)) is not None:
         return make_chat(messages, template, name)
     if "prompt" in value or "completion" in value:
+        check_no_system(value, name)
         prompt, completion = get_text(value, "prompt", name), get_text(value, "completion", name)
     elif "text" in value:
         prompt, completion = "", get_text(value, "text", name)
@@ -67,26 +68,23 @@ def read_chat(value: Mapping[str, Any], name: str) -> list[Message] | None:
     """The messages of a line in one of the forms of chats; None if it has another form.
 
     These are `messages`, `prompt` and `completion` as lists of messages, ShareGPT's `conversations`, and Alpaca's
-    `instruction`, `input` and `output`.
+    `instruction`, `input` and `output`; the system's message may stand beside each.
     """
     if "messages" in value:
-        return read_messages(value["messages"], name)
-    if "conversations" in value:
-        return [*read_system(value, name), *read_messages(value["conversations"], name, ("from", "value"))]
-    if isinstance(value.get("prompt"), list):
+        messages = read_messages(value["messages"], name)
+    elif "conversations" in value:
+        messages = read_messages(value["conversations"], name, ("from", "value"))
+    elif isinstance(value.get("prompt"), list):
         given = read_messages(value["prompt"], f"{name}: prompt")
         replies = read_messages(value.get("completion"), f"{name}: completion")
-        return [*(message._replace(is_learned=False) for message in given), *replies]
-    if "instruction" in value and "output" in value:
+        messages = [*(message._replace(is_learned=False) for message in given), *replies]
+    elif "instruction" in value and "output" in value:
         asked = "\n".join(get_text(value, key, name) for key in ("instruction", "input") if value.get(key))
         reply = get_text(value, "output", name)
-        return [*read_system(value, name), Message("user", asked, False), Message("assistant", reply, True)]
-    return None
-
-
-def read_system(value: Mapping[str, Any], name: str) -> list[Message]:
-    """The system's message that stands beside a chat, if there is one."""
-    return [Message("system", get_text(value, "system", name), False)] if value.get("system") else []
+        messages = [Message("user", asked, False), Message("assistant", reply, True)]
+    else:
+        return None
+    return add_system(messages, value, name)
 
 
 def write(predictions: Sequence[Prediction]) -> str:

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.chat_template import ChatTemplate
-from gpt_tf2.tasks.chats import Message, make_chat, read_messages
+from gpt_tf2.tasks.chats import Message, add_system, check_no_system, make_chat, read_messages
 from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
 from gpt_tf2.tasks.json_lines import get_text, list_lines, parse_line
 from gpt_tf2.tasks.jsonl import Item, Items
@@ -47,6 +47,7 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
         passage, prompt = chosen.passage, chosen.turns[0].prompt
         completions = chosen.turns[0].completions + rejected.turns[0].completions
     else:
+        check_no_system(pair, name)
         passage, prompt = "", get_text(pair, "prompt", name)
         completions = get_text(pair, "chosen", name), get_text(pair, "rejected", name)
     if completions[0] == completions[1]:
@@ -57,7 +58,8 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
 def read_reply(pair: dict[str, Any], key: str, template: ChatTemplate, name: str) -> Example:
     """The chat that ends with the chosen or the rejected reply, its last; the others are not learned."""
     replies = read_messages(pair.get(key), f"{name}: {key}")
-    *before, last = [*read_prompt(pair, key, replies, name), *replies] or [Message("", "", False)]
+    whole = add_system([*read_prompt(pair, key, replies, name), *replies], pair, name)
+    *before, last = whole or [Message("", "", False)]
     if last.role != "assistant":
         raise InputError(f"{name}: {key} does not end with a message of the assistant: end it with the reply")
     chat = [*(message._replace(is_learned=False) for message in before), last._replace(is_learned=True)]

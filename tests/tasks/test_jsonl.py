@@ -75,6 +75,11 @@ def show(example: Example) -> str:
             {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}], "system": "S"},
             "S\n\nUser: Hi\nAssistant:[ Hello]",
         ),
+        # The system's message beside a chat, once if it is there twice
+        ({"messages": [USER, BOT], "system": "S"}, "S\n\nUser: Hi\nAssistant:[ Hello there]"),
+        ({"messages": [SYSTEM, USER, BOT], "system": "Be brief."}, "Be brief.\n\nUser: Hi\nAssistant:[ Hello there]"),
+        ({"prompt": [USER], "completion": [BOT], "system": "S"}, "S\n\nUser: Hi\nAssistant:[ Hello there]"),
+        ({"prompt": "1 + 1 =", "completion": " 2", "system": None}, "1 + 1 =[ 2]"),
         # Alpaca's
         ({"instruction": "Add", "input": "1 1", "output": "2"}, "\nUser: Add\n1 1\nAssistant:[ 2]"),
         ({"instruction": "Add", "input": "", "output": "2", "text": "…"}, "\nUser: Add\nAssistant:[ 2]"),
@@ -98,6 +103,8 @@ REFUSED: list[tuple[dict, str]] = [
     ({"prompt": "a"}, 'd.jsonl:3: "completion" is missing, there is "prompt": add it, or rename what stands for it'),
     ({"completion": "a"}, 'd.jsonl:3: "prompt" is missing'),
     ({"prompt": "a", "completion": None}, 'd.jsonl:3: "completion" is null, not text'),
+    ({"prompt": "a", "completion": "b", "system": "S"}, 'd.jsonl:3: "system" beside texts is not read: write lists of'),
+    ({"messages": [USER, BOT], "system": 1}, 'd.jsonl:3: "system" is 1, not text'),
     ({"prompt": [USER], "completion": "a"}, "d.jsonl:3: completion: not a list: write [{"),
     ({"text": ["a"]}, 'd.jsonl:3: "text" is a list, not text'),
     ({"messages": []}, "d.jsonl:3: no message of the assistant, so nothing to learn: end it with a reply"),

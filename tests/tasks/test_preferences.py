@@ -51,11 +51,21 @@ def test_a_prompt_that_is_a_text_is_the_users_message_before_replies(rejected: l
     assert turn == Turn("\nUser: What is 1+1?\nAssistant:", (" 2", " 3"))
 
 
+@pytest.mark.parametrize("prompt", ["Hi", say("Hi")], ids=["text", "messages"])
+def test_the_systems_message_may_stand_beside_a_chat(prompt: Any) -> None:
+    example = read(system="Be brief.", prompt=prompt, chosen=say("", "2")[1:], rejected=say("", "3")[1:])
+    assert example.passage + example.turns[0].prompt == "Be brief.\n\nUser: Hi\nAssistant:"
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
         ({"prompt": "a", "chosen": "b"}, r'^d\.jsonl:3: "rejected" is missing, there is "prompt", "chosen": add it'),
         ({"chosen": "b", "rejected": "c"}, r'^d\.jsonl:3: "prompt" is missing, there is "chosen", "rejected"'),
+        (
+            {"system": "S", "prompt": "a", "chosen": "b", "rejected": "c"},
+            r'^d\.jsonl:3: "system" beside texts is not read: write lists of messages, or put it into the prompt',
+        ),
         ({"prompt": "a", "chosen": "b", "rejected": None}, r'^d\.jsonl:3: "rejected" is null, not text'),
         ({"prompt": "a", "chosen": "b", "rejected": say("c")}, r'^d\.jsonl:3: "rejected" is a list, not text'),
         ({"chosen": say("a", "b"), "rejected": "c"}, r"^d\.jsonl:3: rejected: not a list"),
