@@ -11,10 +11,10 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.storage.json_text import parse_json
 from gpt_tf2.storage.text_files import ENCODING_FIX, decode, plain_suffix, read_blocks
 from gpt_tf2.tasks.data_files import is_stream, list_files
+from gpt_tf2.tasks.split_names import split_of
 from gpt_tf2.tasks.tables import split_lines
 
 SPLITS = ("train", "val", "test")
-SPLIT_NAME = re.compile(r"(?<![a-z])(train|val|dev|test)(?:ing|id|idation)?(?![a-z])")
 SURROGATE = re.compile("[\ud800-\udfff]")
 FIX = "write one object per line"
 
@@ -68,33 +68,20 @@ def list_lines(dataset_path: str, split: str, encoding: str | None) -> Lines | l
         lines = Lines(list(list_files(dataset_path)), encoding)
         return list(iter(lines)) if is_stream(dataset_path) else lines  # list(lines) asks for their number, a pass
     paths = [Path(path) for path in list_files(dataset_path) if plain_suffix(Path(path)) == ".jsonl"]
-    by_split: dict[str, list[str]] = {}
+    by_split: dict[str | None, list[str]] = {}
     for path in paths:
         if not path.relative_to(folder).as_posix().startswith("."):
             by_split.setdefault(split_of(path.relative_to(folder)), []).append(str(path))
     if not by_split:
         raise InputError("no .jsonl file in it: give the file, or a folder with train.jsonl", "data", dataset_path)
-    if list(by_split) == [""]:
-        return Lines(by_split[""], encoding)
+    if list(by_split) == [None]:
+        return Lines(by_split[None], encoding)
     if "dev" in by_split:
         by_split["val" if "test" in by_split else "test"] = by_split.pop("dev")
     if split not in by_split:
         there = ", ".join(name for name in SPLITS if name in by_split)
         raise InputError(f"no {split}.jsonl in it, only {there}: give one of these as `split`", "data", dataset_path)
     return Lines(by_split[split], encoding)
-
-
-def split_of(path: Path) -> str:
-    """The split that a file's name tells, or else its folder's; "" for none. path: relative to the data set's folder.
-
-    Example:
-        >>> split_of(Path("chats-validation.jsonl")), split_of(Path("test/part1.jsonl")), split_of(Path("all.jsonl"))
-        ('val', 'test', '')
-    """
-    for name in (path.name.lower(), path.parent.name.lower()):
-        if words := SPLIT_NAME.findall(name):
-            return str(words[0])
-    return ""
 
 
 def parse_line(line: Line) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def list_names(path: Path | str, split: str) -> list[str]:
         (["train.jsonl", "dev.jsonl"], [["train.jsonl"], None, ["dev.jsonl"]]),
         (["train.jsonl", "dev.jsonl", "test.jsonl"], [["train.jsonl"], ["dev.jsonl"], ["test.jsonl"]]),
         (["a.jsonl", "b.jsonl", "notes.txt"], [["a.jsonl", "b.jsonl"]] * 3),
+        (["my_test_train.jsonl", "my_test_val.jsonl"], [["my_test_train.jsonl"], ["my_test_val.jsonl"], None]),
         (["training.jsonl", "contest.jsonl"], [["training.jsonl"], None, None]),
     ],
 )
