@@ -206,8 +206,8 @@ def join_highlights(highlights: Iterable[str]) -> str:
     """A whole summary: a highlight per line, as few end with a full stop.
 
     Example:
-        >>> join_highlights(["\n\nLamps were lit\n\n", "\n\nBoats came\n home."])
-        'Lamps were lit\nBoats came home.'
+        >>> join_highlights(["\\n\\nLamps were lit\\n\\n", "\\n\\nBoats came\\n home."])
+        'Lamps were lit\\nBoats came home.'
     """
     return "\n".join(" ".join(highlight.split()) for highlight in highlights)
 

@@ -10,7 +10,7 @@ from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.chats import Message, add_system, check_no_system, make_chat, read_messages
 from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
 from gpt_tf2.tasks.json_lines import Line, Lines, get_text, list_keys, list_lines, parse_line
-from gpt_tf2.tasks.task import DEFAULT_READING, Example, Prediction, Reading, Scores, Turn, Unusable
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Prediction, Reading, Scores, Turn, Unusable
 
 READS = ("encoding", "chat_template")
 STOP = ""  # a completion may have line breaks: only the end-of-text token ends it
@@ -22,7 +22,7 @@ Item = tuple[Line, ChatTemplate]
 
 
 class Items:
-    """The lines of a split, each with the template for chats."""
+    """The lines of a split, each with the template for chats, and the notes among them."""
 
     def __init__(self, lines: Lines | list[Line], template: ChatTemplate):
         self.lines, self.template = lines, template
@@ -30,11 +30,11 @@ class Items:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __iter__(self) -> Iterator[Item]:
-        return ((line, self.template) for line in self.lines)
+    def __iter__(self) -> Iterator[Item | Note]:
+        return (line if isinstance(line, Note) else (line, self.template) for line in self.lines)
 
 
-def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item]:
+def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item | Note]:
     """The lines of a split that are not blank; see `list_lines`."""
     return Items(list_lines(dataset_path, split, reading.encoding), reading.chat_template)
 

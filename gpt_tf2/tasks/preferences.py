@@ -10,7 +10,7 @@ from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
 from gpt_tf2.tasks.json_lines import get_text, list_lines, parse_line
 from gpt_tf2.tasks.jsonl import Item, Items
 from gpt_tf2.tasks.lookup import has_no_completions
-from gpt_tf2.tasks.task import DEFAULT_READING, Example, Reading, Turn, Unusable
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Reading, Turn, Unusable
 
 READS = ("encoding", "chat_template")
 STOP = ""
@@ -19,7 +19,7 @@ SUFFIX = ".jsonl"
 write = score = has_no_completions
 
 
-def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item]:
+def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item | Note]:
     """The lines of a split that are not blank; see `list_lines`."""
     return Items(list_lines(dataset_path, split, reading.encoding), reading.chat_template)
 

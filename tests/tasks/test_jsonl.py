@@ -292,3 +292,12 @@ def test_references_beside_the_lines_own_completions_are_refused() -> None:
     with pytest.raises(InputError, match=r"whose lines have their own completions: leave it out") as error:
         check([], "d.jsonl", "test", "gold.jsonl")
     assert (error.value.setting, error.value.value) == ("references", "gold.jsonl")
+
+
+def test_a_line_names_the_files_that_are_not_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("train.jsonl", "part2.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"text": name}) + "\n")
+    assert main(["show-data", "--task=jsonl", f"--data={tmp_path}"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"== {tmp_path}/train.jsonl:1\n⟦train.jsonl⟧\n\n"
+    assert err == f"{tmp_path}: not read, as no split is in their names: part2.jsonl\n"
