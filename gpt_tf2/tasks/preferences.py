@@ -1,7 +1,7 @@
 """The task `preferences`: a prompt with two completions, the first of which is preferred, one JSON object per line."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.chat_template import ChatTemplate
@@ -9,14 +9,15 @@ from gpt_tf2.tasks.chats import Message, add_system, check_no_system, make_chat,
 from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
 from gpt_tf2.tasks.json_lines import get_text, list_lines, parse_line
 from gpt_tf2.tasks.jsonl import Item, Items
-from gpt_tf2.tasks.lookup import has_no_completions
+from gpt_tf2.tasks.lookup import make_no_predictions
 from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Reading, Turn, Unusable
 
 READS = ("encoding", "chat_template")
 STOP = ""
 NAMES = ("passage", "completions")
+PREFERS = True
 SUFFIX = ".jsonl"
-write = score = has_no_completions
+write = score = make_no_predictions
 
 
 def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item | Note]:
@@ -77,10 +78,3 @@ def read_prompt(pair: Mapping[str, Any], key: str, replies: Sequence[Message], n
         fix = "let it hold the reply alone, or the whole chat"
         raise InputError(f"{name}: {key} begins with the assistant's message, and more follow: {fix}")
     return [Message("user", get_text(pair, "prompt", name), False)]
-
-
-def check(*_: object) -> NoReturn:
-    """Raises InputError: completions that are preferred are no references to score against."""
-    raise InputError(
-        "is trained on, not scored: score prompts with one completion each, `task` jsonl", "task", "preferences"
-    )
