@@ -14,7 +14,7 @@ from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Reading, Turn, Un
 
 READS = ("encoding", "chat_template")
 STOP = ""
-NAMES = ("passage", "completions")
+NAMES = None
 PREFERS = True
 SUFFIX = ".jsonl"
 write = score = make_no_predictions

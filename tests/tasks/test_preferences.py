@@ -101,8 +101,12 @@ def test_equal_completions_teach_nothing(value: dict[str, Any]) -> None:
         read(prompt="a", **value)
 
 
-def test_pairs_are_shown_and_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_both_completions_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
-    assert main(["show-data", "--task=preferences", f"--data={path}", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["completions"] == ["b", "c"]
+    path.write_text(json.dumps({"prompt": "1 + 1 =", "chosen": " 2", "rejected": " 3"}) + "\n")
+    command = ["show-data", "--task=preferences", f"--data={path}"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"== {path}:1\n1 + 1 =⟦ 2⟧ chosen\n⟦ 3⟧ rejected\n\n"
+    assert main([*command, "--json"]) == 0
+    record = {"id": f"{path}:1", "prompt": "1 + 1 =", "chosen": " 2", "rejected": " 3"}
+    assert json.loads(capsys.readouterr().out) == record
