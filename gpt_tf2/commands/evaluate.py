@@ -162,9 +162,13 @@ def check_whole(settings: EvaluateSettings) -> None:
 
 
 def check_trials(settings: EvaluateSettings, task: Task) -> None:
-    """Raises InputError for several samples that would be the same, or that the task does not join."""
+    """Raises InputError for several samples that would be the same, or that are not joined."""
     if not task.joins:
         raise InputError(f"does not apply to `task` {task.name}: leave it out", "num_trials", settings.num_trials)
+    if settings.highlights == "all":
+        raise InputError(
+            "joins sentences, not whole summaries: drop it, or `highlights`", "num_trials", settings.num_trials
+        )
     if settings.sampler().greedy:
         message = "the samples would be the same: raise `temperature` above 0, and `top_k` above 1"
         raise InputError(message, "num_trials", settings.num_trials)
