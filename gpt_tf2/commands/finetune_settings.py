@@ -474,7 +474,6 @@ def identify_run(
         if declared.shared
     }
     shared["--lora_alpha"] = settings.lora_alpha or settings.lora_rank
-    shared["--base_precision"] = settings.base_precision or settings.precision
     shared["--dpo_beta"] = settings.beta()
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run

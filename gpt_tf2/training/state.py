@@ -26,7 +26,13 @@ STATE_FIX = "leave `resume` out to start again"
 # What a run also depends on, by the names in the state file. Earlier versions did not save it: their runs resume.
 WEIGHTS, VOCABULARY = "the weights", "the vocabulary"
 # Settings that earlier versions did not have, and what they did.
-FORMER = {"--too_long": "skip", "--highlights": "one", "--add_tokens": None, "--objective": "likelihood"}
+FORMER = {
+    "--too_long": "skip",
+    "--highlights": "one",
+    "--add_tokens": None,
+    "--objective": "likelihood",
+    "--base_precision": None,
+}
 STEP_STATE_KEYS = {"updates": "updates", "loss_scale": "scale", "updates_at_scale": "held"}  # field → key in the file
 
 
@@ -79,8 +85,7 @@ def read_run(path: Path) -> dict[str, Any]:
 def read_identity(file: HDF5File) -> dict[str, Any]:
     """Return what a saved run's result depends on, with the settings that earlier versions did not have."""
     run = read_table(file, "run")
-    former = {"--lora_alpha": run.get("--lora_rank", 0), "--base_precision": run.get("--precision")}
-    return FORMER | former | run
+    return FORMER | {"--lora_alpha": run.get("--lora_rank", 0)} | run
 
 
 def read_table(file: HDF5File, name: str) -> dict[str, Any]:
