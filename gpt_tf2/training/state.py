@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SEALED = "checksum"  # the attribute of a file that has one
 STATE_FIX = "leave `resume` out to start again"
 # What a run also depends on, by the names in the state file. Earlier versions did not save it: their runs resume.
-WEIGHTS, VOCABULARY = "the weights", "the vocabulary"
+WEIGHTS, VOCABULARY, TEMPLATE = "the weights", "the vocabulary", "the chat template"
 # Settings that earlier versions did not have, and what they did.
 FORMER = {
     "--too_long": "skip",
@@ -136,7 +136,7 @@ def load_state(
 def check_run(path: Path, run: dict[str, Any], saved: dict[str, Any], sources: Mapping[str, Path]) -> None:
     """Raise InputError, which names the first difference, unless a run is the saved one."""
     for key, value in run.items():
-        if saved.get(key) == value or (key in (WEIGHTS, VOCABULARY) and key not in saved):
+        if saved.get(key) == value or (key in (WEIGHTS, VOCABULARY, TEMPLATE) and key not in saved):
             continue
         if key in sources:
             problem = f"differs from {key} that the run began with ({path})"
