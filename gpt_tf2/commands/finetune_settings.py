@@ -79,7 +79,7 @@ class FinetuneSettings:
     )
     too_long: str = flag(
         "shorten",
-        "examples that do not fit into --length: shorten their passage at its end, or skip them",
+        "examples that do not fit into --length: shorten their passage at its end, or skip them (dpo skips)",
         group="data",
         choices=("shorten", "skip"),
         shared=True,
