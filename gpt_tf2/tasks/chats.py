@@ -102,7 +102,7 @@ def make_chat(messages: Sequence[Message], template: ChatTemplate, name: str) ->
     passage = [""]
     for message in messages[:spoken]:
         append(passage, message, template)
-    turns, prompt = [], [""]
+    turns, prompt, reply_end = [], [""], END_OF_TEXT + template.assistant[1]
     for number, message in enumerate(messages[spoken:], start=spoken + 1):
         if message.role == "system":
             raise InputError(f"{name}: message {number} is the system's, after the chat has begun: put it first")
@@ -114,10 +114,10 @@ def make_chat(messages: Sequence[Message], template: ChatTemplate, name: str) ->
         opening, spaces = split_opening(template.assistant[0])
         prompt[-1] += opening
         turns.append(Turn(ChatText(*prompt), (ChatText("", spaces + message.content),)))
-        prompt = [END_OF_TEXT + template.assistant[1]]
+        prompt = [reply_end]
     if not turns:
         raise InputError(f"{name}: no message of the assistant, so nothing to learn: end it with a reply")
-    return Example(name, ChatText(*passage), tuple(turns))
+    return Example(name, ChatText(*passage), tuple(turns), reply_end)
 
 
 def append(parts: list[str], message: Message, template: ChatTemplate) -> None:
