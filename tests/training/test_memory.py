@@ -23,13 +23,16 @@ MEASURED = {
     ("355M", "lora"): 1.76,
     ("774M", "adafactor"): 4.60,
     ("774M", "lora"): 2.75,
+    ("124M", "int8"): 1.13,
+    ("1558M", "int8"): 3.07,
     ("1558M", "adafactor"): 8.06,
 }
 
 
 @pytest.mark.parametrize(("size", "kind"), MEASURED)
 def test_predictions_are_within_15_percent_of_measurements(size: str, kind: str) -> None:
-    plan = MemoryPlan("adamw", True, 8) if kind == "lora" else MemoryPlan(kind, True)
+    adapters = MemoryPlan("adamw", True, 8, int8=kind == "int8")
+    plan = adapters if kind in ("lora", "int8") else MemoryPlan(kind, True)
     assert predict_total(SIZES[size], plan) / 1e9 == pytest.approx(MEASURED[size, kind], rel=0.15)
 
 
