@@ -132,6 +132,7 @@ def complete(url: str, prompt: str, tokens: int = 6) -> str:
 def test_write_continues_and_undoes(page: "Page", address: str) -> None:
     written = continue_text(page, "The tide")
     assert written == complete(address, "The tide") and len(written) > len("The tide")
+    assert "The tide" + (page.locator("#written[aria-live]").text_content() or "") == written  # for screen readers
     page.locator("#text").press("End")
     page.keyboard.type(" and")
     for button, text in [

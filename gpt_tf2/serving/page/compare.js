@@ -35,7 +35,7 @@ class Side {
     const options = models.map(({ id }) => make("option", {}, id));
     this.model = make("select", { id: `${name}-model` }, ...options);
     this.model.value = model;
-    this.text = make("div", { className: "output", id: `${name}-text` });
+    this.text = make("div", { className: "output", id: `${name}-text`, "aria-live": "polite" });
     this.figures = make("p", { className: "status" });
     const controls = make("div");
     this.settings = new Settings(controls, name, { preset, seed: false });
@@ -55,6 +55,7 @@ class Side {
     const shown = make("span", { className: "written" });
     this.text.replaceChildren(body.prompt, shown);
     this.figures.textContent = "";
+    this.text.setAttribute("aria-busy", "true"); // read out once it is whole
     try {
       for await (const { choices } of stream("v1/completions", { ...body, logprobs: 0 }, signal)) {
         written += choices[0].text;
@@ -63,6 +64,8 @@ class Side {
       }
     } catch (error) {
       throw new Error(`${body.model}: ${error.message}`);
+    } finally {
+      this.text.setAttribute("aria-busy", "false");
     }
     this.figures.textContent = describeSpeed(tokens, began);
   }

@@ -39,7 +39,8 @@ export class Settings {
     const { name, label, about, min, max, step } = control;
     const id = `${prefix}-${name}`;
     const shown = { min, max, step };
-    const number = make("input", { id, type: "number", ...shown, "aria-describedby": `${id}-about` });
+    const fine = Number.isInteger(step) ? step : 0.01;
+    const number = make("input", { id, type: "number", ...shown, step: fine, "aria-describedby": `${id}-about` });
     const slider = make("input", { type: "range", ...shown, tabIndex: -1, "aria-hidden": "true" });
     const change = (from, to) => () => {
       to.value = from.value;

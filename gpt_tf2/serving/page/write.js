@@ -74,7 +74,7 @@ export class Write {
   }
 
   travel(direction) {
-    if (this.runs.isRunning) return;
+    if (this.runs.isRunning) return this.runs.end();
     this.history[direction]();
     this.alternatives.hide();
     this.show();
@@ -97,6 +97,7 @@ export class Write {
       const scored = [];
       let written = "";
       this.area.readOnly = true;
+      get("written").textContent = "";
       if (isStep) this.history.push(before);
       try {
         for await (const { choices } of stream(path, { ...body, logprobs: CONSIDERED }, signal)) {
@@ -109,6 +110,7 @@ export class Write {
         this.area.readOnly = false;
         if (isStep && !written) this.history.undo();
         this.show();
+        get("written").textContent = written;
       }
       return written ? describeSpeed(scored.length, began) : "The model ends the text here.";
     });
@@ -123,6 +125,8 @@ export class Write {
     cancelAnimationFrame(this.frame);
     this.frame = null;
     const { text, tokens } = this.draft;
+    const bottom = () => this.mirror.getBoundingClientRect().bottom;
+    const follows = this.runs.isRunning && bottom() <= innerHeight; // unless somebody reads further up
     if (this.area.value !== text) {
       this.area.value = text;
       this.area.setSelectionRange(text.length, text.length);
@@ -137,6 +141,7 @@ export class Write {
       shown = token.end;
     }
     this.mirror.replaceChildren(...parts, `${text.slice(shown)}\u200b`); // so that a last empty line has its height
+    if (follows && bottom() > innerHeight) get("write-status").scrollIntoView({ block: "nearest" });
     get("undo").disabled = !this.history.past.length;
     get("redo").disabled = !this.history.future.length;
     get("show-alternatives").disabled = !tokens.length;
