@@ -122,16 +122,16 @@ def continue_text(page: "Page", text: str, tokens: int = 6) -> str:
     return page.locator("#text").input_value()
 
 
-def complete(url: str, prompt: str, tokens: int = 6) -> str:
-    """What the API answers to the page's request."""
+def complete(url: str, prompt: str | list[int], tokens: int = 6) -> str:
+    """How the API continues a prompt when it is asked as the page asks."""
     asked = {"model": "story", "prompt": prompt, "max_tokens": tokens, "temperature": 0.8, "top_p": 0.95, "seed": 6}
-    return prompt + HTTP.post(f"{url}/v1/completions", json=asked).json()["choices"][0]["text"]
+    return HTTP.post(f"{url}/v1/completions", json=asked).json()["choices"][0]["text"]
 
 
 @pytest.mark.slow
 def test_write_continues_and_undoes(page: "Page", address: str) -> None:
     written = continue_text(page, "The tide")
-    assert written == complete(address, "The tide") and len(written) > len("The tide")
+    assert written == "The tide" + complete(address, "The tide") and len(written) > len("The tide")
     assert "The tide" + (page.locator("#written[aria-live]").text_content() or "") == written  # for screen readers
     page.locator("#text").press("End")
     page.keyboard.type(" and")
@@ -199,7 +199,7 @@ def test_a_token_is_replaced_by_an_alternative_and_goes_on_from_there(page: "Pag
     chosen = (other.locator(".name").text_content() or "").replace("␣", " ").replace("↵", "\n")
     other.click()
     expect(window).to_be_hidden()
-    expect(page.locator("#text")).to_have_value(complete(address, "The tide" + chosen, 1))
+    expect(page.locator("#text")).to_have_value("The tide" + chosen + complete(address, "The tide" + chosen, 1))
     page.get_by_role("button", name="Undo").click()
     expect(page.locator("#text")).to_have_value(written)
 
@@ -288,7 +288,7 @@ def test_compare_writes_both_sides_with_one_seed(page: "Page", address: str) -> 
     run.click()
     expect(page.locator("#compare-status")).to_have_text("Done.")
     texts = page.locator(".output").all_text_contents()
-    assert texts == [complete(address, "The tide")] * 2  # the same weights and settings
+    assert texts == ["The tide" + complete(address, "The tide")] * 2  # the same weights and settings
     page.locator("#right select").nth(1).select_option("Precise")
     run.click()
     expect(page.locator("#right-text")).not_to_have_text(texts[1])
@@ -313,12 +313,21 @@ def test_a_setting_that_cannot_be_is_named(page: "Page") -> None:
 
 
 @pytest.mark.slow
-def test_an_error_of_the_server_is_shown_and_changes_nothing(page: "Page") -> None:
-    text = "lantern " * 60  # more than the context
-    page.locator("#text").fill(text)
-    page.get_by_role("button", name="Continue").click()
-    expect(page.locator("#write-status.error")).to_contain_text("64")
-    expect(page.locator("#text")).to_have_value(text)
+def test_a_text_beyond_the_context_is_continued_from_its_end(page: "Page", address: str) -> None:
+    text = "lantern " * 60
+    written = continue_text(page, text, 4)
+    expect(page.locator("#write-status")).to_contain_text("The model saw the last 60 tokens of the text.")
+    ids = HTTP.post(f"{address}/tokenize", json={"model": "story", "prompt": text}).json()["tokens"]
+    assert written == text + complete(address, ids[-60:], 4)
+
+
+@pytest.mark.slow
+def test_an_error_of_the_server_is_shown(page: "Page") -> None:
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_label("Prompt").fill("lantern " * 60)  # more than the context
+    page.locator("#run").click()
+    expect(page.locator("#compare-status.error")).to_contain_text("the model's context is 64")
+    expect(page.locator("#run")).to_be_enabled()
 
 
 @pytest.mark.slow

@@ -6,6 +6,11 @@ export async function listModels() {
   return (await (await send("v1/models")).json()).data;
 }
 
+/** A text's `tokens` by their ids, and the model's `max_model_len`. */
+export async function tokenize(model, prompt, signal) {
+  return (await send("tokenize", { body: JSON.stringify({ model, prompt }), method: "POST", signal })).json();
+}
+
 /** Yields the chunks of a streamed answer. Throws an Error with the server's message; aborting ends it quietly. */
 export async function* stream(path, body, signal) {
   try {

@@ -28,9 +28,9 @@ async function start() {
   });
   startCopying();
   for (const [id, name, write] of [["as-curl", "As curl", asCurl], ["as-python", "As Python", asPython]]) {
-    get(id).addEventListener("click", () => {
+    get(id).addEventListener("click", async () => {
       try {
-        showSnippet(name, write(parts[shown].request()));
+        showSnippet(name, write(await parts[shown].request()));
       } catch (error) {
         say(get(`${shown}-status`), error.message, true);
       }

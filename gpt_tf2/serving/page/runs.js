@@ -31,7 +31,8 @@ export class Runs {
       const done = await work(signal);
       say(this.line, signal.aborted ? "Stopped." : done);
     } catch (error) {
-      say(this.line, error.message, true);
+      if (signal.aborted) say(this.line, "Stopped.");
+      else say(this.line, error.message, true);
     } finally {
       const hadFocus = document.activeElement === this.stop;
       this.aborter = null;

@@ -1,6 +1,6 @@
 // Write: a text that the model continues, and whose tokens can be replaced by others.
 import { Alternatives } from "./alternatives.js";
-import { stream } from "./api.js";
+import { stream, tokenize } from "./api.js";
 import { get, make } from "./dom.js";
 import { EMPTY, append, branch, edit, readTokens, tokenAt } from "./draft.js";
 import { History } from "./history.js";
@@ -27,9 +27,13 @@ export class Write {
     return this.history.value;
   }
 
-  /** The request that continues the text. */
-  request() {
-    return { path: "v1/completions", body: { model: this.model(), prompt: this.draft.text, ...this.settings.read() } };
+  /** The request that continues the text, or the end of it if the model's context does not hold more. */
+  async request(signal) {
+    const body = { model: this.model(), prompt: this.draft.text, ...this.settings.read() };
+    const { tokens, max_model_len: context } = await tokenize(body.model, body.prompt, signal);
+    const kept = Math.max(context - body.max_tokens, Math.ceil(context / 2));
+    if (tokens.length > kept) body.prompt = tokens.slice(-kept);
+    return { path: "v1/completions", body };
   }
 
   listen() {
@@ -91,15 +95,17 @@ export class Write {
   continue(isStep = true) {
     this.alternatives.hide();
     return this.runs.run("Writing…", async (signal) => {
-      const { path, body } = this.request();
-      const began = performance.now();
       const before = this.draft;
       const scored = [];
       let written = "";
+      let seen = "";
       this.area.readOnly = true;
       get("written").textContent = "";
       if (isStep) this.history.push(before);
+      const began = performance.now();
       try {
+        const { path, body } = await this.request(signal);
+        if (Array.isArray(body.prompt)) seen = ` The model saw the last ${body.prompt.length} tokens of the text.`;
         for await (const { choices } of stream(path, { ...body, logprobs: CONSIDERED }, signal)) {
           written += choices[0].text;
           scored.push(...readTokens(choices[0].logprobs));
@@ -112,7 +118,7 @@ export class Write {
         this.show();
         get("written").textContent = written;
       }
-      return written ? describeSpeed(scored.length, began) : "The model ends the text here.";
+      return (written ? describeSpeed(scored.length, began) : "The model ends the text here.") + seen;
     });
   }
 
