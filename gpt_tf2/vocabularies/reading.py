@@ -22,6 +22,7 @@ from gpt_tf2.vocabularies.tokenizer_json import (
 )
 
 ADDED, SPECIALS, CONFIG = "added_tokens.json", "special_tokens_map.json", "config.json"
+BESIDE = (ADDED, SPECIALS, SETTINGS)  # what transformers keeps beside a vocabulary
 ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 KEPT = (*ROLES, *LISTS, "chat_template", "model_max_length", "clean_up_tokenization_spaces")  # of the settings
