@@ -108,6 +108,15 @@ def test_what_transformers_left_beside_another_vocabulary_does_not_change_a_save
     assert found.encode("the tide") == tiny.encode("the tide")
 
 
+def test_a_vocabulary_is_saved_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
+    monkeypatch.chdir(tmp_path)
+    save_vocabulary(tiny, Path("model.safetensors"))
+    for path in ("model.safetensors", "."):
+        found = find_vocabulary(Path(path))
+        assert found and found.digest == tiny.digest
+
+
 def test_what_changes_nothing_stays_beside_a_saved_vocabulary(tmp_path: Path) -> None:
     tiny = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
     kept = tmp_path / "special_tokens_map.json"
