@@ -11,14 +11,14 @@ from gpt_tf2.storage.npz import array_names, read_ids
 from gpt_tf2.storage.text_files import ENCODING_FIX, MARKS, decode, plain_suffix, read_blocks
 from gpt_tf2.tasks.data_files import is_stream, list_files
 from gpt_tf2.tasks.tables import is_table, read_table
-from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Piece, Reading, Turn, Unusable
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, MarkedText, Note, Piece, Reading, Turn, Unusable
+from gpt_tf2.vocabularies.byte_level import END_OF_TEXT
 
 SPLITS = ("train",)
 READS = ("encoding", "column", "literal_specials")
 PART = 1 << 20  # characters of a plain file in a part, or a little more
 ROWS = 1000  # of a table in a part
 START_OF_TEXT = "<|startoftext|>"  # has no token of its own: the model sees its letters
-END_OF_TEXT = "<|endoftext|>"
 # The tokenizer cuts there too, so the tokens of parts, one after another, are those of the whole.
 LONE_BREAK = re.compile(r"(?<=\S)\n(?=\S)")
 BINARY = "binary file or archive"
@@ -75,19 +75,11 @@ def read_part(part: TextPart) -> list[Piece]:
     """The pieces of a part. Raises InputError if it is an array without token ids."""
     if part.name:
         return [read_ids(Path(part.path), part.name)]
+    kind = str if part.literal else MarkedText
     pieces: list[Piece] = [None] if part.follows else []
     for _, row in part.rows:
-        pieces += [*split_specials(START_OF_TEXT + row, part.literal), None, "\n"]
-    return pieces + split_specials(part.text, part.literal)
-
-
-def split_specials(text: str, literal: bool) -> list[Piece]:
-    """The pieces of a text in which `<|endoftext|>` is the token, unless it is literal."""
-    texts = [text] if literal else text.split(END_OF_TEXT)
-    pieces: list[Piece] = [texts[0]]
-    for piece in texts[1:]:
-        pieces += [None, piece]
-    return pieces
+        pieces += [kind(START_OF_TEXT + row), None, "\n"]
+    return [*pieces, kind(part.text)]
 
 
 def items(
