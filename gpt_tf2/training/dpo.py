@@ -27,7 +27,8 @@ def weigh_pairs(log_probabilities: Tensor, batch: Mapping[str, Tensor]) -> tuple
 
     Returns:
         The sums of `FIGURES` over the pairs, float32 [3]: losses, margins, and how many margins are positive, where one
-        nearer to 0 than `TIE` counts half. And the weights, float32 [K]: of a chosen token β·σ(−margin), of a rejected one −β·σ(−margin).
+        nearer to 0 than `TIE` counts half. And the weights, float32 [K]: of a chosen token β·σ(−margin), of a rejected
+        one −β·σ(−margin).
     """
     segments, picks, weights = batch["segments"], batch["picks"], batch["weights"]
     width = segments.shape[1]
