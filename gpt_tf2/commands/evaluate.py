@@ -110,6 +110,9 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
         >>> run_evaluate(EvaluateSettings(data="held_out.txt"))["text"]  # doctest: +SKIP
     """
     task = find_task_of(settings)
+    if task.prefers:
+        message = "is trained on, not scored: score prompts with one completion each, `task` jsonl"
+        raise InputError(message, "task", task.name)
     split = settings.split or task.splits[-1]
     task.check_split(split)
     if settings.num_trials > 1:
@@ -159,9 +162,13 @@ def check_whole(settings: EvaluateSettings) -> None:
 
 
 def check_trials(settings: EvaluateSettings, task: Task) -> None:
-    """Raises InputError for several samples that would be the same, or that the task does not join."""
+    """Raises InputError for several samples that would be the same, or that are not joined."""
     if not task.joins:
         raise InputError(f"does not apply to `task` {task.name}: leave it out", "num_trials", settings.num_trials)
+    if settings.highlights == "all":
+        raise InputError(
+            "joins sentences, not whole summaries: drop it, or `highlights`", "num_trials", settings.num_trials
+        )
     if settings.sampler().greedy:
         message = "the samples would be the same: raise `temperature` above 0, and `top_k` above 1"
         raise InputError(message, "num_trials", settings.num_trials)

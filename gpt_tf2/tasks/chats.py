@@ -1,7 +1,7 @@
 """Chats: from messages with roles to turns in a chat template."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gpt_tf2.errors import InputError
@@ -63,6 +63,25 @@ def read_message(value: Any, name: str, keys: tuple[str, str]) -> Message:
     else:
         content = get_text(value, keys[1], name)
     return Message(ROLES[role], content, ROLES[role] == "assistant" and value.get("weight") != 0)
+
+
+def add_system(messages: list[Message], value: Mapping[str, Any], name: str) -> list[Message]:
+    """A chat that begins with the system's message that stands beside it, under `system`, if there is one.
+
+    Example:
+        >>> add_system([Message("user", "Hi", False)], {"system": "Be brief."}, "chat 1")[0]
+        Message(role='system', content='Be brief.', is_learned=False)
+    """
+    beside = [Message("system", get_text(value, "system", name), False)] if value.get("system") else []
+    return [*([] if beside == messages[:1] else beside), *messages]
+
+
+def check_no_system(value: Mapping[str, Any], name: str) -> None:
+    """Raises InputError if a system's message stands beside texts, which have no chat template to put it into."""
+    if value.get("system"):
+        raise InputError(
+            f'{name}: "system" beside texts is not read: write lists of messages, or put it into the prompt'
+        )
 
 
 def make_chat(messages: Sequence[Message], template: ChatTemplate, name: str) -> Example:

@@ -175,6 +175,7 @@ class Task:
     perplexity: whether `evaluate` also measures the perplexity of the data's own completions.
     with_template: the same task with another chat template; None if it has no chats.
     joins: whether `write` and `score` join several samples of an example.
+    prefers: whether a turn's completions are a chosen and a rejected one, to be compared in training, never scored.
     """
 
     loader: str
@@ -196,6 +197,7 @@ class Task:
     perplexity: bool = False
     with_template: "Callable[[ChatTemplate], Task] | None" = None
     joins: bool = False
+    prefers: bool = False
 
     def check_split(self, split: str) -> None:
         """Raises InputError if the task has no such split."""

@@ -273,6 +273,10 @@ def test_an_article_longer_than_the_context_is_shortened(folder: Path, capsys: p
         (["--data_loader=coqa", "--dataset_path=talks", "--num_trials=3"], ["--num_trials 3", "--data_loader coqa"]),
         (["--dataset_path=stories", "--num_trials=3"], ["--num_trials 3", "leave it out"]),
         (
+            ["--data_loader=cnndm", "--dataset_path=stories", "--num_trials=3", "--highlights=all"],
+            ["--num_trials 3", "drop it, or --highlights"],
+        ),
+        (
             ["--data_loader=cnndm", "--dataset_path=stories", "--num_trials=2", "--temperature=0"],
             ["--num_trials 2", "would be the same", "raise --temperature"],
         ),
