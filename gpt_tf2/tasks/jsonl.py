@@ -18,6 +18,7 @@ PERPLEXITY = True
 NAMES = None
 SUFFIX = ".jsonl"
 FORMS = '{"prompt", "completion"}, {"messages"} or {"text"}'
+REPLIES = ("completion", "messages", "conversations", "output")  # where replies to learn stand
 Item = tuple[Line, ChatTemplate]
 
 
@@ -50,6 +51,7 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
 
     Raises InputError, naming the line, if it is none, or malformed. Raises Unusable for an empty completion.
     """
+    check_no_preferences(value, name)
     if (messages := read_chat(value, name)) is not None:
         return make_chat(messages, template, name)
     if "prompt" in value or "completion" in value:
@@ -61,6 +63,15 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
     if not completion:
         raise Unusable("a completion is empty", name)
     return Example(name, "", (Turn(prompt, (completion,)),))
+
+
+def check_no_preferences(value: Mapping[str, Any], name: str) -> None:
+    """Raises InputError for preferences, paired or not: the worse completions would be learned as good ones."""
+    if "chosen" in value and "rejected" in value and not {*REPLIES, "text"} & value.keys():
+        raise InputError(f"{name}: these are preferences, chosen and rejected: give `objective` dpo")
+    if isinstance(value.get("label"), bool) and set(REPLIES) & value.keys():
+        fix = 'keep only lines whose label is true, and leave out "label"'
+        raise InputError(f'{name}: a "label" of true or false marks unpaired preferences, which are not read: {fix}')
 
 
 def read_chat(value: Mapping[str, Any], name: str) -> list[Message] | None:

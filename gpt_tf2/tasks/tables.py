@@ -16,14 +16,14 @@ from gpt_tf2.tasks.task import Note, Reading
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT = "text"  # the column of a .jsonl or .parquet, if there is one
-LINES_OF_PAIRS = "give `task` jsonl"
+READ_PAIRS = "give `task` jsonl"
 # Columns of which one alone would lose the others: what they look like, and what reads them all in a .jsonl.
 FORMS = {
     ("chosen", "rejected"): ("preferences", "give `objective` dpo"),
-    ("prompt", "completion"): ("pairs", LINES_OF_PAIRS),
-    ("instruction", "output"): ("pairs", LINES_OF_PAIRS),
-    ("messages",): ("chats", LINES_OF_PAIRS),
-    ("conversations",): ("chats", LINES_OF_PAIRS),
+    ("prompt", "completion"): ("pairs", READ_PAIRS),
+    ("instruction", "output"): ("pairs", READ_PAIRS),
+    ("messages",): ("chats", READ_PAIRS),
+    ("conversations",): ("chats", READ_PAIRS),
 }
 csv.field_size_limit(2**31 - 1)
 NO_DELIMITER = "\U0010ffff"  # never a character: what separates the cells of a single column

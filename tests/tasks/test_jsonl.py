@@ -42,6 +42,8 @@ def show(example: Example) -> str:
     [
         ({"prompt": "1 + 1 =", "completion": " 2"}, "1 + 1 =[ 2]"),
         ({"prompt": "", "completion": "2", "id": 7}, "[2]"),
+        ({"prompt": "a", "completion": "2", "label": "sum"}, "a[2]"),
+        ({"text": "Once", "label": True}, "[Once]"),
         ({"text": "Once\nupon a time"}, "[Once\nupon a time]"),
         ({"messages": [USER, BOT]}, "\nUser: Hi\nAssistant:[ Hello there]"),
         ({"messages": [SYSTEM, USER, BOT]}, "Be brief.\n\nUser: Hi\nAssistant:[ Hello there]"),
@@ -53,6 +55,11 @@ def show(example: Example) -> str:
         ({"messages": [USER, USER, BOT]}, "\nUser: Hi\nUser: Hi\nAssistant:[ Hello there]"),
         ({"messages": [USER, BOT, BOT]}, f"\nUser: Hi\nAssistant:[ Hello there]{END}\nAssistant:[ Hello there]"),
         ({"messages": [BOT, USER, BOT]}, f"\nAssistant:[ Hello there]{END}\nUser: Hi\nAssistant:[ Hello there]"),
+        # UltraFeedback's lines have the chosen chat as messages too.
+        (
+            {"messages": [USER, BOT], "chosen": [USER, BOT], "rejected": [USER, BOT]},
+            "\nUser: Hi\nAssistant:[ Hello there]",
+        ),
         # Nothing is learned of what follows the last reply.
         ({"messages": [USER, BOT, USER]}, "\nUser: Hi\nAssistant:[ Hello there]"),
         # A reply of weight 0, OpenAI's word for it, is only shown.
@@ -100,6 +107,13 @@ REFUSED: list[tuple[dict, str]] = [
     ({"prompt": "a", "completion": None}, 'd.jsonl:3: "completion" is null, not text'),
     ({"prompt": [USER], "completion": "a"}, "d.jsonl:3: completion: not a list: write [{"),
     ({"text": ["a"]}, 'd.jsonl:3: "text" is a list, not text'),
+    ({"chosen": "a", "rejected": "b"}, "d.jsonl:3: these are preferences, chosen and rejected: give objective dpo"),
+    ({"prompt": [USER], "chosen": [BOT], "rejected": [BOT]}, "d.jsonl:3: these are preferences"),
+    (
+        {"prompt": "a", "completion": "b", "label": False},
+        'd.jsonl:3: a "label" of true or false marks unpaired preferences, which are not read: keep only',
+    ),
+    ({"messages": [USER, BOT], "label": True}, 'd.jsonl:3: a "label" of true or false'),
     ({"messages": []}, "d.jsonl:3: no message of the assistant, so nothing to learn: end it with a reply"),
     ({"messages": [USER]}, "d.jsonl:3: no message of the assistant"),
     ({"messages": "Hi"}, 'd.jsonl:3: not a list: write [{"role": …, "content": …}, …]'),
