@@ -78,7 +78,7 @@ def read_chat(value: Mapping[str, Any], name: str) -> list[Message] | None:
     """The messages of a line in one of the forms of chats; None if it has another form.
 
     These are `messages`, `prompt` and `completion` as lists of messages, ShareGPT's `conversations`, and Alpaca's
-    `instruction`, `input` and `output`.
+    `instruction`, `input`, `output` and `history`.
     """
     if "messages" in value:
         return read_messages(value["messages"], name)
@@ -91,8 +91,29 @@ def read_chat(value: Mapping[str, Any], name: str) -> list[Message] | None:
     if "instruction" in value and "output" in value:
         asked = "\n".join(get_text(value, key, name) for key in ("instruction", "input") if value.get(key))
         reply = get_text(value, "output", name)
-        return [*read_system(value, name), Message("user", asked, False), Message("assistant", reply, True)]
+        return [
+            *read_system(value, name),
+            *read_history(value, name),
+            Message("user", asked, False),
+            Message("assistant", reply, True),
+        ]
     return None
+
+
+def read_history(value: Mapping[str, Any], name: str) -> list[Message]:
+    """The earlier turns of an Alpaca line, `history`: a list of prompts with their replies, which are learned too."""
+    turns = value.get("history") or []
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        raise InputError(f'{name}: "history" is no list of pairs: write [["prompt", "reply"], …]')
+    messages = []
+    for number, (asked, reply) in enumerate(turns, start=1):
+        texts = {"prompt": asked, "reply": reply}
+        place = f"{name}: history: turn {number}"
+        messages += [
+            Message("user", get_text(texts, "prompt", place), False),
+            Message("assistant", get_text(texts, "reply", place), True),
+        ]
+    return messages
 
 
 def read_system(value: Mapping[str, Any], name: str) -> list[Message]:

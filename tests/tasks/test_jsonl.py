@@ -85,6 +85,11 @@ def show(example: Example) -> str:
         # Alpaca's
         ({"instruction": "Add", "input": "1 1", "output": "2"}, "\nUser: Add\n1 1\nAssistant:[ 2]"),
         ({"instruction": "Add", "input": "", "output": "2", "text": "…"}, "\nUser: Add\nAssistant:[ 2]"),
+        ({"instruction": "Add", "output": "2", "history": []}, "\nUser: Add\nAssistant:[ 2]"),
+        (
+            {"instruction": "And 2?", "output": "3", "history": [["Add 1", "2"], ["Go", "on"]], "system": "S"},
+            f"S\n\nUser: Add 1\nAssistant:[ 2]{END}\nUser: Go\nAssistant:[ on]{END}\nUser: And 2?\nAssistant:[ 3]",
+        ),
     ],
 )
 def test_each_form_of_a_line_is_read(value: dict, text: str) -> None:
@@ -114,6 +119,14 @@ REFUSED: list[tuple[dict, str]] = [
         'd.jsonl:3: a "label" of true or false marks unpaired preferences, which are not read: keep only',
     ),
     ({"messages": [USER, BOT], "label": True}, 'd.jsonl:3: a "label" of true or false'),
+    (
+        {"instruction": "a", "output": "b", "history": [["c"]]},
+        'd.jsonl:3: "history" is no list of pairs: write [["prompt", "reply"], …]',
+    ),
+    (
+        {"instruction": "a", "output": "b", "history": [["c", "d"], ["e", None]]},
+        'd.jsonl:3: history: turn 2: "reply" is null, not text',
+    ),
     ({"messages": []}, "d.jsonl:3: no message of the assistant, so nothing to learn: end it with a reply"),
     ({"messages": [USER]}, "d.jsonl:3: no message of the assistant"),
     ({"messages": "Hi"}, 'd.jsonl:3: not a list: write [{"role": …, "content": …}, …]'),
