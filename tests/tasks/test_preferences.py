@@ -50,6 +50,14 @@ def test_a_pair_of_chats_differs_in_the_last_reply(value: dict[str, Any]) -> Non
         ({"chosen": "b", "rejected": "c"}, r'^d\.jsonl:3: "prompt" is missing, there is "chosen", "rejected"'),
         ({"prompt": "a", "chosen": "b", "rejected": None}, r'^d\.jsonl:3: "rejected" is null, not text'),
         ({"prompt": "a", "chosen": "b", "rejected": say("c")}, r'^d\.jsonl:3: "rejected" is a list, not text'),
+        (
+            {"prompt": say("a"), "chosen": "b", "rejected": "c"},
+            r'^d\.jsonl:3: chosen is a text, but the prompt a list: write chosen as \[{"role": "assistant", "content"',
+        ),
+        (
+            {"prompt": say("a"), "chosen": say("", "b")[1:], "rejected": "c"},
+            r"^d\.jsonl:3: rejected is a text, but the prompt a list: write rejected as",
+        ),
         ({"chosen": say("a", "b"), "rejected": "c"}, r"^d\.jsonl:3: rejected: not a list"),
         (
             {"chosen": say("a", "b"), "rejected": say("a")},
