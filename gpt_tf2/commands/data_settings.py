@@ -80,6 +80,7 @@ def choose_template(task: Task, file: str | None, of_model: ChatTemplate | None)
     Raises InputError if the file cannot be read, or if the task has no chats.
     """
     if file and not task.with_template:
-        raise InputError(f"does not apply to `task` {task.loader}: leave it out", "chat_template", file)
+        data = f"`task` {task.loader}" if task.loader else "data without messages"  # in memory
+        raise InputError(f"does not apply to {data}: leave it out", "chat_template", file)
     template = read_template(file) if file else of_model or DEFAULT_TEMPLATE
     return (task.with_template(template) if task.with_template else task), template

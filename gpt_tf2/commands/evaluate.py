@@ -110,6 +110,9 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
         >>> run_evaluate(EvaluateSettings(data="held_out.txt"))["text"]  # doctest: +SKIP
     """
     task = find_task_of(settings)
+    if task.prefers:
+        message = "is trained on, not scored: score prompts with one completion each, `task` jsonl"
+        raise InputError(message, "task", task.name)
     split = settings.split or task.splits[-1]
     task.check_split(split)
     if settings.num_trials > 1:

@@ -22,9 +22,10 @@ from gpt_tf2.commands.model_settings import BASE, MODEL, OF_MODEL, OFFLINE
 from gpt_tf2.commands.recipes import is_utf8
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, output_matrix, tensor_shapes
 from gpt_tf2.errors import InputError
+from gpt_tf2.tasks.chat_template import ChatTemplate, format_template
 from gpt_tf2.training.loggers.opening import LOGGERS
 from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
-from gpt_tf2.training.state import VOCABULARY
+from gpt_tf2.training.state import TEMPLATE, VOCABULARY
 
 if TYPE_CHECKING:
     from gpt_tf2.training.schedule import Schedule
@@ -78,7 +79,7 @@ class FinetuneSettings:
     )
     too_long: str = flag(
         "shorten",
-        "examples that do not fit into --length: shorten their passage at its end, or skip them",
+        "examples that do not fit into --length: shorten their passage at its end, or skip them (dpo skips)",
         group="data",
         choices=("shorten", "skip"),
         shared=True,
@@ -456,7 +457,12 @@ def is_in_part(name: str, part: str) -> bool:
 
 
 def identify_run(
-    settings: FinetuneSettings, config: GPT2Config, vocabulary: str, data_key: str, is_shortened: bool
+    settings: FinetuneSettings,
+    config: GPT2Config,
+    vocabulary: str,
+    template: ChatTemplate | None,
+    data_key: str,
+    is_shortened: bool,
 ) -> dict[str, Any]:
     """What the weights after a step depend on, but for the first weights; a resumed run must have the same.
 
@@ -465,6 +471,7 @@ def identify_run(
     Args:
         settings: without "auto".
         vocabulary: see `Tokenizer.digest`.
+        template: of the chats in the training data, if there are any.
         data_key: identifies the training data.
         is_shortened: whether examples are shortened that would be skipped otherwise.
     """
@@ -474,11 +481,14 @@ def identify_run(
         if declared.shared
     }
     shared["--lora_alpha"] = settings.lora_alpha or settings.lora_rank
-    shared["--base_precision"] = settings.base_precision or settings.precision
     shared["--dpo_beta"] = settings.beta()
     if settings.lr_schedule == "cosine":
         shared["--num_epoch"] = settings.epochs  # the cosine ends with the run
     if not is_shortened:
         shared["--too_long"] = "skip"  # there is nothing to shorten: the same batches
-    described = {"the model": config.to_dict(), VOCABULARY: vocabulary}
+    described = {
+        "the model": config.to_dict(),
+        VOCABULARY: vocabulary,
+        TEMPLATE: format_template(template) if template else None,
+    }
     return shared | described | {"the text of --dataset_path": data_key}

@@ -24,6 +24,7 @@ from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.task import Task
 
+MARKS = {"completion": "", "chosen": " chosen", "rejected": " rejected"}  # what stands after each kind of completion
 AHEAD = 1 << 20  # characters read before the first is printed: of a small data set all is known, whatever the limit
 
 
@@ -39,9 +40,11 @@ class ShowDataSettings:
     highlights: str = flag("one", **HIGHLIGHTS)
     chat_template: str | None = flag(None, **CHAT_TEMPLATE)
     split: str = flag("train", "train, or val and test of jsonl and cnndm, dev of coqa", group="data")
-    limit: int | None = flag(None, "most completions to print (all)", group="output", kind=int, at_least=1, below=2**31)
+    limit: int | None = flag(
+        None, "most completions, or pairs of them, to print (all)", group="output", kind=int, at_least=1, below=2**31
+    )
     seed: int = flag(0, "seed of what is drawn, such as one of the highlights", group="data", kind=int, at_least=0)
-    json: bool = flag(False, "print one JSON object per completion, for programs", group="output", kind=bool)
+    json: bool = flag(False, "print one JSON object per completion or pair, for programs", group="output", kind=bool)
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -58,7 +61,8 @@ def show_data(settings: ShowDataSettings) -> None:
             if settings.json:
                 print(json.dumps(record, ensure_ascii=False))
             else:
-                print(f"== {record['id']}\n{record['prompt']}⟦{record['completion']}⟧\n")
+                completions = "\n".join(f"⟦{record[key]}⟧{mark}" for key, mark in MARKS.items() if key in record)
+                print(f"== {record['id']}\n{record['prompt']}{completions}\n")
     finally:  # also if the reader of the output is gone, as `head` is
         for line in skipped.lines():
             print(line, file=sys.stderr)
@@ -69,20 +73,27 @@ def read_ahead(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
     ahead, size = [], 0
     for record in records:
         ahead.append(record)
-        size += len(record["prompt"]) + len(record["completion"])
+        size += sum(len(record[key]) for key in ("prompt", *MARKS) if key in record)
         if size > AHEAD:
             break
     return ahead
 
 
 def list_records(task: Task, settings: ShowDataSettings, skipped: Skipped) -> Iterator[dict[str, Any]]:
-    """Yields a record for each turn: the text before its completion, the completion drawn, and all to draw from."""
+    """Yields a record for each turn: the text before its completion, the completion drawn, and all to draw from.
+
+    A preference's has the chosen and the rejected completion instead.
+    """
     for number, example in read_examples(task, settings.data, settings.split, skipped):
         draw = np.random.default_rng([settings.seed, number])
         before = example.passage
         for turn in example.turns:
             completion = turn.completions[draw.integers(len(turn.completions))]
-            record: dict[str, Any] = {"id": example.id, "prompt": before + turn.prompt, "completion": completion}
+            record: dict[str, Any] = {"id": example.id, "prompt": before + turn.prompt}
+            if task.prefers:
+                record["chosen"], record["rejected"] = turn.completions
+            else:
+                record["completion"] = completion
             if task.names:
                 passage, completions = task.names
                 record |= {passage: example.passage, completions: turn.completions}

@@ -27,17 +27,16 @@ def build_prompt(
         >>> passage = tokenizer.encode(example.passage)
         >>> ids, is_whole = build_prompt(passage, example, answers=[" red"], room=900, tokenizer=tokenizer)
     """
-    answered = zip(example.turns, answers, strict=False)
     allow_added = not isinstance(example.passage, ChatText)  # in a chat no reply holds a control token
-    history = [
-        encode_text(turn.prompt, tokenizer) + tokenizer.encode(answer, allow_added=allow_added)
-        for turn, answer in answered
-    ]
-    own_prompt = encode_text(example.turns[len(answers)].prompt, tokenizer)
-    turns = len(history)
-    while history and room - len(own_prompt) - sum(map(len, history)) < min(len(passage), room // 2):
-        history.pop(0)
-    room_for_passage = max(0, room - len(own_prompt) - sum(map(len, history)))
-    ids = passage[:room_for_passage] + [id for turn in history for id in turn] + own_prompt
-    is_whole = len(history) == turns and len(passage) <= room_for_passage and len(ids) <= room
+    ends = [*(tokenizer.encode(answer, allow_added=allow_added) for answer in answers), []]
+    turns = [encode_text(turn.prompt, tokenizer) + end for turn, end in zip(example.turns, ends, strict=False)]
+    first = 0  # of the turns that stay
+    while first < len(answers) and room - sum(map(len, turns[first:])) < min(len(passage), room // 2):
+        first += 1
+        prompt = example.turns[first].prompt.removeprefix(example.reply_end)
+        turns[first] = encode_text(prompt, tokenizer) + ends[first]
+    spoken = [id for turn in turns[first:] for id in turn]
+    room_for_passage = max(0, room - len(spoken))
+    ids = passage[:room_for_passage] + spoken
+    is_whole = first == 0 and len(passage) <= room_for_passage and len(ids) <= room
     return ids[-room:] or [tokenizer.end_of_text], is_whole

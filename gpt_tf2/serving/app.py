@@ -173,7 +173,8 @@ async def show_error(request: Request, error: Exception) -> Response:
 async def show_http_error(request: Request, error: Exception) -> Response:
     """The answer to a path or a method that there is not."""
     assert isinstance(error, HTTPException)
-    wrong = ApiError(f"{request.method} {request.url.path[:100]}: {error.detail}", None, error.status_code)
+    fix = ": see /openapi.json for what is served; a client's base_url ends in /v1" if error.status_code == 404 else ""
+    wrong = ApiError(f"{request.method} {request.url.path[:100]}: {error.detail}{fix}", None, error.status_code)
     return JSON(wrong.to_json(), error.status_code, error.headers)
 
 

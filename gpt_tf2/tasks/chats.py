@@ -1,7 +1,7 @@
 """Chats: from messages with roles to turns in a chat template."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gpt_tf2.errors import InputError
@@ -65,6 +65,25 @@ def read_message(value: Any, name: str, keys: tuple[str, str]) -> Message:
     return Message(ROLES[role], content, ROLES[role] == "assistant" and value.get("weight") != 0)
 
 
+def add_system(messages: list[Message], value: Mapping[str, Any], name: str) -> list[Message]:
+    """A chat that begins with the system's message that stands beside it, under `system`, if there is one.
+
+    Example:
+        >>> add_system([Message("user", "Hi", False)], {"system": "Be brief."}, "chat 1")[0]
+        Message(role='system', content='Be brief.', is_learned=False)
+    """
+    beside = [Message("system", get_text(value, "system", name), False)] if value.get("system") else []
+    return [*([] if beside == messages[:1] else beside), *messages]
+
+
+def check_no_system(value: Mapping[str, Any], name: str) -> None:
+    """Raises InputError if a system's message stands beside texts, which have no chat template to put it into."""
+    if value.get("system"):
+        raise InputError(
+            f'{name}: "system" beside texts is not read: write lists of messages, or put it into the prompt'
+        )
+
+
 def make_chat(messages: Sequence[Message], template: ChatTemplate, name: str) -> Example:
     """A chat as an example: its first messages, if they are the system's, and a turn for each reply to learn.
 
@@ -83,7 +102,7 @@ def make_chat(messages: Sequence[Message], template: ChatTemplate, name: str) ->
     passage = [""]
     for message in messages[:spoken]:
         append(passage, message, template)
-    turns, prompt = [], [""]
+    turns, prompt, reply_end = [], [""], END_OF_TEXT + template.assistant[1]
     for number, message in enumerate(messages[spoken:], start=spoken + 1):
         if message.role == "system":
             raise InputError(f"{name}: message {number} is the system's, after the chat has begun: put it first")
@@ -95,10 +114,10 @@ def make_chat(messages: Sequence[Message], template: ChatTemplate, name: str) ->
         opening, spaces = split_opening(template.assistant[0])
         prompt[-1] += opening
         turns.append(Turn(ChatText(*prompt), (ChatText("", spaces + message.content),)))
-        prompt = [END_OF_TEXT + template.assistant[1]]
+        prompt = [reply_end]
     if not turns:
         raise InputError(f"{name}: no message of the assistant, so nothing to learn: end it with a reply")
-    return Example(name, ChatText(*passage), tuple(turns))
+    return Example(name, ChatText(*passage), tuple(turns), reply_end)
 
 
 def append(parts: list[str], message: Message, template: ChatTemplate) -> None:

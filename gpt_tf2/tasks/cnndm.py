@@ -14,6 +14,7 @@ from gpt_tf2.scoring.sentences import join_tagged, share_with_repeats, split_sen
 from gpt_tf2.storage.text_files import ENCODING_FIX, decode, plain_suffix, read_blocks, read_text
 from gpt_tf2.tasks.data_files import list_files
 from gpt_tf2.tasks.parquet import find_text_columns, iterate_rows, open_parquet
+from gpt_tf2.tasks.split_names import is_split_name, split_of
 from gpt_tf2.tasks.tables import read_rows, split_lines
 from gpt_tf2.tasks.task import DEFAULT_READING, Example, Prediction, Reading, Scores, Turn, Unusable
 
@@ -40,7 +41,6 @@ UPDATED = re.compile(rf"(?:^[ \t|]*|PUBLISHED:{STAMP}[ |]*)UPDATED:{STAMP}", re.
 STAMPS = re.compile(rf"(?:PUBLISHED:{STAMP})?(?:\| (?:\. )?)?(?:UPDATED:{STAMP})?")
 FIRST_LINE = re.compile(r"(By(?: \.)? \S.{0,100}?) \. ")  # of an article of one line, up to the next full stop
 SECOND_AUTHOR = re.compile(r"and (\S.{0,100}?) \. ")
-SPLIT_NAME = re.compile(r"(?<![a-z])(train|val|test)(?:ing|id|idation)?(?![a-z])")
 SHARDS = re.compile(r"-of-\d+")
 FIX = "give the folder of url_lists/ and cnn/, or of tables such as train.parquet or train.csv"
 
@@ -125,15 +125,7 @@ def find_series(stem: str) -> str:
         ('-of-00003', 'train', '')
     """
     shards = SHARDS.search(stem)
-    return shards[0] if shards else stem if SPLIT_NAME.fullmatch(stem) else ""
-
-
-def split_of(path: Path) -> str | None:
-    """The split that a file's name tells, or else its folder's. path: relative to the folder of the data set."""
-    for name in (path.name.lower(), path.parent.name.lower()):
-        if words := SPLIT_NAME.findall(name):
-            return words[0] if name.startswith(words[0]) else words[-1]
-    return None
+    return shards[0] if shards else stem if is_split_name(stem) else ""
 
 
 def open_tables(paths: list[Path], reading: Reading) -> Iterable[TableStory]:
@@ -214,8 +206,8 @@ def join_highlights(highlights: Iterable[str]) -> str:
     """A whole summary: a highlight per line, as few end with a full stop.
 
     Example:
-        >>> join_highlights(["\n\nLamps were lit\n\n", "\n\nBoats came\n home."])
-        'Lamps were lit\nBoats came home.'
+        >>> join_highlights(["\\n\\nLamps were lit\\n\\n", "\\n\\nBoats came\\n home."])
+        'Lamps were lit\\nBoats came home.'
     """
     return "\n".join(" ".join(highlight.split()) for highlight in highlights)
 

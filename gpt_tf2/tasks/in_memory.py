@@ -12,7 +12,7 @@ import numpy as np
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks import jsonl, preferences
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, ChatTemplate
-from gpt_tf2.tasks.lookup import has_no_completions
+from gpt_tf2.tasks.lookup import make_no_predictions
 from gpt_tf2.tasks.task import Example, Piece, Reading, RunningText, Task, Turn
 from gpt_tf2.tasks.text import TextPart, cut_text, read_part
 
@@ -82,11 +82,12 @@ def make_task_in_memory(data: Any, literal_specials: bool = False, prefers: bool
         suffix=".txt",
         items=lambda path, split: same_kind,
         example=functools.partial(read_record, read=read, template=DEFAULT_TEMPLATE),
-        write=has_no_completions,
-        score=has_no_completions,
-        check=has_no_completions,
+        write=make_no_predictions,
+        score=make_no_predictions,
+        check=make_no_predictions,
         running_text=running_text,
         with_template=with_template if isinstance(first, Record) else None,
+        prefers=prefers,
     )
     return task
 

@@ -1,9 +1,11 @@
 """Files of JSON lines: their splits, and the object on each line."""
 
 import functools
+import itertools
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +13,11 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.storage.json_text import parse_json
 from gpt_tf2.storage.text_files import ENCODING_FIX, decode, plain_suffix, read_blocks
 from gpt_tf2.tasks.data_files import is_stream, list_files
+from gpt_tf2.tasks.split_names import split_of
 from gpt_tf2.tasks.tables import split_lines
+from gpt_tf2.tasks.task import Note
 
 SPLITS = ("train", "val", "test")
-SPLIT_NAME = re.compile(r"(?<![a-z])(train|val|dev|test)(?:ing|id|idation)?(?![a-z])")
 SURROGATE = re.compile("[\ud800-\udfff]")
 FIX = "write one object per line"
 
@@ -33,20 +36,24 @@ class Line(NamedTuple):
 
 
 class Lines:
-    """The lines of files that are not blank, read as they are iterated."""
+    """The lines of files that are not blank, read as they are iterated, after notes on files that are not read."""
 
-    def __init__(self, paths: list[str], encoding: str | None):
-        self.paths, self.encoding = paths, encoding
+    def __init__(self, paths: list[str], encoding: str | None, notes: Sequence[Note] = ()):
+        self.paths, self.encoding, self.notes = paths, encoding, notes
 
     @functools.cached_property
     def count(self) -> int:
         """How many there are, which takes a pass over the files."""
-        return sum(1 for _ in self)
+        return sum(1 for _ in self.read())
 
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[Line | Note]:
+        return itertools.chain(self.notes, self.read())
+
+    def read(self) -> Iterator[Line]:
+        """Yields the lines, without the notes."""
         for path in self.paths:
             texts = split_lines(decode(read_blocks(path), path, self.encoding, ENCODING_FIX))
             yield from (Line(path, number, text) for number, text in enumerate(texts, start=1) if text.strip())
@@ -58,7 +65,7 @@ def list_lines(dataset_path: str, split: str, encoding: str | None) -> Lines | l
     Args:
         dataset_path: a file or a glob, which is every split; or a folder of `.jsonl` files, of which the name, or that
             of the folder within, tells the split: train, val or validation, test. `dev` is test if there is none, else
-            val. If no name tells one, all files are every split.
+            val. If no name tells one, all files are every split; else those that tell none are noted and not read.
         encoding: of files without a byte order mark; by default UTF-8.
 
     Raises InputError if there is no file of the split, and, when they are read, if one cannot be.
@@ -66,35 +73,28 @@ def list_lines(dataset_path: str, split: str, encoding: str | None) -> Lines | l
     folder = Path(dataset_path)
     if not folder.is_dir():
         lines = Lines(list(list_files(dataset_path)), encoding)
-        return list(iter(lines)) if is_stream(dataset_path) else lines  # list(lines) asks for their number, a pass
+        return list(lines.read()) if is_stream(dataset_path) else lines
     paths = [Path(path) for path in list_files(dataset_path) if plain_suffix(Path(path)) == ".jsonl"]
-    by_split: dict[str, list[str]] = {}
+    by_split: dict[str | None, list[str]] = {}
     for path in paths:
         if not path.relative_to(folder).as_posix().startswith("."):
             by_split.setdefault(split_of(path.relative_to(folder)), []).append(str(path))
     if not by_split:
         raise InputError("no .jsonl file in it: give the file, or a folder with train.jsonl", "data", dataset_path)
-    if list(by_split) == [""]:
-        return Lines(by_split[""], encoding)
+    if list(by_split) == [None]:
+        return Lines(by_split[None], encoding)
     if "dev" in by_split:
         by_split["val" if "test" in by_split else "test"] = by_split.pop("dev")
     if split not in by_split:
         there = ", ".join(name for name in SPLITS if name in by_split)
         raise InputError(f"no {split}.jsonl in it, only {there}: give one of these as `split`", "data", dataset_path)
-    return Lines(by_split[split], encoding)
+    return Lines(by_split[split], encoding, note_unnamed(dataset_path, by_split.get(None, [])))
 
 
-def split_of(path: Path) -> str:
-    """The split that a file's name tells, or else its folder's; "" for none. path: relative to the data set's folder.
-
-    Example:
-        >>> split_of(Path("chats-validation.jsonl")), split_of(Path("test/part1.jsonl")), split_of(Path("all.jsonl"))
-        ('val', 'test', '')
-    """
-    for name in (path.name.lower(), path.parent.name.lower()):
-        if words := SPLIT_NAME.findall(name):
-            return str(words[0])
-    return ""
+def note_unnamed(dataset_path: str, paths: Sequence[str]) -> list[Note]:
+    """A note on the files of a folder whose names tell no split, while those of others do; none if there are none."""
+    names = ", ".join(os.path.relpath(path, dataset_path) for path in paths[:5]) + (", …" if paths[5:] else "")
+    return [Note(f"{dataset_path}: not read, as no split is in their names: {names}")] if paths else []
 
 
 def parse_line(line: Line) -> dict[str, Any]:

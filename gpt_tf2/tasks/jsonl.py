@@ -7,10 +7,10 @@ from typing import Any
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring.coqa import average, score_turn
 from gpt_tf2.tasks.chat_template import ChatTemplate
-from gpt_tf2.tasks.chats import Message, make_chat, read_messages
+from gpt_tf2.tasks.chats import Message, add_system, check_no_system, make_chat, read_messages
 from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
 from gpt_tf2.tasks.json_lines import Line, Lines, get_text, list_keys, list_lines, parse_line
-from gpt_tf2.tasks.task import DEFAULT_READING, Example, Prediction, Reading, Scores, Turn, Unusable
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Prediction, Reading, Scores, Turn, Unusable
 
 READS = ("encoding", "chat_template")
 STOP = ""  # a completion may have line breaks: only the end-of-text token ends it
@@ -23,7 +23,7 @@ Item = tuple[Line, ChatTemplate]
 
 
 class Items:
-    """The lines of a split, each with the template for chats."""
+    """The lines of a split, each with the template for chats, and the notes among them."""
 
     def __init__(self, lines: Lines | list[Line], template: ChatTemplate):
         self.lines, self.template = lines, template
@@ -31,11 +31,11 @@ class Items:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __iter__(self) -> Iterator[Item]:
-        return ((line, self.template) for line in self.lines)
+    def __iter__(self) -> Iterator[Item | Note]:
+        return (line if isinstance(line, Note) else (line, self.template) for line in self.lines)
 
 
-def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item]:
+def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item | Note]:
     """The lines of a split that are not blank; see `list_lines`."""
     return Items(list_lines(dataset_path, split, reading.encoding), reading.chat_template)
 
@@ -55,6 +55,7 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
     if (messages := read_chat(value, name)) is not None:
         return make_chat(messages, template, name)
     if "prompt" in value or "completion" in value:
+        check_no_system(value, name)
         prompt, completion = get_text(value, "prompt", name), get_text(value, "completion", name)
     elif "text" in value:
         prompt, completion = "", get_text(value, "text", name)
@@ -78,26 +79,23 @@ def read_chat(value: Mapping[str, Any], name: str) -> list[Message] | None:
     """The messages of a line in one of the forms of chats; None if it has another form.
 
     These are `messages`, `prompt` and `completion` as lists of messages, ShareGPT's `conversations`, and Alpaca's
-    `instruction`, `input`, `output` and `history`.
+    `instruction`, `input`, `output` and `history`; the system's message may stand beside each.
     """
     if "messages" in value:
-        return read_messages(value["messages"], name)
-    if "conversations" in value:
-        return [*read_system(value, name), *read_messages(value["conversations"], name, ("from", "value"))]
-    if isinstance(value.get("prompt"), list):
+        messages = read_messages(value["messages"], name)
+    elif "conversations" in value:
+        messages = read_messages(value["conversations"], name, ("from", "value"))
+    elif isinstance(value.get("prompt"), list):
         given = read_messages(value["prompt"], f"{name}: prompt")
         replies = read_messages(value.get("completion"), f"{name}: completion")
-        return [*(message._replace(is_learned=False) for message in given), *replies]
-    if "instruction" in value and "output" in value:
+        messages = [*(message._replace(is_learned=False) for message in given), *replies]
+    elif "instruction" in value and "output" in value:
         asked = "\n".join(get_text(value, key, name) for key in ("instruction", "input") if value.get(key))
         reply = get_text(value, "output", name)
-        return [
-            *read_system(value, name),
-            *read_history(value, name),
-            Message("user", asked, False),
-            Message("assistant", reply, True),
-        ]
-    return None
+        messages = [*read_history(value, name), Message("user", asked, False), Message("assistant", reply, True)]
+    else:
+        return None
+    return add_system(messages, value, name)
 
 
 def read_history(value: Mapping[str, Any], name: str) -> list[Message]:
@@ -114,11 +112,6 @@ def read_history(value: Mapping[str, Any], name: str) -> list[Message]:
             Message("assistant", get_text(texts, "reply", place), True),
         ]
     return messages
-
-
-def read_system(value: Mapping[str, Any], name: str) -> list[Message]:
-    """The system's message that stands beside a chat, if there is one."""
-    return [Message("system", get_text(value, "system", name), False)] if value.get("system") else []
 
 
 def write(predictions: Sequence[Prediction]) -> str:
@@ -153,3 +146,10 @@ def score(predictions: Sequence[Prediction], dataset_path: str, split: str, refe
         return {}
     scores = average(pairs)
     return {"completions": {"all": {"em": scores.em, "f1": scores.f1, "turns": scores.turns}}}
+
+
+def check(examples: Sequence[tuple[int, Example]], dataset_path: str, split: str, references: str | None) -> None:
+    """Raises InputError for references: each line has its own completion."""
+    if references:
+        message = "does not apply to `task` jsonl, whose lines have their own completions: leave it out"
+        raise InputError(message, "references", references)

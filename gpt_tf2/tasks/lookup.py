@@ -77,19 +77,20 @@ def make_task(loader: str, module: ModuleType, reading: Reading) -> Task:
         suffix=getattr(module, "SUFFIX", ".txt"),
         items=functools.partial(module.items, **options),
         example=module.example,
-        write=functools.partial(getattr(module, "write", has_no_completions), **of_summaries),
-        score=functools.partial(getattr(module, "score", has_no_completions), **of_summaries),
+        write=functools.partial(getattr(module, "write", make_no_predictions), **of_summaries),
+        score=functools.partial(getattr(module, "score", make_no_predictions), **of_summaries),
         check=functools.partial(getattr(module, "check", check_references), **of_summaries),
         running_text=RunningText(functools.partial(module.parts, **options), module.read_part) if runs else None,
         perplexity=getattr(module, "PERPLEXITY", False),
         with_template=with_template if "chat_template" in heeded else None,
         joins=getattr(module, "JOINS", False),
+        prefers=getattr(module, "PREFERS", False),
     )
 
 
-def has_no_completions(*_: object) -> NoReturn:
-    """Stands for `write` and `score` of running text."""
-    raise TypeError("running text has no completions")
+def make_no_predictions(*_: object) -> NoReturn:
+    """Stands for `write` and `score` of running text, and of data that is only trained on."""
+    raise TypeError("no predictions are made for this task")
 
 
 def check_references(examples: object, dataset_path: str, split: str, references: str | None) -> None:

@@ -1,25 +1,26 @@
 """The task `preferences`: a prompt with two completions, the first of which is preferred, one JSON object per line."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.chat_template import ChatTemplate
-from gpt_tf2.tasks.chats import Message, make_chat, read_messages
+from gpt_tf2.tasks.chats import Message, add_system, check_no_system, make_chat, read_messages
 from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
 from gpt_tf2.tasks.json_lines import get_text, list_lines, parse_line
 from gpt_tf2.tasks.jsonl import Item, Items
-from gpt_tf2.tasks.lookup import has_no_completions
-from gpt_tf2.tasks.task import DEFAULT_READING, Example, Reading, Turn, Unusable
+from gpt_tf2.tasks.lookup import make_no_predictions
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Reading, Turn, Unusable
 
 READS = ("encoding", "chat_template")
 STOP = ""
-NAMES = ("passage", "completions")
+NAMES = None
+PREFERS = True
 SUFFIX = ".jsonl"
-write = score = has_no_completions
+write = score = make_no_predictions
 
 
-def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item]:
+def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item | Note]:
     """The lines of a split that are not blank; see `list_lines`."""
     return Items(list_lines(dataset_path, split, reading.encoding), reading.chat_template)
 
@@ -33,7 +34,7 @@ def example(item: Item) -> Example:
 def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> Example:
     """A prompt with the chosen and the rejected completion: texts, or lists of messages.
 
-    Messages without a prompt, or with one that is a text, are whole chats, which differ in their last reply.
+    The messages are the reply, or, of a prompt that is a text or missing, whole chats that differ in their last reply.
 
     Raises InputError, naming the line, if something is missing or malformed. Raises Unusable if the completions are
     equal, or one is empty.
@@ -51,6 +52,7 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
         passage, prompt = chosen.passage, chosen.turns[0].prompt
         completions = chosen.turns[0].completions + rejected.turns[0].completions
     else:
+        check_no_system(pair, name)
         passage, prompt = "", get_text(pair, "prompt", name)
         completions = get_text(pair, "chosen", name), get_text(pair, "rejected", name)
     if completions[0] == completions[1]:
@@ -60,16 +62,23 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
 
 def read_reply(pair: dict[str, Any], key: str, template: ChatTemplate, name: str) -> Example:
     """The chat that ends with the chosen or the rejected reply, its last; the others are not learned."""
-    prompt = read_messages(pair["prompt"], f"{name}: prompt") if isinstance(pair.get("prompt"), list) else []
-    *before, last = [*prompt, *read_messages(pair.get(key), f"{name}: {key}")] or [Message("", "", False)]
+    replies = read_messages(pair.get(key), f"{name}: {key}")
+    whole = add_system([*read_prompt(pair, key, replies, name), *replies], pair, name)
+    *before, last = whole or [Message("", "", False)]
     if last.role != "assistant":
         raise InputError(f"{name}: {key} does not end with a message of the assistant: end it with the reply")
-    replies = [*(message._replace(is_learned=False) for message in before), last._replace(is_learned=True)]
-    return make_chat(replies, template, name)
+    chat = [*(message._replace(is_learned=False) for message in before), last._replace(is_learned=True)]
+    return make_chat(chat, template, name)
 
 
-def check(*_: object) -> NoReturn:
-    """Raises InputError: completions that are preferred are no references to score against."""
-    raise InputError(
-        "is trained on, not scored: score prompts with one completion each, `task` jsonl", "task", "preferences"
-    )
+def read_prompt(pair: Mapping[str, Any], key: str, replies: Sequence[Message], name: str) -> list[Message]:
+    """The messages of the prompt that are not among the chosen or the rejected ones: a text is the user's message."""
+    prompt = pair.get("prompt")
+    if isinstance(prompt, list):
+        return read_messages(prompt, f"{name}: prompt")
+    if prompt is None or not replies or replies[0].role != "assistant":  # a whole chat, as UltraFeedback's
+        return []
+    if len(replies) > 1:
+        fix = "let it hold the reply alone, or the whole chat"
+        raise InputError(f"{name}: {key} begins with the assistant's message, and more follow: {fix}")
+    return [Message("user", get_text(pair, "prompt", name), False)]

@@ -33,6 +33,11 @@ class ChatText(str):
         text.parts = parts
         return text
 
+    def removeprefix(self, prefix: str, /) -> "ChatText":
+        """The text without a prefix, where the template begins with it."""
+        first, *others = self.parts
+        return ChatText(first.removeprefix(prefix), *others)
+
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
@@ -52,11 +57,13 @@ class Example:
     id: its name within the data set.
     passage: the text before the first prompt; it is shortened at its end where the context is too short.
     turns: at least one.
+    reply_end: what begins the prompts of later turns, but belongs to the turn before: it is dropped together with that.
     """
 
     id: str
     passage: str
     turns: tuple[Turn, ...]
+    reply_end: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +175,7 @@ class Task:
     perplexity: whether `evaluate` also measures the perplexity of the data's own completions.
     with_template: the same task with another chat template; None if it has no chats.
     joins: whether `write` and `score` join several samples of an example.
+    prefers: whether a turn's completions are a chosen and a rejected one, to be compared in training, never scored.
     """
 
     loader: str
@@ -189,6 +197,7 @@ class Task:
     perplexity: bool = False
     with_template: "Callable[[ChatTemplate], Task] | None" = None
     joins: bool = False
+    prefers: bool = False
 
     def check_split(self, split: str) -> None:
         """Raises InputError if the task has no such split."""

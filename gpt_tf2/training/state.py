@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 SEALED = "checksum"  # the attribute of a file that has one
 STATE_FIX = "leave `resume` out to start again"
 # What a run also depends on, by the names in the state file. Earlier versions did not save it: their runs resume.
-WEIGHTS, VOCABULARY = "the weights", "the vocabulary"
+WEIGHTS, VOCABULARY, TEMPLATE = "the weights", "the vocabulary", "the chat template"
 # Settings that earlier versions did not have, and what they did.
-FORMER = {"--too_long": "skip", "--highlights": "one", "--add_tokens": None, "--objective": "likelihood"}
+FORMER = {
+    "--too_long": "skip",
+    "--highlights": "one",
+    "--add_tokens": None,
+    "--objective": "likelihood",
+    "--base_precision": None,
+}
 STEP_STATE_KEYS = {"updates": "updates", "loss_scale": "scale", "updates_at_scale": "held"}  # field → key in the file
 
 
@@ -79,8 +85,7 @@ def read_run(path: Path) -> dict[str, Any]:
 def read_identity(file: HDF5File) -> dict[str, Any]:
     """Return what a saved run's result depends on, with the settings that earlier versions did not have."""
     run = read_table(file, "run")
-    former = {"--lora_alpha": run.get("--lora_rank", 0), "--base_precision": run.get("--precision")}
-    return FORMER | former | run
+    return FORMER | {"--lora_alpha": run.get("--lora_rank", 0)} | run
 
 
 def read_table(file: HDF5File, name: str) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def load_state(
 def check_run(path: Path, run: dict[str, Any], saved: dict[str, Any], sources: Mapping[str, Path]) -> None:
     """Raise InputError, which names the first difference, unless a run is the saved one."""
     for key, value in run.items():
-        if saved.get(key) == value or (key in (WEIGHTS, VOCABULARY) and key not in saved):
+        if saved.get(key) == value or (key in (WEIGHTS, VOCABULARY, TEMPLATE) and key not in saved):
             continue
         if key in sources:
             problem = f"differs from {key} that the run began with ({path})"

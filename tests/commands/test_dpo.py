@@ -159,8 +159,11 @@ def test_the_memory_of_a_step_is_that_of_twice_the_sequences() -> None:
 
 
 def test_preferences_are_not_evaluated(pairs: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["evaluate", "--task=preferences", "--data=pairs.jsonl", "--model=tiny", "--max_new_tokens=9"]) == 2
+    # Before the model is looked for, which may be a download.
+    assert main(["evaluate", "--task=preferences", "--data=pairs.jsonl", "--model=no.h5"]) == 2
     assert "--task preferences: is trained on, not scored" in capsys.readouterr().err
+    with pytest.raises(TypeError, match="no predictions are made for this task"):
+        find_task("preferences").write([])
 
 
 def test_preferences_may_be_in_memory(pairs: Path) -> None:

@@ -23,6 +23,7 @@ from gpt_tf2.data.encoding import encode_example, encode_text
 from gpt_tf2.data.packing import PackedExamples
 from gpt_tf2.data.prepared import prepare_in_memory
 from gpt_tf2.decoding.engine import open_decoder
+from gpt_tf2.errors import InputError
 from gpt_tf2.evaluation.completion_perplexity import measure_completions
 from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.generation.prompts import build_prompt
@@ -200,6 +201,8 @@ def test_the_template_of_chats_stays_with_the_model(workplace: Path) -> None:
     gpt_tf2.load("c", engine="graph").save("d.ckpt")
     for name in ("b.h5", "c", "d.ckpt"):
         assert open_model(name).chat_template == CHATML
+    with pytest.raises(InputError, match=r"^the chat template has changed since the run began"):
+        finetune("chats.jsonl", "a.h5", val_fraction=0.25, resume=True)
     save_chat_template(None, Path("a.h5"))  # a model without one has replaced it
     assert open_model("a.h5").chat_template is None
 

@@ -61,12 +61,18 @@ def test_the_schema_describes_every_route_and_field(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [("GET", "/nothing", 404), ("GET", "/v1/completions", 405), ("OPTIONS", "/v1/completions", 405)],
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/chat/completions", 404, "base_url ends in /v1"),
+        ("GET", "/v1/completions", 405, "Method Not Allowed"),
+        ("OPTIONS", "/v1/completions", 405, "Method Not Allowed"),
+    ],
 )
-def test_a_wrong_path_or_method_is_an_error_in_openais_form(url: str, method: str, path: str, status: int) -> None:
+def test_a_wrong_path_or_method_is_an_error_in_openais_form(
+    url: str, method: str, path: str, status: int, words: str
+) -> None:
     answer = HTTP.request(method, f"{url}{path}", headers={"Origin": "https://example.org"})
-    assert answer.status_code == status and answer.json()["error"]["message"]
+    assert answer.status_code == status and words in answer.json()["error"]["message"]
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 

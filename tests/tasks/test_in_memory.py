@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2 import InputError, Tokenizer
+from gpt_tf2.commands.data_settings import choose_template
 from gpt_tf2.data.dataset import Silent, Source, open_training_data
 from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.in_memory import PLACE, make_task_in_memory
@@ -134,6 +135,13 @@ def test_dictionaries_read_as_the_same_lines_in_a_file_do(tmp_path: Path) -> Non
     read = read_batches(in_memory.with_template(template))
     assert are_equal(read, read_batches(in_file.with_template(template), str(tmp_path / "d.jsonl")))
     assert not are_equal(read, read_batches(make_task_in_memory(records)))
+
+
+def test_a_chat_template_needs_data_with_messages() -> None:
+    with pytest.raises(
+        InputError, match=r"^chat_template=c\.json: does not apply to data without messages: leave it out$"
+    ):
+        choose_template(make_task_in_memory(PAIRS), "c.json", None)
 
 
 @pytest.mark.parametrize("make", [lambda: iter(LINES), lambda: iter(PAIRS)])

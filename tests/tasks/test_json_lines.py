@@ -10,6 +10,7 @@ import pytest
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.json_lines import Line, get_text, list_lines, parse_line
+from gpt_tf2.tasks.task import Note
 
 
 def write(folder: Path, *names: str) -> None:
@@ -21,7 +22,7 @@ def write(folder: Path, *names: str) -> None:
 
 
 def list_names(path: Path | str, split: str) -> list[str]:
-    return [parse_line(line)["text"] for line in list_lines(str(path), split, None)]
+    return [parse_line(line)["text"] for line in list_lines(str(path), split, None) if isinstance(line, Line)]
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,7 @@ def list_names(path: Path | str, split: str) -> list[str]:
         (["train.jsonl", "dev.jsonl"], [["train.jsonl"], None, ["dev.jsonl"]]),
         (["train.jsonl", "dev.jsonl", "test.jsonl"], [["train.jsonl"], ["dev.jsonl"], ["test.jsonl"]]),
         (["a.jsonl", "b.jsonl", "notes.txt"], [["a.jsonl", "b.jsonl"]] * 3),
+        (["my_test_train.jsonl", "my_test_val.jsonl"], [["my_test_train.jsonl"], ["my_test_val.jsonl"], None]),
         (["training.jsonl", "contest.jsonl"], [["training.jsonl"], None, None]),
     ],
 )
@@ -44,6 +46,17 @@ def test_the_names_of_files_tell_their_splits(files: list[str], splits: list[lis
                 list_lines(str(tmp_path), split, None)
         else:
             assert list_names(tmp_path, split) == expected
+
+
+def test_files_whose_names_tell_no_split_are_noted_if_others_tell_one(tmp_path: Path) -> None:
+    write(tmp_path, "train.jsonl", "part2.jsonl", "more/part3.jsonl", "notes.txt")
+    lines = list_lines(str(tmp_path), "train", None)
+    note, line = lines
+    assert note == Note(f"{tmp_path}: not read, as no split is in their names: more/part3.jsonl, part2.jsonl")
+    assert isinstance(line, Line) and line.path == f"{tmp_path}/train.jsonl" and len(lines) == 1
+    write(tmp_path, *(f"{number}.jsonl" for number in range(9)))
+    (note, _) = list_lines(str(tmp_path), "train", None)
+    assert isinstance(note, Note) and note.line.endswith(": 0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl, …")
 
 
 def test_a_file_and_a_glob_are_every_split(tmp_path: Path) -> None:

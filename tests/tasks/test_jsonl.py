@@ -14,7 +14,7 @@ from gpt_tf2.data.packing import PackedExamples
 from gpt_tf2.data.prepared import Tokens, prepare_in_memory
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, ChatTemplate, format_template, read_template
-from gpt_tf2.tasks.jsonl import score, to_example, write
+from gpt_tf2.tasks.jsonl import check, score, to_example, write
 from gpt_tf2.tasks.lookup import find_task
 from gpt_tf2.tasks.task import ChatText, Example, Prediction, Unusable
 from gpt_tf2.tokenizer import Tokenizer
@@ -82,6 +82,11 @@ def show(example: Example) -> str:
             {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}], "system": "S"},
             "S\n\nUser: Hi\nAssistant:[ Hello]",
         ),
+        # The system's message beside a chat, once if it is there twice
+        ({"messages": [USER, BOT], "system": "S"}, "S\n\nUser: Hi\nAssistant:[ Hello there]"),
+        ({"messages": [SYSTEM, USER, BOT], "system": "Be brief."}, "Be brief.\n\nUser: Hi\nAssistant:[ Hello there]"),
+        ({"prompt": [USER], "completion": [BOT], "system": "S"}, "S\n\nUser: Hi\nAssistant:[ Hello there]"),
+        ({"prompt": "1 + 1 =", "completion": " 2", "system": None}, "1 + 1 =[ 2]"),
         # Alpaca's
         ({"instruction": "Add", "input": "1 1", "output": "2"}, "\nUser: Add\n1 1\nAssistant:[ 2]"),
         ({"instruction": "Add", "input": "", "output": "2", "text": "…"}, "\nUser: Add\nAssistant:[ 2]"),
@@ -110,6 +115,8 @@ REFUSED: list[tuple[dict, str]] = [
     ({"prompt": "a"}, 'd.jsonl:3: "completion" is missing, there is "prompt": add it, or rename what stands for it'),
     ({"completion": "a"}, 'd.jsonl:3: "prompt" is missing'),
     ({"prompt": "a", "completion": None}, 'd.jsonl:3: "completion" is null, not text'),
+    ({"prompt": "a", "completion": "b", "system": "S"}, 'd.jsonl:3: "system" beside texts is not read: write lists of'),
+    ({"messages": [USER, BOT], "system": 1}, 'd.jsonl:3: "system" is 1, not text'),
     ({"prompt": [USER], "completion": "a"}, "d.jsonl:3: completion: not a list: write [{"),
     ({"text": ["a"]}, 'd.jsonl:3: "text" is a list, not text'),
     ({"chosen": "a", "rejected": "b"}, "d.jsonl:3: these are preferences, chosen and rejected: give objective dpo"),
@@ -305,3 +312,19 @@ def test_a_malformed_template_is_refused(content: str, message: str, tmp_path: P
 def test_a_template_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "chat.json").write_text(format_template(CHATML))
     assert read_template(tmp_path / "chat.json") == CHATML
+
+
+def test_references_beside_the_lines_own_completions_are_refused() -> None:
+    check([], "d.jsonl", "test", None)
+    with pytest.raises(InputError, match=r"whose lines have their own completions: leave it out") as error:
+        check([], "d.jsonl", "test", "gold.jsonl")
+    assert (error.value.setting, error.value.value) == ("references", "gold.jsonl")
+
+
+def test_a_line_names_the_files_that_are_not_read(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("train.jsonl", "part2.jsonl"):
+        (tmp_path / name).write_text(json.dumps({"text": name}) + "\n")
+    assert main(["show-data", "--task=jsonl", f"--data={tmp_path}"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"== {tmp_path}/train.jsonl:1\n⟦train.jsonl⟧\n\n"
+    assert err == f"{tmp_path}: not read, as no split is in their names: part2.jsonl\n"

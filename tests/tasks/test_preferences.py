@@ -44,10 +44,28 @@ def test_a_pair_of_chats_differs_in_the_last_reply(value: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
+    "rejected", [say("", "3")[1:], say("What is 1+1?", "3")], ids=["the reply alone", "the whole chat"]
+)
+def test_a_prompt_that_is_a_text_is_the_users_message_before_replies(rejected: list[dict[str, str]]) -> None:
+    (turn,) = read(prompt="What is 1+1?", chosen=say("", "2")[1:], rejected=rejected).turns
+    assert turn == Turn("\nUser: What is 1+1?\nAssistant:", (" 2", " 3"))
+
+
+@pytest.mark.parametrize("prompt", ["Hi", say("Hi")], ids=["text", "messages"])
+def test_the_systems_message_may_stand_beside_a_chat(prompt: Any) -> None:
+    example = read(system="Be brief.", prompt=prompt, chosen=say("", "2")[1:], rejected=say("", "3")[1:])
+    assert example.passage + example.turns[0].prompt == "Be brief.\n\nUser: Hi\nAssistant:"
+
+
+@pytest.mark.parametrize(
     ("value", "message"),
     [
         ({"prompt": "a", "chosen": "b"}, r'^d\.jsonl:3: "rejected" is missing, there is "prompt", "chosen": add it'),
         ({"chosen": "b", "rejected": "c"}, r'^d\.jsonl:3: "prompt" is missing, there is "chosen", "rejected"'),
+        (
+            {"system": "S", "prompt": "a", "chosen": "b", "rejected": "c"},
+            r'^d\.jsonl:3: "system" beside texts is not read: write lists of messages, or put it into the prompt',
+        ),
         ({"prompt": "a", "chosen": "b", "rejected": None}, r'^d\.jsonl:3: "rejected" is null, not text'),
         ({"prompt": "a", "chosen": "b", "rejected": say("c")}, r'^d\.jsonl:3: "rejected" is a list, not text'),
         (
@@ -68,6 +86,14 @@ def test_a_pair_of_chats_differs_in_the_last_reply(value: dict[str, Any]) -> Non
             {"chosen": say("a", "b"), "rejected": say("x", "b")},
             r"^d\.jsonl:3: chosen and rejected differ before their last message: let them differ in that alone",
         ),
+        (
+            {"prompt": "a", "chosen": say("", "b", "c", "d")[1:], "rejected": say("", "b")[1:]},
+            r"^d\.jsonl:3: chosen begins with the assistant's message, and more follow: let it hold",
+        ),
+        (
+            {"prompt": 1, "chosen": say("", "b")[1:], "rejected": say("", "c")[1:]},
+            r'^d\.jsonl:3: "prompt" is 1, not text',
+        ),
     ],
 )
 def test_a_malformed_line_is_refused_with_its_place(value: dict[str, Any], message: str) -> None:
@@ -83,8 +109,12 @@ def test_equal_completions_teach_nothing(value: dict[str, Any]) -> None:
         read(prompt="a", **value)
 
 
-def test_pairs_are_shown_and_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_both_completions_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
-    assert main(["show-data", "--task=preferences", f"--data={path}", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["completions"] == ["b", "c"]
+    path.write_text(json.dumps({"prompt": "1 + 1 =", "chosen": " 2", "rejected": " 3"}) + "\n")
+    command = ["show-data", "--task=preferences", f"--data={path}"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"== {path}:1\n1 + 1 =⟦ 2⟧ chosen\n⟦ 3⟧ rejected\n\n"
+    assert main([*command, "--json"]) == 0
+    record = {"id": f"{path}:1", "prompt": "1 + 1 =", "chosen": " 2", "rejected": " 3"}
+    assert json.loads(capsys.readouterr().out) == record

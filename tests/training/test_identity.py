@@ -13,20 +13,23 @@ from gpt_tf2 import InputError, load_model, save_model
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.commands import finetune as command
 from gpt_tf2.commands.finetune import run_finetune
-from gpt_tf2.training.state import FORMER, SEALED, VOCABULARY, WEIGHTS, read_run
+from gpt_tf2.commands.finetune_settings import identify_run
+from gpt_tf2.config import GPT2Config
+from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE
+from gpt_tf2.training.state import FORMER, SEALED, TEMPLATE, VOCABULARY, WEIGHTS, check_run, read_run
 from helpers import made_up
 from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
 from helpers.workplace import OPENAI_TINY, swap_last_tokens
 
 ONE_STEP: dict[str, Any] = {"epochs": 1, "steps": 1, "dropout": 0.0, "val_fraction": 0.0, "length": 8}
 LORA: dict[str, Any] = {"lora_rank": 1, "precision": "float32"}
+CONFIG = GPT2Config(n_vocab=300, n_ctx=16, n_embd=8, n_head=2, n_layer=1)
 DATA = "model.ckpt.data-00000-of-00001"
 
 
 def change_base(folder: Path) -> None:
     """Changes the lowest bit of one weight of a TF1 checkpoint, as TensorFlow would write it."""
     from gpt_tf2.checkpoints import openai
-    from gpt_tf2.config import GPT2Config
 
     checkpoint = openai.open_checkpoint(folder / "model.ckpt")
     tensors = {name: checkpoint.read(name) for name in checkpoint.shapes}
@@ -106,7 +109,7 @@ def test_a_run_that_an_earlier_version_saved_resumes(workplace: Path, how: dict[
         run = json.loads(file.attrs["run"])
         del file.attrs[SEALED]
         file.attrs["run"] = json.dumps(
-            {key: run[key] for key in run if key not in (WEIGHTS, VOCABULARY, "--lora_alpha", *FORMER)}
+            {key: run[key] for key in run if key not in (WEIGHTS, VOCABULARY, TEMPLATE, "--lora_alpha", *FORMER)}
         )
     with Path("output/m/state.h5").open("ab") as file:
         file.write(b"\0")  # the checksum is not at the end any more: as in a file without one
@@ -151,6 +154,32 @@ def test_a_run_that_writes_to_the_model_it_began_with_resumes(workplace: Path) -
         with h5py.File(begun, "r+") as file:
             file["wte"][0, 0] += 1
         run_finetune(change_settings(**{**how, "epochs": 2, "resume": True}))
+
+
+@pytest.mark.parametrize(("began", "goes_on", "was"), [(None, "int8", "not set"), ("int8", None, "int8")])
+def test_a_base_in_int8_is_part_of_a_run(began: str | None, goes_on: str | None, was: str) -> None:
+    saved, run = (
+        identify_run(change_settings(**LORA, base_precision=base), CONFIG, "", None, "", is_shortened=False)
+        for base in (began, goes_on)
+    )
+    with pytest.raises(InputError) as error:
+        check_run(Path("state.h5"), run, saved, {})
+    line = f"was {was} when the run began (state.h5): use the same value, or leave --resume out"
+    assert error.value.on_command_line() == f"--base_precision{f' {goes_on}' if goes_on else ''}: {line}"
+
+
+def test_another_chat_template_is_named_as_what_has_changed() -> None:
+    """The data's tokens, which it has changed too, are compared after it."""
+    other = DEFAULT_TEMPLATE._replace(user=("\nYou: ", ""))
+    saved, run = (
+        identify_run(change_settings(), CONFIG, "", template, key, is_shortened=False)
+        for template, key in ((DEFAULT_TEMPLATE, "a"), (other, "b"))
+    )
+    with pytest.raises(InputError, match=r"^the chat template has changed since the run began \(state\.h5\): use the"):
+        check_run(Path("state.h5"), run, saved, {})
+    del saved[TEMPLATE]  # as earlier versions saved it
+    with pytest.raises(InputError, match=r"^the text of data has changed"):
+        check_run(Path("state.h5"), run, saved, {})
 
 
 def test_adapters_never_replace_the_model_that_they_belong_to(workplace: Path) -> None:
