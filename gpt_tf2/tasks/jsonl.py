@@ -69,7 +69,8 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
 def check_no_preferences(value: Mapping[str, Any], name: str) -> None:
     """Raises InputError for preferences, paired or not: the worse completions would be learned as good ones."""
     if "chosen" in value and "rejected" in value and not {*REPLIES, "text"} & value.keys():
-        raise InputError(f"{name}: these are preferences, chosen and rejected: give `objective` dpo")
+        fix = "give `task` preferences, to train with `objective` dpo"
+        raise InputError(f"{name}: these are preferences, chosen and rejected: {fix}")
     if isinstance(value.get("label"), bool) and set(REPLIES) & value.keys():
         fix = 'keep only lines whose label is true, and leave out "label"'
         raise InputError(f'{name}: a "label" of true or false marks unpaired preferences, which are not read: {fix}')

@@ -19,7 +19,7 @@ TEXT = "text"  # the column of a .jsonl or .parquet, if there is one
 READ_PAIRS = "give `task` jsonl"
 # Columns of which one alone would lose the others: what they look like, and what reads them all in a .jsonl.
 FORMS = {
-    ("chosen", "rejected"): ("preferences", "give `objective` dpo"),
+    ("chosen", "rejected"): ("preferences", "give `task` preferences, to train with `objective` dpo"),
     ("prompt", "completion"): ("pairs", READ_PAIRS),
     ("instruction", "output"): ("pairs", READ_PAIRS),
     ("messages",): ("chats", READ_PAIRS),

@@ -119,7 +119,10 @@ REFUSED: list[tuple[dict, str]] = [
     ({"messages": [USER, BOT], "system": 1}, 'd.jsonl:3: "system" is 1, not text'),
     ({"prompt": [USER], "completion": "a"}, "d.jsonl:3: completion: not a list: write [{"),
     ({"text": ["a"]}, 'd.jsonl:3: "text" is a list, not text'),
-    ({"chosen": "a", "rejected": "b"}, "d.jsonl:3: these are preferences, chosen and rejected: give objective dpo"),
+    (
+        {"chosen": "a", "rejected": "b"},
+        "d.jsonl:3: these are preferences, chosen and rejected: give task preferences, to",
+    ),
     ({"prompt": [USER], "chosen": [BOT], "rejected": [BOT]}, "d.jsonl:3: these are preferences"),
     (
         {"prompt": "a", "completion": "b", "label": False},

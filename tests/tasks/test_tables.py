@@ -150,7 +150,10 @@ def test_the_first_column_of_text_of_a_parquet_is_read(tmp_path: Path) -> None:
         ({"instruction": "a", "output": "b"}, r"looks like pairs \(instruction, output\): give task jsonl"),
         ({"messages": []}, r"looks like chats \(messages\): give task jsonl, or name the text's column"),
         ({"id": "a", "conversations": []}, r"looks like chats \(conversations\)"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"looks like preferences .*: give objective dpo, or name"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            r"looks like preferences .*: give task preferences, to train with objective dpo, or name",
+        ),
     ],
 )
 def test_pairs_chats_and_preferences_are_not_read_as_one_column(row: dict, message: str, tmp_path: Path) -> None:
