@@ -96,12 +96,15 @@ class Tokenizer:
         """The ids of a text. A lone surrogate, which UTF-8 cannot hold, is encoded as U+FFFD.
 
         Args:
-            allow_special: whether the name of the end of text, `<|endoftext|>`, is the token of that name. By default
-                it is plain text.
+            allow_special: whether the name of the end of text is that token, and `<|endoftext|>` the token of that
+                name; in a vocabulary without one it is the end of text. By default both are plain text.
             allow_added: whether the names of other added tokens are these tokens, as in transformers. Added tokens of
                 white space are tokens in any case.
         """
-        return self._vocabulary.encode(text, allow_special, allow_added)
+        if not allow_special or END_OF_TEXT not in text or self.token_id(END_OF_TEXT) is not None:
+            return self._vocabulary.encode(text, allow_special, allow_added)
+        first, *others = (self._vocabulary.encode(part, True, allow_added) for part in text.split(END_OF_TEXT))
+        return [*first, *(id for part in others for id in (self.end_of_text, *part))]
 
     def encode_batch(self, texts: Sequence[str], num_threads: int | None = None) -> list[list[int]]:
         """The ids of each text, without its end of text.

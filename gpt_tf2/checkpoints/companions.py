@@ -22,7 +22,7 @@ def companion_folder(path: str | Path) -> Path:
         'models/124M'
     """
     path = Path(path)
-    if path.is_dir() and not path.with_name(f"{path.name}.index").is_file():  # else the prefix of a TF1 checkpoint
+    if path.is_dir() and not Path(f"{path}.index").is_file():  # else the prefix of a TF1 checkpoint
         return path
     return path.parent if ALONE.fullmatch(path.name) else path.with_suffix("")
 

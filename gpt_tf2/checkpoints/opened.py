@@ -1,5 +1,6 @@
 """A model on disk, found once: its checkpoint, hyper-parameters and vocabulary. Every command starts from one."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -150,15 +151,17 @@ def open_model(
     stamp = stamp_files(sources)
     config = choose_config(path, None if json_hparams else read_config(path, base), hparams)
     notes = []
+    owned = [companion_folder(path)]  # a folder around it may be that of another model
     if held:
         base_path = locate_base(held, base)
         fallbacks.append(companion_folder(base_path))
+        owned.append(companion_folder(base_path))
         if not held.knows_base:
             notes.append(f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked")
     tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallbacks, base)
     open_weights = functools.partial(open_checkpoint, base=base)
-    template = find_companion(path, CHAT_TEMPLATE, fallbacks=fallbacks)
-    chat_template = read_template(template) if template else None
+    templates = [folder / CHAT_TEMPLATE for folder in owned if (folder / CHAT_TEMPLATE).is_file()]
+    chat_template = read_template(templates[0]) if templates else None
     return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, tuple(notes), chat_template)
 
 
@@ -278,10 +281,16 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
         save_vocabulary(tokenizer, written)
 
 
-def save_chat_template(template: ChatTemplate | None, path: Path) -> None:
-    """Writes a chat template beside a checkpoint; without one, deletes that of a checkpoint which it replaced."""
+def save_chat_template(template: ChatTemplate | None, path: Path, replaces: bool) -> None:
+    """Writes a chat template beside a saved checkpoint; without one, deletes that of the checkpoint that it replaced.
+
+    replaces: whether a checkpoint was at the path before. If none was, or if the file is not as it is written here, it
+        is the user's own and stays.
+    """
     file = companion_folder(path) / CHAT_TEMPLATE
     if template:
         write_text(file, format_template(template) + "\n")
-    else:
-        file.unlink(missing_ok=True)
+    elif replaces and file.is_file():
+        with contextlib.suppress(InputError):
+            if file.read_bytes() == (format_template(read_template(file)) + "\n").encode():
+                file.unlink()

@@ -9,7 +9,7 @@ import numpy as np
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.adapters import Adapters
 from gpt_tf2.checkpoints.companions import companion_folder
-from gpt_tf2.checkpoints.formats import check_format, locate, locate_base, open_adapters
+from gpt_tf2.checkpoints.formats import check_format, locate, locate_base, open_adapters, try_to_locate
 from gpt_tf2.checkpoints.opened import OpenedModel, load_model, open_model, save_chat_template, save_model
 from gpt_tf2.commands.find_model import find_model_and_base, find_on_machine
 from gpt_tf2.commands.flags import flag
@@ -57,8 +57,9 @@ def merge(settings: MergeSettings) -> tuple[Path, float]:
         print_to_stderr(model.remark)
     start_backend()
     merged = model.load()
+    replaces = try_to_locate(str(output)) is not None
     save_model(merged, output, model.tokenizer)
-    save_chat_template(model.chat_template, output)
+    save_chat_template(model.chat_template, output, replaces)
     logits = compute_logits(merged)
     del merged  # before the base is read: a model may fill the memory
     return output, measure_difference(held, model, locate_base(held, base), logits)

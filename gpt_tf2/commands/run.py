@@ -12,6 +12,7 @@ from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.added_tokens import add_tokens
 from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.checkpoints.formats import try_to_locate
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.data_settings import choose_template, find_task_of
 from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine
@@ -70,6 +71,7 @@ class Run:
     settings: without "auto".
     model: to start from. trained: the tensors to train, name to shape.
     output: the file to write; with held-out data of the best weights, and the last ones go to `last`.
+    replaced: which of the two had a checkpoint when the run began. None of a resumed run, which has replaced them.
     state: where the run is saved for `resume`. saved: the identity of the save to resume.
     identity: what a resumed run must have in common with the saved one.
     digests: of the weights to start from, by tensor, once they are read.
@@ -87,6 +89,7 @@ class Run:
     held_out: Batches | None
     trained: Shapes
     output: Path
+    replaced: tuple[Path, ...]
     state: Path
     saved: dict[str, Any] | None
     identity: dict[str, Any]
@@ -201,6 +204,7 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
         data=data,
         trained=list_trained(settings, model.config),
         output=output,
+        replaced=() if saved else tuple(p for p in (output, place_last(output)) if try_to_locate(str(p))),
         state=state,
         saved=saved,
         identity=identify_run(settings, model.config, model.tokenizer.digest, of_chats, key, data.is_shortened),
@@ -229,8 +233,9 @@ def open_split(
     unit = "parts" if task.running_text else "examples"
     with Counter(f"preparing {split}", unit, shown=call.is_shown) as counter:
         completion_only = settings.loss_on == "completion"
-        shortens, length = settings.too_long == "shorten", settings.length or LENGTH
-        return open_training_data(source, length, val_fraction, completion_only, counter, shortens, settings.beta())
+        assert settings.length  # `resolve` has set it
+        shortens, beta = settings.too_long == "shorten", settings.beta()
+        return open_training_data(source, settings.length, val_fraction, completion_only, counter, shortens, beta)
 
 
 def open_base(settings: FinetuneSettings) -> OpenedModel:

@@ -85,7 +85,6 @@ def save_best(run: Run, trainer: "Trainer", history: History, best: Validation, 
 
 def save_weights(run: Run, trainer: "Trainer", path: Path) -> None:
     """Writes the model, or its adapters, with the vocabulary and the chat template."""
-    save_chat_template(run.chat_template, path)
     if run.settings.lora_rank:
         base = adapters.Base(run.model.path, run.digests, run.model.tokenizer.digest)
         write = peft.write if path.name == peft.FILE else adapters.write
@@ -93,3 +92,4 @@ def save_weights(run: Run, trainer: "Trainer", path: Path) -> None:
         save_vocabulary(run.model.tokenizer, path)
     else:
         save_model(trainer.model, path, run.model.tokenizer)
+    save_chat_template(run.chat_template, path, path in run.replaced)

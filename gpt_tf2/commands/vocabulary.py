@@ -13,7 +13,7 @@ from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable, read_or_empty, write_text
 from gpt_tf2.tasks.examples import Skipped
-from gpt_tf2.tasks.task import Part, RunningText
+from gpt_tf2.tasks.task import MarkedText, Part, RunningText
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
 from gpt_tf2.vocabularies.byte_level import byte_characters
 
@@ -80,9 +80,10 @@ def read_texts(parts: Iterable[Part], running_text: RunningText) -> Iterator[str
         for piece in running_text.read(part):
             if not isinstance(piece, str | None):
                 raise InputError("token ids, no text: give the text", "data", part.label)
-            if piece:
-                is_empty = False
-                yield piece
+            for text in piece.split(END_OF_TEXT) if isinstance(piece, MarkedText) else [piece]:
+                if text:
+                    is_empty = False
+                    yield text
     if is_empty:
         raise InputError("there is no text in it: give a file, folder or glob with text", "data")
 

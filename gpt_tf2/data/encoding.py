@@ -14,8 +14,8 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.in_memory import PLACE
 from gpt_tf2.tasks.lookup import find_task
-from gpt_tf2.tasks.task import ChatText, Example, Part, Piece, RunningText, Task, Unusable
-from gpt_tf2.tokenizer import END_OF_TEXT, Origin, Tokenizer
+from gpt_tf2.tasks.task import ChatText, Example, MarkedText, Part, Piece, RunningText, Task, Unusable
+from gpt_tf2.tokenizer import Origin, Tokenizer
 
 CHUNK = 64  # examples that a process encodes at a time
 PASSAGE, PROMPT, COMPLETION, STREAM, STREAM_CONTINUED, CHAT_PASSAGE = range(6)  # kinds of spans
@@ -148,7 +148,7 @@ def encode_pieces(pieces: Iterable[Piece], label: str, tokenizer: Tokenizer) -> 
         if piece is None:
             arrays.append(np.array([tokenizer.end_of_text], "int32"))
         elif isinstance(piece, str):
-            arrays.append(np.array(tokenizer.encode(piece), "int32"))
+            arrays.append(np.array(tokenizer.encode(piece, isinstance(piece, MarkedText)), "int32"))
         elif piece.size and not 0 <= piece.min() <= piece.max() < tokenizer.n_vocab:
             message = (
                 f"ids {piece.min()} to {piece.max()} in a vocabulary of {tokenizer.n_vocab}: encode the text again"
@@ -191,11 +191,8 @@ def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
         return tokenizer.encode(text)
     ids: list[int] = []
     for template, said in itertools.zip_longest(text.parts[::2], text.parts[1::2], fillvalue=""):
-        first, *others = template.split(END_OF_TEXT)
-        ids += tokenizer.encode(first)
-        for other in others:
-            ids += [tokenizer.end_of_text, *tokenizer.encode(other)]
-        ids += tokenizer.encode(said, allow_added=False)
+        ids += tokenizer.encode(template or "", allow_special=True)
+        ids += [tokenizer.end_of_text] if said is None else tokenizer.encode(said, allow_added=False)
     return ids
 
 

@@ -15,7 +15,7 @@ from gpt_tf2.generation.sampling import MinimumLength, Sampler
 from gpt_tf2.generation.scheduler import Request
 from gpt_tf2.generation.scheduling import make_scheduler
 from gpt_tf2.generation.text_stream import TextStream, discard
-from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
+from gpt_tf2.tokenizer import Tokenizer
 
 MOST_SLOTS = 4096  # sequences at a time: more would gain nothing, and a million would fill the memory
 
@@ -70,14 +70,9 @@ class Sample:
 def encode_prompt(tokenizer: Tokenizer, text: str, literal: bool = False) -> Prompt:
     """A text as a prompt. An empty one begins a new text.
 
-    literal: whether `<|endoftext|>` in it is its letters instead of the token. As in data, it is the token that ends a
-        text if a vocabulary has no token of that name.
+    literal: whether `<|endoftext|>` in it is its letters instead of the token; see `Tokenizer.encode`.
     """
-    is_a_name = literal or tokenizer.token_id(END_OF_TEXT) is not None
-    ids: list[int] = []
-    for number, piece in enumerate([text] if is_a_name else text.split(END_OF_TEXT)):
-        ids += [*([tokenizer.end_of_text] if number else []), *tokenizer.encode(piece, not literal)]
-    return Prompt(text, ids or [tokenizer.end_of_text])
+    return Prompt(text, tokenizer.encode(text, allow_special=not literal) or [tokenizer.end_of_text])
 
 
 def check_prompt(model: OpenedModel, prompt: Prompt, rules: CompletionRules, name: str, *where: str) -> None:

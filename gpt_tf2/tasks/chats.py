@@ -18,7 +18,8 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-END_OF_TEXT = "<|endoftext|>"  # in a template's text it is the token that ends a text, whatever its name
+
+Parts = list[str | None]  # of a `ChatText`
 
 
 class Message(NamedTuple):
@@ -99,10 +100,11 @@ def make_chat(messages: Sequence[Message], template: ChatTemplate, name: str) ->
         Turn(prompt='\\nUser: Hi\\nAssistant:', completions=(' Hello',))
     """
     spoken = next((number for number, message in enumerate(messages) if message.role != "system"), len(messages))
-    passage = [""]
+    passage: Parts = [""]
     for message in messages[:spoken]:
         append(passage, message, template)
-    turns, prompt, reply_end = [], [""], END_OF_TEXT + template.assistant[1]
+    turns: list[Turn] = []
+    prompt: Parts = [""]
     for number, message in enumerate(messages[spoken:], start=spoken + 1):
         if message.role == "system":
             raise InputError(f"{name}: message {number} is the system's, after the chat has begun: put it first")
@@ -112,20 +114,20 @@ def make_chat(messages: Sequence[Message], template: ChatTemplate, name: str) ->
         if not message.content.strip():
             raise Unusable("a completion is empty", name)
         opening, spaces = split_opening(template.assistant[0])
-        prompt[-1] += opening
+        prompt.append(f"{prompt.pop()}{opening}")
         turns.append(Turn(ChatText(*prompt), (ChatText("", spaces + message.content),)))
-        prompt = [reply_end]
+        prompt = ["", None, template.assistant[1]]
     if not turns:
         raise InputError(f"{name}: no message of the assistant, so nothing to learn: end it with a reply")
-    return Example(name, ChatText(*passage), tuple(turns), reply_end)
+    return Example(name, ChatText(*passage), tuple(turns), ChatText("", None, template.assistant[1]))
 
 
-def append(parts: list[str], message: Message, template: ChatTemplate) -> None:
+def append(parts: Parts, message: Message, template: ChatTemplate) -> None:
     """Append a message to the parts of a `ChatText`."""
     before, after = getattr(template, message.role)
     opening, spaces = split_opening(before)
-    parts[-1] += opening
-    parts += [spaces + message.content, END_OF_TEXT + after if message.role == "assistant" else after]
+    ending = ["", None] if message.role == "assistant" else []
+    parts += [f"{parts.pop()}{opening}", spaces + message.content, *ending, after]
 
 
 def split_opening(before: str) -> tuple[str, str]:

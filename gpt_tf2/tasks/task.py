@@ -10,33 +10,41 @@ import numpy as np
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.text_files import check_encoding
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, ChatTemplate
+from gpt_tf2.vocabularies.byte_level import END_OF_TEXT
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # table, row, column: figure
 Piece = str | np.ndarray | None  # of running text: text, token ids int [N], or None for the end-of-text token
 
 
+class MarkedText(str):
+    """A text in which `<|endoftext|>` is the token; see `Tokenizer.encode`. In others it is letters."""
+
+
 class ChatText(str):
     """A text of a chat's messages, which knows what somebody wrote in it: there no control token is recognized.
 
-    parts: text of the template and what somebody wrote, by turns, the template's first. In the template's
-        `<|endoftext|>` is the token.
+    parts: text of the template and what somebody wrote, by turns, the template's first; see `MarkedText`. None, instead
+        of what somebody wrote, is the end-of-text token.
 
     Example:
         >>> ChatText("\\nUser:", " Are you a <bot>?", "\\nAssistant:")
         '\\nUser: Are you a <bot>?\\nAssistant:'
     """
 
-    parts: tuple[str, ...]
+    parts: tuple[str | None, ...]
 
-    def __new__(cls, *parts: str) -> "ChatText":
-        text = super().__new__(cls, "".join(parts))
+    def __new__(cls, *parts: str | None) -> "ChatText":
+        text = super().__new__(cls, "".join(END_OF_TEXT if part is None else part for part in parts))
         text.parts = parts
         return text
 
     def removeprefix(self, prefix: str, /) -> "ChatText":
-        """The text without a prefix, where the template begins with it."""
-        first, *others = self.parts
-        return ChatText(first.removeprefix(prefix), *others)
+        """The text without a prefix, where the template or the end-of-text token begins with it."""
+        parts = self.parts
+        if parts[:2] == ("", None) and prefix.startswith(END_OF_TEXT):
+            parts, prefix = parts[2:], prefix.removeprefix(END_OF_TEXT)
+        first, *others = parts
+        return ChatText((first or "").removeprefix(prefix), *others)
 
 
 @dataclasses.dataclass(frozen=True)

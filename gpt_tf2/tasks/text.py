@@ -11,14 +11,14 @@ from gpt_tf2.storage.npz import array_names, read_ids
 from gpt_tf2.storage.text_files import ENCODING_FIX, MARKS, decode, plain_suffix, read_blocks
 from gpt_tf2.tasks.data_files import is_stream, list_files
 from gpt_tf2.tasks.tables import is_table, read_table
-from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Piece, Reading, Turn, Unusable
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, MarkedText, Note, Piece, Reading, Turn, Unusable
+from gpt_tf2.vocabularies.byte_level import END_OF_TEXT
 
 SPLITS = ("train",)
 READS = ("encoding", "column", "literal_specials")
 PART = 1 << 20  # characters of a plain file in a part, or a little more
 ROWS = 1000  # of a table in a part
 START_OF_TEXT = "<|startoftext|>"  # has no token of its own: the model sees its letters
-END_OF_TEXT = "<|endoftext|>"
 # The tokenizer cuts there too, so the tokens of parts, one after another, are those of the whole.
 LONE_BREAK = re.compile(r"(?<=\S)\n(?=\S)")
 BINARY = "binary file or archive"
@@ -28,6 +28,7 @@ SIGNATURES = (
     *(b"%PDF-", b"{\\rtf", b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"\x7fELF", b"PAR1", b"\x93NUMPY"),
     b"\x89HDF",
 )
+ARRAY = re.compile(rb"[\xef\xbb\xbf\xff\xfe\0\s]*\[")  # a JSON array in UTF-8 or UTF-16
 HEAD = 8000  # bytes in which a binary file is recognized
 CONTROL = re.compile(r"[\x01-\x08\x0e-\x1a\x7f]")
 
@@ -75,19 +76,11 @@ def read_part(part: TextPart) -> list[Piece]:
     """The pieces of a part. Raises InputError if it is an array without token ids."""
     if part.name:
         return [read_ids(Path(part.path), part.name)]
+    kind = str if part.literal else MarkedText
     pieces: list[Piece] = [None] if part.follows else []
     for _, row in part.rows:
-        pieces += [*split_specials(START_OF_TEXT + row, part.literal), None, "\n"]
-    return pieces + split_specials(part.text, part.literal)
-
-
-def split_specials(text: str, literal: bool) -> list[Piece]:
-    """The pieces of a text in which `<|endoftext|>` is the token, unless it is literal."""
-    texts = [text] if literal else text.split(END_OF_TEXT)
-    pieces: list[Piece] = [texts[0]]
-    for piece in texts[1:]:
-        pieces += [None, piece]
-    return pieces
+        pieces += [kind(START_OF_TEXT + row), None, "\n"]
+    return [*pieces, kind(part.text)]
 
 
 def items(
@@ -132,6 +125,8 @@ def read_files(dataset_path: str, reading: Reading) -> Iterator[TextPart | Note 
                 yield TextPart(str(path), begins, follows, rows=chunk, literal=reading.literal_specials)
                 begins = follows = False
         else:
+            if not Path(dataset_path).is_dir():  # in a folder, as one of code, it is a text like others
+                check_no_array(path)
             try:
                 for text in cut_text(read_plain(path, reading.encoding)):
                     specials += text.count(END_OF_TEXT)
@@ -172,6 +167,13 @@ def find_files(dataset_path: str) -> Iterator[Path | Unusable]:
             yield Unusable("pipe, device or broken link", str(path))  # reading a pipe that nobody writes never ends
     if not files and not hidden:
         raise InputError("no such file: give a file, a folder or a glob", "data", dataset_path)
+
+
+def check_no_array(path: Path) -> None:
+    """Raises InputError for a `.json` that holds an array, the texts, pairs or chats of which are not running text."""
+    if plain_suffix(path) == ".json" and ARRAY.match(next(read_blocks(path), b"")):
+        fix = "write one value per line to a .jsonl, as jq -c '.[]' does, and give `task` jsonl for pairs and chats"
+        raise InputError(f"a JSON array (name it .txt to learn its brackets and quotes): {fix}", "data", path)
 
 
 def read_plain(path: Path, encoding: str | None) -> Iterator[str]:

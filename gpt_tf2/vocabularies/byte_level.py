@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from gpt_tf2.errors import InputError
 
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"  # ends a text in OpenAI's vocabulary, and stands for what does in data and prompts
 MOST_IDS = 2**31 - 1  # a token is a 32-bit integer
 
 Definition = dict[str, Any]  # the content of a tokenizer.json
@@ -30,7 +30,8 @@ class Vocabulary(Protocol):
     def encode(self, text: str, end_is_token: bool, added_are_tokens: bool) -> list[int]:
         """The ids of a text. A lone surrogate is U+FFFD.
 
-        end_is_token: whether the name of the end of text is its token; else it is letters.
+        end_is_token: whether the name of the end of text is its token, and `<|endoftext|>` the token of that name if
+            there is one; else they are letters.
         added_are_tokens: whether the names of other added tokens are. Those of white space always are.
         """
         ...

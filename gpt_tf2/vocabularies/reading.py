@@ -22,6 +22,7 @@ from gpt_tf2.vocabularies.tokenizer_json import (
 )
 
 ADDED, SPECIALS, CONFIG = "added_tokens.json", "special_tokens_map.json", "config.json"
+BESIDE = (ADDED, SPECIALS, SETTINGS)  # what transformers keeps beside a vocabulary
 ROLES = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 KEPT = (*ROLES, *LISTS, "chat_template", "model_max_length", "clean_up_tokenization_spaces")  # of the settings
@@ -131,7 +132,8 @@ def complete(definition: Definition, settings: Settings, folder: Path, source: s
         splitter = splitter | {"add_prefix_space": bool(settings.get("add_prefix_space"))}
         definition = definition | {"pre_tokenizer": splitter}
     end = name_token(settings.get("eos_token")) or find_end(definition, folder, source)
-    return add_tokens(definition, [end], special=True), select_settings(settings, end)
+    names = [end, *([END_OF_TEXT] if END_OF_TEXT in definition["model"]["vocab"] else [])]
+    return add_tokens(definition, names, special=True), select_settings(settings, end)
 
 
 def select_settings(settings: Settings, end: str) -> Settings:

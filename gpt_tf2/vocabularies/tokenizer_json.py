@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.vocabularies.byte_level import Definition, Settings, byte_characters, check_ids, read_name
+from gpt_tf2.vocabularies.byte_level import END_OF_TEXT, Definition, Settings, byte_characters, check_ids, read_name
 from gpt_tf2.vocabularies.openai import FLAGS
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class JsonVocabulary:
         self._definition, self._settings, self._source = definition, settings, source
         check_byte_level(definition, source)
         self.tokens = list_tokens(definition, source)
-        self._end: str = settings["eos_token"]
-        self.end_of_text = find_id(definition, self._end)
+        self._ends = {settings["eos_token"], END_OF_TEXT}
+        self.end_of_text = find_id(definition, settings["eos_token"])
         self._content = content
-        self._without_end = build(definition, lambda name: name != self._end, source)
+        self._without_end = build(definition, lambda name: name not in self._ends, source)
 
     def encode(self, text: str, end_is_token: bool, added_are_tokens: bool) -> list[int]:
         if not added_are_tokens:
@@ -70,7 +70,7 @@ class JsonVocabulary:
 
     @functools.cached_property
     def _of_content_and_end(self) -> "Engine":
-        return build(self._definition, lambda name: name == self._end or name.isspace(), self._source)
+        return build(self._definition, lambda name: name in self._ends or name.isspace(), self._source)
 
 
 def build(definition: Definition, keep: Callable[[str], bool], source: str) -> "Engine":

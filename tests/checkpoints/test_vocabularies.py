@@ -1,5 +1,6 @@
 """Folders of other programs, with vocabularies of every kind: the ids and the logits are theirs, both ways."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,45 @@ def test_the_form_that_was_saved_last_is_read(tmp_path: Path) -> None:
         save_vocabulary(tokenizer, path)
         found = find_vocabulary(path)
         assert found and (found.digest, found.contents) == (tokenizer.digest, tokenizer.contents)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.h5"])
+@pytest.mark.parametrize(
+    ("stale", "content"),
+    [
+        ("special_tokens_map.json", {"eos_token": "<|im_end|>"}),
+        ("special_tokens_map.json", {"pad_token": "<pad>"}),
+        ("added_tokens.json", {"<pad>": 512}),
+        ("tokenizer_config.json", {"add_prefix_space": True}),
+        ("tokenizer_config.json", []),
+    ],
+)
+def test_what_transformers_left_beside_another_vocabulary_does_not_change_a_saved_one(
+    tmp_path: Path, name: str, stale: str, content: object
+) -> None:
+    tiny = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
+    (tmp_path / stale).write_text(json.dumps(content))
+    save_vocabulary(tiny, tmp_path / name)
+    found = find_vocabulary(tmp_path / name)
+    assert found and (found.digest, found.end_of_text) == (tiny.digest, 511)
+    assert found.encode("the tide") == tiny.encode("the tide")
+
+
+def test_a_vocabulary_is_saved_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
+    monkeypatch.chdir(tmp_path)
+    save_vocabulary(tiny, Path("model.safetensors"))
+    for path in ("model.safetensors", "."):
+        found = find_vocabulary(Path(path))
+        assert found and found.digest == tiny.digest
+
+
+def test_what_changes_nothing_stays_beside_a_saved_vocabulary(tmp_path: Path) -> None:
+    tiny = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
+    kept = tmp_path / "special_tokens_map.json"
+    kept.write_text('{"eos_token": "<|endoftext|>"}')
+    save_vocabulary(tiny, tmp_path / "model.safetensors")
+    assert kept.is_file()
 
 
 def test_vocabularies_are_found_by_folder_and_by_name(tmp_path: Path) -> None:

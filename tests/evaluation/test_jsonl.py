@@ -12,7 +12,7 @@ import pytest
 
 import gpt_tf2
 from gpt_tf2.backend.workers import Workers
-from gpt_tf2.checkpoints.opened import open_model, save_chat_template
+from gpt_tf2.checkpoints.opened import open_model, save_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands.chat import make_example_of_chat
 from gpt_tf2.commands.evaluate import EvaluateSettings, run_evaluate
@@ -187,6 +187,41 @@ def finetune(data: str, output: str, **settings: object) -> None:
     run_finetune(FinetuneSettings(data=data, task="jsonl", output=f"./{output}", **(short | settings)))
 
 
+def test_a_chat_template_is_of_the_model_in_its_folder_only(workplace: Path) -> None:
+    opened = open_model("models/tiny")
+    network = opened.load()
+    for path in ("out/model.safetensors", "out/dpo.h5"):
+        save_model(network, path, opened.tokenizer)
+    Path("out/chat.json").write_text(format_template(CHATML))
+    assert open_model("out/model.safetensors").chat_template == open_model("out").chat_template == CHATML
+    assert open_model("out/dpo.h5").chat_template is None
+
+
+def test_a_save_without_a_chat_template_deletes_only_that_of_the_model_it_replaces(workplace: Path) -> None:
+    lm, file = gpt_tf2.load("tiny", engine="graph"), Path("mine/chat.json")
+    file.parent.mkdir()
+    ours = format_template(CHATML) + "\n"
+    for name, content, stays in (
+        ("mine/model.safetensors", ours, True),  # no model was there
+        ("mine/model.safetensors", "my own file", True),
+        ("mine/model.safetensors", json.dumps(CHATML._asdict(), indent=1), True),
+        ("mine/model.safetensors", ours, False),
+        ("mine.h5", ours, True),
+        ("mine.h5", ours, False),
+    ):
+        file.write_text(content)
+        lm.save(name)
+        assert file.exists() == stays, (name, content)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_a_chat_template_where_no_model_was(workplace: Path) -> None:
+    write_lines(Path("pairs.jsonl"), *[PAIR] * 8)
+    Path("chat.json").write_text("my own file")
+    finetune("pairs.jsonl", "model.safetensors", steps=2, save_every=1)
+    assert Path("chat.json").read_text() == "my own file"
+
+
 @pytest.mark.slow
 def test_the_template_of_chats_stays_with_the_model(workplace: Path) -> None:
     write_lines(Path("chats.jsonl"), *[CHAT] * 8)
@@ -203,8 +238,8 @@ def test_the_template_of_chats_stays_with_the_model(workplace: Path) -> None:
         assert open_model(name).chat_template == CHATML
     with pytest.raises(InputError, match=r"^the chat template has changed since the run began"):
         finetune("chats.jsonl", "a.h5", val_fraction=0.25, resume=True)
-    save_chat_template(None, Path("a.h5"))  # a model without one has replaced it
-    assert open_model("a.h5").chat_template is None
+    finetune("pairs.jsonl", "a.h5")  # a model without one replaces it
+    assert open_model("a.h5").chat_template is None and not Path("a/chat.json").exists()
 
 
 def test_the_perplexity_of_completions_is_that_of_the_loss_in_training(workplace: Path) -> None:
