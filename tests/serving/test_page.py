@@ -268,6 +268,7 @@ def test_chat(page: "Page", address: str, model: str, capsys: pytest.CaptureFixt
         messages.append({"role": "assistant", "content": reply})
     assert page.locator(".bubble").count() == 4
     page.get_by_role("button", name="Copy as Python").click()
+    expect(page.locator("#snippet-text")).to_be_visible()
     exec(page.locator("#snippet-text").input_value(), {})
     assert capsys.readouterr().out == reply + "\n"
     page.get_by_role("button", name="Close").click()
@@ -279,6 +280,8 @@ def test_chat(page: "Page", address: str, model: str, capsys: pytest.CaptureFixt
 def test_compare_writes_both_sides_with_one_seed(page: "Page", address: str) -> None:
     page.get_by_role("tab", name="Compare").click()
     page.get_by_label("Prompt").fill("The tide")
+    expect(page.locator("#right-model")).to_have_value("chatty")
+    page.locator("#right-model").select_option("story")
     for side in ("left", "right"):
         page.locator(f"#{side} select").nth(1).select_option("Balanced")
         page.locator(f"#{side} summary").click()
@@ -288,7 +291,7 @@ def test_compare_writes_both_sides_with_one_seed(page: "Page", address: str) -> 
     run.click()
     expect(page.locator("#compare-status")).to_have_text("Done.")
     texts = page.locator(".output").all_text_contents()
-    assert texts == ["The tide" + complete(address, "The tide")] * 2  # the same weights and settings
+    assert texts == ["The tide" + complete(address, "The tide")] * 2  # the same model and settings
     page.locator("#right select").nth(1).select_option("Precise")
     run.click()
     expect(page.locator("#right-text")).not_to_have_text(texts[1])
@@ -300,6 +303,7 @@ def test_code_asks_for_what_the_page_shows(page: "Page", address: str, capsys: p
     written = continue_text(page, 'It\'s a "tide"\n', 4)
     page.get_by_role("button", name="Undo").click()
     page.get_by_role("button", name="Copy as Python").click()
+    expect(page.locator("#snippet-text")).to_be_visible()
     exec(page.locator("#snippet-text").input_value(), {})
     assert 'It\'s a "tide"\n' + capsys.readouterr().out == written + "\n"
 
@@ -355,7 +359,9 @@ def test_the_key_is_asked_for_and_kept_in_the_tab(browser: "Browser", three: lis
                 page.get_by_role("button", name="Use it").click()
             assert len(continue_text(page, "The tide")) > len("The tide")
             page.get_by_role("button", name="Copy as curl").click()
-            assert KEY not in page.locator("#snippet-text").input_value()
+            expect(page.locator("#snippet-text")).to_be_visible()
+            code = page.locator("#snippet-text").input_value()
+            assert "Authorization: Bearer $GPT_TF2_API_KEY" in code and KEY not in code
             page.reload()
             expect(page.locator("#model option")).to_have_count(1)
             assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 1]

@@ -1,6 +1,8 @@
 // The server's API: requests, and answers as a stream of events.
 import { askForKey, keyHeaders } from "./key.js";
 
+const STREAM = { stream: true, stream_options: { include_usage: true } };
+
 /** The models: their `id`, the `max_model_len` in tokens, and how they `chat`: "messages", "passage" or null. */
 export async function listModels() {
   return (await (await send("v1/models")).json()).data;
@@ -11,15 +13,15 @@ export async function tokenize(model, prompt, signal) {
   return (await send("tokenize", { body: JSON.stringify({ model, prompt }), method: "POST", signal })).json();
 }
 
-/** Yields the chunks of a streamed answer. Throws an Error with the server's message; aborting ends it quietly. */
+/** Yields the chunks of a streamed answer: `choice`, or at the end the number of `tokens`. Throws an Error with the server's message; aborting ends it quietly. */
 export async function* stream(path, body, signal) {
   try {
-    const answer = await send(path, { body: JSON.stringify({ ...body, stream: true }), method: "POST", signal });
+    const answer = await send(path, { body: JSON.stringify({ ...body, ...STREAM }), method: "POST", signal });
     for await (const data of readEvents(answer.body)) {
       if (data === "[DONE]") return;
       const chunk = JSON.parse(data);
       if (chunk.error) throw new Error(chunk.error.message);
-      yield chunk;
+      yield { choice: chunk.choices[0], tokens: chunk.usage?.completion_tokens };
     }
     throw new Error("the server cut the answer off");
   } catch (error) {

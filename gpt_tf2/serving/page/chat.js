@@ -80,9 +80,9 @@ export class Chat {
       get("message").value = "";
       log.setAttribute("aria-busy", "true"); // read out once it is whole
       try {
-        for await (const { choices } of stream(path, { ...body, logprobs: true }, signal)) {
-          reply += choices[0].delta.content ?? "";
-          tokens += choices[0].logprobs?.content.length ?? 0;
+        for await (const part of stream(path, body, signal)) {
+          reply += part.choice?.delta.content ?? "";
+          tokens = part.tokens ?? 0;
           answer.lastChild.textContent = reply;
           log.scrollTop = log.scrollHeight;
         }

@@ -57,9 +57,9 @@ class Side {
     this.figures.textContent = "";
     this.text.setAttribute("aria-busy", "true"); // read out once it is whole
     try {
-      for await (const { choices } of stream("v1/completions", { ...body, logprobs: 0 }, signal)) {
-        written += choices[0].text;
-        tokens += choices[0].logprobs?.tokens.length ?? 0;
+      for await (const part of stream("v1/completions", body, signal)) {
+        written += part.choice?.text ?? "";
+        tokens = part.tokens ?? 0;
         shown.textContent = written;
       }
     } catch (error) {
@@ -67,6 +67,6 @@ class Side {
     } finally {
       this.text.setAttribute("aria-busy", "false");
     }
-    this.figures.textContent = describeSpeed(tokens, began);
+    if (!signal.aborted) this.figures.textContent = describeSpeed(tokens, began);
   }
 }

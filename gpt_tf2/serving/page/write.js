@@ -29,7 +29,7 @@ export class Write {
 
   /** The request that continues the text, or the end of it if the model's context does not hold more. */
   async request(signal) {
-    const body = { model: this.model(), prompt: this.draft.text, ...this.settings.read() };
+    const body = { model: this.model(), prompt: this.draft.text, ...this.settings.read(), logprobs: CONSIDERED };
     const { tokens, max_model_len: context } = await tokenize(body.model, body.prompt, signal);
     const kept = Math.max(context - body.max_tokens, Math.ceil(context / 2));
     if (tokens.length > kept) body.prompt = tokens.slice(-kept);
@@ -106,9 +106,10 @@ export class Write {
       try {
         const { path, body } = await this.request(signal);
         if (Array.isArray(body.prompt)) seen = ` The model saw the last ${body.prompt.length} tokens of the text.`;
-        for await (const { choices } of stream(path, { ...body, logprobs: CONSIDERED }, signal)) {
-          written += choices[0].text;
-          scored.push(...readTokens(choices[0].logprobs));
+        for await (const { choice } of stream(path, body, signal)) {
+          if (!choice) continue;
+          written += choice.text;
+          scored.push(...readTokens(choice.logprobs));
           this.history.replace(append(before, written, scored));
           this.showSoon();
         }
