@@ -15,7 +15,7 @@ test: .venv/test
 	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/test_model.py tests/training tests/decoding tests/generation
 
 # Everything on both, the 124M shapes and the long tests included, and the site of the documentation.
-test-all: .venv/test .venv/log docs
+test-all: .venv/test .venv/log .venv/browser docs
 	$(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST)
 
@@ -45,6 +45,11 @@ lint: .venv/test
 # 200 MB, for the tests of --log_to.
 .venv/log: .venv/demo
 	$(BIN)/pip install --quiet --editable '.[log]'
+	touch $@
+
+# 50 MB, for the tests of the page of `gpt-tf2 serve`, which need a chromium of the system as well.
+.venv/browser: .venv/demo
+	$(BIN)/pip install --quiet --editable '.[browser]'
 	touch $@
 
 .venv/docs: .venv/demo

@@ -233,8 +233,9 @@ def open_split(
     unit = "parts" if task.running_text else "examples"
     with Counter(f"preparing {split}", unit, shown=call.is_shown) as counter:
         completion_only = settings.loss_on == "completion"
-        shortens, length = settings.too_long == "shorten", settings.length or LENGTH
-        return open_training_data(source, length, val_fraction, completion_only, counter, shortens, settings.beta())
+        assert settings.length  # `resolve` has set it
+        shortens, beta = settings.too_long == "shorten", settings.beta()
+        return open_training_data(source, settings.length, val_fraction, completion_only, counter, shortens, beta)
 
 
 def open_base(settings: FinetuneSettings) -> OpenedModel:

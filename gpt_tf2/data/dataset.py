@@ -174,7 +174,8 @@ def open_examples(
     tokens = prepare_split(source, progress)
     count = len(tokens.shortest)
     fitting = np.flatnonzero((tokens.least(shortens) if beta is None else measure_pairs(tokens)) <= length)
-    skipped, shortened = count - len(fitting), int(np.count_nonzero(tokens.shortest[fitting] > length))
+    skipped, longer = count - len(fitting), fitting[tokens.shortest[fitting] > length]
+    shortened = int(np.count_nonzero(tokens.has_passage(source.tokenizer.end_of_text)[longer]))
     if not len(fitting):
         message = f"each of {count:,} examples is longer than {length} tokens: raise `length`"
         raise InputError(message, "data", source.path)
@@ -206,7 +207,7 @@ def open_examples(
     if prompt == [source.tokenizer.end_of_text]:
         prompt = []
     return TrainingData(
-        make_batches, tokens.key, tokens.content, report, prompt, shortened > 0, has_chats=tokens.has_chats
+        make_batches, tokens.key, tokens.content, report, prompt, len(longer) > 0, has_chats=tokens.has_chats
     )
 
 

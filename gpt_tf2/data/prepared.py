@@ -57,11 +57,18 @@ class Tokens:
 
     def least(self, shortens: bool) -> np.ndarray:
         """How many tokens each example takes at least, int [examples]; `shortens`: without its passage."""
-        if not shortens:
-            return self.shortest
+        return self.shortest - self.passage_lengths() if shortens else self.shortest
+
+    def passage_lengths(self) -> np.ndarray:
+        """How many tokens the passage of each example has, int [examples]."""
         passages = self.first_spans[:-1]
         starts = np.append(0, self.ends[passages[1:] - 1])
-        return self.shortest - (self.ends[passages] - starts)
+        return self.ends[passages] - starts
+
+    def has_passage(self, end_of_text: int) -> np.ndarray:
+        """Which examples have more than the token that begins a text as their passage, bool [examples]."""
+        lasts = self.tokens[self.ends[self.first_spans[:-1]] - 1]
+        return self.passage_lengths() > (lasts == end_of_text)
 
     @property
     def has_chats(self) -> bool:

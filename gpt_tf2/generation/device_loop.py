@@ -246,8 +246,7 @@ class DeviceScheduler(BaseScheduler):
 def runs_on_device(sampler: Sampler, end: int) -> bool:
     """Whether the device has a sampler's rules, and in this order: those of `make_sampler`, after a minimum length.
 
-    A subclass of `Sampler`, which wants to see the logits, does not run there.
-
+    A subclass of `Sampler` does not run there: it may read logits, which stay on the device.
 
     end: the id that ends a completion, for the device the same as in a minimum length.
     """

@@ -39,6 +39,13 @@ class Served:
     jobs: int = 0
     used: int = 0
 
+    @property
+    def chat(self) -> str | None:
+        """How it chats: in "messages" of its template, about a "passage" as in CoQA, or not at all."""
+        if self.opened.chat_template is not None:
+            return "messages"
+        return "passage" if self.learned_coqa else None
+
 
 class Models:
     """Keeps the models within the memory. But for `load_first` and `close`, all runs on the event loop.

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gpt_tf2.serving.api_errors import ApiError
 from gpt_tf2.serving.connection import JSON
+from gpt_tf2.serving.page_files import is_of_page
 
 OPEN_PATHS = ("/health",)  # for load balancers, which hold no key
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -27,9 +28,8 @@ class Guard:
         self.app, self.api_key, self.local = app, api_key, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = (
-            self.check(Headers(scope=scope)) if scope["type"] == "http" and scope["path"] not in OPEN_PATHS else None
-        )
+        is_open = scope["type"] != "http" or scope["path"] in OPEN_PATHS or is_of_page(scope["path"])
+        error = None if is_open else self.check(Headers(scope=scope))
         if error is None:
             await self.app(scope, receive, send)
         else:

@@ -39,7 +39,10 @@ def parse_json(
             content = content.decode(json.detect_encoding(content))
         return json.loads(content)
     except json.JSONDecodeError as error:
-        raise InputError(f"{source}:{line or error.lineno}: not JSON ({error.msg}): {fix}") from None
+        if line is not None and str(content)[error.pos :].strip() == "," and error.msg == "Extra data":
+            fix = "leave out the comma at the end of the line"
+        message = f"not JSON ({error.msg} at column {error.colno})"
+        raise InputError(f"{source}:{line or error.lineno}: {message}: {fix}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{place}: not {error.encoding} text at byte {error.start}: {fix}") from None
     except RecursionError:

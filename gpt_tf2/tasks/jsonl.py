@@ -18,6 +18,7 @@ PERPLEXITY = True
 NAMES = None
 SUFFIX = ".jsonl"
 FORMS = '{"prompt", "completion"}, {"messages"} or {"text"}'
+REPLIES = ("completion", "messages", "conversations", "output")  # where replies to learn stand
 Item = tuple[Line, ChatTemplate]
 
 
@@ -50,6 +51,7 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
 
     Raises InputError, naming the line, if it is none, or malformed. Raises Unusable for an empty completion.
     """
+    check_no_preferences(value, name)
     if (messages := read_chat(value, name)) is not None:
         return make_chat(messages, template, name)
     if "prompt" in value or "completion" in value:
@@ -64,11 +66,21 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
     return Example(name, "", (Turn(prompt, (completion,)),))
 
 
+def check_no_preferences(value: Mapping[str, Any], name: str) -> None:
+    """Raises InputError for preferences, paired or not: the worse completions would be learned as good ones."""
+    if "chosen" in value and "rejected" in value and not {*REPLIES, "text"} & value.keys():
+        fix = "give `task` preferences, to train with `objective` dpo"
+        raise InputError(f"{name}: these are preferences, chosen and rejected: {fix}")
+    if isinstance(value.get("label"), bool) and set(REPLIES) & value.keys():
+        fix = 'keep only lines whose label is true, and leave out "label"'
+        raise InputError(f'{name}: a "label" of true or false marks unpaired preferences, which are not read: {fix}')
+
+
 def read_chat(value: Mapping[str, Any], name: str) -> list[Message] | None:
     """The messages of a line in one of the forms of chats; None if it has another form.
 
     These are `messages`, `prompt` and `completion` as lists of messages, ShareGPT's `conversations`, and Alpaca's
-    `instruction`, `input` and `output`; the system's message may stand beside each.
+    `instruction`, `input`, `output` and `history`; the system's message may stand beside each.
     """
     if "messages" in value:
         messages = read_messages(value["messages"], name)
@@ -81,10 +93,26 @@ def read_chat(value: Mapping[str, Any], name: str) -> list[Message] | None:
     elif "instruction" in value and "output" in value:
         asked = "\n".join(get_text(value, key, name) for key in ("instruction", "input") if value.get(key))
         reply = get_text(value, "output", name)
-        messages = [Message("user", asked, False), Message("assistant", reply, True)]
+        messages = [*read_history(value, name), Message("user", asked, False), Message("assistant", reply, True)]
     else:
         return None
     return add_system(messages, value, name)
+
+
+def read_history(value: Mapping[str, Any], name: str) -> list[Message]:
+    """The earlier turns of an Alpaca line, `history`: a list of prompts with their replies, which are learned too."""
+    turns = value.get("history") or []
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        raise InputError(f'{name}: "history" is no list of pairs: write [["prompt", "reply"], …]')
+    messages = []
+    for number, (asked, reply) in enumerate(turns, start=1):
+        texts = {"prompt": asked, "reply": reply}
+        place = f"{name}: history: turn {number}"
+        messages += [
+            Message("user", get_text(texts, "prompt", place), False),
+            Message("assistant", get_text(texts, "reply", place), True),
+        ]
+    return messages
 
 
 def write(predictions: Sequence[Prediction]) -> str:

@@ -40,6 +40,10 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
     equal, or one is empty.
     """
     pair = dict(value)
+    for key in ("chosen", "rejected"):
+        if isinstance(pair.get("prompt"), list) and isinstance(pair.get(key), str):
+            fix = f'write {key} as [{{"role": "assistant", "content": …}}]'
+            raise InputError(f"{name}: {key} is a text, but the prompt a list: {fix}")
     if isinstance(pair.get("chosen"), list):
         chosen, rejected = (read_reply(pair, key, template, name) for key in ("chosen", "rejected"))
         if (chosen.passage, chosen.turns[0].prompt) != (rejected.passage, rejected.turns[0].prompt):

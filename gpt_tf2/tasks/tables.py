@@ -16,6 +16,15 @@ from gpt_tf2.tasks.task import Note, Reading
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT = "text"  # the column of a .jsonl or .parquet, if there is one
+READ_PAIRS = "give `task` jsonl"
+# Columns of which one alone would lose the others: what they look like, and what reads them all in a .jsonl.
+FORMS = {
+    ("chosen", "rejected"): ("preferences", "give `task` preferences, to train with `objective` dpo"),
+    ("prompt", "completion"): ("pairs", READ_PAIRS),
+    ("instruction", "output"): ("pairs", READ_PAIRS),
+    ("messages",): ("chats", READ_PAIRS),
+    ("conversations",): ("chats", READ_PAIRS),
+}
 csv.field_size_limit(2**31 - 1)
 NO_DELIMITER = "\U0010ffff"  # never a character: what separates the cells of a single column
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", NO_DELIMITER: "noncharacter"}
@@ -72,6 +81,8 @@ def read_csv(lines: Iterator[str], path: Path, reading: Reading) -> Iterator[Row
     if form.header:
         next(rows)
     names = form.header or [str(number + 1) for number in range(form.width)]
+    if not reading.column and names[0] != TEXT:
+        check_no_forms(names, path)
     column = find_column(reading.column, names, path) if reading.column else 0
     used = empty = wider = 0
     for number, row in enumerate(rows, start=1):
@@ -177,6 +188,8 @@ def read_jsonl(lines: Iterable[str], path: Path, reading: Reading) -> Iterator[R
         if isinstance(value, dict):
             if not used + empty:  # the first object decides
                 texts = [name for name, cell in value.items() if isinstance(cell, str)]
+                if reading.column is None and TEXT not in texts:
+                    check_no_forms(list(value), path)
                 names = texts if reading.column is None else list(value)
                 column = choose_column(reading.column, names, path)
             value = value.get(column)
@@ -191,7 +204,10 @@ def read_jsonl(lines: Iterable[str], path: Path, reading: Reading) -> Iterator[R
 def read_parquet(path: Path, reading: Reading) -> Iterator[Row | Note]:
     """Yield the rows of a `.parquet`; see `read_table`."""
     with open_parquet(path) as file:
-        column = choose_column(reading.column, find_text_columns(file), path)
+        texts = find_text_columns(file)
+        if reading.column is None and TEXT not in texts:
+            check_no_forms(file.schema_arrow.names, path)
+        column = choose_column(reading.column, texts, path)
     used = empty = 0
     for number, row in enumerate(iterate_rows(path, [column]), start=1):
         if (row[column] or "").strip():
@@ -200,6 +216,15 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Row | Note]:
         else:
             empty += 1
     yield Note(f"{path}: {count_rows(used, column, empty)}")
+
+
+def check_no_forms(names: Sequence[str], path: Path) -> None:
+    """Raises InputError if the columns are those of pairs, chats or preferences, of which none was asked for."""
+    for columns, (kind, fix) in FORMS.items():
+        if set(columns) <= set(names):
+            fix = fix if plain_suffix(path) == ".jsonl" else f"write it as JSON lines and {fix}"
+            message = f"looks like {kind} ({', '.join(columns)}): {fix}, or name the text's `column`"
+            raise InputError(message, "data", path)
 
 
 def choose_column(column: str | None, names: Sequence[str], path: Path) -> str:

@@ -28,6 +28,7 @@ SIGNATURES = (
     *(b"%PDF-", b"{\\rtf", b"\x89PNG", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"\x7fELF", b"PAR1", b"\x93NUMPY"),
     b"\x89HDF",
 )
+ARRAY = re.compile(rb"[\xef\xbb\xbf\xff\xfe\0\s]*\[")  # a JSON array in UTF-8 or UTF-16
 HEAD = 8000  # bytes in which a binary file is recognized
 CONTROL = re.compile(r"[\x01-\x08\x0e-\x1a\x7f]")
 
@@ -124,6 +125,8 @@ def read_files(dataset_path: str, reading: Reading) -> Iterator[TextPart | Note 
                 yield TextPart(str(path), begins, follows, rows=chunk, literal=reading.literal_specials)
                 begins = follows = False
         else:
+            if not Path(dataset_path).is_dir():  # in a folder, as one of code, it is a text like others
+                check_no_array(path)
             try:
                 for text in cut_text(read_plain(path, reading.encoding)):
                     specials += text.count(END_OF_TEXT)
@@ -164,6 +167,13 @@ def find_files(dataset_path: str) -> Iterator[Path | Unusable]:
             yield Unusable("pipe, device or broken link", str(path))  # reading a pipe that nobody writes never ends
     if not files and not hidden:
         raise InputError("no such file: give a file, a folder or a glob", "data", dataset_path)
+
+
+def check_no_array(path: Path) -> None:
+    """Raises InputError for a `.json` that holds an array, the texts, pairs or chats of which are not running text."""
+    if plain_suffix(path) == ".json" and ARRAY.match(next(read_blocks(path), b"")):
+        fix = "write one value per line to a .jsonl, as jq -c '.[]' does, and give `task` jsonl for pairs and chats"
+        raise InputError(f"a JSON array (name it .txt to learn its brackets and quotes): {fix}", "data", path)
 
 
 def read_plain(path: Path, encoding: str | None) -> Iterator[str]:

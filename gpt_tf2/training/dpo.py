@@ -15,6 +15,7 @@ from keras import ops
 from gpt_tf2.model import Tensor
 
 FIGURES = ("loss", "reward_margin", "accuracy")  # of pairs
+TIE = 1e-4  # a margin below counts half in the accuracy: before the first step rounding makes margins of ±1e-7
 
 
 def weigh_pairs(log_probabilities: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -26,7 +27,8 @@ def weigh_pairs(log_probabilities: Tensor, batch: Mapping[str, Tensor]) -> tuple
 
     Returns:
         The sums of `FIGURES` over the pairs, float32 [3]: losses, margins, and how many margins are positive, where one
-        of 0 counts half. And the weights, float32 [K]: of a chosen token β·σ(−margin), of a rejected one −β·σ(−margin).
+        nearer to 0 than `TIE` counts half. And the weights, float32 [K]: of a chosen token β·σ(−margin), of a rejected
+        one −β·σ(−margin).
     """
     segments, picks, weights = batch["segments"], batch["picks"], batch["weights"]
     width = segments.shape[1]
@@ -37,6 +39,7 @@ def weigh_pairs(log_probabilities: Tensor, batch: Mapping[str, Tensor]) -> tuple
     count = segments.shape[0] // 2 * most
     margins = ops.segment_sum(sign * weights * (log_probabilities - batch["reference"]), pair, count)
     is_pair = ops.segment_sum(weights, pair, count) > 0
-    figures = [ops.softplus(-margins), margins, (1 + ops.sign(margins)) / 2]
+    wins = (1 + ops.sign(margins) * ops.cast(ops.abs(margins) >= TIE, "float32")) / 2
+    figures = [ops.softplus(-margins), margins, wins]
     sums = ops.stack([ops.sum(ops.where(is_pair, figure, 0.0)) for figure in figures])
     return sums, sign * weights * ops.take(ops.sigmoid(-margins), pair)

@@ -1,5 +1,6 @@
 """Stories as long as CNN/Daily Mail's: none is left out of a run by default."""
 
+import json
 import random
 from pathlib import Path
 
@@ -58,3 +59,13 @@ def test_no_story_is_left_out_by_default(folder: Path, highlights: str) -> None:
     skipping = open_stories(folder, highlights, shortens=False)
     assert skipping.report[1:] == [f"skipped {count} examples longer than 1024 tokens"]
     assert not skipping.is_shortened and skipping.key == data.key
+
+
+def test_a_text_that_fills_the_length_is_not_shortened_at_the_end_of_a_passage(folder: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(folder / "encoder.json", folder / "vocab.bpe")
+    text = "The tide counted the boats home."
+    length = len(tokenizer.encode(text)) + 1  # with its end, but without the token that it begins with
+    (tmp_path / "d.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    source = Source(find_task("jsonl"), str(tmp_path / "d.jsonl"), tokenizer, in_memory=True)
+    data = open_training_data(source, length, 0.0, True, Silent())
+    assert len(data.report) == 1 and data.is_shortened  # yet `too_long` decides whether it is there

@@ -155,7 +155,7 @@ def test_another_media_type_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /v1/models HTTP/9.9\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
         b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}",

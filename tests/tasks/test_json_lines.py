@@ -100,8 +100,14 @@ def test_another_encoding_is_read_when_it_is_named(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"text": "a"', r"d\.jsonl:7: not JSON \(.*\): write one object per line"),
-        ('{"text": "a"} {}', r"d\.jsonl:7: not JSON \(Extra data\): write one object per line"),
-        ('{"a": 1}]', r"d\.jsonl:7: not JSON \(Extra data\)"),
+        ('{"text": "a"} {}', r"d\.jsonl:7: not JSON \(Extra data at column 15\): write one object per line"),
+        ('{"a": 1}]', r"d\.jsonl:7: not JSON \(Extra data at column 9\)"),
+        (
+            '{"a": 1} ,\n',
+            r"d\.jsonl:7: not JSON \(Extra data at column 10\): leave out the comma at the end of the line$",
+        ),
+        ('{"a": 1,}', r"d\.jsonl:7: not JSON \(.* at column [89]\): write one object per line"),
+        ("{'a': 1}", r"d\.jsonl:7: not JSON \(.*double quotes at column 2\): write one object per line"),
         ('"a"', r'd\.jsonl:7: "a" is not an object: write one object per line'),
         ("[", r"d\.jsonl:7: a JSON list: write one object per line, as jq -c '\.\[\]' does"),
         ("[" * 100_000, r"d\.jsonl:7: a JSON list"),

@@ -42,6 +42,8 @@ def show(example: Example) -> str:
     [
         ({"prompt": "1 + 1 =", "completion": " 2"}, "1 + 1 =[ 2]"),
         ({"prompt": "", "completion": "2", "id": 7}, "[2]"),
+        ({"prompt": "a", "completion": "2", "label": "sum"}, "a[2]"),
+        ({"text": "Once", "label": True}, "[Once]"),
         ({"text": "Once\nupon a time"}, "[Once\nupon a time]"),
         ({"messages": [USER, BOT]}, "\nUser: Hi\nAssistant:[ Hello there]"),
         ({"messages": [SYSTEM, USER, BOT]}, "Be brief.\n\nUser: Hi\nAssistant:[ Hello there]"),
@@ -53,6 +55,11 @@ def show(example: Example) -> str:
         ({"messages": [USER, USER, BOT]}, "\nUser: Hi\nUser: Hi\nAssistant:[ Hello there]"),
         ({"messages": [USER, BOT, BOT]}, f"\nUser: Hi\nAssistant:[ Hello there]{END}\nAssistant:[ Hello there]"),
         ({"messages": [BOT, USER, BOT]}, f"\nAssistant:[ Hello there]{END}\nUser: Hi\nAssistant:[ Hello there]"),
+        # UltraFeedback's lines have the chosen chat as messages too.
+        (
+            {"messages": [USER, BOT], "chosen": [USER, BOT], "rejected": [USER, BOT]},
+            "\nUser: Hi\nAssistant:[ Hello there]",
+        ),
         # Nothing is learned of what follows the last reply.
         ({"messages": [USER, BOT, USER]}, "\nUser: Hi\nAssistant:[ Hello there]"),
         # A reply of weight 0, OpenAI's word for it, is only shown.
@@ -83,6 +90,11 @@ def show(example: Example) -> str:
         # Alpaca's
         ({"instruction": "Add", "input": "1 1", "output": "2"}, "\nUser: Add\n1 1\nAssistant:[ 2]"),
         ({"instruction": "Add", "input": "", "output": "2", "text": "…"}, "\nUser: Add\nAssistant:[ 2]"),
+        ({"instruction": "Add", "output": "2", "history": []}, "\nUser: Add\nAssistant:[ 2]"),
+        (
+            {"instruction": "And 2?", "output": "3", "history": [["Add 1", "2"], ["Go", "on"]], "system": "S"},
+            f"S\n\nUser: Add 1\nAssistant:[ 2]{END}\nUser: Go\nAssistant:[ on]{END}\nUser: And 2?\nAssistant:[ 3]",
+        ),
     ],
 )
 def test_each_form_of_a_line_is_read(value: dict, text: str) -> None:
@@ -107,6 +119,24 @@ REFUSED: list[tuple[dict, str]] = [
     ({"messages": [USER, BOT], "system": 1}, 'd.jsonl:3: "system" is 1, not text'),
     ({"prompt": [USER], "completion": "a"}, "d.jsonl:3: completion: not a list: write [{"),
     ({"text": ["a"]}, 'd.jsonl:3: "text" is a list, not text'),
+    (
+        {"chosen": "a", "rejected": "b"},
+        "d.jsonl:3: these are preferences, chosen and rejected: give task preferences, to",
+    ),
+    ({"prompt": [USER], "chosen": [BOT], "rejected": [BOT]}, "d.jsonl:3: these are preferences"),
+    (
+        {"prompt": "a", "completion": "b", "label": False},
+        'd.jsonl:3: a "label" of true or false marks unpaired preferences, which are not read: keep only',
+    ),
+    ({"messages": [USER, BOT], "label": True}, 'd.jsonl:3: a "label" of true or false'),
+    (
+        {"instruction": "a", "output": "b", "history": [["c"]]},
+        'd.jsonl:3: "history" is no list of pairs: write [["prompt", "reply"], …]',
+    ),
+    (
+        {"instruction": "a", "output": "b", "history": [["c", "d"], ["e", None]]},
+        'd.jsonl:3: history: turn 2: "reply" is null, not text',
+    ),
     ({"messages": []}, "d.jsonl:3: no message of the assistant, so nothing to learn: end it with a reply"),
     ({"messages": [USER]}, "d.jsonl:3: no message of the assistant"),
     ({"messages": "Hi"}, 'd.jsonl:3: not a list: write [{"role": …, "content": …}, …]'),

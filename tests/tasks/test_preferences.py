@@ -68,6 +68,14 @@ def test_the_systems_message_may_stand_beside_a_chat(prompt: Any) -> None:
         ),
         ({"prompt": "a", "chosen": "b", "rejected": None}, r'^d\.jsonl:3: "rejected" is null, not text'),
         ({"prompt": "a", "chosen": "b", "rejected": say("c")}, r'^d\.jsonl:3: "rejected" is a list, not text'),
+        (
+            {"prompt": say("a"), "chosen": "b", "rejected": "c"},
+            r'^d\.jsonl:3: chosen is a text, but the prompt a list: write chosen as \[{"role": "assistant", "content"',
+        ),
+        (
+            {"prompt": say("a"), "chosen": say("", "b")[1:], "rejected": "c"},
+            r"^d\.jsonl:3: rejected is a text, but the prompt a list: write rejected as",
+        ),
         ({"chosen": say("a", "b"), "rejected": "c"}, r"^d\.jsonl:3: rejected: not a list"),
         (
             {"chosen": say("a", "b"), "rejected": say("a")},

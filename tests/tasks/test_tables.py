@@ -138,3 +138,45 @@ def test_the_first_column_of_text_of_a_parquet_is_read(tmp_path: Path) -> None:
     path.write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"a.parquet: not a readable Parquet file"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"prompt": "a", "completion": "b"},
+            r"looks like pairs \(prompt, completion\): give task jsonl, or name the",
+        ),
+        ({"instruction": "a", "output": "b"}, r"looks like pairs \(instruction, output\): give task jsonl"),
+        ({"messages": []}, r"looks like chats \(messages\): give task jsonl, or name the text's column"),
+        ({"id": "a", "conversations": []}, r"looks like chats \(conversations\)"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            r"looks like preferences .*: give task preferences, to train with objective dpo, or name",
+        ),
+    ],
+)
+def test_pairs_chats_and_preferences_are_not_read_as_one_column(row: dict, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row))
+    with pytest.raises(InputError, match=message):
+        read(path)
+    path.write_text(json.dumps(row | {"text": "A tale"}))
+    assert read(path)[0] == ["A tale"]
+
+
+def test_pairs_in_other_tables_are_not_read_as_one_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion\nOne,Two\nThree,Four\n")
+    message = r"looks like pairs .*: write it as JSON lines and give task jsonl, or name the text's column"
+    with pytest.raises(InputError, match=message):
+        read(path)
+    assert read(path, Reading(column="completion"))[0] == ["Two", "Four"]
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["One"], "completion": ["Two"]}), path)
+    with pytest.raises(InputError, match=message):
+        read(path)
+    assert read(path, Reading(column="prompt"))[0] == ["One"]
+    pyarrow.parquet.write_table(pyarrow.table({"messages": [[{"role": "user", "content": "Hi"}]]}), path)
+    with pytest.raises(InputError, match="looks like chats"):
+        read(path)

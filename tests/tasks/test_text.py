@@ -224,6 +224,21 @@ def test_a_binary_file_that_is_named_is_refused(content: bytes, tmp_path: Path) 
         read(tmp_path / "a.txt")
 
 
+def test_a_json_array_is_refused_where_it_is_named(tmp_path: Path) -> None:
+    path, text = tmp_path / "a.json", '\n[{"text": "A tale"}]'
+    for encoding in ("utf-8-sig", "utf-16"):
+        path.write_text(text, encoding=encoding)
+        for data in (path, tmp_path / "*.json"):
+            with pytest.raises(
+                InputError, match=r"a JSON array .*: write one value per line to a \.jsonl, as jq"
+            ) as error:
+                read(data)
+            assert error.value.value == path
+    assert read(tmp_path) == [ids(text)]  # a folder of code, say
+    path.write_text('{"text": ["A tale"]}')
+    assert read(path) == [ids(path.read_text())]
+
+
 def test_other_encodings_are_read_by_name_and_broken_text_is_refused(tmp_path: Path) -> None:
     for name, content in {"a.txt": "Déjà\r\nvu", "b.csv": "text\nDéjà"}.items():
         (tmp_path / name).write_bytes(content.encode("cp1252"))

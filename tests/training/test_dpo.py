@@ -139,7 +139,8 @@ def test_a_model_is_indifferent_to_its_own_reference() -> None:
     model, shown = make_model(), []
     data = data.with_reference(measure_reference(model, [data], 2, lambda *counts: shown.append(counts))[0])
     loss, margin, accuracy = BlockwiseTrainer(model, AdamW()).loss(data.batch(0, 0, 9))
-    assert loss == pytest.approx(np.log(2), abs=1e-5) and abs(margin) < 1e-5 and 0 <= accuracy <= 1
+    assert loss == pytest.approx(np.log(2), abs=1e-5) and abs(margin) < 1e-5
+    assert accuracy == 0.5  # rounding decides no pair
     assert shown[-1] == (9, 9) and sorted(shown) == shown
     every = itertools.chain.from_iterable((4 * i + 2, 4 * i + 3) for i in range(9))
     assert np.flatnonzero(data.reference).tolist() == list(every)
