@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, 
 import numpy as np
 
 from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.checkpoints.chat_templates import save_chat_template
 from gpt_tf2.checkpoints.formats import check_format, try_to_locate
-from gpt_tf2.checkpoints.opened import OpenedModel, save_chat_template, save_model
+from gpt_tf2.checkpoints.opened import OpenedModel, save_model
 from gpt_tf2.commands.flags import make_settings, suggest
 from gpt_tf2.commands.generate import GenerateSettings
 from gpt_tf2.commands.model_settings import ModelSettings, find_model
@@ -263,7 +264,7 @@ class LanguageModel:
         check_format(Path(path))
         replaces = try_to_locate(str(path)) is not None
         save_model(self.model, path, self.tokenizer)
-        save_chat_template(self._opened.chat_template, Path(path), replaces)
+        save_chat_template(self._opened.chat_template, self.tokenizer, Path(path), replaces)
 
     def _encode(self, text: str, rules: CompletionRules, name: str = "`prompt`") -> Prompt:
         """A text as a prompt; `name` is what errors call it."""

@@ -1,6 +1,5 @@
 """A model on disk, found once: its checkpoint, hyper-parameters and vocabulary. Every command starts from one."""
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -23,10 +22,9 @@ from gpt_tf2.checkpoints.merged import MergedTensors
 from gpt_tf2.checkpoints.vocabularies import find_vocabulary, save_vocabulary
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
-from gpt_tf2.storage.files import write_text
 from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tasks.chat_template import FILE as CHAT_TEMPLATE
-from gpt_tf2.tasks.chat_template import ChatTemplate, format_template, read_template
+from gpt_tf2.tasks.chat_template import ChatTemplate, read_template
 from gpt_tf2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -279,18 +277,3 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
     written = write_checkpoint(path, model.config, MergedTensors(model), end)
     if tokenizer:
         save_vocabulary(tokenizer, written)
-
-
-def save_chat_template(template: ChatTemplate | None, path: Path, replaces: bool) -> None:
-    """Writes a chat template beside a saved checkpoint; without one, deletes that of the checkpoint that it replaced.
-
-    replaces: whether a checkpoint was at the path before. If none was, or if the file is not as it is written here, it
-        is the user's own and stays.
-    """
-    file = companion_folder(path) / CHAT_TEMPLATE
-    if template:
-        write_text(file, format_template(template) + "\n")
-    elif replaces and file.is_file():
-        with contextlib.suppress(InputError):
-            if file.read_bytes() == (format_template(read_template(file)) + "\n").encode():
-                file.unlink()

@@ -8,9 +8,10 @@ import numpy as np
 
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.adapters import Adapters
+from gpt_tf2.checkpoints.chat_templates import save_chat_template
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.formats import check_format, locate, locate_base, open_adapters, try_to_locate
-from gpt_tf2.checkpoints.opened import OpenedModel, load_model, open_model, save_chat_template, save_model
+from gpt_tf2.checkpoints.opened import OpenedModel, load_model, open_model, save_model
 from gpt_tf2.commands.find_model import find_model_and_base, find_on_machine
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import BASE, OFFLINE
@@ -59,7 +60,7 @@ def merge(settings: MergeSettings) -> tuple[Path, float]:
     merged = model.load()
     replaces = try_to_locate(str(output)) is not None
     save_model(merged, output, model.tokenizer)
-    save_chat_template(model.chat_template, output, replaces)
+    save_chat_template(model.chat_template, model.tokenizer, output, replaces)
     logits = compute_logits(merged)
     del merged  # before the base is read: a model may fill the memory
     return output, measure_difference(held, model, locate_base(held, base), logits)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpt_tf2.checkpoints import adapters, peft
+from gpt_tf2.checkpoints.chat_templates import save_chat_template
 from gpt_tf2.checkpoints.companions import companion_folder
-from gpt_tf2.checkpoints.opened import save_chat_template, save_model
+from gpt_tf2.checkpoints.opened import save_model
 from gpt_tf2.checkpoints.vocabularies import save_vocabulary
 from gpt_tf2.commands.recipes import format_recipe
 from gpt_tf2.commands.run import Run
@@ -92,4 +93,4 @@ def save_weights(run: Run, trainer: "Trainer", path: Path) -> None:
         save_vocabulary(run.model.tokenizer, path)
     else:
         save_model(trainer.model, path, run.model.tokenizer)
-    save_chat_template(run.chat_template, path, path in run.replaced)
+    save_chat_template(run.chat_template, run.model.tokenizer, path, path in run.replaced)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gpt_tf2.errors import InputError
-from gpt_tf2.tasks.chat_template import ChatTemplate
+from gpt_tf2.tasks.chat_template import ChatTemplate, split_opening
 from gpt_tf2.tasks.json_lines import get_text
 from gpt_tf2.tasks.task import ChatText, Example, Turn, Unusable
 
@@ -128,9 +128,3 @@ def append(parts: Parts, message: Message, template: ChatTemplate) -> None:
     opening, spaces = split_opening(before)
     ending = ["", None] if message.role == "assistant" else []
     parts += [f"{parts.pop()}{opening}", spaces + message.content, *ending, after]
-
-
-def split_opening(before: str) -> tuple[str, str]:
-    """The text before a message without the spaces at its end, and these: they belong to the message's first word."""
-    opening = before.rstrip(" ")
-    return opening, before[len(opening) :]
