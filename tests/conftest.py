@@ -1,8 +1,11 @@
 """Fixtures that several tests use."""
 
+import gc
 import importlib.util
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,19 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # A test that would download a model fails at once: none may need the network.
 os.environ["GPT_TF2_BASE_URL"] = "none://tests-download-nothing"
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+MOST_MAPS = 20_000  # memory maps of a process between two files; Linux allows 65,530, and XLA crashes without one
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps() -> Iterator[None]:
+    """Drops what JAX has compiled before its programs, of which each takes some, use up the process's memory maps."""
+    yield
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.is_file() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
