@@ -140,6 +140,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, name: str) -> 
         pytest.param("model.safetensors", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_loading_needs_little_more_memory_than_the_weights(tmp_path: Path, name: str) -> None:
     """With 40 million parameters, so that the interpreter's own memory does not blur the figure."""
     config = GPT2Config(n_vocab=20000, n_ctx=64, n_embd=640, n_head=10, n_layer=6)

@@ -76,6 +76,7 @@ def test_rows_that_a_padded_model_has_already_are_used(workplace: Path) -> None:
 HOW: dict[str, Any] = {"freeze": ("h0",), "precision": "bfloat16", "val_fraction": 0.1, "dropout": 0.1}
 
 
+@pytest.mark.slow
 def test_a_run_resumes_only_with_the_same_tokens(talks: Path) -> None:
     run_finetune(change(steps=1))
     for others in (ADDED[::-1], ADDED[:1], (*ADDED, "<end>"), None):

@@ -54,6 +54,7 @@ def read_output(path: Path) -> object:
     ("kind", "rounds"),
     [("generate", 1), *(pytest.param(kind, 4, marks=pytest.mark.slow) for kind in AT_ONCE)],
 )
+@pytest.mark.slow
 def test_of_two_at_once_one_is_refused_or_waits_and_the_output_is_whole(kind: str, rounds: int, folder: Path) -> None:
     script, flags, name = AT_ONCE[kind]
     command = {"finetune.py": "finetune", "evaluate.py": "evaluate", "inference.py": "generate"}[script]

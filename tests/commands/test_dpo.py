@@ -88,6 +88,7 @@ def test_a_tiny_model_learns_to_prefer(pairs: Path, capsys: pytest.CaptureFixtur
     assert measure_accuracy(output) >= 0.9
 
 
+@pytest.mark.slow
 def test_data_that_is_divided_otherwise_has_another_reference(pairs: Path, capsys: pytest.CaptureFixture) -> None:
     for val_fraction in (0.4, 0.0):
         run_finetune(settings(val_fraction=val_fraction, steps=1, epochs=1))
@@ -100,6 +101,7 @@ def test_data_that_is_divided_otherwise_has_another_reference(pairs: Path, capsy
     [{}, pytest.param({"lora_rank": 4, "accumulate": 2, "clip_norm": 1.0}, marks=pytest.mark.slow)],
     ids=["all", "lora"],
 )
+@pytest.mark.slow
 def test_a_resumed_run_ends_bit_identical_with_the_reference_that_is_kept(
     pairs: Path, monkeypatch: pytest.MonkeyPatch, others: dict[str, Any]
 ) -> None:

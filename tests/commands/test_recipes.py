@@ -75,6 +75,7 @@ def test_a_resumed_run_keeps_the_learning_rate_that_it_began_with(workplace: Pat
         pytest.param("x.h5", "output/x.h5", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_recipe_repeats_a_run_of_any_name(workplace: Path, output: str, written: str) -> None:
     path = run_finetune(change_settings(epochs=1, steps=1, output=output, output_name=None))
     assert path == Path(written)

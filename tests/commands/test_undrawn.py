@@ -100,6 +100,7 @@ def test_the_graph_and_its_samples(work: Path, flags: list[str], capsys: pytest.
     assert len(samples) == 3 and any(sample["tokens"] == 30 for sample in samples)
 
 
+@pytest.mark.slow
 def test_chat_and_evaluate_and_the_samples_of_a_run(
     work: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -277,6 +277,7 @@ def test_two_runs_at_once_prepare_once(folder: Path) -> None:
     assert equal(prepare_stories()[0], prepare_stories(cache="elsewhere")[0])
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_not_in_the_way(folder: Path) -> None:
     for _ in range(3):
         killed = start(folder)

@@ -85,6 +85,7 @@ def test_a_model_fine_tuned_on_stories_beats_lead_3(folder: Path, capsys: pytest
     assert json.loads(capsys.readouterr().out) == scores["summaries"]
 
 
+@pytest.mark.slow
 def test_a_model_fine_tuned_on_conversations_answers_questions(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["evaluate", *ANSWERS, *GREEDY, "--output_file=answers.json"]) == 0
     assert "overall" in capsys.readouterr().out

@@ -324,6 +324,7 @@ def test_a_split_that_cannot_be_validated_on_is_one_line(
     assert err.count("\n") == 1 and all(word in err for word in words), err
 
 
+@pytest.mark.slow
 def test_preferences_of_another_split_have_a_reference_of_their_own(
     workplace: Path, capsys: pytest.CaptureFixture
 ) -> None:

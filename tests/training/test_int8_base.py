@@ -116,6 +116,7 @@ def test_a_run_resumes_exactly_with_samples_between_its_steps(workplace: Path) -
     assert are_identical(read_hdf5(Path("output/whole/state.h5")), read_hdf5(Path("output/m/state.h5")))
 
 
+@pytest.mark.slow
 def test_a_program_gets_the_network_in_int8(workplace: Path) -> None:
     settings = change_settings(**INT8, epochs=1, steps=1)
     _, trainer, history = finetune(settings, Call(is_shown=False, is_written=False))

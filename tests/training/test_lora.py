@@ -110,6 +110,7 @@ def test_alpha_is_learned_with_saved_and_part_of_the_run(workplace: Path) -> Non
     run_finetune(change_settings(**LORA, lora_alpha=4, epochs=1, resume=True, output_name="None.h5"))
 
 
+@pytest.mark.slow
 def test_pefts_folder_is_written_resumed_and_read(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     run_finetune(change_settings(**LORA, lora_alpha=8, epochs=1, output_name="style"))
     path = run_finetune(change_settings(**LORA, lora_alpha=8, resume=True, output_name="style"))

@@ -239,6 +239,7 @@ def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) ->
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))]
 )
+@pytest.mark.slow
 def test_a_signal_saves_the_run_and_exits_cleanly(workplace: Path, number: signal.Signals) -> None:
     process = start_script("finetune.py", *FLAGS, "--num_epoch=1000", folder=workplace)
     line = ""
