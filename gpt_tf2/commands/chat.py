@@ -32,7 +32,7 @@ class ChatSettings(ModelSettings):
     passage: str | None = flag(
         None, "the file with the text to ask about, for a model that learned from CoQA", group="text", metavar="FILE"
     )
-    system: str | None = flag(None, "what the model is told before the chat", group="text", metavar="TEXT")
+    system: str | None = flag(None, "the system message, which comes before the chat", group="text", metavar="TEXT")
     encoding: str | None = flag(None, **ENCODING | {"group": "text"})
     temperature: float = flag(
         0.0, "0 takes the most likely token, higher values vary more", group="sampling", kind=float, at_least=0

@@ -171,7 +171,7 @@ def generate_samples(settings: GenerateSettings, show: Show, say: Show = discard
 
 
 def describe_room(longest: int, is_of_several: bool, n_ctx: int, rules: CompletionRules) -> Iterator[str]:
-    """Yields lines on what does not fit into the context after the longest prompt, of so many tokens."""
+    """Yields lines on what does not fit into the context after the longest prompt, of `longest` tokens."""
     prompt = "the longest prompt" if is_of_several else "the prompt"
     room, half = n_ctx - longest, n_ctx // 2
     if room <= 0:  # only beyond the context

@@ -116,7 +116,7 @@ class Run:
         return self.call.is_written and self.devices.is_main
 
     def logged(self) -> LoggedRun:
-        """What loggers are told of it."""
+        """Its name, settings and folder, for loggers."""
         settings = {
             name: join_items(value)
             for name, value in dataclasses.asdict(self.settings).items()

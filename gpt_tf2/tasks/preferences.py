@@ -1,16 +1,17 @@
 """The task `preferences`: a prompt with two completions, the first of which is preferred, one JSON object per line."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.chats import Message, add_system, check_no_system, make_chat, read_messages
 from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
-from gpt_tf2.tasks.json_lines import get_text, list_lines, parse_line
-from gpt_tf2.tasks.jsonl import Item, Items
+from gpt_tf2.tasks.json_lines import get_text, parse_line
+from gpt_tf2.tasks.jsonl import Item
+from gpt_tf2.tasks.jsonl import items as items
 from gpt_tf2.tasks.lookup import make_no_predictions
-from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Reading, Turn, Unusable
+from gpt_tf2.tasks.task import Example, Turn, Unusable
 
 READS = ("encoding", "chat_template")
 STOP = ""
@@ -18,11 +19,6 @@ NAMES = None
 PREFERS = True
 SUFFIX = ".jsonl"
 write = score = make_no_predictions
-
-
-def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[Item | Note]:
-    """The lines of a split that are not blank; see `list_lines`."""
-    return Items(list_lines(dataset_path, split, reading.encoding), reading.chat_template)
 
 
 def example(item: Item) -> Example:

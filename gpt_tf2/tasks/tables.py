@@ -17,7 +17,7 @@ from gpt_tf2.tasks.task import Note, Reading
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT = "text"  # the column of a .jsonl or .parquet, if there is one
 READ_PAIRS = "give `task` jsonl"
-# Columns of which one alone would lose the others: what they look like, and what reads them all in a .jsonl.
+# Columns that belong together: what a table with them holds, and the setting that reads all of them in a .jsonl.
 FORMS = {
     ("chosen", "rejected"): ("preferences", "give `task` preferences, to train with `objective` dpo"),
     ("prompt", "completion"): ("pairs", READ_PAIRS),
