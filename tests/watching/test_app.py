@@ -147,5 +147,5 @@ def test_an_output_is_named_as_in_finetune(tmp_path: Path, monkeypatch: pytest.M
     assert find_output("output") == Path("output") and find_output("./book") == Path("book")  # a run may begin in both
     with pytest.raises(InputError, match="output=poem: no run: give the output of a fine-tuning"):
         find_output("poem")
-    with pytest.raises(InputError, match="output: give the output"):
+    with pytest.raises(InputError, match="output=: give the output"):
         WatchSettings(output=())

@@ -4,6 +4,8 @@ import { clock, lastUpTo, short, thin, tickDistance, ticks } from "./numbers.js"
 
 const SVG = "http://www.w3.org/2000/svg";
 const MARGIN = { top: 8, right: 14, bottom: 26, left: 52 };
+const MOST_DOTS = 60; // on a line of validations
+const EDGE = 6; // pixels around the axes in which a line or a point is still seen
 const OUTLIERS = 0.005; // share of a line's values that may lie outside, above or below
 
 /** A new element of SVG. */
@@ -43,7 +45,7 @@ export class Chart {
   show(lines, isTime) {
     this.lines = lines.filter(({ xs }) => xs.length);
     this.isTime = isTime;
-    const kinds = [...new Set(this.lines.map(({ kind }) => kind))];
+    const kinds = [...new Set(this.lines.map(({ kind }) => kind))].sort();
     const names = kinds.length > 1 ? kinds.map((kind) => make("span", { className: kind }, kind)) : [];
     this.key.replaceChildren(...names);
     this.render();
@@ -51,10 +53,10 @@ export class Chart {
 
   /** The range of the values, without a line's outliers. */
   range() {
-    const bounds = this.lines.flatMap(({ ys, raw, xs }) => {
+    const bounds = this.lines.flatMap(({ xs, ys, raw }) => {
       const sorted = thin(xs, raw ?? ys, 1000).map(([, y]) => y).sort((one, other) => one - other);
-      const cut = sorted.length > 100 ? Math.ceil(sorted.length * OUTLIERS) : 0;
-      return [sorted[cut], sorted[sorted.length - 1 - cut], ...(raw ? [Math.min(...ys.slice(-1)), ys.at(-1)] : [])];
+      const cut = Math.floor(sorted.length * OUTLIERS);
+      return [sorted[cut], sorted.at(-1 - cut)];
     });
     const [low, high] = [Math.min(...bounds), Math.max(...bounds)];
     return this.fromZero ? [Math.min(0, low), high] : [low, high];
@@ -85,7 +87,9 @@ export class Chart {
     for (const tick of ticks(0, last, apart)) {
       axes.append(draw("text", { x: x(tick), y: inner.height + 19, "text-anchor": "middle" }, this.isTime ? clock(tick) : short(tick, 9)));
     }
-    const inside = draw("svg", { x: MARGIN.left, y: MARGIN.top, width: inner.width, height: inner.height });
+    const [wide, tall] = [inner.width + 2 * EDGE, inner.height + 2 * EDGE];
+    const inside = draw("svg", { x: MARGIN.left - EDGE, y: MARGIN.top - EDGE, width: wide, height: tall,
+      viewBox: `${-EDGE} ${-EDGE} ${wide} ${tall}` });
     const most = inner.width * 2;
     for (const { color, raw, xs } of this.lines) {
       if (raw) inside.append(draw("path", { class: `raw run-${color}`, d: path(thin(xs, raw, most), place) }));
@@ -93,8 +97,7 @@ export class Chart {
     for (const { color, kind, xs, ys } of this.lines) {
       const points = thin(xs, ys, most);
       inside.append(draw("path", { class: `line ${kind} run-${color}`, d: path(points, place) }));
-      if (kind !== "validation" && points.length > 1) continue;
-      if (points.length > 60) continue;
+      if (points.length > (kind === "validation" ? MOST_DOTS : 1)) continue;
       inside.append(...points.map(([atX, atY]) => draw("circle", { class: `run-${color}`, cx: x(atX), cy: y(atY), r: 3 })));
     }
     this.mark = draw("g", { class: "mark", transform: `translate(${MARGIN.left} ${MARGIN.top})` });

@@ -9,6 +9,7 @@ import { listDifferences, makeTable } from "./table.js";
 
 const INTERVAL = 1000; // milliseconds between two requests
 const COLORS = 8;
+const RECENT = 20; // steps whose mean loss is told
 const fixed = (digits) => (value) => value.toFixed(digits);
 const METRICS = {
   loss: { title: "Loss, nats per token", format: fixed(3), isTall: true },
@@ -65,8 +66,8 @@ function describe(all) {
   const running = all.filter(({ isRunning, end }) => isRunning && end === null);
   const only = running.length === 1 && running[0].steps ? `${Math.floor((100 * running[0].step) / running[0].steps)} % · ` : "";
   document.title = `${only}gpt-tf2 watch`;
-  const count = all.length === 1 ? "1 run" : `${all.length} runs`;
-  return all.length ? `${count}, ${running.length ? `${running.length} running` : "none running"}` : "";
+  if (all.length < 2) return all.map(({ name, state }) => `${name}: ${state}`).join();
+  return `${all.length} runs, ${running.length || "none"} running`;
 }
 
 function showLegend(all) {
@@ -114,9 +115,9 @@ function showCharts(visible) {
   }
 }
 
-/** The mean of the last training losses, as many as the strongest smoothing of a short run takes. */
+/** The mean of the last training losses. */
 function recentLoss(run) {
-  const losses = run.series["loss/training"]?.values.slice(-20) ?? [];
+  const losses = run.series["loss/training"]?.values.slice(-RECENT) ?? [];
   return losses.length ? losses.reduce((sum, loss) => sum + loss, 0) / losses.length : null;
 }
 
@@ -125,7 +126,7 @@ const COLUMNS = [
   ["Run", (run) => make("span", {}, make("i", { className: `swatch run-${run.color}` }), run.name)],
   ["State", (run) => run.state],
   ["Step", (run) => (run.steps ? `${short(run.step, 9)} / ${short(run.steps, 9)}` : "")],
-  ["Loss of 20 steps", (run) => write("loss", recentLoss(run))],
+  [`Loss, ${RECENT} steps`, (run) => write("loss", recentLoss(run))],
   ["Validation", (run) => write("loss", run.last("loss/validation"))],
   ["Best validation", (run) => {
     const best = run.lowest("loss/validation");
