@@ -29,7 +29,7 @@ from gpt_tf2.commands.evaluation_output import (
 )
 from gpt_tf2.commands.find_model import find_model_path
 from gpt_tf2.commands.flags import flag
-from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
+from gpt_tf2.commands.model_settings import COUNT, ModelSettings, choose_max_new_tokens, find_model, load_decoder
 from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.commands.score import print_table
 from gpt_tf2.data.encoding import read_streams
@@ -125,7 +125,7 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
     path = find_model_path(settings.model, base=settings.base)
     settings = dataclasses.replace(settings, model=str(path))  # whatever it was called
     if not task.running_text:
-        check_room(settings, model)
+        choose_max_new_tokens(settings, model)  # now, not after hours of work
     workers = find_workers(settings.devices)
     is_shown = is_shown and workers.is_main
     of = settings.model, settings.data
@@ -196,7 +196,7 @@ def score_task(
     counter.say(f"{model.path}: {len(examples):,} examples of {settings.data}, {split}; {name}")
     protocol = EvaluationProtocol(
         slots=settings.batch_size,
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=choose_max_new_tokens(settings, model),
         sampler=settings.sampler(),
         seed=settings.seed,
         stop=task.stop,
