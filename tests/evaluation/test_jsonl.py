@@ -169,7 +169,7 @@ def test_in_a_short_context_the_default_leaves_half_of_it_to_the_prompt(
     write_lines(Path("d.jsonl"), PAIR)
     settings = EvaluateSettings(data="d.jsonl", task="jsonl", model="tiny", engine="graph")
     run_evaluate(settings, is_written=False, is_shown=False)
-    with pytest.raises(InputError, match="^max_new_tokens=100: leaves no room for a prompt in n_ctx 64"):
+    with pytest.raises(InputError, match=r"^max_new_tokens=100: leaves no room for a prompt in n_ctx 64"):
         run_evaluate(dataclasses.replace(settings, max_new_tokens=100), is_written=False)
 
 
