@@ -19,6 +19,7 @@ from gpt_tf2.checkpoints.formats import (
     read_transformers_settings,
     write_checkpoint,
 )
+from gpt_tf2.checkpoints.jinja_templates import find_jinja, parse_jinja
 from gpt_tf2.checkpoints.merged import MergedTensors
 from gpt_tf2.checkpoints.transformers_settings import NOTHING_KEPT, TransformersSettings
 from gpt_tf2.checkpoints.vocabularies import find_vocabulary, save_vocabulary
@@ -49,6 +50,7 @@ class OpenedModel:
     open_weights: opens the weights at the path.
     notes: lines on what could not be checked, and on tokens that were added to those on disk.
     chat_template: of the chats that it was trained on; None if there were none.
+    unread_template: the file of transformers' chat template, if that is more than a text around each message.
     transformers_settings: what transformers keeps of it, or of its adapters' base, besides the network.
     """
 
@@ -60,6 +62,7 @@ class OpenedModel:
     open_weights: Callable[[Path], Checkpoint] = open_checkpoint
     notes: tuple[str, ...] = ()
     chat_template: ChatTemplate | None = None
+    unread_template: Path | None = None
     transformers_settings: TransformersSettings = NOTHING_KEPT
 
     @property
@@ -163,10 +166,30 @@ def open_model(
             notes.append(f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked")
     tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallbacks, base)
     open_weights = functools.partial(open_checkpoint, base=base)
-    templates = [folder / CHAT_TEMPLATE for folder in owned if (folder / CHAT_TEMPLATE).is_file()]
-    chat_template = read_template(templates[0]) if templates else None
-    kept = read_transformers_settings(whole)
-    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, tuple(notes), chat_template, kept)
+    return OpenedModel(
+        path,
+        config,
+        tokenizer,
+        sources,
+        stamp,
+        open_weights,
+        tuple(notes),
+        *find_template(owned, tokenizer),
+        transformers_settings=read_transformers_settings(whole),
+    )
+
+
+def find_template(folders: Sequence[Path], tokenizer: Tokenizer) -> tuple[ChatTemplate | None, Path | None]:
+    """The chat template in the first folder that has one, and the file of transformers' one that is not read."""
+    for folder in folders:
+        if (folder / CHAT_TEMPLATE).is_file():
+            return read_template(folder / CHAT_TEMPLATE), None
+    for folder in folders:
+        if found := find_jinja(folder):
+            file, text = found
+            template = parse_jinja(text, folder, tokenizer.decode([tokenizer.end_of_text]))
+            return template, None if template else file
+    return None, None
 
 
 def load_model(

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.commands.data_settings import ENCODING
+from gpt_tf2.commands.data_settings import ENCODING, UNREAD
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import ModelSettings, choose_max_new_tokens, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
@@ -108,6 +108,9 @@ def answer(settings: ChatSettings, passage: str | None, messages: Iterable[str])
 
 def choose_template(model: OpenedModel) -> ChatTemplate:
     """The chat template of a model. Raises InputError if it has none."""
+    if model.unread_template:
+        fix = "fine-tune the model with a `chat_template`, or write its chat.json (docs/how-to.md)"
+        raise InputError(f"{model.unread_template}: {UNREAD}: {fix}")
     if model.chat_template is None:
         fix = "give a `passage` to ask about, or fine-tune it on chats (`task` jsonl)"
         raise InputError(f"{model.path}: no chat.json beside it, so the model has learned no chats: {fix}")

@@ -17,6 +17,7 @@ from gpt_tf2.commands.data_settings import (
     HIGHLIGHTS,
     LITERAL_SPECIALS,
     TASK,
+    UNREAD,
     choose_template,
     find_task_of,
 )
@@ -41,7 +42,7 @@ from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.storage.files import write_text
 from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tasks.examples import Skipped, read_examples
-from gpt_tf2.tasks.task import Example, RunningText, Scores, Task
+from gpt_tf2.tasks.task import ChatText, Example, RunningText, Scores, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,6 +191,8 @@ def score_task(
     examples = list(itertools.islice(read_examples(task, settings.data, split, skipped), settings.limit))
     for line in skipped.lines():
         counter.say(line)
+    if model.unread_template and any(isinstance(example.passage, ChatText) for _, example in examples):
+        counter.say(f"{model.unread_template}: {UNREAD}: asking with plain User: and Assistant:")
     task.check(examples, settings.data, split, settings.references)  # now, not after hours of work
     decoders = workers.make_on_each(lambda: load_decoder(settings, model, engine, counter.say, is_shown))
     name = decoders[0].name + workers.describe()
