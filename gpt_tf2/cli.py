@@ -105,6 +105,12 @@ def show_data() -> "Parts":
     return ShowDataSettings, show_data
 
 
+def export() -> "Parts":
+    from gpt_tf2.commands.export import ExportSettings, run_export
+
+    return ExportSettings, run_export
+
+
 def completion() -> "Parts":
     from gpt_tf2.commands.completion import CompletionSettings, print_completion
 
@@ -153,6 +159,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "score coqa": Command(
         "score", "F1 and exact match of a file, as CoQA's evaluator computes them", score_coqa, ["gold", "predictions"]
+    ),
+    "export": Command(
+        "move",
+        "write a model for another program, such as llama.cpp, and compare it there",
+        export,
+        ["model", "format"],
     ),
     "completion": Command("shell", "print a script that completes commands and flags", completion, ["shell"]),
 }

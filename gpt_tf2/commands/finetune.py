@@ -12,6 +12,7 @@ from gpt_tf2.backend.compiling import run_eagerly
 from gpt_tf2.backend.starting import is_first_process, leave_processes
 from gpt_tf2.backend.workers import Workers
 from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.commands.data_settings import UNREAD
 from gpt_tf2.commands.find_model import is_there
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.flags import format_flags
@@ -215,6 +216,7 @@ def describe(run: Run, history: History) -> list[str]:
         f"about {gigabytes:.1f} GB",
         *run.data.report,
         *filter(None, [run.model.remark]),
+        *describe_template(run),
     ]
     steps = run.settings.epochs * run.settings.steps
     if run.settings.resume and run.saved is None:
@@ -225,6 +227,14 @@ def describe(run: Run, history: History) -> list[str]:
     elif run.is_writing and run.state.is_file():
         lines.append(f"{run.output}: replacing the result of an earlier run, which --resume would have continued")
     return lines
+
+
+def describe_template(run: Run) -> list[str]:
+    """A line if the base's own chat template is not the one of the run."""
+    if run.model.unread_template and run.data.has_chats and not run.settings.chat_template:
+        line = f"{run.model.unread_template}: {UNREAD}: training with plain User: and Assistant:"
+        return [f"{line} (--chat_template FILE trains with another)"]
+    return []
 
 
 def report(run: Run, history: History, best: Validation | None, finished: bool) -> list[str]:

@@ -114,7 +114,7 @@ class Api:
 
     async def show_schema(self, request: Request) -> Response:
         """`GET /openapi.json`."""
-        return JSON(describe_api())
+        return JSON(describe_api([*self.models.served]))
 
     async def _read(self, kind: type[Asked], request: Request) -> Asked:
         """A request of a kind out of the body."""

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 BROWSERS = ("chromium", "google-chrome")
+SECONDS = 60  # that a wait takes at most
 
 
 def open_page(browser: "Browser", url: str, width: int = 1100, key: bool = False) -> "Iterator[Page]":
@@ -16,7 +17,7 @@ def open_page(browser: "Browser", url: str, width: int = 1100, key: bool = False
     """
     context = browser.new_context(viewport={"width": width, "height": 800})
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(SECONDS * 1000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith(url) else errors.append(request.url))
@@ -31,4 +32,5 @@ def open_page(browser: "Browser", url: str, width: int = 1100, key: bool = False
 def expect(*arguments: Any) -> Any:
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=SECONDS * 1000)
     return expect(*arguments)
