@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from gpt_tf2.cli import main
+from helpers.markers import skip_on_jax
 from helpers.processes import find_free_port
 from helpers.serving import connect, wait_until
 from helpers.workplace import ROOT
@@ -94,6 +95,26 @@ def test_what_runs_at_the_deadline_or_a_second_ctrl_c_is_told_so(folder: Path, d
         assert {other.result().status_code for other in others} in ({503}, {200, 503})
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in err, err
+
+
+@pytest.mark.slow
+@skip_on_jax
+def test_a_killed_server_leaves_nothing_behind(folder: Path) -> None:
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    before = sorted(folder.rglob("*"))
+    port = find_free_port()
+    for _ in range(2):  # the second finds the port free
+        process, url = start(folder, f"--port={port}", "--batch_size=1", TMPDIR=str(temporary))
+        asked = {"prompt": "The tide", "max_tokens": 60, "ignore_eos": True, "n": 128, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.kill()
+            with pytest.raises(httpx.TransportError):
+                list(lines)
+        process.communicate(timeout=60)
+        assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
