@@ -18,7 +18,6 @@ from gpt_tf2.commands.data_settings import (
     HIGHLIGHTS,
     LITERAL_SPECIALS,
     TASK,
-    UNREAD,
     choose_template,
     find_task_of,
 )
@@ -35,6 +34,7 @@ from gpt_tf2.commands.model_settings import COUNT, ModelSettings, choose_max_new
 from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.commands.recipes import read_run
 from gpt_tf2.commands.score import print_table
+from gpt_tf2.commands.template_notes import note_unread
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.errors import InputError
 from gpt_tf2.evaluation.completion_perplexity import measure_completions
@@ -210,8 +210,9 @@ def score_task(
     examples = list(itertools.islice(read_examples(task, settings.data, split, skipped), settings.limit))
     for line in skipped.lines():
         counter.say(line)
-    if model.unread_template and any(isinstance(example.passage, ChatText) for _, example in examples):
-        counter.say(f"{model.unread_template}: {UNREAD}: asking with plain User: and Assistant:")
+    has_chats = any(isinstance(example.passage, ChatText) for _, example in examples)
+    for line in note_unread(model, "asking") if has_chats else []:
+        counter.say(line)
     task.check(examples, settings.data, split, settings.references)  # now, not after hours of work
     decoders = workers.make_on_each(lambda: load_decoder(settings, model, engine, counter.say, is_shown))
     name = decoders[0].name + workers.describe()
