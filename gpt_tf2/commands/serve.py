@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import start_backend
-from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.find_model import name_model
 from gpt_tf2.commands.flags import flag, flags_of
 from gpt_tf2.commands.model_settings import OFFLINE, ModelSettings, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
-from gpt_tf2.commands.recipes import read_toml
+from gpt_tf2.commands.recipes import read_run
 from gpt_tf2.commands.server_settings import ServerSettings, missing_package
 from gpt_tf2.errors import InputError
 
@@ -160,13 +159,7 @@ def open_served(settings: ServeSettings, model: str, name: str) -> "tuple[Served
 
 def has_learned_coqa(model: OpenedModel) -> bool:
     """Whether the run that made a model trained it on CoQA, by the recipe that every run leaves."""
-    recipe = companion_folder(model.path) / "run.toml"
-    if not recipe.is_file():
-        return False
-    try:
-        return read_toml(recipe).get("task") == "coqa"
-    except InputError:  # damaged, or somebody else's file
-        return False
+    return read_run(model.path).get("task") == "coqa"
 
 
 def measure_memory(engines: "set[str]") -> float:
