@@ -129,9 +129,8 @@ def read_logits(output: Path) -> LogitsOf:
     """
     import llama_cpp
 
-    settings: dict[str, Any] = {"n_ctx": 0, "logits_all": True, "verbose": False}
-    kept = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
-    llama = llama_cpp.Llama(str(output), **settings, **kept)
+    exact: dict[str, Any] = dict.fromkeys(("type_k", "type_v"), llama_cpp.GGML_TYPE_F32)
+    llama = llama_cpp.Llama(str(output), n_ctx=0, logits_all=True, verbose=False, **exact)
 
     def logits_of(ids: np.ndarray) -> np.ndarray:
         llama.reset()
