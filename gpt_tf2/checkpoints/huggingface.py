@@ -144,6 +144,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, shapes, lambda name: stored[keys[name]].read().reshape(shapes[name]), config)
 
 
+def describe(config: GPT2Config, end_of_text: int | None = None) -> dict[str, Any]:
+    """The values of a config.json.
+
+    end_of_text: the id that ends a text, by default the last.
+    """
+    kind = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "dtype": "float32"}
+    shape_settings = {keys[0]: getattr(config, name) for name, keys in CONFIG_NAMES.items()} | {TIED: config.tied}
+    end = dict.fromkeys(("bos_token_id", "eos_token_id"), config.n_vocab - 1 if end_of_text is None else end_of_text)
+    return kind | shape_settings | FIXED | end
+
+
 def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any], end_of_text: int | None = None) -> None:
     """Writes `config.json`, then the tensors one by one; the library's own writer would copy all of them in memory.
 
@@ -151,10 +162,7 @@ def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any], end_of_tex
 
     Raises InputError if a file cannot be written.
     """
-    kind = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "dtype": "float32"}
-    shape_settings = {keys[0]: getattr(config, name) for name, keys in CONFIG_NAMES.items()} | {TIED: config.tied}
-    end = dict.fromkeys(("bos_token_id", "eos_token_id"), config.n_vocab - 1 if end_of_text is None else end_of_text)
-    config_json = json.dumps(kind | shape_settings | FIXED | end, indent=2) + "\n"
+    config_json = json.dumps(describe(config, end_of_text), indent=2) + "\n"
     write_text(companion_folder(path) / "config.json", config_json)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0  # in bytes
