@@ -43,6 +43,7 @@ CHAT_TEMPLATE: dict[str, Any] = {
     "group": "data",
     "metavar": "FILE",
 }
+UNREAD = "not read, as it is more than a text around each message"
 
 
 class ReadsData(Protocol):

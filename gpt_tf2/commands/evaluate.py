@@ -17,6 +17,7 @@ from gpt_tf2.commands.data_settings import (
     HIGHLIGHTS,
     LITERAL_SPECIALS,
     TASK,
+    UNREAD,
     choose_template,
     find_task_of,
 )
@@ -29,7 +30,7 @@ from gpt_tf2.commands.evaluation_output import (
 )
 from gpt_tf2.commands.find_model import find_model_path
 from gpt_tf2.commands.flags import flag
-from gpt_tf2.commands.model_settings import COUNT, ModelSettings, check_room, find_model, load_decoder
+from gpt_tf2.commands.model_settings import COUNT, ModelSettings, choose_max_new_tokens, find_model, load_decoder
 from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.commands.score import print_table
 from gpt_tf2.data.encoding import read_streams
@@ -41,7 +42,7 @@ from gpt_tf2.evaluation.shared_journal import SharedJournal
 from gpt_tf2.storage.files import write_text
 from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tasks.examples import Skipped, read_examples
-from gpt_tf2.tasks.task import Example, RunningText, Scores, Task
+from gpt_tf2.tasks.task import ChatText, Example, RunningText, Scores, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
     path = find_model_path(settings.model, base=settings.base)
     settings = dataclasses.replace(settings, model=str(path))  # whatever it was called
     if not task.running_text:
-        check_room(settings, model)
+        choose_max_new_tokens(settings, model)  # now, not after hours of work
     workers = find_workers(settings.devices)
     is_shown = is_shown and workers.is_main
     of = settings.model, settings.data
@@ -190,13 +191,15 @@ def score_task(
     examples = list(itertools.islice(read_examples(task, settings.data, split, skipped), settings.limit))
     for line in skipped.lines():
         counter.say(line)
+    if model.unread_template and any(isinstance(example.passage, ChatText) for _, example in examples):
+        counter.say(f"{model.unread_template}: {UNREAD}: asking with plain User: and Assistant:")
     task.check(examples, settings.data, split, settings.references)  # now, not after hours of work
     decoders = workers.make_on_each(lambda: load_decoder(settings, model, engine, counter.say, is_shown))
     name = decoders[0].name + workers.describe()
     counter.say(f"{model.path}: {len(examples):,} examples of {settings.data}, {split}; {name}")
     protocol = EvaluationProtocol(
         slots=settings.batch_size,
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=choose_max_new_tokens(settings, model),
         sampler=settings.sampler(),
         seed=settings.seed,
         stop=task.stop,

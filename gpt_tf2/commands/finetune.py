@@ -12,6 +12,7 @@ from gpt_tf2.backend.compiling import run_eagerly
 from gpt_tf2.backend.starting import is_first_process, leave_processes
 from gpt_tf2.backend.workers import Workers
 from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.commands.data_settings import UNREAD
 from gpt_tf2.commands.find_model import is_there
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.flags import format_flags
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 def run_finetune(settings: FinetuneSettings) -> Path:
     """Fine-tunes a model and writes it to `output/`, with its loss curve `NAME.png` and its folder `NAME/` beside it.
 
-    The folder holds the vocabulary, TensorBoard logs (`logs/`) and `state.h5`, from which `resume` continues. If data
-    is held out, the model has the weights with the lowest validation loss, and `NAME-last` beside it the last ones.
+    The folder holds the vocabulary, TensorBoard logs (`logs/`), `history.jsonl` for `watch`, and `state.h5`, from which
+    `resume` continues. If data is held out, the model has the weights with the lowest validation loss, and `NAME-last`
+    beside it the last ones.
 
     Returns:
         The path of the fine-tuned model, for `load_model`.
@@ -142,6 +144,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     from gpt_tf2.generation.samples import sample_text
     from gpt_tf2.generation.sampling import make_sampler
     from gpt_tf2.training.callbacks import Callbacks
+    from gpt_tf2.training.loggers.history_file import HISTORY
     from gpt_tf2.training.loop import TrainingPlan, train
     from gpt_tf2.training.monitor import Monitor
 
@@ -178,7 +181,9 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
         Monitor(steps, display) as monitor,
     ):
         if run.devices.is_main:
-            monitor.open_logs(settings.loggers(), run.logged())
+            monitor.open_logs(settings.loggers(), run.logged(len(history.losses)))
+        if run.is_writing:
+            monitor.keep_history(companion_folder(run.output) / HISTORY, run.logged(len(history.losses)))
         for line in describe(run, history):
             display.say(line)
         with run_eagerly() if settings.eager else contextlib.nullcontext(), run.devices.report_lost_process():
@@ -211,6 +216,7 @@ def describe(run: Run, history: History) -> list[str]:
         f"about {gigabytes:.1f} GB",
         *run.data.report,
         *filter(None, [run.model.remark]),
+        *describe_template(run),
     ]
     steps = run.settings.epochs * run.settings.steps
     if run.settings.resume and run.saved is None:
@@ -221,6 +227,14 @@ def describe(run: Run, history: History) -> list[str]:
     elif run.is_writing and run.state.is_file():
         lines.append(f"{run.output}: replacing the result of an earlier run, which --resume would have continued")
     return lines
+
+
+def describe_template(run: Run) -> list[str]:
+    """A line if the base's own chat template is not the one of the run."""
+    if run.model.unread_template and run.data.has_chats and not run.settings.chat_template:
+        line = f"{run.model.unread_template}: {UNREAD}: training with plain User: and Assistant:"
+        return [f"{line} (--chat_template FILE trains with another)"]
+    return []
 
 
 def report(run: Run, history: History, best: Validation | None, finished: bool) -> list[str]:

@@ -1,1 +1,1 @@
-"""A model for other programs: one module per format, and the proof that it arrived."""
+"""A model in the formats of other programs, and the proof that it arrived there as it is."""

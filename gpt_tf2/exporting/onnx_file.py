@@ -1,19 +1,18 @@
 """ONNX: a folder that ONNX Runtime, optimum and transformers.js open."""
 
-import json
-from collections.abc import Callable
+import importlib.util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gpt_tf2.checkpoints.chat_templates import make_files
 from gpt_tf2.checkpoints.huggingface import describe
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.config import GPT2Config
+from gpt_tf2.checkpoints.transformers_settings import TransformersSettings
 from gpt_tf2.errors import InputError
 from gpt_tf2.exporting.onnx_graph import build_graph, read_tensors, tensor_types
 from gpt_tf2.exporting.onnx_tensors import write_graph
+from gpt_tf2.exporting.proof import LogitsOf
 from gpt_tf2.storage.folders import atomic_folder
 
 # By precision: the file, as transformers.js looks for it, and its own name of the precision.
@@ -30,45 +29,42 @@ def write(model: OpenedModel, output: Path, precision: str = "float32") -> None:
         output: the folder, which must be empty or missing.
         precision: float32 or int8. In int8 each matrix has a scale per output, and each token is rounded by itself.
 
-    Raises InputError for another precision, if the folder holds something, or if it cannot be written.
+    Raises InputError if the package onnx is missing, if the folder holds something, or if it cannot be written.
 
     Example:
         >>> write(open_model("models/124M"), Path("124M-onnx"))  # doctest: +SKIP
     """
-    if precision not in FILES:
-        raise InputError(f"not in ONNX: use {' or '.join(FILES)}", "precision", precision)
+    if not importlib.util.find_spec("onnx"):
+        raise InputError("needs the package onnx: run pip install '.[onnx]'", "format", "onnx")
     name, _ = FILES[precision]
     config, tokenizer, int8 = model.config, model.tokenizer, precision == "int8"
     with atomic_folder(output) as folder:
         (folder / "onnx").mkdir()
         tensors = read_tensors(model.checkpoint, config, int8)
         files = write_graph(build_graph(config, int8), tensor_types(config, int8), tensors, folder / "onnx" / name)
-        contents = {
-            "config.json": describe_model(config, tokenizer.end_of_text, precision, files),
-            "generation_config.json": describe_generation(
-                tokenizer.end_of_text, tokenizer.undrawn(config.n_vocab).tolist()
-            ),
-            **tokenizer.list_files(for_transformers=True),
-            **(make_files(model.chat_template, tokenizer) if model.chat_template else {}),
-        }
+        texts = describe(config, tokenizer.end_of_text, complete(model, precision, files))
+        texts |= make_files(model.chat_template, tokenizer) if model.chat_template else {}
+        contents = tokenizer.list_files(for_transformers=True) | {file: text.encode() for file, text in texts.items()}
         for file, content in contents.items():
-            (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
+            (folder / file).write_bytes(content)
 
 
-def describe_model(config: GPT2Config, end_of_text: int, precision: str, files: int) -> str:
-    """The content of config.json, with what transformers.js must know of a graph and its files of tensors."""
+def complete(model: OpenedModel, precision: str, files: int) -> TransformersSettings:
+    """What transformers keeps of a model, with what else transformers.js must know.
+
+    files: the number of files for tensors beside the graph's.
+    """
     name, dtype = FILES[precision]
-    own: dict[str, Any] = {"dtype": dtype} | ({"use_external_data_format": {name: files}} if files else {})
-    return json.dumps(describe(config, end_of_text) | {"transformers.js_config": own}, indent=2) + "\n"
+    own = {"dtype": dtype} | ({"use_external_data_format": {name: files}} if files else {})
+    undrawn = model.tokenizer.undrawn(model.config.n_vocab).tolist()
+    kept = model.transformers_settings
+    return TransformersSettings(
+        {**kept.config, "transformers.js_config": own},
+        {**kept.generation, **({"suppress_tokens": undrawn} if undrawn else {})},
+    )
 
 
-def describe_generation(end_of_text: int, undrawn: list[int]) -> str:
-    """The content of generation_config.json: which token ends a text, and which ids have none."""
-    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text)
-    return json.dumps(ends | ({"suppress_tokens": undrawn} if undrawn else {}), indent=2) + "\n"
-
-
-def read_logits(output: Path) -> Callable[[np.ndarray], np.ndarray]:
+def read_logits(output: Path) -> LogitsOf:
     """The model of an exported folder in ONNX Runtime, on the CPU: ids, int [T] → logits, float32 [T, V].
 
     Raises ImportError if ONNX Runtime is not installed.
