@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py [--rounds 3] [--llama_server PATH] [--openvino PYTHON]
 
-Each client sends the next of 24 prompts of some 64 words once it has the 128 tokens for its last one. All use a nucleus
+Each client sends the next of 24 prompts of 64 tokens once it has the 128 tokens for its last one. All use a nucleus
 of 0.8 on one model with random weights, whose end of text is never drawn. `generate` completes the same prompts with
 `--batch_size 8`. Each server is started afresh in each round, and first completes other prompts. Figures are medians of
 the rounds: new tokens per second, prefill included, of answers in one piece and streamed; and the time to the first
@@ -43,22 +43,7 @@ CLIENTS = 8
 NEW_TOKENS = 128
 PROMPTS = 24
 FIRST_TOKENS = 20  # times that the first token is measured
-WORDS = [
-    "the",
-    "tide",
-    "has",
-    "counted",
-    "every",
-    "boat",
-    "that",
-    "left",
-    "our",
-    "small",
-    "harbor",
-    "before",
-    "a",
-    "bell",
-]
+SENTENCE = "the tide has counted every boat that left our small grey harbor before a bell rang over wet stones"
 SAMPLING = {"temperature": 1, "top_p": 0.8, "top_k": 0, "min_p": 0, "repeat_penalty": 1}
 PEAK = 7  # of the last layer's scale: a nucleus of 0.8 then holds some 100 tokens, like a trained model's
 PRECISIONS = {"gpt-tf2 serve": "int8", "gpt-tf2 generate": "int8", "openvino": "int8"}
@@ -69,9 +54,9 @@ MOST_MS = 150
 
 
 def make_prompts(count: int, seed: int) -> list[str]:
-    """Texts of some 64 words, which do not begin alike."""
+    """Texts of 64 words, which do not begin alike."""
     draw = np.random.default_rng(seed)
-    return [" ".join(draw.choice(WORDS, 64)) for _ in range(count)]
+    return [" ".join(draw.choice(SENTENCE.split(), 64)) for _ in range(count)]
 
 
 def prepare(folder: Path) -> None:
