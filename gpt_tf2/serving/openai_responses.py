@@ -26,6 +26,7 @@ class Answer:
 
     def __init__(self, model: str, count: int, prompt_tokens: int, scored: bool):
         created, id = int(time.time()), f"{self.prefix}-{uuid.uuid4().hex}"
+        self.model = model
         self._head = {"id": id, "object": self.kind, "created": created, "model": model}
         self._prompt_tokens, self._scored = prompt_tokens, scored
         self._texts = [""] * count
@@ -57,6 +58,11 @@ class Answer:
     def last_chunk(self) -> Body:
         """The chunk that ends a stream with the number of tokens."""
         return {**self._head, "object": self.kind_of_chunk, "choices": [], "usage": self._usage()}
+
+    def list_texts(self) -> list[Body]:
+        """Each completion's text as far as it goes, and why it ended, or null if it did not."""
+        pairs = zip(self._texts, self._reasons, strict=True)
+        return [{"text": text, "finish_reason": reason} for text, reason in pairs]
 
     def _usage(self) -> dict[str, int]:
         prompt, completion = self._prompt_tokens, self.completion_tokens
