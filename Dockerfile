@@ -24,8 +24,8 @@ ENV PATH=/opt/venv/bin:$PATH XDG_CACHE_HOME=/data/cache
 USER 10001:10001
 WORKDIR /data
 EXPOSE 8000
-# Loading comes first, and the download of a released model before it.
-HEALTHCHECK --start-period=10m \
+# Until it answers it may have to download and convert a model: ten minutes at 1558M.
+HEALTHCHECK --start-period=30m \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=5)"]
 ENTRYPOINT ["gpt-tf2"]
 # Needs GPT_TF2_API_KEY, as other machines can reach it.
