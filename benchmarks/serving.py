@@ -100,7 +100,7 @@ def running(command: list[str], port: int, log: Path) -> Iterator[None]:
     try:
         for _ in range(3000):
             with contextlib.suppress(OSError, http.client.HTTPException):
-                complete(http.client.HTTPConnection("127.0.0.1", port), {"prompt": "The", "max_tokens": 1})
+                complete(port, {"prompt": "The", "max_tokens": 1})
                 break
             if process.poll() is not None:
                 raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(errors='replace')[-2000:]}")
