@@ -1,32 +1,13 @@
 """A model in a folder of its own as a checkpoint with vocabulary: what the formats `hf` and `openai` share."""
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from gpt_tf2.checkpoints.chat_templates import save_chat_template
-from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.formats import write_checkpoint
 from gpt_tf2.checkpoints.opened import OpenedModel
+from gpt_tf2.checkpoints.read_tensors import ReadTensors
 from gpt_tf2.checkpoints.vocabularies import save_vocabulary
 from gpt_tf2.storage.folders import new_folder
-
-
-class ReadTensors(Mapping[str, np.ndarray]):
-    """The tensors of a checkpoint by OpenAI's names, each read when it is asked for."""
-
-    def __init__(self, checkpoint: Checkpoint):
-        self._checkpoint = checkpoint
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._checkpoint.read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._checkpoint.shapes)
-
-    def __len__(self) -> int:
-        return len(self._checkpoint.shapes)
 
 
 def write_folder(model: OpenedModel, output: Path, name: str) -> None:
