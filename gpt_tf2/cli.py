@@ -51,6 +51,12 @@ def finetune() -> "Parts":
     return FinetuneSettings, run_finetune
 
 
+def watch() -> "Parts":
+    from gpt_tf2.commands.watch import WatchSettings, run_watch
+
+    return WatchSettings, run_watch
+
+
 def merge() -> "Parts":
     from gpt_tf2.commands.merge import MergeSettings, print_merge
 
@@ -144,6 +150,9 @@ COMMANDS: dict[str, Command] = {
     "vocabulary": Command("train", "learn a vocabulary from a text, for finetune --from_scratch", vocabulary, ["data"]),
     "plan": Command("train", "predict the memory of fine-tuning, by optimizer, --remat and LoRA", plan),
     "show-data": Command("train", "print a data set's prompts and completions as a model sees them", show_data),
+    "watch": Command(
+        "train", "show fine-tunings in a browser while they run: losses, speed, samples", watch, ["output"]
+    ),
     "merge": Command("train", "merge a model and its LoRA adapters into one checkpoint", merge, ["adapters", "output"]),
     "generate": Command("use", "continue a text with a model", generate),
     "chat": Command(

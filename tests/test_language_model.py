@@ -158,7 +158,9 @@ def test_logprobs_are_those_of_transformers(lm: LanguageModel, tmp_path: Path) -
     transformers = pytest.importorskip("transformers")
     lm.save(tmp_path / "hf" / "model.safetensors")
     vocabulary = ["merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
-    assert list_names(tmp_path / "hf") == sorted(["config.json", "model.safetensors", *vocabulary])
+    assert list_names(tmp_path / "hf") == sorted(
+        ["config.json", "generation_config.json", "model.safetensors", *vocabulary]
+    )
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     scored = lm.logprobs(STORY[:60])
     ids = torch.tensor([[lm.tokenizer.end_of_text, *(token.id for token in scored)]])

@@ -4,12 +4,11 @@ import contextlib
 from pathlib import Path
 
 from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.checkpoints.jinja_templates import FILE as JINJA
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import write_text
 from gpt_tf2.tasks.chat_template import FILE, ChatTemplate, format_template, read_template, to_jinja
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
-
-JINJA = "chat_template.jinja"  # as transformers calls it
 
 
 def save_chat_template(template: ChatTemplate | None, tokenizer: Tokenizer, path: Path, replaces: bool) -> None:

@@ -14,6 +14,7 @@ from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import find_companion
 from gpt_tf2.checkpoints.released import cached_folder, find_size
 from gpt_tf2.checkpoints.shards import INDEX, find_index, list_files
+from gpt_tf2.checkpoints.transformers_settings import NOTHING_KEPT, TransformersSettings, read_settings
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.hdf5 import open_hdf5
@@ -206,8 +207,18 @@ def list_sources(path: Path, base: Path | None = None, above: tuple[Path, ...] =
     return (path, config_json) if config_json and find_hdf5_format(path) is huggingface else (path,)
 
 
+def read_transformers_settings(path: Path) -> TransformersSettings:
+    """What transformers keeps of a located model besides its network; nothing if it is in another format."""
+    is_other = openai.is_prefix(path) or (path.suffix in HDF5_SUFFIXES and find_hdf5_format(path) is not huggingface)
+    return NOTHING_KEPT if is_other else read_settings(path)
+
+
 def write_checkpoint(
-    path: str | Path, config: GPT2Config, tensors: Mapping[str, Any], end_of_text: int | None = None
+    path: str | Path,
+    config: GPT2Config,
+    tensors: Mapping[str, Any],
+    end_of_text: int | None = None,
+    kept: TransformersSettings = NOTHING_KEPT,
 ) -> Path:
     """Writes a checkpoint atomically, with its hyper-parameters inside or beside it.
 
@@ -216,6 +227,7 @@ def write_checkpoint(
             TF1 checkpoint as prefix `NAME.ckpt` or as a folder.
         tensors: float32 arrays by OpenAI's names, as in `tensor_shapes`.
         end_of_text: the id that ends a text, which transformers wants to know; by default the last.
+        kept: what transformers keeps of the model besides its network, for Hugging Face's format.
 
     Returns:
         The file, or the prefix of a TF1 checkpoint.
@@ -230,7 +242,7 @@ def write_checkpoint(
     if path.suffix in HDF5_SUFFIXES:
         hdf5.write(path, config, tensors)
     elif path.suffix == SAFETENSORS:
-        huggingface.write(path, config, tensors, end_of_text)
+        huggingface.write(path, config, tensors, end_of_text, kept)
     else:
         path = path if path.suffix else path / "model.ckpt"
         openai.write(path, config, tensors)

@@ -14,6 +14,7 @@ from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder, find_companion
 from gpt_tf2.checkpoints.shards import list_tensors
 from gpt_tf2.checkpoints.stored import StoredTensor
+from gpt_tf2.checkpoints.transformers_settings import NOTHING_KEPT, TransformersSettings, make_files
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import atomic_write, write_text
@@ -144,18 +145,32 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, shapes, lambda name: stored[keys[name]].read().reshape(shapes[name]), config)
 
 
-def write(path: Path, config: GPT2Config, tensors: Mapping[str, Any], end_of_text: int | None = None) -> None:
+def describe(
+    config: GPT2Config, end_of_text: int | None = None, kept: TransformersSettings = NOTHING_KEPT
+) -> dict[str, str]:
+    """The contents of `config.json` and `generation_config.json`, by their names; see `write`."""
+    network = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "dtype": "float32"} | FIXED
+    network |= {keys[0]: getattr(config, name) for name, keys in CONFIG_NAMES.items()} | {TIED: config.tied}
+    return make_files(kept, network, config.n_vocab - 1 if end_of_text is None else end_of_text)
+
+
+def write(
+    path: Path,
+    config: GPT2Config,
+    tensors: Mapping[str, Any],
+    end_of_text: int | None = None,
+    kept: TransformersSettings = NOTHING_KEPT,
+) -> None:
     """Writes `config.json`, then the tensors one by one; the library's own writer would copy all of them in memory.
 
-    end_of_text: the id that ends a text, by default the last.
+    Args:
+        end_of_text: the id that ends a text, by default the last.
+        kept: what transformers keeps of the model besides its network.
 
     Raises InputError if a file cannot be written.
     """
-    kind = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "dtype": "float32"}
-    shape_settings = {keys[0]: getattr(config, name) for name, keys in CONFIG_NAMES.items()} | {TIED: config.tied}
-    end = dict.fromkeys(("bos_token_id", "eos_token_id"), config.n_vocab - 1 if end_of_text is None else end_of_text)
-    config_json = json.dumps(kind | shape_settings | FIXED | end, indent=2) + "\n"
-    write_text(companion_folder(path) / "config.json", config_json)
+    for name, content in describe(config, end_of_text, kept).items():
+        write_text(companion_folder(path) / name, content)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0  # in bytes
     for name, shape in tensor_shapes(config).items():

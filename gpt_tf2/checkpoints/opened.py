@@ -16,9 +16,12 @@ from gpt_tf2.checkpoints.formats import (
     open_adapters,
     open_checkpoint,
     read_config,
+    read_transformers_settings,
     write_checkpoint,
 )
+from gpt_tf2.checkpoints.jinja_templates import find_jinja, parse_jinja
 from gpt_tf2.checkpoints.merged import MergedTensors
+from gpt_tf2.checkpoints.transformers_settings import NOTHING_KEPT, TransformersSettings
 from gpt_tf2.checkpoints.vocabularies import find_vocabulary, save_vocabulary
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.errors import InputError
@@ -47,6 +50,8 @@ class OpenedModel:
     open_weights: opens the weights at the path.
     notes: lines on what could not be checked, and on tokens that were added to those on disk.
     chat_template: of the chats that it was trained on; None if there were none.
+    unread_template: the file of transformers' chat template, if that is more than a text around each message.
+    transformers_settings: what transformers keeps of it, or of its adapters' base, besides the network.
     """
 
     path: Path
@@ -57,6 +62,8 @@ class OpenedModel:
     open_weights: Callable[[Path], Checkpoint] = open_checkpoint
     notes: tuple[str, ...] = ()
     chat_template: ChatTemplate | None = None
+    unread_template: Path | None = None
+    transformers_settings: TransformersSettings = NOTHING_KEPT
 
     @property
     def remark(self) -> str:
@@ -153,18 +160,40 @@ def open_model(
     stamp = stamp_files(sources)
     config = choose_config(path, None if json_hparams else read_config(path, base), hparams)
     notes = []
+    whole = path
     owned = [companion_folder(path)]  # a folder around it may be that of another model
     if held:
-        base_path = locate_base(held, base)
+        whole = base_path = locate_base(held, base)
         fallbacks.append(companion_folder(base_path))
         owned.append(companion_folder(base_path))
         if not held.knows_base:
             notes.append(f"{path}: these adapters keep no digest of their model, so {base_path} could not be checked")
     tokenizer = find_tokenizer(path, config, json_encoder, vocab_bpe, fallbacks, base)
     open_weights = functools.partial(open_checkpoint, base=base)
-    templates = [folder / CHAT_TEMPLATE for folder in owned if (folder / CHAT_TEMPLATE).is_file()]
-    chat_template = read_template(templates[0]) if templates else None
-    return OpenedModel(path, config, tokenizer, sources, stamp, open_weights, tuple(notes), chat_template)
+    return OpenedModel(
+        path,
+        config,
+        tokenizer,
+        sources,
+        stamp,
+        open_weights,
+        tuple(notes),
+        *find_template(owned, tokenizer),
+        transformers_settings=read_transformers_settings(whole),
+    )
+
+
+def find_template(folders: Sequence[Path], tokenizer: Tokenizer) -> tuple[ChatTemplate | None, Path | None]:
+    """The chat template in the first folder that has one, and the file of transformers' one that is not read."""
+    for folder in folders:
+        if (folder / CHAT_TEMPLATE).is_file():
+            return read_template(folder / CHAT_TEMPLATE), None
+    for folder in folders:
+        if found := find_jinja(folder):
+            file, text = found
+            template = parse_jinja(text, folder, tokenizer.decode([tokenizer.end_of_text]))
+            return template, None if template else file
+    return None, None
 
 
 def load_model(
@@ -261,7 +290,12 @@ def find_tokenizer(
     return tokenizer
 
 
-def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = None) -> None:
+def save_model(
+    model: "GPT2",
+    path: str | Path,
+    tokenizer: Tokenizer | None = None,
+    kept: TransformersSettings = NOTHING_KEPT,
+) -> None:
     """Writes a network's weights as a checkpoint, atomically, with its hyper-parameters inside or beside it.
 
     Adapters are merged into their matrices; the network keeps them.
@@ -270,6 +304,7 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
         path: `NAME.h5`, `NAME.safetensors` (`FOLDER/model.safetensors` makes a folder that transformers opens), or a
             TF1 checkpoint as prefix `NAME.ckpt` or as a folder.
         tokenizer: the vocabulary, which is saved beside the checkpoint.
+        kept: what transformers keeps of the model besides its network; beside `.safetensors` it is saved.
 
     Raises InputError if the path names no format, if a file cannot be written, or if adapters lie on matrices that are
     stored in less than float32.
@@ -278,6 +313,6 @@ def save_model(model: "GPT2", path: str | Path, tokenizer: Tokenizer | None = No
         >>> save_model(model, "hf/model.safetensors", tokenizer)  # doctest: +SKIP
     """
     end = tokenizer.end_of_text if tokenizer else None
-    written = write_checkpoint(path, model.config, MergedTensors(model), end)
+    written = write_checkpoint(path, model.config, MergedTensors(model), end, kept)
     if tokenizer:
         save_vocabulary(tokenizer, written)

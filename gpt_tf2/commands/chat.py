@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.data_settings import ENCODING
 from gpt_tf2.commands.flags import flag
-from gpt_tf2.commands.model_settings import ModelSettings, check_room, find_model, load_decoder
+from gpt_tf2.commands.model_settings import ModelSettings, choose_max_new_tokens, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
+from gpt_tf2.commands.template_notes import UNREAD
 from gpt_tf2.data.encoding import encode_text
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.prompts import build_prompt
@@ -76,9 +77,9 @@ def read_messages(prompt: str) -> Iterator[str]:
 def answer(settings: ChatSettings, passage: str | None, messages: Iterable[str]) -> Iterator[str]:
     """Yields the reply to each message, with a line break. The earlier messages and replies are its context."""
     model, engine = find_model(settings)
-    check_room(settings, model)
+    max_new_tokens = choose_max_new_tokens(settings, model)
     template = choose_template(model) if passage is None else None
-    tokenizer, room = model.tokenizer, model.config.n_ctx - settings.max_new_tokens
+    tokenizer, room = model.tokenizer, model.config.n_ctx - max_new_tokens
     decoder = load_decoder(settings, model, engine)
     sampler = settings.sampler()
     # One scheduler for all messages: where it keeps what is cached, what stands before a message is computed once.
@@ -101,13 +102,16 @@ def answer(settings: ChatSettings, passage: str | None, messages: Iterable[str])
             print_to_stderr(f"this no longer fits into {room} tokens: shortening it, the oldest messages first")
         is_complete = is_whole
         stream = TextStream(tokenizer, [] if template else [coqa.STOP])
-        scheduler.run_all([Request(prompt, settings.max_new_tokens, sampler, generator, stream.add)])
+        scheduler.run_all([Request(prompt, max_new_tokens, sampler, generator, stream.add)])
         answers.append(stream.finish())
         yield f"{answers[-1].strip()}\n"
 
 
 def choose_template(model: OpenedModel) -> ChatTemplate:
     """The chat template of a model. Raises InputError if it has none."""
+    if model.unread_template:
+        fix = "fine-tune the model with a `chat_template`, or write its chat.json (docs/how-to.md)"
+        raise InputError(f"{model.unread_template}: {UNREAD}: {fix}")
     if model.chat_template is None:
         fix = "give a `passage` to ask about, or fine-tune it on chats (`task` jsonl)"
         raise InputError(f"{model.path}: no chat.json beside it, so the model has learned no chats: {fix}")

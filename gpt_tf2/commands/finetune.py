@@ -19,6 +19,7 @@ from gpt_tf2.commands.progress import Counter, TrainingDisplay
 from gpt_tf2.commands.reference import with_reference
 from gpt_tf2.commands.run import COMMAND_LINE, Call, Run, resolve
 from gpt_tf2.commands.run_files import make_recipe, save, save_best
+from gpt_tf2.commands.template_notes import note_markers, note_unread
 from gpt_tf2.data.held_out import write_held_out
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.locks import write_alone
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 def run_finetune(settings: FinetuneSettings) -> Path:
     """Fine-tunes a model and writes it to `output/`, with its loss curve `NAME.png` and its folder `NAME/` beside it.
 
-    The folder holds the vocabulary, TensorBoard logs (`logs/`) and `state.h5`, from which `resume` continues. If data
-    is held out, the model has the weights with the lowest validation loss, and `NAME-last` beside it the last ones.
+    The folder holds the vocabulary, TensorBoard logs (`logs/`), `history.jsonl` for `watch`, and `state.h5`, from which
+    `resume` continues. If data is held out, the model has the weights with the lowest validation loss, and `NAME-last`
+    beside it the last ones.
 
     Returns:
         The path of the fine-tuned model, for `load_model`.
@@ -142,6 +144,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     from gpt_tf2.generation.samples import sample_text
     from gpt_tf2.generation.sampling import make_sampler
     from gpt_tf2.training.callbacks import Callbacks
+    from gpt_tf2.training.loggers.history_file import HISTORY
     from gpt_tf2.training.loop import TrainingPlan, train
     from gpt_tf2.training.monitor import Monitor
 
@@ -178,7 +181,9 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
         Monitor(steps, display) as monitor,
     ):
         if run.devices.is_main:
-            monitor.open_logs(settings.loggers(), run.logged())
+            monitor.open_logs(settings.loggers(), run.logged(len(history.losses)))
+        if run.is_writing:
+            monitor.keep_history(companion_folder(run.output) / HISTORY, run.logged(len(history.losses)))
         for line in describe(run, history):
             display.say(line)
         with run_eagerly() if settings.eager else contextlib.nullcontext(), run.devices.report_lost_process():
@@ -211,6 +216,7 @@ def describe(run: Run, history: History) -> list[str]:
         f"about {gigabytes:.1f} GB",
         *run.data.report,
         *filter(None, [run.model.remark]),
+        *describe_template(run),
     ]
     steps = run.settings.epochs * run.settings.steps
     if run.settings.resume and run.saved is None:
@@ -221,6 +227,15 @@ def describe(run: Run, history: History) -> list[str]:
     elif run.is_writing and run.state.is_file():
         lines.append(f"{run.output}: replacing the result of an earlier run, which --resume would have continued")
     return lines
+
+
+def describe_template(run: Run) -> list[str]:
+    """A line if the chat template is not the base's own, or one whose markers are no tokens."""
+    if not run.data.has_chats or not run.chat_template:
+        return []
+    if run.settings.chat_template:
+        return note_markers(run.chat_template, run.model.tokenizer)
+    return [f"{line} (--chat_template FILE trains with another)" for line in note_unread(run.model, "training")]
 
 
 def report(run: Run, history: History, best: Validation | None, finished: bool) -> list[str]:

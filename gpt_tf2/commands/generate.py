@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gpt_tf2.commands.data_settings import ENCODING
 from gpt_tf2.commands.flags import flag
-from gpt_tf2.commands.model_settings import COUNT, ModelSettings, find_model, load_decoder
+from gpt_tf2.commands.model_settings import COUNT, MAX_NEW_TOKENS, ModelSettings, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.completions import CompletionRules, Sample, check_prompt, complete_prompts, encode_prompt
@@ -70,8 +70,9 @@ class GenerateSettings(ModelSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_encoding(self.encoding)
-        if not 0 <= self.min_length <= self.max_new_tokens:
-            raise InputError(f"use 0 to {self.max_new_tokens}, the `max_new_tokens`", "min_length", self.min_length)
+        most = self.max_new_tokens or MAX_NEW_TOKENS
+        if not 0 <= self.min_length <= most:
+            raise InputError(f"use 0 to {most}, the `max_new_tokens`", "min_length", self.min_length)
         if self.stop == "":
             raise InputError("would end every sample before it begins: give a text, or leave it out", "stop", "''")
         if self.prompts is not None and self.prompt:
@@ -81,7 +82,7 @@ class GenerateSettings(ModelSettings):
         """How prompts are completed; `stops` are the texts that end a sample."""
         return CompletionRules(
             sampler=self.sampler(),
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.max_new_tokens or MAX_NEW_TOKENS,
             min_length=self.min_length,
             stops=tuple(stops),
             n_samples=self.n_samples or self.batch_size,

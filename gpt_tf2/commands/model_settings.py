@@ -12,6 +12,7 @@ from gpt_tf2.decoding.engine import Say, choose_engine, open_decoder
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.sampling import Sampler, make_sampler
 
+MAX_NEW_TOKENS = 100  # by default
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1, "below": 2**31}
 OF_MODEL: dict[str, Any] = {"group": "model", "metavar": "FILE"}
 MODEL = "a released size, such as 124M, a name in models/, or a path: a folder, a TF1 prefix, .h5 or .safetensors"
@@ -29,8 +30,12 @@ class ModelSettings:
     json_encoder: str | None = flag(None, "its token table (encoder.json or tokenizer.json beside it)", **OF_MODEL)
     vocab_bpe: str | None = flag(None, "its merges (vocab.bpe beside the model)", **OF_MODEL)
     offline: bool = flag(False, **OFFLINE)
-    max_new_tokens: int = flag(
-        100, "most tokens to generate", also=("output_length", "length"), group="sampling", **COUNT
+    max_new_tokens: int | None = flag(
+        None,
+        f"most tokens to generate ({MAX_NEW_TOKENS}, or less in a short context)",
+        also=("output_length", "length"),
+        group="sampling",
+        **COUNT,
     )
     temperature: float = flag(
         1.0, "0 takes the most likely token, higher values vary more", group="sampling", kind=float, at_least=0
@@ -122,8 +127,15 @@ def load_decoder(
         return open_decoder(model, engine, settings.quantize or settings.precision, say, counter.show)
 
 
-def check_room(settings: ModelSettings, model: OpenedModel) -> None:
-    """Raises InputError if what is to be generated leaves no room for a prompt."""
-    if settings.max_new_tokens >= model.config.n_ctx:
-        message = f"leaves no room for a prompt in n_ctx {model.config.n_ctx} of {model.path}: lower it"
-        raise InputError(message, "max_new_tokens", settings.max_new_tokens)
+def choose_max_new_tokens(settings: ModelSettings, model: OpenedModel) -> int:
+    """The most tokens to generate where a prompt is shortened to fit: by default at most half of the context.
+
+    Raises InputError if they leave no room for a prompt.
+    """
+    n_ctx = model.config.n_ctx
+    chosen = settings.max_new_tokens or min(MAX_NEW_TOKENS, max(1, n_ctx // 2))
+    if chosen >= n_ctx:
+        raise InputError(
+            f"leaves no room for a prompt in n_ctx {n_ctx} of {model.path}: lower it", "max_new_tokens", chosen
+        )
+    return chosen

@@ -21,6 +21,7 @@ from gpt_tf2.commands.flags import join_items
 from gpt_tf2.commands.from_scratch import open_random_model
 from gpt_tf2.commands.measured_plan import measure_plan
 from gpt_tf2.commands.progress import Counter
+from gpt_tf2.commands.recipes import LAST
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.data.batches import Batches
 from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
@@ -115,15 +116,15 @@ class Run:
         """Whether this process writes files."""
         return self.call.is_written and self.devices.is_main
 
-    def logged(self) -> LoggedRun:
-        """Its name, settings and folder, for loggers."""
+    def logged(self, done: int) -> LoggedRun:
+        """Its name, settings and folder, for loggers. done: the steps of the run that it resumes."""
         settings = {
             name: join_items(value)
             for name, value in dataclasses.asdict(self.settings).items()
             if value is not None and name not in ("resume", "memory")
         }
         folder = companion_folder(self.output) / "logs" if self.call.is_written else None
-        return LoggedRun(companion_folder(self.output).resolve().name, settings, folder, self.saved is not None)
+        return LoggedRun(companion_folder(self.output).resolve().name, settings, folder, self.saved is not None, done)
 
     def sources(self) -> dict[str, Path]:
         """The files to name if weights or vocabulary are not those that the run began with."""
@@ -144,8 +145,8 @@ def place_last(output: Path) -> Path:
     """
     folder = output.parent
     if companion_folder(output) == folder and folder.name not in ("", ".."):
-        return folder.with_name(f"{folder.name}-last") / output.name
-    return output.with_name(f"{output.stem}-last{output.suffix}")
+        return folder.with_name(f"{folder.name}{LAST}") / output.name
+    return output.with_name(f"{output.stem}{LAST}{output.suffix}")
 
 
 def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:

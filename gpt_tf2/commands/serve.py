@@ -1,29 +1,28 @@
 """`serve`: models behind OpenAI's API."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import math
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import start_backend
-from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.find_model import name_model
-from gpt_tf2.commands.flags import check_ranges, flag, flags_of
+from gpt_tf2.commands.flags import flag, flags_of
 from gpt_tf2.commands.model_settings import OFFLINE, ModelSettings, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
-from gpt_tf2.commands.recipes import read_toml
+from gpt_tf2.commands.recipes import read_run
+from gpt_tf2.commands.server_settings import ServerSettings, missing_package
 from gpt_tf2.errors import InputError
 
 if TYPE_CHECKING:
     from gpt_tf2.serving.models import Models, Served
 
-PACKAGES = ("starlette", "uvicorn", "prometheus_client", "anyio")
-API_KEY_VARIABLE = "GPT_TF2_API_KEY"
 OF_MODELS = flags_of(ModelSettings)
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a weight
 
@@ -34,7 +33,7 @@ def like_generate(name: str, default: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ServeSettings:
+class ServeSettings(ServerSettings):
     """The settings of `serve`.
 
     Raises InputError for a value that is out of range, or that contradicts another.
@@ -44,14 +43,6 @@ class ServeSettings:
         ("124M",), f"{OF_MODELS['model'].help}; or several", also=("models",), group="model", metavar="MODEL", many=True
     )
     offline: bool = flag(False, **OFFLINE)
-    host: str = flag("127.0.0.1", "address to listen on; any but this machine's own needs --api_key", group="server")
-    port: int = flag(8000, "port to listen on, 0: any free one", group="server", kind=int, at_least=0, at_most=65535)
-    api_key: str | None = flag(
-        None,
-        f"the key that clients must send; better set {API_KEY_VARIABLE}, which no process list shows",
-        group="server",
-    )
-    no_auth: bool = flag(False, "let everyone ask who can reach the address", group="server", kind=bool)
     queue: int = flag(
         64, "requests that may wait for each model", group="server", kind=int, at_least=0, at_most=100_000
     )
@@ -63,6 +54,9 @@ class ServeSettings:
         group="server",
         kind=int,
         at_least=0,
+    )
+    log_prompts: str | None = flag(
+        None, "file that gets each request's prompt and answer as a line of JSON", group="server", metavar="FILE"
     )
     batch_size: int = flag(
         8, "completions that each model generates in parallel", group="memory", kind=int, at_least=1, at_most=4096
@@ -80,13 +74,9 @@ class ServeSettings:
     draft: str = like_generate("draft", "auto")
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        super().__post_init__()
         if not self.model:
             raise InputError("give a model", "model")
-        if self.api_key is not None and (not self.api_key or not self.api_key.isascii() or " " in self.api_key):
-            raise InputError("use a text without spaces, in ASCII", "api_key")
-        if self.api_key and self.no_auth:
-            raise InputError("contradicts `api_key`: drop one", "no_auth")
 
     def of_model(self, model: str) -> ModelSettings:
         """The settings that load a model."""
@@ -106,44 +96,32 @@ def run_serve(settings: ServeSettings) -> None:
     """
     try:
         from gpt_tf2.serving.app import Limits, make_app
+        from gpt_tf2.serving.prompt_log import PromptLog
         from gpt_tf2.serving.server import Server, describe_address, listen
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in PACKAGES:
-            raise
-        raise InputError(f"serve needs {package}: run pip install '.[serve]'") from None
-    api_key = None if settings.no_auth else settings.api_key or os.environ.get(API_KEY_VARIABLE) or None
-    local = check_address(settings, api_key)
+        raise missing_package(error, "serve") from None
+    api_key, local = settings.find_key(), settings.check_address()
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each client that left
     listening = listen(settings.host, settings.port)  # first: loading takes a while
-    with listening:
+    with listening, contextlib.ExitStack() as opened:
+        log = None
+        if settings.log_prompts is not None:
+            log = opened.enter_context(contextlib.closing(PromptLog(Path(settings.log_prompts))))
         models = open_models(settings)
         models.load_first()
-        app = make_app(models, Limits(int(settings.max_body * 1e6), settings.timeout), api_key, local)
+        app = make_app(models, Limits(int(settings.max_body * 1e6), settings.timeout), api_key, local, log)
         address = describe_address(listening)
 
         def announce() -> None:
             names = ", ".join(models.served)
-            print(f"serving {names} at {address}{'' if local or api_key else ', to everyone'}", flush=True)
+            to_everyone = "" if local or api_key else ", to everyone"
+            logging_to = "" if log is None else f", logging prompts and answers to {settings.log_prompts}"
+            print(f"serving {names} at {address}{to_everyone}{logging_to}", flush=True)
 
         try:
             Server(app, settings.drain, announce).run([listening])
         finally:
             models.close()
-
-
-def check_address(settings: ServeSettings, api_key: str | None) -> bool:
-    """Whether only this machine can reach the address. Raises InputError if others can, but no key is asked for."""
-    from gpt_tf2.serving.security import is_loopback
-
-    try:
-        local = is_loopback(settings.host)
-    except (OSError, UnicodeError):
-        raise InputError("no such address: give one of this machine", "host", settings.host) from None
-    if not local and api_key is None and not settings.no_auth:
-        fix = f"set `api_key` or {API_KEY_VARIABLE}, or `no_auth` if everyone may ask"
-        raise InputError(f"other machines can reach it: {fix}", "host", settings.host)
-    return local
 
 
 def open_models(settings: ServeSettings) -> "Models":
@@ -181,13 +159,7 @@ def open_served(settings: ServeSettings, model: str, name: str) -> "tuple[Served
 
 def has_learned_coqa(model: OpenedModel) -> bool:
     """Whether the run that made a model trained it on CoQA, by the recipe that every run leaves."""
-    recipe = companion_folder(model.path) / "run.toml"
-    if not recipe.is_file():
-        return False
-    try:
-        return read_toml(recipe).get("task") == "coqa"
-    except InputError:  # damaged, or somebody else's file
-        return False
+    return read_run(model.path).get("task") == "coqa"
 
 
 def measure_memory(engines: "set[str]") -> float:

@@ -1,7 +1,7 @@
 """GGUF: one file with the weights and the vocabulary, for llama.cpp and what is built on it, such as Ollama."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -129,8 +129,8 @@ def read_logits(output: Path) -> LogitsOf:
     """
     import llama_cpp
 
-    exact: dict[str, Any] = dict.fromkeys(("type_k", "type_v"), llama_cpp.GGML_TYPE_F32)
-    llama = llama_cpp.Llama(str(output), n_ctx=0, logits_all=True, verbose=False, **exact)
+    float32 = llama_cpp.GGML_TYPE_F32
+    llama = llama_cpp.Llama(str(output), n_ctx=0, logits_all=True, type_k=float32, type_v=float32, verbose=False)
 
     def logits_of(ids: np.ndarray) -> np.ndarray:
         llama.reset()

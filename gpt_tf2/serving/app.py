@@ -22,7 +22,8 @@ from gpt_tf2.serving.fields import read_request
 from gpt_tf2.serving.metrics import CountRequests, Metrics
 from gpt_tf2.serving.models import Models, Served
 from gpt_tf2.serving.openai_requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from gpt_tf2.serving.page_files import page_routes
+from gpt_tf2.serving.page_files import FOLDER, page_routes
+from gpt_tf2.serving.prompt_log import PromptLog
 from gpt_tf2.serving.schema import describe_api
 from gpt_tf2.serving.security import Guard
 
@@ -47,11 +48,12 @@ class Api:
     Args:
         models: what is served.
         limits: of each request.
+        log: gets what is asked and answered, if there is one.
     """
 
-    def __init__(self, models: Models, limits: Limits):
+    def __init__(self, models: Models, limits: Limits, log: PromptLog | None = None):
         self.models, self.limits, self.metrics = models, limits, Metrics(models)
-        self.service = Service(models, self.metrics, limits.seconds)
+        self.service = Service(models, self.metrics, limits.seconds, log)
         self.started = int(time.time())
 
     async def complete(self, request: Request) -> Response:
@@ -114,7 +116,7 @@ class Api:
 
     async def show_schema(self, request: Request) -> Response:
         """`GET /openapi.json`."""
-        return JSON(describe_api())
+        return JSON(describe_api([*self.models.served]))
 
     async def _read(self, kind: type[Asked], request: Request) -> Asked:
         """A request of a kind out of the body."""
@@ -134,14 +136,21 @@ class Api:
         }
 
 
-def make_app(models: Models, limits: Limits, api_key: str | None = None, local: bool = True) -> Starlette:
+def make_app(
+    models: Models,
+    limits: Limits,
+    api_key: str | None = None,
+    local: bool = True,
+    log: PromptLog | None = None,
+) -> Starlette:
     """The application.
 
     Args:
         models: what is served. The caller closes them.
         api_key, local: who may ask; see `Guard`.
+        log: gets what is asked and answered, if there is one. The caller closes it.
     """
-    api = Api(models, limits)
+    api = Api(models, limits, log)
     routes = [
         Route("/v1/completions", api.complete, methods=["POST"]),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),
@@ -153,7 +162,7 @@ def make_app(models: Models, limits: Limits, api_key: str | None = None, local: 
         Route("/detokenize", api.detokenize, methods=["POST"]),
         Route("/tokenizer_info", api.show_tokenizer),
         Route("/openapi.json", api.show_schema),
-        *page_routes(),
+        *page_routes(FOLDER.iterdir()),
     ]
     paths = frozenset(route.path for route in routes)
     return Starlette(

@@ -12,7 +12,15 @@ from safetensors.numpy import save_file
 
 from gpt_tf2 import GPT2, GPT2Config, InputError, load_model, save_model
 from gpt_tf2.checkpoints.companions import companion_folder
-from gpt_tf2.checkpoints.formats import list_sources, locate, open_checkpoint, read_config
+from gpt_tf2.checkpoints.formats import (
+    list_sources,
+    locate,
+    open_checkpoint,
+    read_config,
+    read_transformers_settings,
+    write_checkpoint,
+)
+from gpt_tf2.checkpoints.transformers_settings import NOTHING_KEPT
 from gpt_tf2.config import tensor_shapes
 from helpers.foreign import (
     name_tensors,
@@ -156,6 +164,30 @@ def test_transformers_agrees_about_an_output_matrix_of_its_own(tmp_path: Path) -
     again, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
     assert np.array_equal(again(torch.tensor(ids)).logits.detach().numpy(), expected)
+
+
+def read_settings(folder: Path) -> list[dict[str, Any]]:
+    """The contents of config.json and generation_config.json."""
+    return [json.loads((folder / name).read_text()) for name in ("config.json", "generation_config.json")]
+
+
+def test_what_transformers_keeps_of_a_base_is_saved_again(tmp_path: Path) -> None:
+    kept = {"pad_token_id": 3, "bos_token_id": 1, "eos_token_id": [0, 7], "embd_pdrop": 0.25}
+    write_config(tmp_path, CONFIG, **kept, n_ctx=9, dtype="float16", _name_or_path="x", auto_map={}, architectures=[])
+    sampling = {"do_sample": True, "top_k": 7, "eos_token_id": 0}
+    (tmp_path / "generation_config.json").write_text(json.dumps(sampling | {"transformers_version": "4.0.0"}))
+    save_file(name_tensors(TENSORS), tmp_path / "model.safetensors")
+    settings = read_transformers_settings(locate(tmp_path))
+    write_checkpoint(tmp_path / "a" / "model.safetensors", CONFIG, TENSORS, 7, settings)
+    config, generation = read_settings(tmp_path / "a")
+    assert config == config | kept | {"dtype": "float32", "architectures": ["GPT2LMHeadModel"]}
+    assert not {"n_ctx", "_name_or_path", "auto_map", "torch_dtype"} & config.keys()
+    # A text ends with 7 here, which is one of the ids in the first file only.
+    assert generation == sampling | {"bos_token_id": 1, "pad_token_id": 3, "eos_token_id": 7}
+    write_checkpoint(tmp_path / "b" / "model.safetensors", CONFIG, TENSORS, 2, NOTHING_KEPT)
+    config, generation = read_settings(tmp_path / "b")
+    assert generation == {"bos_token_id": 2, "eos_token_id": 2} and config == config | generation
+    assert read_transformers_settings(write_checkpoint(tmp_path / "c.h5", CONFIG, TENSORS)) == NOTHING_KEPT
 
 
 # pytorch_model.bin

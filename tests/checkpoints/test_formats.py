@@ -74,7 +74,9 @@ def test_transformers_and_we_open_each_others_folders(tmp_path: Path) -> None:
     tokenizer = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
     save_model(model, tmp_path / "ours" / "model.safetensors", tokenizer)
     vocabulary = ["merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
-    assert list_names(tmp_path / "ours") == sorted(["config.json", "model.safetensors", *vocabulary])
+    assert list_names(tmp_path / "ours") == sorted(
+        ["config.json", "generation_config.json", "model.safetensors", *vocabulary]
+    )
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(report.values())
     expected = theirs(torch.tensor(TOKENS, dtype=torch.long)).logits.detach().numpy()

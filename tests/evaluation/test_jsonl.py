@@ -1,5 +1,6 @@
 """The task `jsonl` from lines to scores: what a model learns of pairs and chats, and what `chat` and `evaluate` do."""
 
+import dataclasses
 import io
 import json
 import math
@@ -156,6 +157,20 @@ def test_a_long_chat_loses_its_oldest_messages_and_says_so_once(
     assert chat("The tide counted the boats home.\n" * 5, monkeypatch) == 0
     err = capsys.readouterr().err
     assert err.count("this no longer fits into 58 tokens: shortening it, the oldest messages first") == 1
+
+
+def test_in_a_short_context_the_default_leaves_half_of_it_to_the_prompt(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    Path("models/tiny/chat.json").write_text(format_template(DEFAULT_TEMPLATE))
+    monkeypatch.setattr("sys.stdin", io.StringIO("The tide counted the boats home.\n" * 2))
+    assert main(["chat", "models/tiny", "--engine=graph"]) == 0  # n_ctx 64
+    assert "this no longer fits into 32 tokens" in capsys.readouterr().err
+    write_lines(Path("d.jsonl"), PAIR)
+    settings = EvaluateSettings(data="d.jsonl", task="jsonl", model="tiny", engine="graph")
+    run_evaluate(settings, is_written=False, is_shown=False)
+    with pytest.raises(InputError, match=r"^max_new_tokens=100: leaves no room for a prompt in n_ctx 64"):
+        run_evaluate(dataclasses.replace(settings, max_new_tokens=100), is_written=False)
 
 
 @pytest.mark.parametrize(

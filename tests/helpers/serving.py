@@ -1,36 +1,65 @@
 """A server on a thread of the test's process."""
 
 import contextlib
+import json
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
+from starlette.applications import Starlette
 
 from gpt_tf2.commands.serve import ServeSettings, open_models
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.serving.app import Limits, make_app
 from gpt_tf2.serving.models import Models
+from gpt_tf2.serving.prompt_log import PromptLog
 from gpt_tf2.serving.server import Server, describe_address, listen
 
-HTTP = httpx.Client(timeout=30)  # one for all tests: making one takes 30 ms
+HTTP = httpx.Client(timeout=60)  # one for all tests: making one takes 30 ms
 
 
 @contextlib.contextmanager
-def serving(models: Models, limits: Limits | None = None, api_key: str | None = None) -> Iterator[str]:
+def serving(
+    models: Models, limits: Limits | None = None, api_key: str | None = None, log: PromptLog | None = None
+) -> Iterator[str]:
     """Serves models until the end of the `with` block, at the URL that it gives."""
+    with running(make_app(models, limits or Limits(), api_key, log=log)) as url:
+        yield url
+    models.close()
+
+
+@contextlib.contextmanager
+def running(app: Starlette) -> Iterator[str]:
+    """Runs an application until the end of the `with` block, at the URL that it gives."""
     ready = threading.Event()
     with listen("127.0.0.1", 0) as listening:
-        server = Server(make_app(models, limits or Limits(), api_key), deadline=5, on_start=ready.set)
+        server = Server(app, deadline=5, on_start=ready.set)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield describe_address(listening)
         server.should_exit = True
         thread.join()
-        models.close()
+
+
+def connect(url: str) -> socket.socket:
+    """A connection to a server, for what no HTTP client would send."""
+    where = urlsplit(url)
+    return socket.create_connection((where.hostname, where.port or 80), timeout=60)
+
+
+def post_raw(url: str, path: str, body: object) -> socket.socket:
+    """A connection on which a JSON body was posted. Its client leaves when it is closed."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection = connect(url)
+    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return connection
 
 
 def open_served(*paths: Path, **settings: object) -> Models:
@@ -58,8 +87,9 @@ class Gate:
         self._open.clear()
 
     def shut_after(self, steps: int) -> None:
-        """Lets some steps pass."""
+        """Lets some steps pass, and then none."""
         self._left = steps
+        self._open.set()
 
     def fail_once(self) -> None:
         """Makes the next step fail."""
@@ -99,7 +129,7 @@ class Gate:
 
 def wait_until(is_so: Callable[[], bool]) -> None:
     """Waits for a change in another thread."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.005)
