@@ -3,8 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from gpt_tf2.checkpoints.formats import check_format, write_checkpoint
+from gpt_tf2.checkpoints.chat_templates import save_chat_template
+from gpt_tf2.checkpoints.companions import companion_folder
+from gpt_tf2.checkpoints.formats import check_format, try_to_locate, write_checkpoint
 from gpt_tf2.checkpoints.gguf_files import open_checkpoint, read_vocabulary
+from gpt_tf2.checkpoints.jinja_templates import parse_jinja
 from gpt_tf2.checkpoints.read_tensors import ReadTensors
 from gpt_tf2.checkpoints.vocabularies import save_vocabulary
 from gpt_tf2.commands.flags import check_ranges, flag
@@ -29,7 +32,9 @@ class ImportSettings:
 
 
 def import_gguf(settings: ImportSettings) -> Path:
-    """Writes the checkpoint with the vocabulary beside it, tensor by tensor. Prints and returns its path.
+    """Writes the checkpoint, with the vocabulary and the chat template beside it. Prints and returns its path.
+
+    The memory holds one tensor at a time.
 
     Raises InputError if the file holds no GPT-2, or is damaged, or if the output cannot be written.
 
@@ -43,9 +48,14 @@ def import_gguf(settings: ImportSettings) -> Path:
     file = open_gguf(path)
     tokenizer, checkpoint = read_vocabulary(file), open_checkpoint(file)
     assert checkpoint.config
+    replaces = try_to_locate(str(output)) is not None
     written = write_checkpoint(output, checkpoint.config, ReadTensors(checkpoint), tokenizer.end_of_text)
     save_vocabulary(tokenizer, written)
-    if "tokenizer.chat_template" in file.fields:
-        print_to_stderr(f"{path}: its chat template is not read: give finetune and chat one of your own")
+    jinja = file.fields.get("tokenizer.chat_template")
+    end = tokenizer.decode([tokenizer.end_of_text])
+    template = parse_jinja(jinja, companion_folder(written), end) if isinstance(jinja, str) else None
+    save_chat_template(template, tokenizer, written, replaces)
+    if jinja and not template:
+        print_to_stderr(f"{path}: its chat template is more than a text around each message, and is not kept")
     print(written)
     return written

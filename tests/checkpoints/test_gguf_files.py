@@ -15,7 +15,8 @@ from gpt_tf2.cli import main
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.exporting.gguf_file import write
 from gpt_tf2.storage.gguf import open_gguf
-from helpers.exporting import WIDE, write_wide_model
+from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, format_template
+from helpers.exporting import write_wide_model
 from helpers.markers import skip_on_jax
 from helpers.workplace import OPENAI_TINY, list_names
 
@@ -139,11 +140,14 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
 
 
 def test_the_import_is_opened_like_any_model(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", "tiny", "gguf", "--output", "tiny.gguf"]) == 0
+    Path("models/tiny/chat.json").write_text(format_template(DEFAULT_TEMPLATE))
+    original = open_model("models/tiny")
+    write(original, Path("tiny.gguf"), "float32")
     assert main(["import", "tiny.gguf"]) == 0
-    assert capsys.readouterr().out == "tiny.gguf\noutput/tiny.h5\n"
-    model, original = open_model("output/tiny.h5"), open_model("models/tiny")
-    assert model.config == original.config != WIDE
+    assert capsys.readouterr() == ("output/tiny.h5\n", "")
+    model = open_model("output/tiny.h5")
+    assert model.config == original.config
+    assert model.chat_template == DEFAULT_TEMPLATE
     assert (Path("output/tiny") / "encoder.json").read_bytes() == Path("models/tiny/encoder.json").read_bytes()
     for name in original.checkpoint.shapes:
         np.testing.assert_array_equal(model.checkpoint.read(name), original.checkpoint.read(name))
