@@ -17,15 +17,18 @@ from gpt_tf2.commands.serve import ServeSettings, open_models
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.serving.app import Limits, make_app
 from gpt_tf2.serving.models import Models
+from gpt_tf2.serving.prompt_log import PromptLog
 from gpt_tf2.serving.server import Server, describe_address, listen
 
 HTTP = httpx.Client(timeout=60)  # one for all tests: making one takes 30 ms
 
 
 @contextlib.contextmanager
-def serving(models: Models, limits: Limits | None = None, api_key: str | None = None) -> Iterator[str]:
+def serving(
+    models: Models, limits: Limits | None = None, api_key: str | None = None, log: PromptLog | None = None
+) -> Iterator[str]:
     """Serves models until the end of the `with` block, at the URL that it gives."""
-    with running(make_app(models, limits or Limits(), api_key)) as url:
+    with running(make_app(models, limits or Limits(), api_key, log=log)) as url:
         yield url
     models.close()
 
