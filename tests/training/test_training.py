@@ -242,7 +242,7 @@ def test_a_run_that_is_killed_ends_bit_identical(workplace: Path) -> None:
     assert last.returncode == 0, last.stderr
     assert "resuming after step" in last.stdout
     assert are_identical(read_hdf5(workplace / "output" / "whole" / "state.h5"), read_hdf5(state))
-    assert len(read_logged_losses(state.with_name(HISTORY))) == 18 * times
+    assert len(read_logged_losses(state.with_name(HISTORY))) == 30 * KILLS
     for end in (".h5", "-last.h5"):
         whole, resumed = (read_weights(workplace / "output" / f"{name}{end}") for name in ("whole", "m"))
         assert are_identical(whole, resumed)
