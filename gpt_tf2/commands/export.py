@@ -50,6 +50,7 @@ FORMATS = {
         "gguf_file", ".gguf", ("float32", "float16", "q8_0"), "llama.cpp", ("llama_cpp",), "llama-cpp-python"
     ),
     "hf": Format("hf_folder", "-hf", ("float32",), "transformers", ("torch", "transformers"), "torch transformers"),
+    "onnx": Format("onnx_file", "-onnx", ("float32", "int8"), "ONNX Runtime", ("onnxruntime",), "onnxruntime"),
     "openai": Format("openai_folder", "-openai", ("float32",), "TensorFlow", ("tensorflow",), "tensorflow"),
 }
 PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))

@@ -113,7 +113,8 @@ class ChatAnswer(Answer):
         return {"index": index, "delta": delta, "logprobs": self._logprobs(tokens), "finish_reason": None}
 
     def end(self, index: int, reason: str) -> Body:
-        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
+        delta = {} if self._texts[index] else {"role": "assistant", "content": ""}  # the role comes once in any case
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 
     def _logprobs(self, tokens: Sequence[ScoredToken]) -> Body | None:
         if not self._scored:
