@@ -51,6 +51,12 @@ def finetune() -> "Parts":
     return FinetuneSettings, run_finetune
 
 
+def watch() -> "Parts":
+    from gpt_tf2.commands.watch import WatchSettings, run_watch
+
+    return WatchSettings, run_watch
+
+
 def merge() -> "Parts":
     from gpt_tf2.commands.merge import MergeSettings, print_merge
 
@@ -99,6 +105,12 @@ def show_data() -> "Parts":
     return ShowDataSettings, show_data
 
 
+def export() -> "Parts":
+    from gpt_tf2.commands.export import ExportSettings, run_export
+
+    return ExportSettings, run_export
+
+
 def completion() -> "Parts":
     from gpt_tf2.commands.completion import CompletionSettings, print_completion
 
@@ -132,6 +144,9 @@ COMMANDS: dict[str, Command] = {
     "vocabulary": Command("train", "learn a vocabulary from a text, for finetune --from_scratch", vocabulary, ["data"]),
     "plan": Command("train", "predict the memory of fine-tuning, by optimizer, --remat and LoRA", plan),
     "show-data": Command("train", "print a data set's prompts and completions as a model sees them", show_data),
+    "watch": Command(
+        "train", "show fine-tunings in a browser while they run: losses, speed, samples", watch, ["output"]
+    ),
     "merge": Command("train", "merge a model and its LoRA adapters into one checkpoint", merge, ["adapters", "output"]),
     "generate": Command("use", "continue a text with a model", generate),
     "chat": Command(
@@ -144,6 +159,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "score coqa": Command(
         "score", "F1 and exact match of a file, as CoQA's evaluator computes them", score_coqa, ["gold", "predictions"]
+    ),
+    "export": Command(
+        "move",
+        "write a model for another program, such as llama.cpp, and compare it there",
+        export,
+        ["model", "format"],
     ),
     "completion": Command("shell", "print a script that completes commands and flags", completion, ["shell"]),
 }

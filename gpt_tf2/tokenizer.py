@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gpt_tf2.vocabularies.byte_level import END_OF_TEXT as END_OF_TEXT
-from gpt_tf2.vocabularies.byte_level import Vocabulary
+from gpt_tf2.vocabularies.byte_level import Definition, Vocabulary
 from gpt_tf2.vocabularies.reading import extend, list_files, read_vocabulary
 
 Origin = tuple[Path, Path | None, tuple[str, ...]]
@@ -142,6 +142,10 @@ class Tokenizer:
         """The length in UTF-8 bytes of the text of integer ids, not counting the end of text."""
         different, counts = np.unique(ids[ids != self.end_of_text], return_counts=True)
         return sum(len(self.decode_bytes(int(id))) * int(count) for id, count in zip(different, counts, strict=True))
+
+    def define(self) -> Definition:
+        """The vocabulary as the content of a tokenizer.json."""
+        return self._vocabulary.define()
 
     def list_files(self, for_transformers: bool) -> dict[str, bytes]:
         """The contents of the files to save, by their names.

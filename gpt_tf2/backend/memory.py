@@ -60,6 +60,25 @@ def measure_own_memory() -> float:
     return int(own[1]) * 1024.0 if own else 0.0
 
 
+def measure_peak_memory() -> float | None:
+    """Return the most bytes that this process has held so far: of the GPU's memory if it uses one. None if unknown."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        device = jax.local_devices()[0]
+        if device.platform == "gpu":
+            return (device.memory_stats() or {}).get("peak_bytes_in_use")
+    else:
+        import tensorflow as tf
+
+        if tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    peak = re.search(r"VmHWM:\s+(\d+) kB", read_or_empty("/proc/self/status"))
+    return int(peak[1]) * 1024.0 if peak else None
+
+
 def return_freed_memory() -> None:
     """Make TensorFlow return the memory it frees to the system; call it before TensorFlow is imported.
 

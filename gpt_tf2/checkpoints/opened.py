@@ -101,9 +101,13 @@ class OpenedModel:
         """
         checkpoint = with_notes(self.checkpoint, note) if note else self.checkpoint
         network = read_model(checkpoint, self.config, dropout, precision, held, place, int8)
+        self.check_unchanged()
+        return network
+
+    def check_unchanged(self) -> None:
+        """Raises InputError if a file has changed since the model was found: half of what was read may be another's."""
         if stamp_files(self.sources) != self.stamp:
             raise InputError(f"{self.path}: has changed since it was opened: start again")
-        return network
 
 
 def stamp_files(paths: tuple[Path, ...]) -> str:

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 def run_finetune(settings: FinetuneSettings) -> Path:
     """Fine-tunes a model and writes it to `output/`, with its loss curve `NAME.png` and its folder `NAME/` beside it.
 
-    The folder holds the vocabulary, TensorBoard logs (`logs/`) and `state.h5`, from which `resume` continues. If data
-    is held out, the model has the weights with the lowest validation loss, and `NAME-last` beside it the last ones.
+    The folder holds the vocabulary, TensorBoard logs (`logs/`), `history.jsonl` for `watch`, and `state.h5`, from which
+    `resume` continues. If data is held out, the model has the weights with the lowest validation loss, and `NAME-last`
+    beside it the last ones.
 
     Returns:
         The path of the fine-tuned model, for `load_model`.
@@ -143,6 +144,7 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     from gpt_tf2.generation.samples import sample_text
     from gpt_tf2.generation.sampling import make_sampler
     from gpt_tf2.training.callbacks import Callbacks
+    from gpt_tf2.training.loggers.history_file import HISTORY
     from gpt_tf2.training.loop import TrainingPlan, train
     from gpt_tf2.training.monitor import Monitor
 
@@ -179,7 +181,9 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
         Monitor(steps, display) as monitor,
     ):
         if run.devices.is_main:
-            monitor.open_logs(settings.loggers(), run.logged())
+            monitor.open_logs(settings.loggers(), run.logged(len(history.losses)))
+        if run.is_writing:
+            monitor.keep_history(companion_folder(run.output) / HISTORY, run.logged(len(history.losses)))
         for line in describe(run, history):
             display.say(line)
         with run_eagerly() if settings.eager else contextlib.nullcontext(), run.devices.report_lost_process():

@@ -116,15 +116,15 @@ class Run:
         """Whether this process writes files."""
         return self.call.is_written and self.devices.is_main
 
-    def logged(self) -> LoggedRun:
-        """Its name, settings and folder, for loggers."""
+    def logged(self, done: int) -> LoggedRun:
+        """Its name, settings and folder, for loggers. done: the steps of the run that it resumes."""
         settings = {
             name: join_items(value)
             for name, value in dataclasses.asdict(self.settings).items()
             if value is not None and name not in ("resume", "memory")
         }
         folder = companion_folder(self.output) / "logs" if self.call.is_written else None
-        return LoggedRun(companion_folder(self.output).resolve().name, settings, folder, self.saved is not None)
+        return LoggedRun(companion_folder(self.output).resolve().name, settings, folder, self.saved is not None, done)
 
     def sources(self) -> dict[str, Path]:
         """The files to name if weights or vocabulary are not those that the run began with."""

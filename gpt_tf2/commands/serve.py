@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import logging
 import math
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +11,16 @@ from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.find_model import name_model
-from gpt_tf2.commands.flags import check_ranges, flag, flags_of
+from gpt_tf2.commands.flags import flag, flags_of
 from gpt_tf2.commands.model_settings import OFFLINE, ModelSettings, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.commands.recipes import read_run
+from gpt_tf2.commands.server_settings import ServerSettings, missing_package
 from gpt_tf2.errors import InputError
 
 if TYPE_CHECKING:
     from gpt_tf2.serving.models import Models, Served
 
-PACKAGES = ("starlette", "uvicorn", "prometheus_client", "anyio")
-API_KEY_VARIABLE = "GPT_TF2_API_KEY"
 OF_MODELS = flags_of(ModelSettings)
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of a weight
 
@@ -33,7 +31,7 @@ def like_generate(name: str, default: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ServeSettings:
+class ServeSettings(ServerSettings):
     """The settings of `serve`.
 
     Raises InputError for a value that is out of range, or that contradicts another.
@@ -43,14 +41,6 @@ class ServeSettings:
         ("124M",), f"{OF_MODELS['model'].help}; or several", also=("models",), group="model", metavar="MODEL", many=True
     )
     offline: bool = flag(False, **OFFLINE)
-    host: str = flag("127.0.0.1", "address to listen on; any but this machine's own needs --api_key", group="server")
-    port: int = flag(8000, "port to listen on, 0: any free one", group="server", kind=int, at_least=0, at_most=65535)
-    api_key: str | None = flag(
-        None,
-        f"the key that clients must send; better set {API_KEY_VARIABLE}, which no process list shows",
-        group="server",
-    )
-    no_auth: bool = flag(False, "let everyone ask who can reach the address", group="server", kind=bool)
     queue: int = flag(
         64, "requests that may wait for each model", group="server", kind=int, at_least=0, at_most=100_000
     )
@@ -79,13 +69,9 @@ class ServeSettings:
     draft: str = like_generate("draft", "auto")
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        super().__post_init__()
         if not self.model:
             raise InputError("give a model", "model")
-        if self.api_key is not None and (not self.api_key or not self.api_key.isascii() or " " in self.api_key):
-            raise InputError("use a text without spaces, in ASCII", "api_key")
-        if self.api_key and self.no_auth:
-            raise InputError("contradicts `api_key`: drop one", "no_auth")
 
     def of_model(self, model: str) -> ModelSettings:
         """The settings that load a model."""
@@ -107,12 +93,8 @@ def run_serve(settings: ServeSettings) -> None:
         from gpt_tf2.serving.app import Limits, make_app
         from gpt_tf2.serving.server import Server, describe_address, listen
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in PACKAGES:
-            raise
-        raise InputError(f"serve needs {package}: run pip install '.[serve]'") from None
-    api_key = None if settings.no_auth else settings.api_key or os.environ.get(API_KEY_VARIABLE) or None
-    local = check_address(settings, api_key)
+        raise missing_package(error, "serve") from None
+    api_key, local = settings.find_key(), settings.check_address()
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each client that left
     listening = listen(settings.host, settings.port)  # first: loading takes a while
     with listening:
@@ -129,20 +111,6 @@ def run_serve(settings: ServeSettings) -> None:
             Server(app, settings.drain, announce).run([listening])
         finally:
             models.close()
-
-
-def check_address(settings: ServeSettings, api_key: str | None) -> bool:
-    """Whether only this machine can reach the address. Raises InputError if others can, but no key is asked for."""
-    from gpt_tf2.serving.security import is_loopback
-
-    try:
-        local = is_loopback(settings.host)
-    except (OSError, UnicodeError):
-        raise InputError("no such address: give one of this machine", "host", settings.host) from None
-    if not local and api_key is None and not settings.no_auth:
-        fix = f"set `api_key` or {API_KEY_VARIABLE}, or `no_auth` if everyone may ask"
-        raise InputError(f"other machines can reach it: {fix}", "host", settings.host)
-    return local
 
 
 def open_models(settings: ServeSettings) -> "Models":

@@ -8,6 +8,8 @@ import numpy as np
 
 from gpt_tf2.generation.kernels import draw_token, keep_nucleus
 
+LEAST_TEMPERATURE = 1e-30  # a quotient by less may be beyond float32
+
 
 class Rule(Protocol):
     """Changes the logits of the next token of one sequence."""
@@ -179,13 +181,13 @@ def make_sampler(
 ) -> Sampler:
     """A sampler with the usual rules, in this order: repetition penalty, temperature, top-k, nucleus, min-p.
 
-    Each later rule sees what the earlier ones leave. The defaults leave a rule out. Temperature 0 and top-k 1 are
-    greedy.
+    Each later rule sees what the earlier ones leave. The defaults leave a rule out. Temperature 0, or as good as 0, and
+    top-k 1 are greedy.
     """
     rules: list[Rule] = []
     if repetition_penalty != 1:
         rules.append(RepetitionPenalty(repetition_penalty))
-    if temperature == 0 or top_k == 1:
+    if temperature < LEAST_TEMPERATURE or top_k == 1:
         return Sampler(tuple(rules), greedy=True)
     if temperature != 1:
         rules.append(Temperature(temperature))

@@ -22,7 +22,7 @@ from gpt_tf2.serving.fields import read_request
 from gpt_tf2.serving.metrics import CountRequests, Metrics
 from gpt_tf2.serving.models import Models, Served
 from gpt_tf2.serving.openai_requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from gpt_tf2.serving.page_files import page_routes
+from gpt_tf2.serving.page_files import FOLDER, page_routes
 from gpt_tf2.serving.schema import describe_api
 from gpt_tf2.serving.security import Guard
 
@@ -114,7 +114,7 @@ class Api:
 
     async def show_schema(self, request: Request) -> Response:
         """`GET /openapi.json`."""
-        return JSON(describe_api())
+        return JSON(describe_api([*self.models.served]))
 
     async def _read(self, kind: type[Asked], request: Request) -> Asked:
         """A request of a kind out of the body."""
@@ -153,7 +153,7 @@ def make_app(models: Models, limits: Limits, api_key: str | None = None, local: 
         Route("/detokenize", api.detokenize, methods=["POST"]),
         Route("/tokenizer_info", api.show_tokenizer),
         Route("/openapi.json", api.show_schema),
-        *page_routes(),
+        *page_routes(FOLDER.iterdir()),
     ]
     paths = frozenset(route.path for route in routes)
     return Starlette(

@@ -73,8 +73,8 @@ class Models:
             return next(iter(self.served.values()))
         if name not in self.served:
             known = ", ".join(self.served)
-            wrong = "model: required" if name is None else f"model: there is no {name[:100]}"
-            raise ApiError(f"{wrong}: use {known}", "model", 404 if name else 400, "model_not_found")
+            wrong = "model: required" if name is None else f"model: there is no {name[:100]!r}"
+            raise ApiError(f"{wrong}: use {known}", "model", 400 if name is None else 404, "model_not_found")
         return self.served[name]
 
     @contextlib.asynccontextmanager

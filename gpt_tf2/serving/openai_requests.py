@@ -34,9 +34,7 @@ class SamplingRequest:
     min_p: float = field(
         Number("drop tokens with less than this fraction of the top token's probability", most=1, below=True), 0.0
     )
-    repetition_penalty: float = field(
-        Number("above 1, makes tokens that occurred less likely", most=1000, above=True), 1.0
-    )
+    repetition_penalty: float = field(Number("above 1, makes tokens that occurred less likely", 0.001, 1000), 1.0)
     presence_penalty: float = field(Number("lowers the logits of tokens that were generated", -2, 2), 0.0)
     frequency_penalty: float = field(Number("the same for each time a token was generated", -2, 2), 0.0)
     logit_bias: dict[int, float] | None = field(Biases("numbers to add to the logits of tokens, by their ids"))

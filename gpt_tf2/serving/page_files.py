@@ -1,5 +1,6 @@
 """The page at `/`: files that a browser needs no key for, and that may load nothing from elsewhere."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from starlette.requests import Request
@@ -18,14 +19,14 @@ HEADERS = {
 }
 
 
-def page_routes() -> list[Route]:
-    """A route for each file of the page, which are read once: `/` for the first, the others below `/page/`.
+def page_routes(files: Iterable[Path]) -> list[Route]:
+    """A route for each file of a page, which are read once: `/` for `index.html`, the others below `/page/`.
 
     Example:
-        >>> [route.path for route in page_routes()][:2]
+        >>> [route.path for route in page_routes(FOLDER.iterdir())][:2]
         ['/page/alternatives.js', '/page/api.js']
     """
-    return [make_route(file) for file in sorted(FOLDER.iterdir()) if file.suffix in MEDIA_TYPES]
+    return [make_route(file) for file in sorted(files) if file.suffix in MEDIA_TYPES]
 
 
 def make_route(file: Path) -> Route:

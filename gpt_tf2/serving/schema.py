@@ -1,91 +1,48 @@
 """The API in OpenAPI, from the same fields that requests are read by."""
 
 import importlib.metadata
+from collections.abc import Sequence
 from typing import Any
 
 from gpt_tf2.serving.fields import describe_request
 from gpt_tf2.serving.openai_requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-
-ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-LOGPROBS = {
-    "type": ["object", "null"],
-    "properties": {
-        "tokens": {"type": "array", "items": {"type": "string"}},
-        "token_logprobs": {"type": "array", "items": {"type": "number"}},
-        "top_logprobs": {
-            "type": "array",
-            "items": {"type": "object", "additionalProperties": {"type": "number"}},
-        },
-        "text_offset": {"type": "array", "items": {"type": "integer"}},
-    },
-}
-CHOICE = {
-    "type": "object",
-    "required": ["index", "text", "finish_reason"],
-    "properties": {
-        "index": {"type": "integer"},
-        "text": {"type": "string"},
-        "logprobs": LOGPROBS,
-        "finish_reason": {"enum": ["stop", "length", None]},
-    },
-}
-COMPLETION = {
-    "type": "object",
-    "required": ["id", "object", "created", "model", "choices"],
-    "properties": {
-        "id": {"type": "string"},
-        "object": {"const": "text_completion"},
-        "created": {"type": "integer"},
-        "model": {"type": "string"},
-        "choices": {"type": "array", "items": CHOICE},
-        "usage": {"type": "object", "additionalProperties": {"type": "integer"}},
-    },
-}
-OBJECT = {"type": "object"}
-MODEL_OF_PATH = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-MODEL_OF_QUERY = {"name": "model", "in": "query", "required": False, "schema": {"type": "string"}}
+from gpt_tf2.serving.response_schemas import (
+    CHAT,
+    CHAT_EVENTS,
+    COMPLETION,
+    COMPLETION_EVENTS,
+    ERROR,
+    HEALTH,
+    IDS,
+    MODEL,
+    MODELS,
+    PROMPT,
+    TEXT,
+    TOKENIZER,
+)
 
 
-def describe_api() -> dict[str, Any]:
-    """The document that `/openapi.json` answers."""
-    json, text = "application/json", "text/plain"
-    completion = answers(json, COMPLETION)
-    completion["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+def describe_api(models: Sequence[str]) -> dict[str, Any]:
+    """The document that `/openapi.json` answers.
+
+    models: the names of what is served.
+    """
+    name = {"in": "path", "name": "name", "required": True, "schema": {"enum": [*models]}}
+    of_model = {"in": "query", "name": "model", "required": len(models) > 1, "schema": {"enum": [*models]}}
     paths = {
-        "/v1/completions": {"post": takes(CompletionRequest, "Continue texts.", completion)},
-        "/v1/chat/completions": {"post": takes(ChatRequest, "Reply to a chat.", answers(json, OBJECT))},
-        "/v1/models": {"get": {"summary": "List the models.", "responses": answers(json, OBJECT)}},
-        "/v1/models/{name}": {
-            "get": {"summary": "Describe a model.", "parameters": [MODEL_OF_PATH], "responses": answers(json, OBJECT)}
+        "/v1/completions": {
+            "post": takes(CompletionRequest, models, "Continue texts.", answers(COMPLETION, events=COMPLETION_EVENTS))
         },
-        "/health": {
-            "get": {"summary": "Say that the server runs.", "responses": answers(json, OBJECT), "security": []}
+        "/v1/chat/completions": {
+            "post": takes(ChatRequest, models, "Reply to a chat.", answers(CHAT, events=CHAT_EVENTS))
         },
-        "/metrics": {"get": {"summary": "Report figures for Prometheus.", "responses": answers(text, {})}},
-        "/tokenize": {"post": takes(TokenizeRequest, "Split a text into tokens.", answers(json, OBJECT))},
-        "/detokenize": {"post": takes(DetokenizeRequest, "Join tokens to a text.", answers(json, OBJECT))},
-        "/tokenizer_info": {
-            "get": {
-                "summary": "Describe a model's vocabulary.",
-                "parameters": [MODEL_OF_QUERY],
-                "responses": answers(json, OBJECT),
-            }
-        },
+        "/v1/models": {"get": asks("List the models.", answers(MODELS))},
+        "/v1/models/{name}": {"get": asks("Describe a model.", answers(MODEL), name)},
+        "/health": {"get": asks("Say that the server runs.", answers(HEALTH)) | {"security": []}},
+        "/metrics": {"get": asks("Report figures for Prometheus.", answers(TEXT, "text/plain"))},
+        "/tokenize": {"post": takes(TokenizeRequest, models, "Split a text into tokens.", answers(IDS))},
+        "/detokenize": {"post": takes(DetokenizeRequest, models, "Join tokens to a text.", answers(PROMPT))},
+        "/tokenizer_info": {"get": asks("Describe a model's vocabulary.", answers(TOKENIZER), of_model)},
     }
     return {
         "openapi": "3.1.0",
@@ -96,17 +53,31 @@ def describe_api() -> dict[str, Any]:
     }
 
 
-def takes(request: type, summary: str, responses: dict[str, Any]) -> dict[str, Any]:
-    """An operation with a JSON body."""
-    content = {"application/json": {"schema": describe_request(request)}}
+def asks(summary: str, responses: dict[str, Any], *parameters: dict[str, Any]) -> dict[str, Any]:
+    """An operation without a body."""
+    return {"summary": summary, "parameters": [*parameters], "responses": responses}
+
+
+def takes(request: type, models: Sequence[str], summary: str, responses: dict[str, Any]) -> dict[str, Any]:
+    """An operation with a JSON body, whose `model` is one of the models, and required where there are several."""
+    body, several = describe_request(request), len(models) > 1
+    body["properties"]["model"] = {
+        "enum": [*models] if several else [*models, None],
+        "description": body["properties"]["model"]["description"],
+    }
+    if several:
+        body["required"] = ["model", *body.get("required", [])]
+    content = {"application/json": {"schema": body}}
     return {"summary": summary, "requestBody": {"required": True, "content": content}, "responses": responses}
 
 
-def answers(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The responses of an operation: the one it is for, and errors."""
+def answers(
+    schema: dict[str, Any], media_type: str = "application/json", events: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The responses of an operation: the one it is for, and errors.
+
+    events: each event of the stream, where the answer may be one.
+    """
+    content = {media_type: {"schema": schema}} | ({"text/event-stream": {"schema": events}} if events else {})
     error = {"description": "what is wrong", "content": {"application/json": {"schema": ERROR}}}
-    return {
-        "200": {"description": "the answer", "content": {media_type: {"schema": schema}}},
-        "4XX": error,
-        "5XX": error,
-    }
+    return {"200": {"description": "the answer", "content": content}, "4XX": error, "5XX": error}

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,18 @@ def hold_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         with contextlib.suppress(OSError):
             lock_path(path).unlink()  # before the release: whoever waits notices, and locks a new file
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a file or folder. False where the file system has no locks."""
+    try:
+        with lock_path(path).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody has locked it
+        return False
+    return False
 
 
 def find_locks(folder: Path) -> list[Path]:

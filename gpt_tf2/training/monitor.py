@@ -5,10 +5,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Protocol
 
-from gpt_tf2.errors import to_line
+from gpt_tf2.backend.memory import measure_peak_memory
+from gpt_tf2.errors import InputError, to_line
+from gpt_tf2.training.loggers.history_file import HistoryFile
 from gpt_tf2.training.loggers.logger import LoggedRun, Logger
 from gpt_tf2.training.loggers.opening import open_tracker
 from gpt_tf2.training.loggers.tensorboard_files import TensorBoardFiles
@@ -58,6 +61,15 @@ class Monitor(contextlib.AbstractContextManager):
                 except OSError as error:
                     self._say_lost(str(run.folder), error)
 
+    def keep_history(self, path: Path, run: LoggedRun) -> None:
+        """Begin to write the run's `history.jsonl`, or go on with it if the run is resumed."""
+        try:
+            self.logs.append(HistoryFile(run, path, self.steps))
+        except InputError as error:
+            self.say(to_line(f"{error}: training goes on without it"))
+        except OSError as error:
+            self._say_lost(str(path), error)
+
     def step(
         self, done: int, loss: float, learning_rate: float, tokens: int, others: Mapping[str, float] = NOTHING
     ) -> None:
@@ -73,6 +85,8 @@ class Monitor(contextlib.AbstractContextManager):
         self.tokens.append(tokens)
         figures = {f"{name}/training": value for name, value in {"loss": loss, **others}.items()}
         figures["learning_rate"] = learning_rate
+        if memory := measure_peak_memory():
+            figures["peak_memory_gb"] = memory / 1e9
         self.done, self.loss, self.speed = done, f"loss {loss:.3f}{format_figures(others)}", ""
         if len(self.times) > 1:  # the first step after a start or a break has no beginning to measure from
             steps, seconds = len(self.times) - 1, self.times[-1] - self.times[0]

@@ -15,6 +15,7 @@ import pytest
 
 from gpt_tf2.cli import main
 from helpers.processes import find_free_port
+from helpers.serving import connect, wait_until
 from helpers.workplace import ROOT
 
 CLI = "import sys; from gpt_tf2.cli import main; sys.exit(main())"
@@ -48,6 +49,15 @@ def start(folder: Path, *flags: str, **environment: str) -> tuple[subprocess.Pop
     return process, line.split()[3]
 
 
+def accepts(url: str) -> bool:
+    """Whether a server accepts a connection."""
+    try:
+        connect(url).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def test_it_ends_well_at_sigterm_after_what_runs_is_finished(folder: Path) -> None:
     process, url = start(folder, "--drain=20", GPT_TF2_API_KEY="s3cret")
     assert httpx.get(f"{url}/v1/models").status_code == 401
@@ -57,11 +67,11 @@ def test_it_ends_well_at_sigterm_after_what_runs_is_finished(folder: Path) -> No
         chunks = iter(stream)
         next(chunks)
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        wait_until(lambda: not accepts(url))
         with pytest.raises(openai.APIConnectionError):
             client.completions.create(model="tiny", **asked)
         reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert reasons == ["length"] * 100
     assert (process.returncode, out, err) == (0, "", "")
 
@@ -72,8 +82,8 @@ def test_what_runs_at_the_deadline_or_a_second_ctrl_c_is_told_so(folder: Path, d
     process, url = start(folder, f"--drain={drain}", "--batch_size=1")
     asked = {"prompt": "The tide", "max_tokens": 60, "ignore_eos": True, "n": 128}
     with ThreadPoolExecutor(5) as threads:
-        others = [threads.submit(httpx.post, f"{url}/v1/completions", json=asked, timeout=30) for _ in range(5)]
-        with httpx.stream("POST", f"{url}/v1/completions", json=asked | {"stream": True}, timeout=30) as answer:
+        others = [threads.submit(httpx.post, f"{url}/v1/completions", json=asked, timeout=60) for _ in range(5)]
+        with httpx.stream("POST", f"{url}/v1/completions", json=asked | {"stream": True}, timeout=60) as answer:
             lines = answer.iter_lines()
             next(lines)
             for _ in range(signals):
@@ -82,7 +92,7 @@ def test_what_runs_at_the_deadline_or_a_second_ctrl_c_is_told_so(folder: Path, d
             last = [line for line in lines if line][-1]
         assert json.loads(last[6:])["error"]["code"] == "stopping"
         assert {other.result().status_code for other in others} in ({503}, {200, 503})
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in err, err
 
 

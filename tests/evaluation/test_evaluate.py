@@ -24,12 +24,10 @@ from helpers.processes import run_script, start_script
 N_CTX = 128
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with made-up data sets and a model fine-tuned on each."""
-    folder = tmp_path_factory.mktemp("trained")
-    made_up.write_stories(folder / "stories", train=1500, test=40)
-    made_up.write_conversations(folder / "talks", train=1500, dev=25)
+def train(folder: Path, examples: int, steps: int) -> Path:
+    """Writes made-up data sets and fine-tunes a model on each. Returns the folder."""
+    made_up.write_stories(folder / "stories", train=examples, test=40)
+    made_up.write_conversations(folder / "talks", train=examples, dev=25)
     made_up.write_model(folder / "models" / "small", N_CTX)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -41,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     model="small",
                     output_name=f"{loader}.h5",
                     epochs=1,
-                    steps=160,
+                    steps=steps,
                     batch_size=16,
                     length=N_CTX,
                     lr=0.005,
@@ -52,10 +50,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose models have learned the form of an answer."""
+    return train(tmp_path_factory.mktemp("trained"), examples=300, steps=50)
+
+
 @pytest.fixture
 def folder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(trained)
     return trained
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose models have learned to answer."""
+    return train(tmp_path_factory.mktemp("learned"), examples=1500, steps=160)
 
 
 SUMMARIES = ["--data_loader=cnndm", "--dataset_path=stories", "--model_path=output/cnndm.h5", "--output_length=30"]
@@ -64,7 +74,10 @@ GREEDY, DRAWN = ["--temperature=0"], ["--top_k=40", "--seed=3"]
 
 
 @pytest.mark.slow
-def test_a_model_fine_tuned_on_stories_beats_lead_3(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_model_fine_tuned_on_stories_beats_lead_3(
+    learned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(learned)
     assert main(["evaluate", *SUMMARIES, *GREEDY, "--output_file=summaries.txt"]) == 0
     out = capsys.readouterr().out
     scores = json.loads(Path("summaries.scores.json").read_text())
@@ -87,7 +100,10 @@ def test_a_model_fine_tuned_on_stories_beats_lead_3(folder: Path, capsys: pytest
 
 
 @pytest.mark.slow
-def test_a_model_fine_tuned_on_conversations_answers_questions(folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_model_fine_tuned_on_conversations_answers_questions(
+    learned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(learned)
     assert main(["evaluate", *ANSWERS, *GREEDY, "--output_file=answers.json"]) == 0
     assert "overall" in capsys.readouterr().out
     overall = json.loads(Path("answers.scores.json").read_text())["answers"]["overall"]
@@ -105,7 +121,7 @@ def test_engine_batch_size_and_draft_change_no_prediction(
 ) -> None:
     contents = []
     for flag in ("--batch_size=8", "--batch_size=1", "--draft=off", "--engine=graph"):
-        assert main(["evaluate", *task, *sampling, flag, f"--output_file=out{flag}_{name}"]) == 0
+        assert main(["evaluate", *task, *sampling, "--limit=10", flag, f"--output_file=out{flag}_{name}"]) == 0
         contents.append(Path(f"out{flag}_{name}").read_text())
     assert len(set(contents)) == 1
 

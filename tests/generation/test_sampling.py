@@ -174,7 +174,7 @@ def test_the_first_token_with_a_cumulative_probability_above_the_number_is_drawn
 
 
 def test_temperature_0_and_top_1_are_greedy() -> None:
-    assert make_sampler(0) == make_sampler(top_k=1) == Sampler(greedy=True)
+    assert make_sampler(0) == make_sampler(5e-324) == make_sampler(top_k=1) == Sampler(greedy=True)
     assert make_sampler(0).choose(LOGITS, [], np.random.default_rng(0)) == 1
 
 

@@ -1,11 +1,14 @@
 """A server on a thread of the test's process."""
 
 import contextlib
+import json
 import math
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -15,7 +18,7 @@ from gpt_tf2.serving.app import Limits, make_app
 from gpt_tf2.serving.models import Models
 from gpt_tf2.serving.server import Server, describe_address, listen
 
-HTTP = httpx.Client(timeout=30)  # one for all tests: making one takes 30 ms
+HTTP = httpx.Client(timeout=60)  # one for all tests: making one takes 30 ms
 
 
 @contextlib.contextmanager
@@ -26,11 +29,26 @@ def serving(models: Models, limits: Limits | None = None, api_key: str | None = 
         server = Server(make_app(models, limits or Limits(), api_key), deadline=5, on_start=ready.set)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield describe_address(listening)
         server.should_exit = True
         thread.join()
         models.close()
+
+
+def connect(url: str) -> socket.socket:
+    """A connection to a server, for what no HTTP client would send."""
+    where = urlsplit(url)
+    return socket.create_connection((where.hostname, where.port or 80), timeout=60)
+
+
+def post_raw(url: str, path: str, body: object) -> socket.socket:
+    """A connection on which a JSON body was posted. Its client leaves when it is closed."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection = connect(url)
+    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return connection
 
 
 def open_served(*paths: Path, **settings: object) -> Models:
@@ -58,8 +76,9 @@ class Gate:
         self._open.clear()
 
     def shut_after(self, steps: int) -> None:
-        """Lets some steps pass."""
+        """Lets some steps pass, and then none."""
         self._left = steps
+        self._open.set()
 
     def fail_once(self) -> None:
         """Makes the next step fail."""
@@ -99,7 +118,7 @@ class Gate:
 
 def wait_until(is_so: Callable[[], bool]) -> None:
     """Waits for a change in another thread."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -216,7 +216,9 @@ def test_a_bad_value_is_named(url: str, asked: dict[str, Any], status: int, para
 
 def test_what_openai_ignores_is_ignored_and_null_is_a_default(url: str) -> None:
     body = {"prompt": None, "max_tokens": 2, "user": "ada", "unknown": [1], "suffix": None, "best_of": 1, "stop": None}
-    assert HTTP.post(f"{url}/v1/completions", json=body).json()["usage"]["completion_tokens"] == 2
+    assert (
+        HTTP.post(f"{url}/v1/completions", json=body | {"ignore_eos": True}).json()["usage"]["completion_tokens"] == 2
+    )
 
 
 def test_the_client_raises_its_own_errors(client: openai.OpenAI) -> None:

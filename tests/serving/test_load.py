@@ -13,7 +13,7 @@ import pytest
 
 from gpt_tf2 import LanguageModel
 from gpt_tf2.backend.memory import measure_own_memory
-from helpers.serving import open_served, serving
+from helpers.serving import open_served, serving, wait_until
 
 KINDS: list[tuple[dict[str, Any], dict[str, Any]]] = [  # of request, and the same for Python
     ({}, {"top_k": 0}),
@@ -51,8 +51,9 @@ def test_every_client_gets_the_text_that_it_gets_alone(tiny: Path, lm: LanguageM
         ThreadPoolExecutor(clients) as threads,
     ):
         texts = list(threads.map(lambda number: ask(client, number), range(count)))
-        figures = client.get("/metrics").text
-    assert 'gpt_tf2_running{model="tiny"} 0.0' in figures and 'gpt_tf2_waiting{model="tiny"} 0.0' in figures
+        worker = models.served["tiny"].worker
+        assert worker
+        wait_until(lambda: worker.running == worker.waiting == 0)
     for number in range(0, count, 1 + count // 200):
         rules = KINDS[number % len(KINDS)][1]
         alone = lm.generate(f"Lantern {number}", seed=number, max_new_tokens=20, **rules)

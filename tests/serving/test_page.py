@@ -191,7 +191,8 @@ def test_a_token_is_replaced_by_an_alternative_and_goes_on_from_there(page: "Pag
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     window = page.get_by_role("dialog", name="Alternatives")
     expect(window).to_be_visible()
-    answer = HTTP.post(f"{address}/v1/completions", json={"model": "story", "prompt": "The tide", "logprobs": 5}).json()
+    asked = {"model": "story", "prompt": "The tide", "logprobs": 5, "ignore_eos": True}
+    answer = HTTP.post(f"{address}/v1/completions", json=asked).json()
     top = answer["choices"][0]["logprobs"]["top_logprobs"][0]
     names = [name.replace(" ", "␣").replace("\n", "↵") for name in sorted(top, key=lambda name: -top[name])]
     assert page.locator("#alternatives .name").all_text_contents()[:5] == names

@@ -3,13 +3,12 @@
 import contextlib
 import json
 import socket
-from urllib.parse import urlsplit
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpt_tf2 import LanguageModel
-from helpers.serving import HTTP
+from helpers.serving import HTTP, connect, wait_until
 
 
 def test_models_and_health(url: str) -> None:
@@ -41,6 +40,7 @@ def test_metrics_count_requests_and_tokens(url: str) -> None:
     HTTP.post(f"{url}/v1/completions", json={"prompt": "The tide", "max_tokens": 7, "ignore_eos": True})
     HTTP.post(f"{url}/v1/completions", json={"prompt": 1})
     HTTP.get(f"{url}/{'x' * 50}")
+    wait_until(lambda: read()["gpt_tf2_runningtiny"] == 0)  # the model's thread counts after it has answered
     after = read()
     changes = {name: value - before.get(name, 0) for name, value in after.items()}
     assert changes["gpt_tf2_completion_tokens_totaltiny"] == 7 and changes["gpt_tf2_prompt_tokens_totaltiny"] == 4
@@ -166,10 +166,8 @@ def test_another_media_type_is_refused(url: str) -> None:
     ids=lambda raw: repr(raw[:40]),
 )
 def test_what_is_not_http_is_refused(url: str, raw: bytes) -> None:
-    where = urlsplit(url)
     answer = b""
-    connection = socket.create_connection((where.hostname, where.port), timeout=10)
-    with connection, contextlib.suppress(OSError):  # the server has closed it
+    with connect(url) as connection, contextlib.suppress(OSError):  # the server has closed it
         connection.sendall(raw)
         connection.shutdown(socket.SHUT_WR)
         answer = connection.recv(4096)

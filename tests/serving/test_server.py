@@ -1,5 +1,7 @@
 """Addresses: which are this machine's own, and how they are listened on and written."""
 
+import socket
+
 import pytest
 
 from gpt_tf2 import InputError
@@ -28,6 +30,13 @@ def test_an_address_is_written_as_a_url() -> None:
     for host, url in [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")]:
         with listen(host, 0) as listening:
             assert describe_address(listening) == f"{url}{listening.getsockname()[1]}"
+
+
+def test_connections_send_what_they_have_at_once() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 300, "192.0.2.1", "\udc80"])

@@ -117,7 +117,6 @@ def test_a_cancelled_job_is_gone_before_the_next_step(
         worker.submit(others)
     worker.submit(job)
     began = gate.steps
-    gate.open()
     gate.shut_after(2)
     wait_until(lambda: gate.steps >= began + 3)
     worker.cancel(job)

@@ -1,6 +1,7 @@
 """Fine-tuning: schedules, losses, saves, resuming, stopping. Runs on either backend."""
 
 import fcntl
+import json
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ from gpt_tf2 import InputError, load_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands.finetune import run_finetune
 from gpt_tf2.storage.sealed import SEAL
+from gpt_tf2.training.loggers.history_file import HISTORY
 from gpt_tf2.training.loggers.tensorboard_files import TensorBoardFiles
 from gpt_tf2.training.loop import stop_on_signal
 from gpt_tf2.training.schedule import cosine_decay, step_decay, with_warmup
@@ -70,14 +72,14 @@ def test_a_run_learns_and_writes_model_curve_logs_and_vocabulary(
     assert len(state["losses"]) == 18
     assert state["validation"][:, 0].tolist() == [0, 6, 12, 18]
     assert state["validation"][-1, 1] < state["validation"][0, 1] - 0.5
-    expected = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5", "run.toml", "best.json"}
+    expected = {"encoder.json", "vocab.bpe", "validation.npy", "logs", "state.h5", "run.toml", "best.json", HISTORY}
     assert {path.name for path in Path("output/m").iterdir()} == expected
     assert Image.open("output/m.png").size == (960, 540)
     out = capsys.readouterr().out
     assert out.count("sample: ") == 3 and "tokens/s" in out and "left" in out
     logs = EventAccumulator("output/m/logs", size_guidance={"tensors": 0})
     logs.Reload()
-    figures = {"loss/training", "loss/validation", "learning_rate", "tokens_per_second"}
+    figures = {"loss/training", "loss/validation", "learning_rate", "tokens_per_second", "peak_memory_gb"}
     assert set(logs.Tags()["tensors"]) == {*figures, "settings", "sample"}
     assert len(logs.Tensors("loss/training")) == 18
     assert all(
@@ -129,7 +131,12 @@ def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_one(workplace: Pat
     run_finetune(change_settings(output_name="whole.h5", epochs=3, decay_epochs=(1, 2)))
     run_finetune(change_settings(epochs=1, decay_epochs=(1, 2)))
     run_finetune(change_settings(epochs=3, decay_epochs=(1, 2), resume=True))
-    assert are_identical(read_hdf5(Path("output/whole/state.h5")), read_hdf5(Path("output/m/state.h5")))
+    whole, resumed = (read_hdf5(Path(f"output/{name}/state.h5")) for name in ("whole", "m"))
+    assert are_identical(whole, resumed)
+    lines = [json.loads(line) for line in Path("output/m", HISTORY).read_text().splitlines()]
+    losses = [line["loss/training"] for line in lines if "loss/training" in line]
+    assert losses == pytest.approx(whole["losses"], rel=1e-5)
+    assert [line["step"] for line in lines if "run" in line] == [0, 6] and lines[-1]["end"] == "complete"
 
 
 def test_resuming_a_finished_run_writes_its_missing_model(finished: Path) -> None:

@@ -29,7 +29,8 @@ export async function* stream(path, body, signal) {
   }
 }
 
-async function send(path, options = {}) {
+/** The answer to a request. Asks for the key if the server wants one. Throws an Error with the server's message. */
+export async function send(path, options = {}) {
   for (;;) {
     const headers = { "Content-Type": "application/json", ...keyHeaders() };
     const answer = await fetch(path, { ...options, headers }).catch((error) => {

@@ -18,12 +18,14 @@ class LoggedRun:
     settings: by name, as run.toml has them.
     folder: for TensorBoard's files, and for the ids by which trackers know the run; None if nothing may be written.
     is_resumed: whether it continues a run, whose logs it shall continue.
+    done: the steps of that run.
     """
 
     name: str
     settings: Mapping[str, object]
     folder: Path | None = None
     is_resumed: bool = False
+    done: int = 0
 
     def read_id(self, tracker: str) -> str | None:
         """The id by which a tracker knows the run that is resumed, if that was logged there."""

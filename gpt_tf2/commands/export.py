@@ -1,0 +1,164 @@
+"""`export`: a model in the format of another program, opened there and compared."""
+
+import dataclasses
+import importlib
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt_tf2.checkpoints.opened import OpenedModel, open_model
+from gpt_tf2.commands.find_model import find_model_and_base, name_model
+from gpt_tf2.commands.flags import check_ranges, flag
+from gpt_tf2.commands.model_settings import BASE, MODEL, OFFLINE
+from gpt_tf2.commands.progress import print_to_stderr
+from gpt_tf2.data.held_out import TOKENS
+from gpt_tf2.decoding.engine import open_decoder, read_sample
+from gpt_tf2.errors import InputError, to_line
+from gpt_tf2.exporting.modelfile import write_modelfile
+from gpt_tf2.exporting.proof import LogitsOf, Proof, compute_expected, prove
+from gpt_tf2.storage.text_files import read_text
+
+OUTPUT = Path("output")
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format to export to.
+
+    module: in `gpt_tf2.exporting`, with the functions `write` and `read_logits`.
+    suffix: of the file or folder that is written.
+    precisions: of the weights; the first is the default.
+    program: runs the format, and is what an export is compared in.
+    imported, package: what Python and pip call it.
+    """
+
+    module: str
+    suffix: str
+    precisions: tuple[str, ...]
+    program: str
+    imported: str
+    package: str
+
+
+FORMATS = {
+    "gguf": Format("gguf_file", ".gguf", ("float32", "float16", "q8_0"), "llama.cpp", "llama_cpp", "llama-cpp-python"),
+}
+PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings:
+    """The settings of `export`.
+
+    Raises InputError for a value that is out of range.
+    """
+
+    model: str = flag(dataclasses.MISSING, MODEL)
+    format: str = flag(dataclasses.MISSING, "the format", choices=tuple(FORMATS))
+    output: str | None = flag(None, "the file or folder to write (output/MODEL.FORMAT)", metavar="PATH")
+    precision: str | None = flag(
+        None, "numbers of the weights (float32): float16 is half as large, q8_0 and int8 a quarter", choices=PRECISIONS
+    )
+    data: str | None = flag(
+        None, "a text to compare on (what the model's run held out, or Python's language reference)", metavar="FILE"
+    )
+    ollama: bool = flag(False, "write a Modelfile for Ollama beside a gguf file", kind=bool)
+    base: str | None = flag(None, **BASE, metavar="MODEL")
+    offline: bool = flag(False, **OFFLINE)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        allowed = FORMATS[self.format].precisions
+        if self.precision and self.precision not in allowed:
+            raise InputError(f"not in {self.format}: use {' or '.join(allowed)}", "precision", self.precision)
+        if self.ollama and self.format != "gguf":
+            raise InputError(f"reads gguf alone, not {self.format}: leave it out, or export to gguf", "ollama")
+
+
+def run_export(settings: ExportSettings) -> Path:
+    """Exports a model, prints the path, and on stderr how it compares. Returns the path.
+
+    Raises SystemExit, with the code 1, if the exported model computes something else; what was written is removed.
+    """
+    output, proof = export(settings)
+    if proof:
+        print_to_stderr(f"compared in {FORMATS[settings.format].program}: {proof.describe()}")
+    print(output)
+    return output
+
+
+def export(settings: ExportSettings) -> tuple[Path, Proof | None]:
+    """Writes a model in another format, opens it with that format's own program, and compares the two.
+
+    Returns:
+        The path, and the comparison; None if the program is not installed.
+
+    Raises InputError if a setting or the model is bad, or if the output cannot be written; and SystemExit, see
+    `run_export`.
+    """
+    path, base = find_model_and_base(settings.model, settings.base, settings.offline)
+    model, format = open_model(path, base=base), FORMATS[settings.format]
+    if model.remark:
+        print_to_stderr(model.remark)
+    text = read_text_to_compare(settings.data, model)
+    precision = settings.precision or format.precisions[0]
+    output = Path(settings.output) if settings.output else name_output(settings.model, format, precision)
+    module: Any = importlib.import_module(f"gpt_tf2.exporting.{format.module}")
+    module.write(model, output, precision)
+    model.check_unchanged()
+    proof = None
+    if importlib.util.find_spec(format.imported):
+        proof = compare(model, output, module.read_logits, text, precision, format.program)
+    else:
+        print_to_stderr(f"not compared in {format.program}: pip install {format.package}")
+    if settings.ollama:
+        write_modelfile(output, model)
+    return output, proof
+
+
+def compare(
+    model: OpenedModel,
+    output: Path,
+    read_logits: Callable[[Path], LogitsOf],
+    text: np.ndarray,
+    precision: str,
+    program: str,
+) -> Proof:
+    """Opens what was written, and compares it with the model on a text, int [N]. One of the two is in memory at a time.
+
+    Raises SystemExit, see `run_export`.
+    """
+    expected = compute_expected(
+        open_decoder(model, "graph", "float32", lambda line: None, lambda done, total: None), text
+    )
+    try:
+        proof = prove(expected, read_logits(output))
+    except Exception as error:  # the program's own, of any kind
+        problem = f"{program} does not run it ({error})"
+    else:
+        if proof.holds(precision):
+            return proof
+        problem = f"in {program} it is another model: {proof.describe()}"
+    shutil.rmtree(output) if output.is_dir() else output.unlink()
+    print_to_stderr(to_line(f"gpt-tf2 export: {output} is removed, {problem}"))
+    raise SystemExit(1)
+
+
+def read_text_to_compare(data: str | None, model: OpenedModel) -> np.ndarray:
+    """The token ids to compare on, int [N]. Raises InputError if the text cannot be read or is too short."""
+    if data is None:
+        return read_sample(model, print_to_stderr)
+    ids = model.tokenizer.encode(read_text(data)[: 8 * TOKENS])[:TOKENS]
+    if len(ids) < 2:
+        raise InputError("less than two tokens: give a longer text", "data", data)
+    return np.array(ids)
+
+
+def name_output(model: str, format: Format, precision: str) -> Path:
+    """Where a model is written by default: `output/124M.gguf`, `output/124M-q8_0.gguf`."""
+    ending = "" if precision == format.precisions[0] else f"-{precision}"
+    return OUTPUT / f"{name_model(model)}{ending}{format.suffix}"

@@ -1,0 +1,68 @@
+"""`watch`: training runs in a browser."""
+
+import dataclasses
+from pathlib import Path
+
+from gpt_tf2.commands.flags import flag
+from gpt_tf2.commands.server_settings import ServerSettings, missing_package
+from gpt_tf2.errors import InputError
+
+OUTPUT = Path("output")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchSettings(ServerSettings):
+    """The settings of `watch`.
+
+    Raises InputError for a value that is out of range, or that contradicts another.
+    """
+
+    output: tuple[str, ...] = flag(
+        (str(OUTPUT),),
+        "the output of a fine-tuning, as in finetune --output, or a folder that holds several; or several of these",
+        group="output",
+        metavar="OUTPUT",
+        many=True,
+    )
+    port: int = flag(8001, "port to listen on, 0: any free one", group="server", kind=int, at_least=0, at_most=65535)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.output:
+            raise InputError("give the output of a fine-tuning", "output")
+
+
+def run_watch(settings: WatchSettings) -> None:
+    """Shows runs on a page until SIGTERM or Ctrl-C. Prints the address once it answers.
+
+    Raises InputError if an output or the address is bad, or a package is missing.
+    """
+    try:
+        from gpt_tf2.serving.server import Server, describe_address, listen
+        from gpt_tf2.watching.app import make_app
+    except ModuleNotFoundError as error:
+        raise missing_package(error, "watch") from None
+    api_key, local = settings.find_key(), settings.check_address()
+    outputs = [find_output(output) for output in settings.output]
+    with listen(settings.host, settings.port) as listening:
+        address = describe_address(listening)
+
+        def announce() -> None:
+            names = ", ".join(map(str, outputs))
+            print(f"watching {names} at {address}{'' if local or api_key else ', for everyone'}", flush=True)
+
+        Server(make_app(outputs, api_key, local), deadline=1, on_start=announce).run([listening])
+
+
+def find_output(output: str) -> Path:
+    """The path of an output: a name alone is one in `output/`, as in `finetune`, unless it is there.
+
+    Raises InputError if there is no run, nor a folder in which one could begin.
+    """
+    from gpt_tf2.watching.run_folders import list_folders
+
+    choices = [Path(output), OUTPUT / output] if Path(output).name == output else [Path(output)]
+    chosen = next(filter(list_folders, choices), None) or next(filter(Path.is_dir, choices), None)
+    if chosen is None:
+        raise InputError("no run: give the output of a fine-tuning, or a folder that holds several", "output", output)
+    return chosen

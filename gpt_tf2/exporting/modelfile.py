@@ -1,0 +1,41 @@
+"""Ollama's Modelfile of a GGUF file."""
+
+import json
+from pathlib import Path
+
+from gpt_tf2.checkpoints.opened import OpenedModel
+from gpt_tf2.storage.files import write_text
+from gpt_tf2.tasks.chat_template import ChatTemplate, split_opening
+from gpt_tf2.tokenizer import END_OF_TEXT
+
+
+def write_modelfile(gguf: Path, model: OpenedModel) -> Path:
+    """Writes `NAME.Modelfile` beside `NAME.gguf`, for `ollama create NAME -f NAME.Modelfile`. Returns its path.
+
+    Raises InputError if it cannot be written.
+    """
+    path = gguf.with_suffix(".Modelfile")
+    end = model.tokenizer.decode([model.tokenizer.end_of_text])
+    template = format_chat(model.chat_template, end) if model.chat_template else "{{ .Prompt }}"
+    lines = [f"FROM ./{gguf.name}", f"PARAMETER num_ctx {model.config.n_ctx}", f"PARAMETER stop {json.dumps(end)}"]
+    write_text(path, "\n".join([*lines, f'TEMPLATE """{template}"""', ""]))
+    return path
+
+
+def format_chat(template: ChatTemplate, end: str) -> str:
+    """A chat template in Ollama's language, Go's: the same text as transformers' `apply_chat_template` makes.
+
+    end: the name of the token that ends a text.
+    """
+
+    def quote(text: str) -> str:
+        return f"{{{{ {json.dumps(text.replace(END_OF_TEXT, end), ensure_ascii=False)} }}}}"
+
+    around = {"system": template.system, "user": template.user}
+    around["assistant"] = template.assistant[0], end + template.assistant[1]
+    cases = [
+        f'{{{{ {"else " * (number > 0)}if eq .Role "{role}" }}}}{quote(before)}{{{{ .Content }}}}{quote(after)}'
+        for number, (role, (before, after)) in enumerate(around.items())
+    ]
+    opening, _ = split_opening(template.assistant[0])
+    return "{{ range .Messages }}" + "".join(cases) + "{{ end }}{{ end }}" + quote(opening)

@@ -1,0 +1,64 @@
+"""The application: the page, and what runs have written since it asked last."""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gpt_tf2.serving import page_files
+from gpt_tf2.serving.connection import JSON
+from gpt_tf2.serving.page_files import page_routes
+from gpt_tf2.serving.security import Guard
+from gpt_tf2.training.loggers.history_file import HISTORY
+from gpt_tf2.watching.run_folders import find_runs, is_running, read_appended
+
+FOLDER = Path(__file__).parent / "page"
+SHARED = ("api.js", "dom.js", "icon.svg", "key.js", "style.css")  # with the page of `serve`
+MOST_BYTES = 1 << 20  # of a run in an answer
+POSITION = re.compile(r"(\d{1,20})-(\d{1,18})")  # a file's identity and an offset
+
+
+def make_app(outputs: Sequence[Path], api_key: str | None = None, local: bool = True) -> Starlette:
+    """The application.
+
+    Args:
+        outputs: see `find_runs`. They are looked through at each request: runs that begin appear.
+        api_key, local: who may ask; see `Guard`.
+    """
+    shared = (page_files.FOLDER / name for name in SHARED)
+    return Starlette(
+        routes=[
+            Route("/runs", functools.partial(show_runs, outputs)),
+            *page_routes([*FOLDER.iterdir(), *shared]),
+        ],
+        middleware=[Middleware(Guard, api_key=api_key, local=local and api_key is None)],
+    )
+
+
+def show_runs(outputs: Sequence[Path], request: Request) -> Response:
+    """`GET /runs?NAME=POSITION&…`: the runs, and what they have written beyond the positions of the last answer."""
+    runs = find_runs(outputs)
+    return JSON({"runs": [describe_run(name, folder, request.query_params) for name, folder in runs.items()]})
+
+
+def describe_run(name: str, folder: Path, positions: Mapping[str, str]) -> dict[str, Any]:
+    """A run, and the lines of its history beyond a position."""
+    running = is_running(folder)  # first: a run that ends now has its last line in what is read
+    known = POSITION.fullmatch(positions.get(name, ""))
+    file, start = map(int, known.groups()) if known else (0, 0)
+    appended = read_appended(folder / HISTORY, file, start, MOST_BYTES)
+    return {
+        "name": name,
+        "running": running,
+        "replaces": appended.start == 0,
+        "position": f"{appended.file}-{appended.end}",
+        "lines": appended.text,
+        "complete": appended.is_all,
+    }

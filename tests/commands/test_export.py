@@ -1,0 +1,62 @@
+"""`export`: what it writes, says and refuses."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_tf2.cli import main
+from gpt_tf2.commands.export import FORMATS
+from gpt_tf2.exporting import gguf_file
+from helpers.exporting import WIDE
+from helpers.markers import skip_on_jax
+from helpers.workplace import list_names
+
+pytestmark = skip_on_jax
+MISSING = dataclasses.replace(FORMATS["gguf"], imported="no_such_program")
+
+
+def test_without_the_program_it_says_that_nothing_was_compared(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(FORMATS, "gguf", MISSING)
+    assert main(["export", "tiny", "gguf", "--precision", "q8_0", "--ollama"]) == 0
+    assert list_names(Path("output")) == ["tiny-q8_0.Modelfile", "tiny-q8_0.gguf"]
+    assert Path("output/tiny-q8_0.Modelfile").read_text().startswith("FROM ./tiny-q8_0.gguf\nPARAMETER num_ctx 64\n")
+    printed = capsys.readouterr()
+    assert printed.out == "output/tiny-q8_0.gguf\n"
+    assert printed.err == "not compared in llama.cpp: pip install llama-cpp-python\n"
+
+
+@pytest.mark.parametrize("fault", ["other logits", "does not open"])
+def test_what_is_another_model_there_is_removed(
+    fault: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_logits(output: Path) -> gguf_file.LogitsOf:
+        if fault == "does not open":
+            raise ValueError("Failed to load model from file")
+        return lambda ids: np.random.default_rng(0).standard_normal((len(ids), WIDE.n_vocab), "float32")
+
+    monkeypatch.setitem(FORMATS, "gguf", dataclasses.replace(MISSING, imported="numpy"))
+    monkeypatch.setattr(gguf_file, "read_logits", read_logits)
+    with pytest.raises(SystemExit) as exit:
+        main(["export", "tiny", "gguf", "--data", "story.txt", "--ollama"])
+    assert exit.value.code == 1 and not list_names(Path("output"))
+    problem = "does not run it (Failed to" if fault == "does not open" else "in llama.cpp it is another model: largest"
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("gpt-tf2 export: output/tiny.gguf is removed, ") and problem in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ("tiny gguf --data empty.txt", "--data empty.txt: less than two tokens: give a longer text"),
+        ("tiny gguf --data none.txt", "none.txt: cannot be read"),
+        ("none gguf", "no such model"),
+    ],
+)
+def test_bad_input_is_one_line(flags: str, problem: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty.txt").touch()
+    assert main(["export", *flags.split()]) == 2
+    assert problem in capsys.readouterr().err and not Path("output").exists()
