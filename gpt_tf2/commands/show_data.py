@@ -103,8 +103,8 @@ def list_records(
 ) -> Iterator[dict[str, Any]]:
     """Yields a record for each turn: the text before its completion, the completion drawn, and all to draw from.
 
-    A preference's has the chosen and the rejected completion instead. With a model each has the number of its tokens,
-    the end of text included, and of the longer completion; of running text those of the text alone.
+    A preference's has the chosen and the rejected completion instead. With a model each has the number of its tokens:
+    what stands before, the longer completion and the end of text; of running text the text alone.
     """
     count = make_counter(model)
     for number, example in read_examples(task, settings.data, settings.split, skipped):
