@@ -145,6 +145,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, shapes, lambda name: stored[keys[name]].read().reshape(shapes[name]), config)
 
 
+def describe(
+    config: GPT2Config, end_of_text: int | None = None, kept: TransformersSettings = NOTHING_KEPT
+) -> dict[str, str]:
+    """The contents of `config.json` and `generation_config.json`, by their names; see `write`."""
+    network = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "dtype": "float32"} | FIXED
+    network |= {keys[0]: getattr(config, name) for name, keys in CONFIG_NAMES.items()} | {TIED: config.tied}
+    return make_files(kept, network, config.n_vocab - 1 if end_of_text is None else end_of_text)
+
+
 def write(
     path: Path,
     config: GPT2Config,
@@ -160,10 +169,7 @@ def write(
 
     Raises InputError if a file cannot be written.
     """
-    network = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "dtype": "float32"} | FIXED
-    network |= {keys[0]: getattr(config, name) for name, keys in CONFIG_NAMES.items()} | {TIED: config.tied}
-    end = config.n_vocab - 1 if end_of_text is None else end_of_text
-    for name, content in make_files(kept, network, end).items():
+    for name, content in describe(config, end_of_text, kept).items():
         write_text(companion_folder(path) / name, content)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0  # in bytes

@@ -33,19 +33,25 @@ class Format:
     suffix: of the file or folder that is written.
     precisions: of the weights; the first is the default.
     program: runs the format, and is what an export is compared in.
-    imported, package: what Python and pip call it.
+    imported: its modules.
+    packages: what to install.
     """
 
     module: str
     suffix: str
     precisions: tuple[str, ...]
     program: str
-    imported: str
-    package: str
+    imported: tuple[str, ...]
+    packages: str
 
 
 FORMATS = {
-    "gguf": Format("gguf_file", ".gguf", ("float32", "float16", "q8_0"), "llama.cpp", "llama_cpp", "llama-cpp-python"),
+    "gguf": Format(
+        "gguf_file", ".gguf", ("float32", "float16", "q8_0"), "llama.cpp", ("llama_cpp",), "llama-cpp-python"
+    ),
+    "hf": Format("hf_folder", "-hf", ("float32",), "transformers", ("torch", "transformers"), "torch transformers"),
+    "onnx": Format("onnx_file", "-onnx", ("float32", "int8"), "ONNX Runtime", ("onnxruntime",), "onnxruntime"),
+    "openai": Format("openai_folder", "-openai", ("float32",), "TensorFlow", ("tensorflow",), "tensorflow"),
 }
 PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))
 
@@ -111,10 +117,10 @@ def export(settings: ExportSettings) -> tuple[Path, Proof | None]:
     module.write(model, output, precision)
     model.check_unchanged()
     proof = None
-    if importlib.util.find_spec(format.imported):
+    if all(map(importlib.util.find_spec, format.imported)):
         proof = compare(model, output, module.read_logits, text, precision, format.program)
     else:
-        print_to_stderr(f"not compared in {format.program}: pip install {format.package}")
+        print_to_stderr(f"not compared in {format.program}: pip install {format.packages}")
     if settings.ollama:
         write_modelfile(output, model)
     return output, proof

@@ -14,7 +14,7 @@ from helpers.markers import skip_on_jax
 from helpers.workplace import list_names
 
 pytestmark = skip_on_jax
-MISSING = dataclasses.replace(FORMATS["gguf"], imported="no_such_program")
+MISSING = dataclasses.replace(FORMATS["gguf"], imported=("no_such_program",))
 
 
 def test_without_the_program_it_says_that_nothing_was_compared(
@@ -38,7 +38,7 @@ def test_what_is_another_model_there_is_removed(
             raise ValueError("Failed to load model from file")
         return lambda ids: np.random.default_rng(0).standard_normal((len(ids), WIDE.n_vocab), "float32")
 
-    monkeypatch.setitem(FORMATS, "gguf", dataclasses.replace(MISSING, imported="numpy"))
+    monkeypatch.setitem(FORMATS, "gguf", dataclasses.replace(MISSING, imported=("numpy",)))
     monkeypatch.setattr(gguf_file, "read_logits", read_logits)
     with pytest.raises(SystemExit) as exit:
         main(["export", "tiny", "gguf", "--data", "story.txt", "--ollama"])
