@@ -1,6 +1,7 @@
 """`export`: a model in the format of another program, opened there and compared."""
 
 import dataclasses
+import gc
 import importlib
 import importlib.util
 import shutil
@@ -12,7 +13,7 @@ import numpy as np
 
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.find_model import find_model_and_base, name_model
-from gpt_tf2.commands.flags import check_ranges, flag
+from gpt_tf2.commands.flags import Flag, check_ranges, flag
 from gpt_tf2.commands.model_settings import BASE, MODEL, OFFLINE
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.data.held_out import TOKENS
@@ -78,9 +79,9 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        allowed = FORMATS[self.format].precisions
-        if self.precision and self.precision not in allowed:
-            raise InputError(f"not in {self.format}: use {' or '.join(allowed)}", "precision", self.precision)
+        allowed = Flag("", choices=FORMATS[self.format].precisions)
+        if self.precision and not allowed.accepts(self.precision):
+            raise InputError(f"not in {self.format}: use {allowed.describe_range()}", "precision", self.precision)
         if self.ollama and self.format != "gguf":
             raise InputError(f"reads gguf alone, not {self.format}: leave it out, or export to gguf", "ollama")
 
@@ -138,9 +139,10 @@ def compare(
 
     Raises SystemExit, see `run_export`.
     """
-    expected = compute_expected(
-        open_decoder(model, "graph", "float32", lambda line: None, lambda done, total: None), text
-    )
+    decoder = open_decoder(model, "graph", "float32", say=lambda line: None, show=lambda done, total: None)
+    expected = compute_expected(decoder, text)
+    del decoder
+    gc.collect()  # its parts refer to each other
     try:
         proof = prove(expected, read_logits(output))
     except Exception as error:  # the program's own, of any kind

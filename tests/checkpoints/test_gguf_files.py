@@ -18,9 +18,10 @@ from gpt_tf2.storage.gguf import open_gguf
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, format_template
 from helpers.exporting import write_wide_model
 from helpers.markers import skip_on_jax
-from helpers.workplace import OPENAI_TINY, list_names
+from helpers.workplace import list_names
 
 pytestmark = skip_on_jax
+NARROW = GPT2Config(512, 64, 48, 4, 3)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -59,15 +60,15 @@ def test_the_output_matrix_of_older_files_is_the_embedding(tmp_path: Path) -> No
     """llama.cpp's converter once wrote it into every file."""
     path = write_file(tmp_path, extra={"output.weight": np.zeros((512, 48), "float32")})
     assert not open_checkpoint(open_gguf(path)).config.tied  # type: ignore[union-attr]
-    wte = open_model(OPENAI_TINY).checkpoint.read("wte")
+    wte = open_gguf(path).read("token_embd.weight")
     checkpoint = open_checkpoint(open_gguf(write_file(tmp_path, extra={"output.weight": wte})))
-    assert checkpoint.config == open_model(OPENAI_TINY).config
+    assert checkpoint.config == NARROW
     np.testing.assert_array_equal(checkpoint.read("wte"), wte)
 
 
 def write_file(folder: Path, extra: dict[str, np.ndarray] | None = None, **changes: Any) -> Path:
-    """The tiny model as a GGUF file with more tensors, and with other fields; None takes one away."""
-    write(open_model(OPENAI_TINY), folder / "plain.gguf", "float32")
+    """A model as a GGUF file with more tensors, and with other fields; None takes one away."""
+    write(open_model(write_wide_model(folder / "m", config=NARROW)), folder / "plain.gguf", "float32")
     source = gguf.GGUFReader(folder / "plain.gguf")
     writer = gguf.GGUFWriter(folder / "m.gguf", changes.get("architecture", "gpt2"))
     for name, field in source.fields.items():
@@ -107,7 +108,7 @@ def test_what_is_no_gpt2_is_refused_in_one_line(
     path = write_file(tmp_path, **changes)
     assert main(["import", str(path), "--output", str(tmp_path / "out" / "m.h5")]) == 2
     assert problem in capsys.readouterr().err
-    assert list_names(tmp_path) == ["m.gguf", "plain.gguf"]
+    assert list_names(tmp_path) == ["m", "m.gguf", "plain.gguf"]
 
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
