@@ -47,6 +47,7 @@ class Format:
 FORMATS = {
     "gguf": Format("gguf_file", ".gguf", ("float32", "float16", "q8_0"), "llama.cpp", "llama_cpp", "llama-cpp-python"),
     "onnx": Format("onnx_file", "-onnx", ("float32", "int8"), "ONNX Runtime", "onnxruntime", "onnxruntime"),
+    "web": Format("web_folder", "-web", ("int8", "float32"), "ONNX Runtime", "onnxruntime", "onnxruntime"),
 }
 PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))
 
