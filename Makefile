@@ -3,6 +3,15 @@ PYTHON ?= python3
 BIN = .venv/bin
 # A file's tests share one process, and so its trained models and conversions.
 PYTEST = $(BIN)/pytest -n 2 --dist loadfile
+# What these test does not depend on the backend, or they choose it themselves: TensorFlow alone runs them, like the tests
+# marked `skip_on_jax`. Never put here what computes with the network or loads a checkpoint into it.
+SAME_ON_BOTH = tests/backend/test_choice.py tests/backend/test_jax.py \
+	tests/checkpoints/test_download.py tests/checkpoints/test_openai.py \
+	tests/commands/test_download.py tests/commands/test_evaluation_output.py tests/commands/test_models.py \
+	tests/commands/test_parsing.py tests/commands/test_show_data.py \
+	tests/data/test_prepared.py tests/data/test_too_long.py \
+	tests/docs tests/scoring tests/serving/test_page.py tests/storage tests/tasks \
+	tests/test_cli.py tests/test_notebook.py tests/test_tokenizer.py
 
 .PHONY: demo test test-all lint docs notebooks
 
@@ -14,10 +23,11 @@ test: .venv/test
 	$(PYTEST) -m "not slow"
 	KERAS_BACKEND=jax $(PYTEST) -m "not slow" tests/test_model.py tests/training tests/decoding tests/generation
 
-# Everything on both, the 124M shapes and the long tests included, and the site of the documentation.
+# Everything, the 124M shapes and the long tests included, on both where they may differ, and the site of the
+# documentation.
 test-all: .venv/test .venv/log .venv/browser docs
 	$(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) $(SAME_ON_BOTH:%=--ignore=%)
 
 # The site, in site/; a dead link or anchor is an error.
 docs: .venv/docs

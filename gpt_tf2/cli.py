@@ -111,6 +111,12 @@ def export() -> "Parts":
     return ExportSettings, run_export
 
 
+def import_() -> "Parts":
+    from gpt_tf2.commands.import_gguf import ImportSettings, import_gguf
+
+    return ImportSettings, import_gguf
+
+
 def completion() -> "Parts":
     from gpt_tf2.commands.completion import CompletionSettings, print_completion
 
@@ -166,6 +172,7 @@ COMMANDS: dict[str, Command] = {
         export,
         ["model", "format"],
     ),
+    "import": Command("move", "turn llama.cpp's file of a GPT-2 (.gguf) into a checkpoint", import_, ["file"]),
     "completion": Command("shell", "print a script that completes commands and flags", completion, ["shell"]),
 }
 

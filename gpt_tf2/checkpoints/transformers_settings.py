@@ -10,7 +10,7 @@ from gpt_tf2.checkpoints.companions import find_companion
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.json_text import read_json
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+FILES = CONFIG, GENERATION = "config.json", "generation_config.json"
 # Of the files as they were, not of the model: how it was stored, and code that lay beside it.
 DROPPED = {"dtype", "torch_dtype", "transformers_version", "quantization_config", "auto_map"}
 # Other names of the network's own settings.

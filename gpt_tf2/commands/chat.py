@@ -5,10 +5,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.commands.data_settings import ENCODING, UNREAD
+from gpt_tf2.commands.data_settings import ENCODING
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import ModelSettings, choose_max_new_tokens, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
+from gpt_tf2.commands.template_notes import UNREAD
 from gpt_tf2.data.encoding import encode_text
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.prompts import build_prompt

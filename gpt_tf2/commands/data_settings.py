@@ -43,7 +43,6 @@ CHAT_TEMPLATE: dict[str, Any] = {
     "group": "data",
     "metavar": "FILE",
 }
-UNREAD = "not read, as it is more than a text around each message"
 
 
 class ReadsData(Protocol):
@@ -60,7 +59,7 @@ class ReadsData(Protocol):
     @property
     def literal_specials(self) -> bool: ...
     @property
-    def highlights(self) -> str: ...
+    def highlights(self) -> str | None: ...
 
 
 def find_task_of(settings: ReadsData) -> Task:
@@ -71,7 +70,7 @@ def find_task_of(settings: ReadsData) -> Task:
     """
     if settings.task in BUILT_IN and next(list_files(settings.data), None) is None:
         raise InputError("no such file: give a file, a folder or a glob", "data", settings.data)
-    reading = Reading(settings.encoding, settings.column, settings.literal_specials, settings.highlights)
+    reading = Reading(settings.encoding, settings.column, settings.literal_specials, settings.highlights or "one")
     return find_task(settings.task, reading)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.backend.workers import Workers, find_workers
+from gpt_tf2.checkpoints.formats import try_to_locate
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.data_settings import (
     COLUMN,
@@ -17,7 +18,6 @@ from gpt_tf2.commands.data_settings import (
     HIGHLIGHTS,
     LITERAL_SPECIALS,
     TASK,
-    UNREAD,
     choose_template,
     find_task_of,
 )
@@ -28,11 +28,13 @@ from gpt_tf2.commands.evaluation_output import (
     name_temporary_output,
     write_scores,
 )
-from gpt_tf2.commands.find_model import find_model_path
+from gpt_tf2.commands.find_model import find_model_path, find_on_machine
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, choose_max_new_tokens, find_model, load_decoder
 from gpt_tf2.commands.progress import Counter, print_to_stderr
+from gpt_tf2.commands.recipes import read_run
 from gpt_tf2.commands.score import print_table
+from gpt_tf2.commands.template_notes import note_unread
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.errors import InputError
 from gpt_tf2.evaluation.completion_perplexity import measure_completions
@@ -57,7 +59,9 @@ class EvaluateSettings(ModelSettings):
     encoding: str | None = flag(None, **ENCODING)
     column: str | None = flag(None, **COLUMN)
     literal_specials: bool = flag(False, **LITERAL_SPECIALS)
-    highlights: str = flag("one", **HIGHLIGHTS)
+    highlights: str | None = flag(
+        None, **HIGHLIGHTS | {"help": f"{HIGHLIGHTS['help']} (as the model learned; else one)"}
+    )
     split: str | None = flag(
         None, "train, val or test of jsonl and cnndm, train or dev of coqa (the last)", group="data"
     )
@@ -110,6 +114,8 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
     Example:
         >>> run_evaluate(EvaluateSettings(data="held_out.txt"))["text"]  # doctest: +SKIP
     """
+    learned = find_learned_highlights(settings)
+    settings = dataclasses.replace(settings, highlights=settings.highlights or learned)
     task = find_task_of(settings)
     if task.prefers:
         message = "is trained on, not scored: score prompts with one completion each, `task` jsonl"
@@ -134,6 +140,10 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
         claim_output(settings.output, *of, task, split) if is_written else name_temporary_output() as output,
         Counter("evaluating", "batches" if task.running_text else "completions", shown=is_shown) as counter,
     ):
+        if learned and learned != settings.highlights:
+            counter.say(f"{model.path} learned --highlights {learned}, not {settings.highlights}")
+        elif learned == "all":
+            counter.say(f"--highlights all, as {model.path} learned")
         scores: Scores
         if task.running_text:
             scores = {task.name: score_text(settings, task.running_text, model, output, workers, counter, is_shown)}
@@ -149,6 +159,15 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
         if is_written:
             print(f"saved the scores, {saved}")
     return workers.exchange(scores)[0]
+
+
+def find_learned_highlights(settings: EvaluateSettings) -> str | None:
+    """What a summary was in the run that made the model, by its recipe; None if that is not known."""
+    path = find_on_machine(settings.model) if settings.task == "cnndm" else None
+    located = try_to_locate(str(path)) if path else None
+    run = read_run(located) if located else {}
+    highlights = run.get("highlights")
+    return highlights if run.get("task") == "cnndm" and highlights in HIGHLIGHTS["choices"] else None
 
 
 def check_whole(settings: EvaluateSettings) -> None:
@@ -168,7 +187,7 @@ def check_trials(settings: EvaluateSettings, task: Task) -> None:
         raise InputError(f"does not apply to `task` {task.name}: leave it out", "num_trials", settings.num_trials)
     if settings.highlights == "all":
         raise InputError(
-            "joins sentences, not whole summaries: drop it, or `highlights`", "num_trials", settings.num_trials
+            "joins sentences, not whole summaries: drop it, or give `highlights` one", "num_trials", settings.num_trials
         )
     if settings.sampler().greedy:
         message = "the samples would be the same: raise `temperature` above 0, and `top_k` above 1"
@@ -191,8 +210,9 @@ def score_task(
     examples = list(itertools.islice(read_examples(task, settings.data, split, skipped), settings.limit))
     for line in skipped.lines():
         counter.say(line)
-    if model.unread_template and any(isinstance(example.passage, ChatText) for _, example in examples):
-        counter.say(f"{model.unread_template}: {UNREAD}: asking with plain User: and Assistant:")
+    has_chats = any(isinstance(example.passage, ChatText) for _, example in examples)
+    for line in note_unread(model, "asking") if has_chats else []:
+        counter.say(line)
     task.check(examples, settings.data, split, settings.references)  # now, not after hours of work
     decoders = workers.make_on_each(lambda: load_decoder(settings, model, engine, counter.say, is_shown))
     name = decoders[0].name + workers.describe()

@@ -1,6 +1,7 @@
 """`export`: a model in the format of another program, opened there and compared."""
 
 import dataclasses
+import gc
 import importlib
 import importlib.util
 import shutil
@@ -12,7 +13,7 @@ import numpy as np
 
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.find_model import find_model_and_base, name_model
-from gpt_tf2.commands.flags import check_ranges, flag
+from gpt_tf2.commands.flags import Flag, check_ranges, flag
 from gpt_tf2.commands.model_settings import BASE, MODEL, OFFLINE
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.data.held_out import TOKENS
@@ -33,21 +34,26 @@ class Format:
     suffix: of the file or folder that is written.
     precisions: of the weights; the first is the default.
     program: runs the format, and is what an export is compared in.
-    imported, package: what Python and pip call it.
+    imported: its modules.
+    packages: what to install.
     """
 
     module: str
     suffix: str
     precisions: tuple[str, ...]
     program: str
-    imported: str
-    package: str
+    imported: tuple[str, ...]
+    packages: str
 
 
 FORMATS = {
-    "gguf": Format("gguf_file", ".gguf", ("float32", "float16", "q8_0"), "llama.cpp", "llama_cpp", "llama-cpp-python"),
-    "onnx": Format("onnx_file", "-onnx", ("float32", "int8"), "ONNX Runtime", "onnxruntime", "onnxruntime"),
-    "web": Format("web_folder", "-web", ("int8", "float32"), "ONNX Runtime", "onnxruntime", "onnxruntime"),
+    "gguf": Format(
+        "gguf_file", ".gguf", ("float32", "float16", "q8_0"), "llama.cpp", ("llama_cpp",), "llama-cpp-python"
+    ),
+    "hf": Format("hf_folder", "-hf", ("float32",), "transformers", ("torch", "transformers"), "torch transformers"),
+    "onnx": Format("onnx_file", "-onnx", ("float32", "int8"), "ONNX Runtime", ("onnxruntime",), "onnxruntime"),
+    "openai": Format("openai_folder", "-openai", ("float32",), "TensorFlow", ("tensorflow",), "tensorflow"),
+    "web": Format("web_folder", "-web", ("int8", "float32"), "ONNX Runtime", ("onnxruntime",), "onnxruntime"),
 }
 PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))
 
@@ -74,9 +80,9 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        allowed = FORMATS[self.format].precisions
-        if self.precision and self.precision not in allowed:
-            raise InputError(f"not in {self.format}: use {' or '.join(allowed)}", "precision", self.precision)
+        allowed = Flag("", choices=FORMATS[self.format].precisions)
+        if self.precision and not allowed.accepts(self.precision):
+            raise InputError(f"not in {self.format}: use {allowed.describe_range()}", "precision", self.precision)
         if self.ollama and self.format != "gguf":
             raise InputError(f"reads gguf alone, not {self.format}: leave it out, or export to gguf", "ollama")
 
@@ -113,10 +119,10 @@ def export(settings: ExportSettings) -> tuple[Path, Proof | None]:
     module.write(model, output, precision)
     model.check_unchanged()
     proof = None
-    if importlib.util.find_spec(format.imported):
+    if all(map(importlib.util.find_spec, format.imported)):
         proof = compare(model, output, module.read_logits, text, precision, format.program)
     else:
-        print_to_stderr(f"not compared in {format.program}: pip install {format.package}")
+        print_to_stderr(f"not compared in {format.program}: pip install {format.packages}")
     if settings.ollama:
         write_modelfile(output, model)
     return output, proof
@@ -134,9 +140,10 @@ def compare(
 
     Raises SystemExit, see `run_export`.
     """
-    expected = compute_expected(
-        open_decoder(model, "graph", "float32", lambda line: None, lambda done, total: None), text
-    )
+    decoder = open_decoder(model, "graph", "float32", say=lambda line: None, show=lambda done, total: None)
+    expected = compute_expected(decoder, text)
+    del decoder
+    gc.collect()  # its parts refer to each other
     try:
         proof = prove(expected, read_logits(output))
     except Exception as error:  # the program's own, of any kind

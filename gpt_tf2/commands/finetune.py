@@ -12,7 +12,6 @@ from gpt_tf2.backend.compiling import run_eagerly
 from gpt_tf2.backend.starting import is_first_process, leave_processes
 from gpt_tf2.backend.workers import Workers
 from gpt_tf2.checkpoints.companions import companion_folder
-from gpt_tf2.commands.data_settings import UNREAD
 from gpt_tf2.commands.find_model import is_there
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.flags import format_flags
@@ -20,6 +19,7 @@ from gpt_tf2.commands.progress import Counter, TrainingDisplay
 from gpt_tf2.commands.reference import with_reference
 from gpt_tf2.commands.run import COMMAND_LINE, Call, Run, resolve
 from gpt_tf2.commands.run_files import make_recipe, save, save_best
+from gpt_tf2.commands.template_notes import note_markers, note_unread
 from gpt_tf2.data.held_out import write_held_out
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.locks import write_alone
@@ -230,11 +230,12 @@ def describe(run: Run, history: History) -> list[str]:
 
 
 def describe_template(run: Run) -> list[str]:
-    """A line if the base's own chat template is not the one of the run."""
-    if run.model.unread_template and run.data.has_chats and not run.settings.chat_template:
-        line = f"{run.model.unread_template}: {UNREAD}: training with plain User: and Assistant:"
-        return [f"{line} (--chat_template FILE trains with another)"]
-    return []
+    """A line if the chat template is not the base's own, or one whose markers are no tokens."""
+    if not run.data.has_chats or not run.chat_template:
+        return []
+    if run.settings.chat_template:
+        return note_markers(run.chat_template, run.model.tokenizer)
+    return [f"{line} (--chat_template FILE trains with another)" for line in note_unread(run.model, "training")]
 
 
 def report(run: Run, history: History, best: Validation | None, finished: bool) -> list[str]:

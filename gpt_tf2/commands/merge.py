@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.checkpoints import chat_templates, transformers_settings, vocabularies
 from gpt_tf2.checkpoints.adapters import Adapters
 from gpt_tf2.checkpoints.chat_templates import save_chat_template
 from gpt_tf2.checkpoints.companions import companion_folder
@@ -17,11 +18,16 @@ from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import BASE, OFFLINE
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.errors import InputError
+from gpt_tf2.tasks import chat_template
+from gpt_tf2.vocabularies import reading
 
 if TYPE_CHECKING:
     from gpt_tf2.model import GPT2
 
 TOKENS = 16  # whose logits are compared
+OF_VOCABULARY = (*vocabularies.ENCODER, *vocabularies.MERGES, vocabularies.WHOLE, *reading.BESIDE)
+OF_MODEL = (chat_template.FILE, chat_templates.JINJA, "hparams.json", *transformers_settings.FILES)
+BESIDE = (*OF_VOCABULARY, *OF_MODEL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +82,11 @@ def check_replaced(output: Path, model: OpenedModel, base: Path) -> None:
         raise InputError(f"would share a folder with the base, {base}: choose another name", "output", output)
 
 
+def list_beside(output: Path) -> list[str]:
+    """The names of the files that belong to a merged checkpoint and are not the checkpoint."""
+    return [name for name in BESIDE if (companion_folder(output) / name).is_file()]
+
+
 def measure_difference(adapters: Adapters, model: OpenedModel, base: Path, merged: np.ndarray) -> float:
     """The largest difference of merged logits from those of the base with the adapters beside its matrices."""
     from gpt_tf2.training.lora import load_adapters
@@ -93,7 +104,9 @@ def compute_logits(network: "GPT2") -> np.ndarray:
 
 
 def print_merge(settings: MergeSettings) -> None:
-    """Merges, and prints the path of the checkpoint, and how exact it is on stderr."""
+    """Merges, and prints the path of the checkpoint; on stderr what lies beside it, and how exact it is."""
     output, difference = merge(settings)
+    folder, names = companion_folder(output), list_beside(output)
+    print_to_stderr(f"saved {output}, and in {folder}/ what belongs to it: {', '.join(names)}")
     print_to_stderr(f"largest logit difference between base + adapters and the merged model: {difference:.2g}")
     print(output)

@@ -1,6 +1,5 @@
 """`models`: the released models and the user's own, where they are, and how they were made."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -14,7 +13,7 @@ from gpt_tf2.checkpoints.opened import choose_config
 from gpt_tf2.checkpoints.released import cached_folder, count_bytes
 from gpt_tf2.commands.find_model import find_on_machine, list_own_models
 from gpt_tf2.commands.flags import flag
-from gpt_tf2.commands.recipes import read_toml
+from gpt_tf2.commands.recipes import read_run
 from gpt_tf2.config import SIZES
 from gpt_tf2.errors import InputError
 
@@ -71,9 +70,7 @@ def describe_model(name: str, path: Path) -> ListedModel:
         base, parameters = count_parameters(located)
     except InputError as error:
         return ListedModel(name, str(path), None, measure_size(path), problem=str(error))
-    run = None
-    with contextlib.suppress(InputError):  # the model is whole, even if its recipe is not
-        run = read_toml(companion_folder(located) / "run.toml")
+    run = read_run(located) or None  # the model is whole, even if its recipe is not
     return ListedModel(name, str(path), parameters, measure_size(located), base, run)
 
 

@@ -1,5 +1,6 @@
 """Recipes: the settings of a command in a TOML file, which `--config` reads and every run writes."""
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import tomli_w
 
+from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.commands.flags import flags_of, rename, to_plain
 from gpt_tf2.errors import InputError, to_line
 from gpt_tf2.storage.text_files import read_text
@@ -16,6 +18,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+RECIPE = "run.toml"  # of a run, in the folder of its model
+LAST = "-last"  # ends the name of a run's last weights, where the model has the best ones
 
 
 def read_recipe(path: str, settings: type) -> dict[str, Any]:
@@ -46,6 +51,19 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or a number of thousands of digits
         raise InputError(f"{path}: not TOML ({error}): write one setting a line, such as epochs = 4") from None
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The settings of the run that made a model, in the run.toml beside it; of its last weights in that of the best.
+
+    Empty if there is none, or if it is damaged or somebody else's file.
+    """
+    folder = companion_folder(path)
+    for place in (folder, Path(str(folder).removesuffix(LAST))):
+        if (place / RECIPE).is_file():
+            with contextlib.suppress(InputError):
+                return read_toml(place / RECIPE)
+    return {}
 
 
 def format_recipe(settings: Any, leave_out: Sequence[str], comments: Sequence[str]) -> str:

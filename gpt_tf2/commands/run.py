@@ -21,6 +21,7 @@ from gpt_tf2.commands.flags import join_items
 from gpt_tf2.commands.from_scratch import open_random_model
 from gpt_tf2.commands.measured_plan import measure_plan
 from gpt_tf2.commands.progress import Counter
+from gpt_tf2.commands.recipes import LAST
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.data.batches import Batches
 from gpt_tf2.data.dataset import Source, TrainingData, open_training_data
@@ -144,8 +145,8 @@ def place_last(output: Path) -> Path:
     """
     folder = output.parent
     if companion_folder(output) == folder and folder.name not in ("", ".."):
-        return folder.with_name(f"{folder.name}-last") / output.name
-    return output.with_name(f"{output.stem}-last{output.suffix}")
+        return folder.with_name(f"{folder.name}{LAST}") / output.name
+    return output.with_name(f"{output.stem}{LAST}{output.suffix}")
 
 
 def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:

@@ -10,7 +10,7 @@ from gpt_tf2.checkpoints.chat_templates import save_chat_template
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import save_model
 from gpt_tf2.checkpoints.vocabularies import save_vocabulary
-from gpt_tf2.commands.recipes import format_recipe
+from gpt_tf2.commands.recipes import RECIPE, format_recipe
 from gpt_tf2.commands.run import Run
 from gpt_tf2.commands.version import describe_version
 from gpt_tf2.storage.files import write_text
@@ -26,7 +26,7 @@ def make_recipe(run: Run) -> str:
     """The text of run.toml, with which the run can be repeated. Raises InputError if it cannot hold a path."""
     output = str(run.output)
     settings = dataclasses.replace(run.settings, output=output if "/" in output else f"./{output}", output_name=None)
-    path = companion_folder(run.output) / "run.toml"
+    path = companion_folder(run.output) / RECIPE
     comments = [
         f"gpt-tf2 finetune --config {shlex.quote(str(path))}",
         "in the same folder repeats this run, bit for bit if these are the same:",
@@ -43,7 +43,7 @@ def make_recipe(run: Run) -> str:
 
 def save_recipe(run: Run) -> None:
     """Writes run.toml. Data in memory has no name: then there is none, not even that of an earlier run."""
-    path = companion_folder(run.output) / "run.toml"
+    path = companion_folder(run.output) / RECIPE
     if run.call.task:
         path.unlink(missing_ok=True)
     else:

@@ -1,21 +1,22 @@
 """`serve`: models behind OpenAI's API."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_tf2.backend.memory import measure_device_memory, measure_free_memory
 from gpt_tf2.backend.starting import start_backend
-from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.find_model import name_model
 from gpt_tf2.commands.flags import flag, flags_of
 from gpt_tf2.commands.model_settings import OFFLINE, ModelSettings, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
-from gpt_tf2.commands.recipes import read_toml
+from gpt_tf2.commands.recipes import read_run
 from gpt_tf2.commands.server_settings import ServerSettings, missing_package
 from gpt_tf2.errors import InputError
 
@@ -53,6 +54,9 @@ class ServeSettings(ServerSettings):
         group="server",
         kind=int,
         at_least=0,
+    )
+    log_prompts: str | None = flag(
+        None, "file that gets each request's prompt and answer as a line of JSON", group="server", metavar="FILE"
     )
     batch_size: int = flag(
         8, "completions that each model generates in parallel", group="memory", kind=int, at_least=1, at_most=4096
@@ -92,21 +96,27 @@ def run_serve(settings: ServeSettings) -> None:
     """
     try:
         from gpt_tf2.serving.app import Limits, make_app
+        from gpt_tf2.serving.prompt_log import PromptLog
         from gpt_tf2.serving.server import Server, describe_address, listen
     except ModuleNotFoundError as error:
         raise missing_package(error, "serve") from None
     api_key, local = settings.find_key(), settings.check_address()
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of each client that left
     listening = listen(settings.host, settings.port)  # first: loading takes a while
-    with listening:
+    with listening, contextlib.ExitStack() as opened:
+        log = None
+        if settings.log_prompts is not None:
+            log = opened.enter_context(contextlib.closing(PromptLog(Path(settings.log_prompts))))
         models = open_models(settings)
         models.load_first()
-        app = make_app(models, Limits(int(settings.max_body * 1e6), settings.timeout), api_key, local)
+        app = make_app(models, Limits(int(settings.max_body * 1e6), settings.timeout), api_key, local, log)
         address = describe_address(listening)
 
         def announce() -> None:
             names = ", ".join(models.served)
-            print(f"serving {names} at {address}{'' if local or api_key else ', to everyone'}", flush=True)
+            to_everyone = "" if local or api_key else ", to everyone"
+            logging_to = "" if log is None else f", logging prompts and answers to {settings.log_prompts}"
+            print(f"serving {names} at {address}{to_everyone}{logging_to}", flush=True)
 
         try:
             Server(app, settings.drain, announce).run([listening])
@@ -149,13 +159,7 @@ def open_served(settings: ServeSettings, model: str, name: str) -> "tuple[Served
 
 def has_learned_coqa(model: OpenedModel) -> bool:
     """Whether the run that made a model trained it on CoQA, by the recipe that every run leaves."""
-    recipe = companion_folder(model.path) / "run.toml"
-    if not recipe.is_file():
-        return False
-    try:
-        return read_toml(recipe).get("task") == "coqa"
-    except InputError:  # damaged, or somebody else's file
-        return False
+    return read_run(model.path).get("task") == "coqa"
 
 
 def measure_memory(engines: "set[str]") -> float:

@@ -13,7 +13,7 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.exporting.onnx_graph import build_graph, read_tensors, tensor_types
 from gpt_tf2.exporting.onnx_tensors import write_graph
 from gpt_tf2.exporting.proof import LogitsOf
-from gpt_tf2.storage.folders import atomic_folder
+from gpt_tf2.storage.folders import new_folder
 
 # By precision: the file, as transformers.js looks for it, and its own name of the precision.
 FILES = {"float32": ("model.onnx", "fp32"), "int8": ("model_quantized.onnx", "q8")}
@@ -38,7 +38,7 @@ def write(model: OpenedModel, output: Path, precision: str = "float32") -> None:
         raise InputError("needs the package onnx: run pip install '.[onnx]'", "format", "onnx")
     name, _ = FILES[precision]
     config, tokenizer, int8 = model.config, model.tokenizer, precision == "int8"
-    with atomic_folder(output) as folder:
+    with new_folder(output) as folder:
         (folder / "onnx").mkdir()
         tensors = read_tensors(model.checkpoint, config, int8)
         files = write_graph(build_graph(config, int8), tensor_types(config, int8), tensors, folder / "onnx" / name)

@@ -7,7 +7,7 @@ from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.errors import InputError
 from gpt_tf2.exporting import onnx_file
 from gpt_tf2.exporting.proof import LogitsOf
-from gpt_tf2.storage.folders import atomic_folder
+from gpt_tf2.storage.folders import new_folder
 
 PAGE = Path(__file__).parent / "page"
 PACKAGE, RUNTIME = "@huggingface/transformers", "onnxruntime-web"
@@ -31,7 +31,7 @@ def write(model: OpenedModel, output: Path, precision: str = "int8") -> None:
         >>> write(open_model("models/124M"), Path("124M-web"))  # doctest: +SKIP
     """
     libraries = find_libraries(precision)
-    with atomic_folder(output) as folder:
+    with new_folder(output) as folder:
         shutil.copytree(PAGE, folder, dirs_exist_ok=True)
         (folder / "lib").mkdir()
         for name, source in libraries.items():

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 import anyio
 from starlette.types import Send
@@ -22,6 +23,7 @@ from gpt_tf2.serving.metrics import Metrics
 from gpt_tf2.serving.models import RETRY_AFTER, Models, Served
 from gpt_tf2.serving.openai_requests import ChatRequest, CompletionRequest
 from gpt_tf2.serving.openai_responses import Answer, ChatAnswer, CompletionAnswer
+from gpt_tf2.serving.prompt_log import PromptLog
 from gpt_tf2.serving.worker import Worker
 
 SECONDS_TO_SAY_SO = 1.0  # for the error that ends a stream, whose client may not be reading
@@ -29,11 +31,16 @@ SECONDS_TO_SAY_SO = 1.0  # for the error that ends a stream, whose client may no
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """What answers requests. seconds: until when one must be done."""
+    """What answers requests. seconds: until when one must be done. log: gets them, if there is one."""
 
     models: Models
     metrics: Metrics
     seconds: float
+    log: PromptLog | None = None
+
+    def record(self, asked: dict[str, Any], body: Answer) -> contextlib.AbstractContextManager[None]:
+        """Logs a request once its answer is complete or cut off, where requests are logged."""
+        return contextlib.nullcontext() if self.log is None else self.log.record(asked, body)
 
 
 async def answer_completion(service: Service, asked: CompletionRequest, send: Send, write: Write) -> None:
@@ -42,7 +49,8 @@ async def answer_completion(service: Service, asked: CompletionRequest, send: Se
     prompts = await asyncio.to_thread(read_prompts, served.opened, asked)
     prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
     answers = CompletionAnswer(served.name, asked.n * len(prompts), prompt_tokens, asked.logprobs is not None)
-    await answer(service, served, asked, prompts, answers, send, write)
+    with service.record({"prompts": [prompt.text for prompt in prompts]}, answers):
+        await answer(service, served, asked, prompts, answers, send, write)
 
 
 async def answer_chat(service: Service, asked: ChatRequest, send: Send, write: Write) -> None:
@@ -51,7 +59,8 @@ async def answer_chat(service: Service, asked: ChatRequest, send: Send, write: W
     prompt, stops = await asyncio.to_thread(build_chat, served.opened, served.learned_coqa, asked.messages)
     completion = asked.complete(prompt.ids, stops, served.opened.config.n_ctx)
     answers = ChatAnswer(served.name, asked.n, len(prompt.ids), asked.logprobs)
-    await answer(service, served, completion, [prompt], answers, send, write)
+    with service.record({"messages": asked.messages}, answers):
+        await answer(service, served, completion, [prompt], answers, send, write)
 
 
 async def answer(

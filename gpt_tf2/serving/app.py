@@ -23,6 +23,7 @@ from gpt_tf2.serving.metrics import CountRequests, Metrics
 from gpt_tf2.serving.models import Models, Served
 from gpt_tf2.serving.openai_requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from gpt_tf2.serving.page_files import FOLDER, page_routes
+from gpt_tf2.serving.prompt_log import PromptLog
 from gpt_tf2.serving.schema import describe_api
 from gpt_tf2.serving.security import Guard
 
@@ -47,11 +48,12 @@ class Api:
     Args:
         models: what is served.
         limits: of each request.
+        log: gets what is asked and answered, if there is one.
     """
 
-    def __init__(self, models: Models, limits: Limits):
+    def __init__(self, models: Models, limits: Limits, log: PromptLog | None = None):
         self.models, self.limits, self.metrics = models, limits, Metrics(models)
-        self.service = Service(models, self.metrics, limits.seconds)
+        self.service = Service(models, self.metrics, limits.seconds, log)
         self.started = int(time.time())
 
     async def complete(self, request: Request) -> Response:
@@ -134,14 +136,21 @@ class Api:
         }
 
 
-def make_app(models: Models, limits: Limits, api_key: str | None = None, local: bool = True) -> Starlette:
+def make_app(
+    models: Models,
+    limits: Limits,
+    api_key: str | None = None,
+    local: bool = True,
+    log: PromptLog | None = None,
+) -> Starlette:
     """The application.
 
     Args:
         models: what is served. The caller closes them.
         api_key, local: who may ask; see `Guard`.
+        log: gets what is asked and answered, if there is one. The caller closes it.
     """
-    api = Api(models, limits)
+    api = Api(models, limits, log)
     routes = [
         Route("/v1/completions", api.complete, methods=["POST"]),
         Route("/v1/chat/completions", api.chat, methods=["POST"]),

@@ -26,6 +26,7 @@ class Answer:
 
     def __init__(self, model: str, count: int, prompt_tokens: int, scored: bool):
         created, id = int(time.time()), f"{self.prefix}-{uuid.uuid4().hex}"
+        self.model = model
         self._head = {"id": id, "object": self.kind, "created": created, "model": model}
         self._prompt_tokens, self._scored = prompt_tokens, scored
         self._texts = [""] * count
@@ -57,6 +58,11 @@ class Answer:
     def last_chunk(self) -> Body:
         """The chunk that ends a stream with the number of tokens."""
         return {**self._head, "object": self.kind_of_chunk, "choices": [], "usage": self._usage()}
+
+    def list_texts(self) -> list[Body]:
+        """Each completion's text as far as it goes, and why it ended, or null if it did not."""
+        pairs = zip(self._texts, self._reasons, strict=True)
+        return [{"text": text, "finish_reason": reason} for text, reason in pairs]
 
     def _usage(self) -> dict[str, int]:
         prompt, completion = self._prompt_tokens, self.completion_tokens
@@ -107,7 +113,8 @@ class ChatAnswer(Answer):
         return {"index": index, "delta": delta, "logprobs": self._logprobs(tokens), "finish_reason": None}
 
     def end(self, index: int, reason: str) -> Body:
-        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
+        delta = {} if self._texts[index] else {"role": "assistant", "content": ""}  # the role comes once in any case
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 
     def _logprobs(self, tokens: Sequence[ScoredToken]) -> Body | None:
         if not self._scored:

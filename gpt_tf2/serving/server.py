@@ -9,11 +9,47 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpt_tf2.errors import InputError
 
 SECONDS_TO_SAY_SO = 2.0
 BACKLOG = 512  # connections that the system keeps until they are accepted
+SECONDS_TO_ASK = 30  # of a connection, before its first request and after each answer
+
+
+class Connection(H11Protocol):
+    """A connection that is closed unless its client asks for something in time: idle ones would use up the system's.
+
+    It speaks h11 whatever is installed, whose limits hold: 64 KiB of headers.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_request()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._cancel_deadline()
+
+    def _await_request(self) -> None:
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(SECONDS_TO_ASK, self._close_idle)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _close_idle(self) -> None:
+        """Closes the connection, unless a request is being answered."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -28,18 +64,18 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: Starlette, deadline: int, on_start: Callable[[], None]):
-        # h11 whatever is installed, so that its limits hold: 64 KiB of headers.
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 loop="asyncio",
                 log_config=None,
-                log_level=logging.WARNING,
+                log_level=logging.ERROR,  # it warns of what clients send, and they could fill a disk
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=SECONDS_TO_ASK,  # clients close theirs earlier, and so lose no request
                 timeout_graceful_shutdown=deadline,
                 backlog=BACKLOG,
             )

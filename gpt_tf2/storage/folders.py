@@ -1,7 +1,8 @@
-"""Write a folder atomically: it is there with all its files, or not at all."""
+"""Write folders atomically."""
 
 import contextlib
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,31 +11,31 @@ from gpt_tf2.storage.files import sync_to_disk, write_error
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Write a folder under another name, flush it to disk, and rename it; if the body fails, it is deleted.
+def new_folder(path: Path) -> Iterator[Path]:
+    """Write a new folder so that it is there whole or not at all.
 
-    Yields the temporary folder, beside `path`. Missing folders above it are created. An empty folder is replaced; one
-    that holds something is not, since it may be the user's own.
+    Yields a temporary folder beside `path`. On exit its files are flushed to disk and it is renamed to `path`; if the
+    body or that fails, it is deleted. Missing folders above are created.
 
-    Raises InputError if the folder holds something, or, naming `path`, for any OSError.
+    Raises InputError, naming `path`, if it is there and not an empty folder, and for any OSError: a full disk, a
+    read-only folder.
 
     Example:
-        >>> with atomic_folder(Path("124M-onnx")) as folder:  # doctest: +SKIP
+        >>> with new_folder(Path("output/book-hf")) as folder:  # doctest: +SKIP
         ...     (folder / "config.json").write_text("{}")
     """
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise InputError(f"{path}: exists: delete it, or choose another name")
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name[:50]}.", suffix=".tmp", dir=path.parent) as outer:
-            folder = Path(outer) / "folder"  # made by the usual rules of who may read it
-            folder.mkdir()
-            yield folder
-            for file in [*folder.rglob("*"), folder]:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path}: is there already: remove it, or choose another `output`")
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in [*temporary.rglob("*"), temporary]:
                 sync_to_disk(file)
-            if path.is_dir():
-                path.rmdir()
-            folder.rename(path)
-            sync_to_disk(path.parent)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync_to_disk(path.parent)
     except OSError as error:
         raise write_error(path, error) from None

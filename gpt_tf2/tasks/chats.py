@@ -19,6 +19,7 @@ ROLES = {
     "gpt": "assistant",
 }
 
+OPENAI, SHAREGPT = ("role", "content"), ("from", "value")  # the keys of a message's role and its content
 Parts = list[str | None]  # of a `ChatText`
 
 
@@ -30,7 +31,7 @@ class Message(NamedTuple):
     is_learned: bool
 
 
-def read_messages(value: Any, name: str, keys: tuple[str, str] = ("role", "content")) -> list[Message]:
+def read_messages(value: Any, name: str, keys: tuple[str, str] = OPENAI) -> list[Message]:
     """The messages in a JSON list.
 
     Args:

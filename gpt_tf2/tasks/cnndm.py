@@ -13,10 +13,11 @@ from gpt_tf2.scoring import rouge
 from gpt_tf2.scoring.sentences import join_tagged, share_with_repeats, split_sentences, tokenize
 from gpt_tf2.storage.text_files import ENCODING_FIX, decode, plain_suffix, read_blocks, read_text
 from gpt_tf2.tasks.data_files import list_files
+from gpt_tf2.tasks.json_lines import note_unnamed
 from gpt_tf2.tasks.parquet import find_text_columns, iterate_rows, open_parquet
 from gpt_tf2.tasks.split_names import is_split_name, split_of
 from gpt_tf2.tasks.tables import read_rows, split_lines
-from gpt_tf2.tasks.task import DEFAULT_READING, Example, Prediction, Reading, Scores, Turn, Unusable
+from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Prediction, Reading, Scores, Turn, Unusable
 
 SPLITS = ("train", "val", "test")
 READS = ("encoding", "highlights")
@@ -66,8 +67,10 @@ class TableStory(NamedTuple):
     takes_all: bool = False
 
 
-def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[StoryFile | TableStory]:
+def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> Iterable[StoryFile | TableStory | Note]:
     """The stories named in `url_lists/all_SPLIT.txt`, in its order, or the rows of the split's tables.
+
+    Before those a note on tables whose names tell no split, which are not read.
 
     Args:
         dataset_path: the folder of `url_lists/`; a folder of `.parquet` or `.csv` files whose names, or the names of
@@ -81,9 +84,10 @@ def items(dataset_path: str, split: str, reading: Reading = DEFAULT_READING) -> 
         return open_tables([folder], reading)
     urls = folder / "url_lists" / f"all_{split}.txt"
     if not urls.parent.is_dir():
-        files = find_tables(dataset_path, split)
-        if files:
-            return open_tables(files, reading)
+        by_split = group_tables(dataset_path)
+        if split in by_split:
+            check_no_copies(folder, split, by_split[split])
+            return open_tables(by_split[split], reading, note_unnamed(dataset_path, by_split.get(None, [])))
     lines = read_text(urls, reading.encoding, FIX, "download it again").split("\n")
     urls_of_split = [line.strip() for line in lines if line.strip()]
     return [StoryFile(dataset_path, url, reading.encoding, takes_all(reading)) for url in urls_of_split]
@@ -99,22 +103,25 @@ def is_table(path: Path) -> bool:
     return path.suffix == ".parquet" or plain_suffix(path) == ".csv"
 
 
-def find_tables(dataset_path: str, split: str) -> list[Path]:
-    """The tables of a split. Raises InputError if it is there more than once, as in several versions."""
+def group_tables(dataset_path: str) -> dict[str | None, list[Path]]:
+    """The tables of a folder by the split that their names tell, None if they tell none."""
     folder = Path(dataset_path)
-    files = []
+    by_split: dict[str | None, list[Path]] = {}
     for path in map(Path, list_files(dataset_path) if folder.is_dir() else ()):
         below = path.relative_to(folder)
-        is_data = is_table(path) and split_of(below) == split and not str(below).startswith(".")
-        if is_data and path.is_file():
-            files.append(path)
+        if is_table(path) and path.is_file() and not str(below).startswith("."):
+            by_split.setdefault(split_of(below), []).append(path)
+    return by_split
+
+
+def check_no_copies(folder: Path, split: str, files: Sequence[Path]) -> None:
+    """Raises InputError if the tables of a split hold it more than once, as in several versions."""
     copies = {(path.parent, find_series(path.stem), path.suffix) for path in files}
     if len(copies) > 1:
         folders = sorted({parent for parent, *_ in copies})
         places = folders if len(folders) > 1 else files
         names = ", ".join(str(place.relative_to(folder)) for place in places[:5]) + (", …" if places[5:] else "")
         raise InputError(f"{split} is there {len(copies)} times, in {names}: give one of them", "data", folder)
-    return files
 
 
 def find_series(stem: str) -> str:
@@ -128,13 +135,15 @@ def find_series(stem: str) -> str:
     return shards[0] if shards else stem if is_split_name(stem) else ""
 
 
-def open_tables(paths: list[Path], reading: Reading) -> Iterable[TableStory]:
-    """The rows of tables of one kind."""
-    return ParquetRows(paths, reading) if paths[0].suffix == ".parquet" else read_csv_rows(paths, reading)
+def open_tables(paths: list[Path], reading: Reading, notes: Sequence[Note] = ()) -> Iterable[TableStory | Note]:
+    """The rows of tables of one kind, after notes."""
+    is_parquet = paths[0].suffix == ".parquet"
+    return ParquetRows(paths, reading, notes) if is_parquet else read_csv_rows(paths, reading, notes)
 
 
-def read_csv_rows(paths: list[Path], reading: Reading) -> Iterator[TableStory]:
+def read_csv_rows(paths: list[Path], reading: Reading, notes: Sequence[Note]) -> Iterator[TableStory | Note]:
     """Yields the rows of comma-separated files, such as Kaggle's. The column `id` names them if there is one."""
+    yield from notes
     for path in paths:
         rows = read_rows(split_lines(decode(read_blocks(path), path, reading.encoding, ENCODING_FIX)), ",", path)
         names = [cell.strip() for cell in next(rows, [])]
@@ -156,15 +165,16 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
 class ParquetRows:
     """The rows of Parquet files, read a few hundred at a time. The column `id` names them if there is one."""
 
-    def __init__(self, paths: list[Path], reading: Reading):
-        self.takes_all = takes_all(reading)
+    def __init__(self, paths: list[Path], reading: Reading, notes: Sequence[Note]):
+        self.takes_all, self.notes = takes_all(reading), notes
         self.columns = {path: list_columns(path) for path in paths}
         self.rows = sum(rows for rows, _ in self.columns.values())
 
     def __len__(self) -> int:
         return self.rows
 
-    def __iter__(self) -> Iterator[TableStory]:
+    def __iter__(self) -> Iterator[TableStory | Note]:
+        yield from self.notes
         for path, (_, columns) in self.columns.items():
             for number, row in enumerate(iterate_rows(path, columns), start=1):
                 yield TableStory(row.get("id") or f"{path}:{number}", row["article"], row["highlights"], self.takes_all)

@@ -91,7 +91,7 @@ def list_lines(dataset_path: str, split: str, encoding: str | None) -> Lines | l
     return Lines(by_split[split], encoding, note_unnamed(dataset_path, by_split.get(None, [])))
 
 
-def note_unnamed(dataset_path: str, paths: Sequence[str]) -> list[Note]:
+def note_unnamed(dataset_path: str, paths: Sequence[str | Path]) -> list[Note]:
     """A note on the files of a folder whose names tell no split, while those of others do; none if there are none."""
     names = ", ".join(os.path.relpath(path, dataset_path) for path in paths[:5]) + (", …" if paths[5:] else "")
     return [Note(f"{dataset_path}: not read, as no split is in their names: {names}")] if paths else []

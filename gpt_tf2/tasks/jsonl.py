@@ -7,7 +7,7 @@ from typing import Any
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring.coqa import average, score_turn
 from gpt_tf2.tasks.chat_template import ChatTemplate
-from gpt_tf2.tasks.chats import Message, add_system, check_no_system, make_chat, read_messages
+from gpt_tf2.tasks.chats import SHAREGPT, Message, add_system, check_no_system, make_chat, read_messages
 from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
 from gpt_tf2.tasks.json_lines import Line, Lines, get_text, list_keys, list_lines, parse_line
 from gpt_tf2.tasks.task import DEFAULT_READING, Example, Note, Prediction, Reading, Scores, Turn, Unusable
@@ -68,7 +68,8 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
 
 def check_no_preferences(value: Mapping[str, Any], name: str) -> None:
     """Raises InputError for preferences, paired or not: the worse completions would be learned as good ones."""
-    if "chosen" in value and "rejected" in value and not {*REPLIES, "text"} & value.keys():
+    is_message = isinstance(value.get("chosen"), Mapping)  # in LLaMA-Factory's form, beside an unanswered chat
+    if "chosen" in value and "rejected" in value and (is_message or not {*REPLIES, "text"} & value.keys()):
         fix = "give `task` preferences, to train with `objective` dpo"
         raise InputError(f"{name}: these are preferences, chosen and rejected: {fix}")
     if isinstance(value.get("label"), bool) and set(REPLIES) & value.keys():
@@ -85,18 +86,22 @@ def read_chat(value: Mapping[str, Any], name: str) -> list[Message] | None:
     if "messages" in value:
         messages = read_messages(value["messages"], name)
     elif "conversations" in value:
-        messages = read_messages(value["conversations"], name, ("from", "value"))
+        messages = read_messages(value["conversations"], name, SHAREGPT)
     elif isinstance(value.get("prompt"), list):
         given = read_messages(value["prompt"], f"{name}: prompt")
         replies = read_messages(value.get("completion"), f"{name}: completion")
         messages = [*(message._replace(is_learned=False) for message in given), *replies]
     elif "instruction" in value and "output" in value:
-        asked = "\n".join(get_text(value, key, name) for key in ("instruction", "input") if value.get(key))
-        reply = get_text(value, "output", name)
-        messages = [*read_history(value, name), Message("user", asked, False), Message("assistant", reply, True)]
+        messages = [*read_instruction(value, name), Message("assistant", get_text(value, "output", name), True)]
     else:
         return None
     return add_system(messages, value, name)
+
+
+def read_instruction(value: Mapping[str, Any], name: str) -> list[Message]:
+    """The messages of an Alpaca line before its last reply."""
+    asked = "\n".join(get_text(value, key, name) for key in ("instruction", "input") if value.get(key))
+    return [*read_history(value, name), Message("user", asked, False)]
 
 
 def read_history(value: Mapping[str, Any], name: str) -> list[Message]:

@@ -5,10 +5,19 @@ from typing import Any
 
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.chat_template import ChatTemplate
-from gpt_tf2.tasks.chats import Message, add_system, check_no_system, make_chat, read_messages
+from gpt_tf2.tasks.chats import (
+    OPENAI,
+    SHAREGPT,
+    Message,
+    add_system,
+    check_no_system,
+    make_chat,
+    read_message,
+    read_messages,
+)
 from gpt_tf2.tasks.json_lines import SPLITS as SPLITS
 from gpt_tf2.tasks.json_lines import get_text, parse_line
-from gpt_tf2.tasks.jsonl import Item
+from gpt_tf2.tasks.jsonl import Item, read_instruction
 from gpt_tf2.tasks.jsonl import items as items
 from gpt_tf2.tasks.lookup import make_no_predictions
 from gpt_tf2.tasks.task import Example, Turn, Unusable
@@ -31,6 +40,7 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
     """A prompt with the chosen and the rejected completion: texts, or lists of messages.
 
     The messages are the reply, or, of a prompt that is a text or missing, whole chats that differ in their last reply.
+    Also read are LLaMA-Factory's forms: ShareGPT's `conversations` with a message each, and Alpaca's `instruction`.
 
     Raises InputError, naming the line, if something is missing or malformed. Raises Unusable if the completions are
     equal, or one is empty.
@@ -40,7 +50,7 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
         if isinstance(pair.get("prompt"), list) and isinstance(pair.get(key), str):
             fix = f'write {key} as [{{"role": "assistant", "content": …}}]'
             raise InputError(f"{name}: {key} is a text, but the prompt a list: {fix}")
-    if isinstance(pair.get("chosen"), list):
+    if isinstance(pair.get("chosen"), list | Mapping) or is_alpaca(pair):
         chosen, rejected = (read_reply(pair, key, template, name) for key in ("chosen", "rejected"))
         if (chosen.passage, chosen.turns[0].prompt) != (rejected.passage, rejected.turns[0].prompt):
             message = "chosen and rejected differ before their last message: let them differ in that alone"
@@ -58,13 +68,29 @@ def to_example(value: Mapping[str, Any], name: str, template: ChatTemplate) -> E
 
 def read_reply(pair: dict[str, Any], key: str, template: ChatTemplate, name: str) -> Example:
     """The chat that ends with the chosen or the rejected reply, its last; the others are not learned."""
-    replies = read_messages(pair.get(key), f"{name}: {key}")
-    whole = add_system([*read_prompt(pair, key, replies, name), *replies], pair, name)
+    whole = add_system(read_whole(pair, key, name), pair, name)
     *before, last = whole or [Message("", "", False)]
     if last.role != "assistant":
         raise InputError(f"{name}: {key} does not end with a message of the assistant: end it with the reply")
     chat = [*(message._replace(is_learned=False) for message in before), last._replace(is_learned=True)]
     return make_chat(chat, template, name)
+
+
+def is_alpaca(pair: Mapping[str, Any]) -> bool:
+    """Whether a line has Alpaca's form, whose completions are texts, but replies in a chat."""
+    return "instruction" in pair and "prompt" not in pair and isinstance(pair.get("chosen"), str)
+
+
+def read_whole(pair: dict[str, Any], key: str, name: str) -> list[Message]:
+    """All messages of the chosen or the rejected chat, but for a system's message beside them."""
+    reply = pair.get(key)
+    if isinstance(reply, Mapping):
+        chat, keys = ("messages", OPENAI) if "messages" in pair else ("conversations", SHAREGPT)
+        return [*read_messages(pair.get(chat), f"{name}: {chat}", keys), read_message(reply, f"{name}: {key}", keys)]
+    if is_alpaca(pair):
+        return [*read_instruction(pair, name), Message("assistant", get_text(pair, key, name), True)]
+    replies = read_messages(reply, f"{name}: {key}")
+    return [*read_prompt(pair, key, replies, name), *replies]
 
 
 def read_prompt(pair: Mapping[str, Any], key: str, replies: Sequence[Message], name: str) -> list[Message]:

@@ -1,6 +1,7 @@
 """The task `text`: running text to continue, from plain files, rows of tables and arrays of token ids."""
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -126,7 +127,7 @@ def read_files(dataset_path: str, reading: Reading) -> Iterator[TextPart | Note 
                 begins = follows = False
         else:
             if not Path(dataset_path).is_dir():  # in a folder, as one of code, it is a text like others
-                check_no_array(path)
+                check_no_json(path)
             try:
                 for text in cut_text(read_plain(path, reading.encoding)):
                     specials += text.count(END_OF_TEXT)
@@ -169,11 +170,32 @@ def find_files(dataset_path: str) -> Iterator[Path | Unusable]:
         raise InputError("no such file: give a file, a folder or a glob", "data", dataset_path)
 
 
-def check_no_array(path: Path) -> None:
-    """Raises InputError for a `.json` that holds an array, the texts, pairs or chats of which are not running text."""
-    if plain_suffix(path) == ".json" and ARRAY.match(next(read_blocks(path), b"")):
+def check_no_json(path: Path) -> None:
+    """Raises InputError for a `.json` of texts, pairs or chats, in an array or one per line: it is no running text."""
+    if plain_suffix(path) != ".json":
+        return
+    first = next(read_blocks(path), b"")
+    if ARRAY.match(first):
         fix = "write one value per line to a .jsonl, as jq -c '.[]' does, and give `task` jsonl for pairs and chats"
         raise InputError(f"a JSON array (name it .txt to learn its brackets and quotes): {fix}", "data", path)
+    if begins_with_objects(first):
+        fix = "give `task` jsonl for pairs and chats, or name it .jsonl to learn a column of texts"
+        raise InputError(f"JSON lines (name it .txt to learn their brackets and quotes): {fix}", "data", path)
+
+
+def begins_with_objects(head: bytes) -> bool:
+    """Whether the first two lines of a file that are not blank are JSON objects.
+
+    Example:
+        >>> begins_with_objects(b'{"text": "a"}\\n{"text": "b"}\\n'), begins_with_objects(b'{\\n"text": "a"}\\n')
+        (True, False)
+    """
+    codec = next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
+    lines = [line for line in head.decode(codec, "ignore").removeprefix("\ufeff").split("\n") if line.strip()][:2]
+    try:
+        return len(lines) == 2 and all(isinstance(json.loads(line), dict) for line in lines)
+    except (ValueError, RecursionError):
+        return False
 
 
 def read_plain(path: Path, encoding: str | None) -> Iterator[str]:

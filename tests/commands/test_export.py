@@ -14,7 +14,7 @@ from helpers.markers import skip_on_jax
 from helpers.workplace import list_names
 
 pytestmark = skip_on_jax
-MISSING = dataclasses.replace(FORMATS["gguf"], imported="no_such_program")
+MISSING = dataclasses.replace(FORMATS["gguf"], imported=("no_such_program",))
 
 
 def test_without_the_program_it_says_that_nothing_was_compared(
@@ -38,7 +38,7 @@ def test_what_is_another_model_there_is_removed(
             raise ValueError("Failed to load model from file")
         return lambda ids: np.random.default_rng(0).standard_normal((len(ids), WIDE.n_vocab), "float32")
 
-    monkeypatch.setitem(FORMATS, "gguf", dataclasses.replace(MISSING, imported="numpy"))
+    monkeypatch.setitem(FORMATS, "gguf", dataclasses.replace(MISSING, imported=("numpy",)))
     monkeypatch.setattr(gguf_file, "read_logits", read_logits)
     with pytest.raises(SystemExit) as exit:
         main(["export", "tiny", "gguf", "--data", "story.txt", "--ollama"])
@@ -54,6 +54,8 @@ def test_what_is_another_model_there_is_removed(
         ("tiny gguf --data empty.txt", "--data empty.txt: less than two tokens: give a longer text"),
         ("tiny gguf --data none.txt", "none.txt: cannot be read"),
         ("none gguf", "no such model"),
+        ("tiny gguf --precision int8", "--precision int8: not in gguf: use float32, float16 or q8_0"),
+        ("tiny hf --ollama", "--ollama: reads gguf alone, not hf: leave it out, or export to gguf"),
     ],
 )
 def test_bad_input_is_one_line(flags: str, problem: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

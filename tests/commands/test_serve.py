@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import openai
 import pytest
 
 from gpt_tf2.cli import main
+from helpers.markers import skip_on_jax
 from helpers.processes import find_free_port
 from helpers.serving import connect, wait_until
 from helpers.workplace import ROOT
@@ -33,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, *flags: str, **environment: str) -> tuple[subprocess.Popen, str]:
-    """A server of the model in a folder, once it has printed its address."""
+def start(folder: Path, *flags: str, said: str = "", **environment: str) -> tuple[subprocess.Popen, str]:
+    """A server of the model in a folder, once it has printed its address, and `said`."""
     process = subprocess.Popen(
         [sys.executable, "-c", CLI, "serve", "tiny", "--port=0", *flags],
         cwd=folder,
@@ -45,8 +47,9 @@ def start(folder: Path, *flags: str, **environment: str) -> tuple[subprocess.Pop
     )
     assert process.stdout
     line = process.stdout.readline()
-    assert line.startswith("serving tiny at http://127.0.0.1:"), line + process.communicate()[1]
-    return process, line.split()[3]
+    address = re.fullmatch(r"serving tiny at (http://127\.0\.0\.1:\d+)(.*)\n", line)
+    assert address and address[2] == said, line + process.communicate()[1]
+    return process, address[1]
 
 
 def accepts(url: str) -> bool:
@@ -59,7 +62,8 @@ def accepts(url: str) -> bool:
 
 
 def test_it_ends_well_at_sigterm_after_what_runs_is_finished(folder: Path) -> None:
-    process, url = start(folder, "--drain=20", GPT_TF2_API_KEY="s3cret")
+    logging = ", logging prompts and answers to log.jsonl"
+    process, url = start(folder, "--drain=300", "--log_prompts=log.jsonl", said=logging, GPT_TF2_API_KEY="s3cret")
     assert httpx.get(f"{url}/v1/models").status_code == 401
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="s3cret", max_retries=0)
     asked = {"prompt": "The tide", "max_tokens": 60, "extra_body": {"ignore_eos": True}}
@@ -71,29 +75,51 @@ def test_it_ends_well_at_sigterm_after_what_runs_is_finished(folder: Path) -> No
         with pytest.raises(openai.APIConnectionError):
             client.completions.create(model="tiny", **asked)
         reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert reasons == ["length"] * 100
     assert (process.returncode, out, err) == (0, "", "")
+    assert len(json.loads((folder / "log.jsonl").read_text())["choices"]) == 100
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("drain", "signals"), [("0", 1), ("60", 2)])
+@pytest.mark.parametrize(("drain", "signals"), [("0", 1), ("300", 2)])
 def test_what_runs_at_the_deadline_or_a_second_ctrl_c_is_told_so(folder: Path, drain: str, signals: int) -> None:
     process, url = start(folder, f"--drain={drain}", "--batch_size=1")
     asked = {"prompt": "The tide", "max_tokens": 60, "ignore_eos": True, "n": 128}
     with ThreadPoolExecutor(5) as threads:
-        others = [threads.submit(httpx.post, f"{url}/v1/completions", json=asked, timeout=60) for _ in range(5)]
-        with httpx.stream("POST", f"{url}/v1/completions", json=asked | {"stream": True}, timeout=60) as answer:
+        others = [threads.submit(httpx.post, f"{url}/v1/completions", json=asked, timeout=300) for _ in range(5)]
+        with httpx.stream("POST", f"{url}/v1/completions", json=asked | {"stream": True}, timeout=300) as answer:
             lines = answer.iter_lines()
             next(lines)
             for _ in range(signals):
                 process.send_signal(signal.SIGINT)
-                time.sleep(0.3)
+                wait_until_refused(url)
             last = [line for line in lines if line][-1]
         assert json.loads(last[6:])["error"]["code"] == "stopping"
         assert {other.result().status_code for other in others} in ({503}, {200, 503})
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 0 and "Traceback" not in err, err
+
+
+@pytest.mark.slow
+@skip_on_jax
+def test_a_killed_server_leaves_nothing_behind(folder: Path) -> None:
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    before = sorted(folder.rglob("*"))
+    port = find_free_port()
+    for _ in range(2):  # the second finds the port free
+        process, url = start(folder, f"--port={port}", "--batch_size=1", TMPDIR=str(temporary))
+        asked = {"prompt": "The tide", "max_tokens": 60, "ignore_eos": True, "n": 128, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.kill()
+            with pytest.raises(httpx.TransportError):
+                list(lines)
+        process.communicate(timeout=300)
+        assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -103,6 +129,8 @@ def test_what_runs_at_the_deadline_or_a_second_ctrl_c_is_told_so(folder: Path, d
         (["--host=no.such.host.invalid"], ["--host no.such.host.invalid", "no such address"]),
         (["--api_key=a", "--no_auth"], ["--no_auth", "contradicts --api_key"]),
         (["--api_key=a b"], ["--api_key", "without spaces"]),
+        (["--log_prompts=models"], ["--log_prompts models", "is no file", "choose another path"]),
+        (["--log_prompts=story.txt/log"], ["--log_prompts story.txt/log", "cannot be written", "choose another path"]),
         (["--port=70000"], ["--port 70000", "at most 65535"]),
         (["tiny"], ["two models are called tiny", "rename one"]),
         (["huge"], ["--model huge", "no such model"]),
@@ -114,7 +142,7 @@ def test_bad_settings_are_one_line(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.delenv("GPT_TF2_API_KEY", raising=False)
-    assert main(["serve", "tiny", *flags]) == 2
+    assert main(["serve", "--port=0", "tiny", *flags]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and all(word in captured.err for word in words), captured.err
     assert captured.out == ""

@@ -1,12 +1,17 @@
 """`show-data`: what a model is shown of a data set, and broken data."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.cli import main
+from gpt_tf2.data.encoding import encode_example
+from gpt_tf2.tasks.chat_template import ChatTemplate, format_template
+from gpt_tf2.tasks.lookup import find_task
 from helpers.data_sets import show_data
 
 
@@ -24,6 +29,30 @@ def test_completions_are_shown_in_brackets(data_sets: Path, capsys: pytest.Captu
     flags = ["--data_loader=coqa", "--dataset_path=coqa", "--split=dev", "--limit=1"]
     assert main(["show-data", *flags]) == 0
     assert capsys.readouterr().out.endswith(" A:⟦ Pip⟧\n\n")
+
+
+def test_with_a_model_tokens_are_counted_by_its_vocabulary_and_compared_with_its_context(
+    workplace: Path, capsys: pytest.CaptureFixture
+) -> None:
+    template = ChatTemplate(("", ""), ("<u>", ""), ("<a>", ""))
+    Path("models/tiny/chat.json").write_text(format_template(template))
+    turns = [{"role": role, "content": "Hi there"} for role in ("user", "assistant")]
+    lines = [{"prompt": "", "completion": "The tide"}, {"messages": turns * 9}]
+    Path("d.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["show-data", "--data=d.jsonl", "--task=jsonl", "--model=tiny", "--json"]) == 0
+    out, err = capsys.readouterr()
+    records = [json.loads(line) for line in out.splitlines()]
+    assert records[2]["prompt"].startswith("<u>Hi there<a>Hi there")
+    model = open_model("models/tiny")
+    task = find_task("jsonl").with_template(template)
+    encoded = [encode_example(task.example(item), model.tokenizer) for item in task.items("d.jsonl", "train")]
+    lengths = [len(example.ids) + 1 for example in encoded]  # and the end of text
+    assert [record["tokens"] for record in (records[0], records[-1])] == lengths
+    longer = sum(record["tokens"] > 64 for record in records)
+    assert 0 < longer < 9 and f"{longer} of 10 do not fit into 64 tokens, the context of the model" in err
+    assert main(["show-data", "--data=story.txt", "--model=tiny"]) == 0
+    out, err = capsys.readouterr()
+    assert "== story.txt (19,3" in out and "do not fit" not in err
 
 
 @pytest.mark.parametrize(

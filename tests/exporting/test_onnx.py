@@ -172,7 +172,7 @@ def test_nothing_of_the_users_is_overwritten_and_nothing_is_left_half_written(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(InputError, match="mine: exists: delete it"):
+    with pytest.raises(InputError, match="mine: is there already"):
         onnx_file.write(model, tmp_path / "mine")
     monkeypatch.setattr(onnx_file, "complete", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

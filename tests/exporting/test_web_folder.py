@@ -15,6 +15,7 @@ import pytest
 from gpt_tf2 import InputError
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.exporting import onnx_file, web_folder
+from helpers.browser import BROWSERS
 from helpers.markers import skip_on_jax
 from helpers.workplace import OPENAI_TINY, ROOT, list_names
 
@@ -79,7 +80,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.slow
 def test_the_page_writes_our_greedy_text_and_asks_no_other_server(address: str) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'")
-    path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip("needs a browser: install chromium")
     tokenizer = open_model(OPENAI_TINY).tokenizer

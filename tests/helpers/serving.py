@@ -11,29 +11,40 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from starlette.applications import Starlette
 
 from gpt_tf2.commands.serve import ServeSettings, open_models
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.serving.app import Limits, make_app
 from gpt_tf2.serving.models import Models
+from gpt_tf2.serving.prompt_log import PromptLog
 from gpt_tf2.serving.server import Server, describe_address, listen
 
 HTTP = httpx.Client(timeout=60)  # one for all tests: making one takes 30 ms
 
 
 @contextlib.contextmanager
-def serving(models: Models, limits: Limits | None = None, api_key: str | None = None) -> Iterator[str]:
+def serving(
+    models: Models, limits: Limits | None = None, api_key: str | None = None, log: PromptLog | None = None
+) -> Iterator[str]:
     """Serves models until the end of the `with` block, at the URL that it gives."""
+    with running(make_app(models, limits or Limits(), api_key, log=log)) as url:
+        yield url
+    models.close()
+
+
+@contextlib.contextmanager
+def running(app: Starlette) -> Iterator[str]:
+    """Runs an application until the end of the `with` block, at the URL that it gives."""
     ready = threading.Event()
     with listen("127.0.0.1", 0) as listening:
-        server = Server(make_app(models, limits or Limits(), api_key), deadline=5, on_start=ready.set)
+        server = Server(app, deadline=5, on_start=ready.set)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         assert ready.wait(60)
         yield describe_address(listening)
         server.should_exit = True
         thread.join()
-        models.close()
 
 
 def connect(url: str) -> socket.socket:

@@ -75,6 +75,13 @@ def test_a_streamed_reply_is_the_same(client: openai.OpenAI) -> None:
         assert all(len(token.top_logprobs) == 2 for token in tokens)
 
 
+def test_an_empty_reply_has_a_role_as_well(client: openai.OpenAI, lm: LanguageModel) -> None:
+    asked: dict[str, Any] = {"model": "chats", "messages": CHAT, "logit_bias": {str(lm.tokenizer.end_of_text): 100}}
+    (chunk,) = client.chat.completions.create(stream=True, **asked)
+    (choice,) = chunk.choices
+    assert (choice.delta.role, choice.delta.content, choice.finish_reason) == ("assistant", "", "stop")
+
+
 def test_a_coqa_model_is_asked_about_the_passage_in_the_systems_message(
     client: openai.OpenAI, lm: LanguageModel
 ) -> None:

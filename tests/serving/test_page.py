@@ -4,19 +4,19 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gpt_tf2 import LanguageModel
 from gpt_tf2.serving.page_files import FOLDER
 from gpt_tf2.tasks.chat_template import FILE, ChatTemplate, format_template
+from helpers.browser import expect, open_page
 from helpers.serving import HTTP, Gate, open_served, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-BROWSERS = ("chromium", "google-chrome")
 TEMPLATE = ChatTemplate(("T: ", "\n"), ("\nQ: ", ""), ("\nA: ", "!"))
 KEY = "lantern"
 
@@ -59,18 +59,6 @@ def three(tiny: Path, lm: LanguageModel, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"needs a browser: install {' or '.join(BROWSERS)}")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])  # CI runs as root
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def gate() -> Gate:
     """Stands before the steps of the first model."""
     return Gate()
@@ -85,31 +73,6 @@ def address(three: list[Path], gate: Gate) -> Iterator[str]:
 @pytest.fixture
 def page(browser: "Browser", address: str) -> "Iterator[Page]":
     yield from open_page(browser, address)
-
-
-def open_page(browser: "Browser", url: str, width: int = 1100, key: bool = False) -> "Iterator[Page]":
-    """The page in a fresh browser. At the end it must not have had an error, nor asked another server.
-
-    key: whether the page begins by asking for one.
-    """
-    context = browser.new_context(viewport={"width": width, "height": 800})
-    page = context.new_page()
-    page.set_default_timeout(10_000)
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(url) else errors.append(request.url))
-    page.goto(url)
-    if not key:
-        expect(page.locator("body[data-ready]")).to_be_visible()
-    yield page
-    context.close()
-    assert not errors
-
-
-def expect(*arguments: Any) -> Any:
-    from playwright.sync_api import expect
-
-    return expect(*arguments)
 
 
 def continue_text(page: "Page", text: str, tokens: int = 6) -> str:

@@ -219,6 +219,20 @@ def test_one_parquet_file_without_ids_is_enough(data_sets: Path, capsys: pytest.
     assert "skipped 1, article or highlights are missing or not text: some.parquet:3" in err
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_tables_whose_names_tell_no_split_are_named(
+    suffix: str, data_sets: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.rmtree("cnndm")
+    for name in ("train", "more", "test"):
+        write_parquet(f"cnndm/{name}.parquet")
+        Path(f"cnndm/{name}.csv").write_text(format_csv())
+    for path in Path("cnndm").glob("*.csv" if suffix == "parquet" else "*.parquet"):
+        path.unlink()
+    records, err = show_data(capsys, "cnndm")
+    assert len(records) == 3 and err == f"cnndm: not read, as no split is in their names: more.{suffix}\n"
+
+
 def test_parquet_rows_are_counted_before_they_are_read(data_sets: Path) -> None:
     write_parquet("p/train-0.parquet")
     write_parquet("p/train-1.parquet")

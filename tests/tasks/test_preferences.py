@@ -9,6 +9,7 @@ import pytest
 from gpt_tf2.cli import main
 from gpt_tf2.errors import InputError
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE
+from gpt_tf2.tasks.jsonl import to_example as read_one
 from gpt_tf2.tasks.preferences import to_example
 from gpt_tf2.tasks.task import Example, Turn, Unusable
 
@@ -41,6 +42,43 @@ def test_a_pair_of_chats_differs_in_the_last_reply(value: dict[str, Any]) -> Non
     (turn,) = read(**value).turns
     assert turn.prompt == "\nUser: Hi\nAssistant: Hello<|endoftext|>\nUser: Bye\nAssistant:"
     assert turn.completions == (" See you", " No")
+
+
+ALPACA = {"instruction": "Bye", "input": "", "history": [["Hi", "Hello"]], "chosen": "See you", "rejected": "No"}
+SHAREGPT = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(["Hi", "Hello", "Bye"])]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ALPACA,
+        {
+            "conversations": SHAREGPT,
+            "chosen": {"from": "gpt", "value": "See you"},
+            "rejected": {"from": "gpt", "value": "No"},
+        },
+        {
+            "messages": say("Hi", "Hello", "Bye"),
+            "chosen": {"role": "assistant", "content": "See you"},
+            "rejected": {"role": "assistant", "content": "No"},
+        },
+    ],
+    ids=["Alpaca", "ShareGPT", "OpenAI"],
+)
+def test_the_forms_of_llama_factory_are_read(value: dict[str, Any]) -> None:
+    example = read(system="Be brief.", **value)
+    assert example.passage == "Be brief.\n"
+    whole = say("Hi", "Hello", "Bye")
+    assert example == read(
+        system="Be brief.", chosen=[*whole, say("", "See you")[1]], rejected=[*whole, say("", "No")[1]]
+    )
+    with pytest.raises(InputError, match=r"^d\.jsonl:3: these are preferences.*give task preferences"):
+        read_one(value, "d.jsonl:3", DEFAULT_TEMPLATE)
+
+
+def test_an_input_follows_its_instruction() -> None:
+    (turn,) = read(instruction="Add", input="1 1", chosen="2", rejected="3").turns
+    assert turn == Turn("\nUser: Add\n1 1\nAssistant:", (" 2", " 3"))
 
 
 @pytest.mark.parametrize(
@@ -80,6 +118,12 @@ def test_the_systems_message_may_stand_beside_a_chat(prompt: Any) -> None:
         (
             {"chosen": say("a", "b"), "rejected": say("a")},
             r"^d\.jsonl:3: rejected does not end with a message of the a",
+        ),
+        (ALPACA | {"rejected": None}, r'^d\.jsonl:3: "rejected" is null, not text'),
+        ({"chosen": {"from": "gpt", "value": "a"}, "rejected": "c"}, r"^d\.jsonl:3: conversations: not a list"),
+        (
+            {"conversations": SHAREGPT, "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt"}},
+            r'^d\.jsonl:3: rejected: "value" is missing, there is "from"',
         ),
         ({"chosen": [], "rejected": []}, r"^d\.jsonl:3: chosen does not end with a message of the assistant: end it"),
         (

@@ -239,6 +239,18 @@ def test_a_json_array_is_refused_where_it_is_named(tmp_path: Path) -> None:
     assert read(path) == [ids(path.read_text())]
 
 
+def test_json_lines_with_the_wrong_ending_are_refused_where_they_are_named(tmp_path: Path) -> None:
+    path, text = tmp_path / "a.json", '\n{"text": "A tale"}\n\n{"text": "Row'
+    for encoding in ("utf-8", "utf-16"):
+        path.write_text(f'{text} two"}}\n', encoding=encoding)
+        with pytest.raises(InputError, match=r"JSON lines \(name it .*: give task jsonl for pairs") as error:
+            read(path)
+        assert error.value.value == path
+        assert len(read(tmp_path)) == 1
+    path.write_text(text)  # a broken second line
+    assert read(path) == [ids(text)]
+
+
 def test_other_encodings_are_read_by_name_and_broken_text_is_refused(tmp_path: Path) -> None:
     for name, content in {"a.txt": "Déjà\r\nvu", "b.csv": "text\nDéjà"}.items():
         (tmp_path / name).write_bytes(content.encode("cp1252"))

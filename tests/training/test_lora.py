@@ -15,6 +15,7 @@ from gpt_tf2.checkpoints.peft import peft_name
 from gpt_tf2.cli import main
 from gpt_tf2.commands.finetune import run_finetune
 from gpt_tf2.commands.generate import GenerateSettings, generate
+from gpt_tf2.commands.merge import list_beside
 from gpt_tf2.config import adapter_shapes
 from gpt_tf2.data.batches import StreamWindows, split, whole_rows
 from gpt_tf2.data.encoding import read_streams
@@ -49,6 +50,7 @@ def test_only_adapters_are_saved_and_merge_writes_a_plain_checkpoint(trained: Pa
     assert {name.split("/")[-1] for name in read_hdf5(trained)} == {"lora_a", "lora_b"}
     assert trained.stat().st_size < Path("models/tiny/model.ckpt.data-00000-of-00001").stat().st_size / 2
     assert main(["merge", str(trained), "merged/model.safetensors"]) == 0
+    assert sorted([*list_beside(Path("merged/model.safetensors")), "model.safetensors"]) == list_names(Path("merged"))
     base, merged = read_weights(Path("models/tiny")), read_weights(Path("merged/model.safetensors"))
     adapters = read_hdf5(trained)
     for name, values in merged.items():
@@ -127,6 +129,8 @@ def test_pefts_folder_is_written_resumed_and_read(workplace: Path, capsys: pytes
     assert "  adapters of tiny on story.txt, epochs 2, lr 0.01\n" in capsys.readouterr().out
     assert main(["merge", "output/style", "merged.h5"]) == 0
     out, err = capsys.readouterr()
+    saved, err = err.split("\n", 1)
+    assert saved == "saved merged.h5, and in merged/ what belongs to it: encoder.json, vocab.bpe"
     difference = re.fullmatch(r"largest logit difference between base \+ adapters and the merged model: (\S+)\n", err)
     assert out == "merged.h5\n" and difference and float(difference[1]) < 1e-4
     assert are_identical(read_weights(Path("merged.h5")), read_weights(path))

@@ -27,6 +27,7 @@ export class Chart {
     this.lines = [];
     this.isTime = false;
     this.x = null; // that is pointed at
+    this.scale = null; // from values to pixels
     this.svg = draw("svg", { "aria-hidden": "true" });
     this.tip = make("div", { className: "tip", hidden: true });
     this.plot = make("div", { className: "plot", tabIndex: 0, role: "slider", "aria-label": title }, this.svg, this.tip);
@@ -66,7 +67,8 @@ export class Chart {
   render() {
     const [width, height] = [this.plot.clientWidth, this.plot.clientHeight];
     this.svg.replaceChildren();
-    if (!width || !this.lines.length) return this.tell();
+    this.scale = null;
+    if (!width || !this.lines.length) return this.pointAt(null);
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const inner = { width: width - MARGIN.left - MARGIN.right, height: height - MARGIN.top - MARGIN.bottom };
     let [low, high] = this.range();
@@ -83,7 +85,7 @@ export class Chart {
       axes.append(draw("line", { x2: inner.width, y1: y(tick), y2: y(tick) }),
         draw("text", { x: -8, y: y(tick) + 4, "text-anchor": "end" }, short(tick)));
     }
-    const apart = Math.max(tickDistance(last, inner.width / 90, this.isTime), this.isTime ? 0 : 1);
+    const apart = Math.max(tickDistance(last, inner.width / 60, this.isTime), this.isTime ? 0 : 1);
     for (const tick of ticks(0, last, apart)) {
       axes.append(draw("text", { x: x(tick), y: inner.height + 19, "text-anchor": "middle" }, this.isTime ? clock(tick) : short(tick, 9)));
     }
@@ -128,7 +130,7 @@ export class Chart {
   pointAt(x) {
     this.x = x;
     this.mark?.replaceChildren();
-    this.tip.hidden = x === null || !this.lines.length;
+    this.tip.hidden = x === null || !this.scale;
     if (!this.tip.hidden) {
       if (!this.isTime) x = Math.round(x);
       const values = this.valuesAt(x);
@@ -139,9 +141,10 @@ export class Chart {
       this.tip.replaceChildren(make("b", {}, this.nameOf(x)), ...values.map(({ line, y }) => make("div", {},
         make("i", { className: `swatch run-${line.color} ${line.kind}` }),
         make("span", {}, line.kind === "validation" ? `${line.name}, validation` : line.name), make("span", {}, this.format(y)))));
-      const isRight = toX(x) > width / 2;
-      this.tip.style.left = isRight ? "" : `${MARGIN.left + toX(x) + 12}px`;
-      this.tip.style.right = isRight ? `${MARGIN.right + width - toX(x) + 12}px` : "";
+      this.tip.style.left = "0"; // where it has its full width
+      const [room, place] = [this.plot.clientWidth - this.tip.offsetWidth, MARGIN.left + toX(x)];
+      const left = toX(x) > width / 2 ? place - 12 - this.tip.offsetWidth : place + 12;
+      this.tip.style.left = `${Math.max(0, Math.min(left, room))}px`;
     }
     this.tell();
   }
@@ -160,7 +163,7 @@ export class Chart {
 
   /** Tells screen readers what is pointed at, or else the last values. */
   tell() {
-    const last = this.lines.length ? this.scale?.last ?? 0 : 0;
+    const last = this.scale?.last ?? 0;
     const x = this.x ?? last;
     const values = this.valuesAt(x).map(({ line, y }) => `${[line.name, line.kind].filter(Boolean).join(" ")} ${this.format(y)}`);
     const text = this.lines.length ? [this.nameOf(this.isTime ? x : Math.round(x)), ...values].join(", ") : "nothing to show";

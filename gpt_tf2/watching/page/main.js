@@ -105,7 +105,7 @@ function showCharts(visible) {
     get("charts").append(charts.get(metric).element);
   }
   for (const [metric, chart] of charts) {
-    const lines = visible.flatMap((run) => Object.entries(run.series).flatMap(([name, { values, ...xs }]) => {
+    const lines = visible.flatMap((run) => Object.entries(run.series).sort().flatMap(([name, { values, ...xs }]) => {
       const [of, kind = ""] = name.split("/");
       if (of !== metric) return [];
       const means = kind === "training" ? smooth(values, Math.round(share * values.length)) : values;

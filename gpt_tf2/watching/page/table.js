@@ -11,8 +11,8 @@ export function makeTable(columns, rows) {
     make("tbody", {}, ...rows.map((row) => make("tr", {}, ...cells(row)))));
 }
 
-/** The names of the settings in which runs differ. */
+/** The names of the settings in which runs differ, but for the output, which names them. */
 export function listDifferences(runs) {
   const names = [...new Set(runs.flatMap(({ settings }) => Object.keys(settings)))];
-  return names.filter((name) => new Set(runs.map(({ settings }) => JSON.stringify(settings[name]))).size > 1);
+  return names.filter((name) => !name.startsWith("output") && new Set(runs.map(({ settings }) => JSON.stringify(settings[name]))).size > 1);
 }
