@@ -78,7 +78,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_the_page_writes_our_greedy_text_and_asks_no_other_server(address: str) -> None:
+def test_the_page_writes_our_greedy_text_stops_and_asks_no_other_server(address: str) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install '.[browser]'")
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
@@ -102,6 +102,9 @@ def test_the_page_writes_our_greedy_text_and_asks_no_other_server(address: str) 
         page.keyboard.press("Control+Enter")
         playwright.expect(status).to_have_text(re.compile("^20 tokens.*done$"), timeout=120_000)
         text = page.locator("#written").text_content()
+        page.get_by_label("New tokens").fill("50")
+        page.evaluate("() => ['go', 'stop'].forEach((id) => document.getElementById(id).click())")
+        playwright.expect(status).to_have_text(re.compile("stopped$"), timeout=120_000)
         browser.close()
     assert text == tokenizer.decode(ids[len(prompt) :])
     assert not errors and {url for url in asked if url.startswith(address)} == set(asked)

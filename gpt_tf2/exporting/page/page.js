@@ -10,6 +10,9 @@ function say(line, isError = false) {
   element('status').classList.toggle('error', isError);
 }
 
+const count = (tokens, rate) =>
+  `${tokens} ${tokens === 1 ? 'token' : 'tokens'}${rate ? ` · ${rate.toFixed(1)} tokens/s` : ''}`;
+
 function setRunning(isRunning) {
   go.disabled = isRunning;
   stop.disabled = !isRunning;
@@ -28,11 +31,11 @@ const handlers = {
     written.textContent += piece;
   },
   speed({ tokens, rate }) {
-    say(`${tokens} tokens · ${rate.toFixed(1)} tokens/s`);
+    say(count(tokens, rate));
   },
   done({ tokens, rate, reason }) {
     setRunning(false);
-    say(`${tokens} tokens${rate ? ` · ${rate.toFixed(1)} tokens/s` : ''} · ${reason}`);
+    say(`${count(tokens, rate)} · ${reason}`);
   },
   failed({ problem }) {
     loading.hidden = true;

@@ -30,6 +30,11 @@ async function load() {
     AutoTokenizer.from_pretrained('model'),
     AutoModelForCausalLM.from_pretrained('model', { device, progress_callback }),
   ]);
+  const forward = model.forward.bind(model);
+  model.forward = async (inputs) => {
+    await new Promise((resolve) => setTimeout(resolve)); // else no message, such as to stop, arrives before the end
+    return forward(inputs);
+  };
   loaded = { tokenizer, model };
   send('ready', { device: canUseGpu ? 'the GPU' : 'the processor', seconds: (performance.now() - began) / 1000 });
 }
@@ -67,8 +72,11 @@ async function write(prompt, [length, temperature, top_p]) {
     stopping_criteria: stopping,
   });
   const last = Number(output.tolist()[0].at(-1));
-  const ended = [end].flat().includes(last) ? 'the text ended' : tokens < length && tokens === room ? 'the context is full' : 'done';
-  send('done', { tokens, rate: rate(), reason: stopping.interrupted ? 'stopped' : ended });
+  const reason = stopping.interrupted ? 'stopped'
+    : [end].flat().includes(last) ? 'the text ended'
+    : tokens < length ? 'the context is full'
+    : 'done';
+  send('done', { tokens, rate: rate(), reason });
 }
 
 self.onmessage = async ({ data }) => {
