@@ -36,6 +36,22 @@ def few_memory_maps() -> Iterator[None]:
         gc.collect()
 
 
+@pytest.fixture(scope="module")
+def without_graphs() -> Iterator[None]:
+    """Has TensorFlow run operation by operation: where runs have a few steps, compiling them takes longest.
+
+    For a file whose subject is not the training itself: `pytestmark = pytest.mark.usefixtures("without_graphs")`.
+    """
+    if os.environ.get("KERAS_BACKEND") == "jax":  # is slower without
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="session")
 def gpt2_vocabulary() -> tuple[Path, Path]:
     """The paths of GPT-2's `encoder.json` and `vocab.bpe`."""

@@ -54,6 +54,7 @@ FORMATS = {
     "hf": Format("hf_folder", "-hf", ("float32",), "transformers", ("torch", "transformers"), "torch transformers"),
     "onnx": Format("onnx_file", "-onnx", ("float32", "int8"), "ONNX Runtime", ("onnxruntime",), "onnxruntime"),
     "openai": Format("openai_folder", "-openai", ("float32",), "TensorFlow", ("tensorflow",), "tensorflow"),
+    "web": Format("web_folder", "-web", ("int8", "float32"), "ONNX Runtime", ("onnxruntime",), "onnxruntime"),
 }
 PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))
 

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,7 +92,7 @@ def test_what_runs_at_the_deadline_or_a_second_ctrl_c_is_told_so(folder: Path, d
             next(lines)
             for _ in range(signals):
                 process.send_signal(signal.SIGINT)
-                wait_until_refused(url)
+                wait_until(lambda: not accepts(url))
             last = [line for line in lines if line][-1]
         assert json.loads(last[6:])["error"]["code"] == "stopping"
         assert {other.result().status_code for other in others} in ({503}, {200, 503})
