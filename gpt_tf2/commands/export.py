@@ -67,7 +67,7 @@ class ExportSettings:
     """
 
     model: str = flag(dataclasses.MISSING, MODEL)
-    format: str = flag(dataclasses.MISSING, "the format", choices=tuple(FORMATS))
+    format: str = flag(dataclasses.MISSING, f"the format: {', '.join(FORMATS)}", choices=tuple(FORMATS))
     output: str | None = flag(None, "the file or folder to write (output/MODEL.FORMAT)", metavar="PATH")
     precision: str | None = flag(
         None, "numbers of the weights (float32): float16 is half as large, q8_0 and int8 a quarter", choices=PRECISIONS
