@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.find_model import find_model_and_base, name_model
 from gpt_tf2.commands.flags import Flag, check_ranges, flag
@@ -66,7 +67,7 @@ class ExportSettings:
     """
 
     model: str = flag(dataclasses.MISSING, MODEL)
-    format: str = flag(dataclasses.MISSING, "the format", choices=tuple(FORMATS))
+    format: str = flag(dataclasses.MISSING, f"the format: {', '.join(FORMATS)}", choices=tuple(FORMATS))
     output: str | None = flag(None, "the file or folder to write (output/MODEL.FORMAT)", metavar="PATH")
     precision: str | None = flag(
         None,
@@ -118,10 +119,13 @@ def export(settings: ExportSettings) -> tuple[Path, Proof | None]:
     precision = settings.precision or format.precisions[0]
     output = Path(settings.output) if settings.output else name_output(settings.model, format, precision)
     module: Any = importlib.import_module(f"gpt_tf2.exporting.{format.module}")
+    is_compared = all(map(importlib.util.find_spec, format.imported))
+    if is_compared:
+        start_backend(lean=True)  # before TensorFlow reads a checkpoint
     module.write(model, output, precision)
     model.check_unchanged()
     proof = None
-    if all(map(importlib.util.find_spec, format.imported)):
+    if is_compared:
         proof = compare(model, output, module.read_logits, text, precision, format.program)
     else:
         print_to_stderr(f"not compared in {format.program}: pip install {format.packages}")
