@@ -12,7 +12,7 @@ from gpt_tf2.checkpoints.transformers_settings import TransformersSettings
 from gpt_tf2.errors import InputError
 from gpt_tf2.exporting.onnx_graph import build_graph, read_tensors, tensor_types
 from gpt_tf2.exporting.onnx_tensors import write_graph
-from gpt_tf2.exporting.proof import LogitsOf
+from gpt_tf2.exporting.proof import LogitsOf, split_steps
 from gpt_tf2.storage.folders import new_folder
 
 # By precision: the file, as transformers.js looks for it, and its own name of the precision.
@@ -65,7 +65,7 @@ def complete(model: OpenedModel, precision: str, files: int) -> TransformersSett
 
 
 def read_logits(output: Path) -> LogitsOf:
-    """The model of an exported folder in ONNX Runtime, on the CPU: ids, int [T] → logits, float32 [T, V].
+    """The model of an exported folder in ONNX Runtime, on the CPU.
 
     Raises ImportError if ONNX Runtime is not installed.
     """
@@ -73,12 +73,17 @@ def read_logits(output: Path) -> LogitsOf:
 
     path = next(output / "onnx" / name for name, _ in FILES.values() if (output / "onnx" / name).is_file())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    cache = {x.name: np.zeros((1, x.shape[1], 0, x.shape[3]), "float32") for x in session.get_inputs()[3:]}
+    empty = {x.name: np.zeros((1, x.shape[1], 0, x.shape[3]), "float32") for x in session.get_inputs()[3:]}
 
-    def run(ids: np.ndarray) -> np.ndarray:
-        tokens = np.asarray(ids, "int64")[None]
-        inputs = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
-        inputs["position_ids"] = np.arange(tokens.shape[1])[None]
-        return session.run(["logits"], inputs | cache)[0][0]
+    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
+        logits, cache, end = [], empty, 0
+        for new in split_steps(np.asarray(ids, "int64"), steps):
+            begin, end = end, end + len(new)
+            inputs = {"input_ids": new[None], "attention_mask": np.ones((1, end), "int64")}
+            inputs["position_ids"] = np.arange(begin, end)[None]
+            following, *caches = session.run(None, inputs | cache)
+            cache = dict(zip(empty, caches, strict=True))
+            logits.append(following[0])
+        return np.concatenate(logits)
 
-    return run
+    return logits_of
