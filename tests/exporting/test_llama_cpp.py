@@ -92,6 +92,13 @@ def test_llama_cpp_computes_the_same(precision: str, tied: bool, tmp_path: Path)
     assert abs(np.log(proof.perplexities[1] / proof.perplexities[0])) < 0.01
 
 
+def test_a_short_context_is_opened_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(open_model(OPENAI_TINY), tmp_path / "m.gguf", "float32")
+    logits_of = read_logits(tmp_path / "m.gguf")
+    assert logits_of(np.array([1, 2, 3])).shape == (3, 512)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_all_but_gelu_is_exact(tmp_path: Path) -> None:
     """Without the output of its MLPs, a model is free of llama.cpp's table of GELU, which is in float16."""
     config = GPT2Config(512, 128, 64, 4, 3)
