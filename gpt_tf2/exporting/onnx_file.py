@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_tf2.checkpoints.chat_templates import make_files
+from gpt_tf2.checkpoints.chat_templates import JINJA
 from gpt_tf2.checkpoints.huggingface import describe
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.checkpoints.transformers_settings import TransformersSettings
 from gpt_tf2.errors import InputError
+from gpt_tf2.exporting.chat_jinja import find_chat_jinja
 from gpt_tf2.exporting.onnx_graph import build_graph, read_tensors, tensor_types
 from gpt_tf2.exporting.onnx_tensors import write_graph
 from gpt_tf2.exporting.proof import LogitsOf, split_steps
@@ -43,7 +44,8 @@ def write(model: OpenedModel, output: Path, precision: str = "float32") -> None:
         tensors = read_tensors(model.checkpoint, config, int8)
         files = write_graph(build_graph(config, int8), tensor_types(config, int8), tensors, folder / "onnx" / name)
         texts = describe(config, tokenizer.end_of_text, complete(model, precision, files))
-        texts |= make_files(model.chat_template, tokenizer) if model.chat_template else {}
+        if jinja := find_chat_jinja(model):
+            texts[JINJA] = jinja
         contents = tokenizer.list_files(for_transformers=True) | {file: text.encode() for file, text in texts.items()}
         for file, content in contents.items():
             (folder / file).write_bytes(content)
