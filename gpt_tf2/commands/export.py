@@ -71,7 +71,9 @@ class ExportSettings:
     format: str = flag(dataclasses.MISSING, f"the format: {', '.join(FORMATS)}", choices=tuple(FORMATS))
     output: str | None = flag(None, "the file or folder to write (output/MODEL.FORMAT)", metavar="PATH")
     precision: str | None = flag(
-        None, "numbers of the weights (float32): float16 is half as large, q8_0 and int8 a quarter", choices=PRECISIONS
+        None,
+        "numbers of the weights (float32, web: int8): float16 is half as large, q8_0 and int8 a quarter",
+        choices=PRECISIONS,
     )
     data: str | None = flag(
         None, "a text to compare on (what the model's run held out, or Python's language reference)", metavar="FILE"
