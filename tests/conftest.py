@@ -36,6 +36,22 @@ def few_memory_maps() -> Iterator[None]:
         gc.collect()
 
 
+@pytest.fixture(scope="module")
+def without_graphs() -> Iterator[None]:
+    """Has TensorFlow run operation by operation: where runs have a few steps, compiling them takes longest.
+
+    For a file whose subject is not the training itself: `pytestmark = pytest.mark.usefixtures("without_graphs")`.
+    """
+    if os.environ.get("KERAS_BACKEND") == "jax":  # is slower without
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="session")
 def gpt2_vocabulary() -> tuple[Path, Path]:
     """The paths of GPT-2's `encoder.json` and `vocab.bpe`."""
@@ -52,6 +68,25 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     fill_workplace(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def conversion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What LiteRT needs of the model `tiny`, a folder; on JAX there is none."""
+    from gpt_tf2 import load
+
+    folder = tmp_path_factory.mktemp("converted")
+    fill_workplace(folder)
+    load(folder / "models" / "tiny")
+    return folder / "models" / "tiny" / ".gpt_tf2"
+
+
+@pytest.fixture
+def converted(workplace: Path, conversion: Path) -> Path:
+    """The workplace, after a first run has converted its model: each conversion takes more than a second."""
+    if conversion.is_dir():
+        shutil.copytree(conversion, workplace / "models" / "tiny" / ".gpt_tf2")
+    return workplace
 
 
 @pytest.fixture

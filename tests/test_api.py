@@ -15,6 +15,8 @@ from gpt_tf2 import InputError, evaluate, finetune
 from helpers import made_up
 from helpers.processes import run_script
 
+pytestmark = pytest.mark.usefixtures("without_graphs")
+
 RUN: dict[str, Any] = {"model": "tiny", "epochs": 1, "steps": 2, "length": 32, "lr": 1e-3, "verbose": 0}
 PAIRS = [(f"The {n} lanterns", f" count {n * 7} boats") for n in range(20)]
 

@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpt_tf2.storage.files import read_utf8
 from gpt_tf2.storage.json_text import read_json
 from gpt_tf2.tasks.chat_template import ChatTemplate, split_opening
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 FILE, SETTINGS = "chat_template.jinja", "tokenizer_config.json"
 Chat = Sequence[tuple[str, str]]  # messages: role and content
@@ -48,12 +45,8 @@ def parse_jinja(text: str, folder: Path, end: str) -> ChatTemplate | None:
         folder: of the tokenizer's settings, some of which are variables in the template.
         end: the name of the token that ends a text.
     """
-    from jinja2.sandbox import ImmutableSandboxedEnvironment  # few models need it
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
-    environment.globals["raise_exception"] = refuse
     try:
-        render = compile_jinja(text, read_token_names(folder), environment)
+        render = compile_jinja(text, read_token_names(folder))
         template = derive(render, end)
         is_same = template is not None and all(agrees(template, chat, render, end) for chat in CHATS)
     except Exception:  # whatever a program in a template may raise
@@ -67,20 +60,19 @@ def read_token_names(folder: Path) -> dict[str, Any]:
     return {name: value.get("content") if isinstance(value, dict) else value for name, value in tokens.items()}
 
 
-def compile_jinja(text: str, names: Mapping[str, Any], environment: "Environment") -> Render:
+def compile_jinja(text: str, names: Mapping[str, Any]) -> Render:
     """A template as a function. names: its variables."""
-    compiled = environment.from_string(text)
+    from gpt_tf2.checkpoints import jinja_limits  # few models need Jinja
+
+    compiled = jinja_limits.LimitedEnvironment().from_string(text)
+    unused = {"tools": None, "documents": None}
 
     def render(chat: Chat, opens: bool) -> str:
         messages = [{"role": role, "content": content} for role, content in chat]
-        return compiled.render(names, messages=messages, tools=None, documents=None, add_generation_prompt=opens)
+        variables = {**names, **unused, "messages": messages, "add_generation_prompt": opens}
+        return jinja_limits.render(compiled, variables)
 
     return render
-
-
-def refuse(message: str) -> None:
-    """Stands for transformers' function that templates call on a chat that they do not take."""
-    raise ValueError(message)
 
 
 def derive(render: Render, end: str) -> ChatTemplate | None:

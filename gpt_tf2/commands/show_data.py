@@ -103,8 +103,8 @@ def list_records(
 ) -> Iterator[dict[str, Any]]:
     """Yields a record for each turn: the text before its completion, the completion drawn, and all to draw from.
 
-    A preference's has the chosen and the rejected completion instead. With a model each has the tokens of all that, of
-    the longer completion, and of the end of text.
+    A preference's has the chosen and the rejected completion instead. With a model each has the number of its tokens:
+    what stands before, the longer completion and the end of text; of running text the text alone.
     """
     count = make_counter(model)
     for number, example in read_examples(task, settings.data, settings.split, skipped):
@@ -122,7 +122,8 @@ def list_records(
                 record |= {passage: example.passage, completions: turn.completions}
             if model:
                 ends = turn.completions if task.prefers else (completion,)
-                record["tokens"] = max(1, tokens + count(turn.prompt)) + max(map(count, ends)) + 1
+                around = 0 if task.running_text else max(1, tokens + count(turn.prompt)) + 1
+                record["tokens"] = around + max(map(count, ends))
             yield record
             before += turn.prompt + completion
             tokens += count(turn.prompt) + count(completion)

@@ -1,32 +1,15 @@
 """A model in a folder of its own as a checkpoint with vocabulary: what the formats `hf` and `openai` share."""
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-
-from gpt_tf2.checkpoints.chat_templates import save_chat_template
-from gpt_tf2.checkpoints.checkpoint import Checkpoint
+from gpt_tf2.checkpoints.chat_templates import JINJA, save_chat_template
 from gpt_tf2.checkpoints.formats import write_checkpoint
 from gpt_tf2.checkpoints.opened import OpenedModel
+from gpt_tf2.checkpoints.read_tensors import ReadTensors
 from gpt_tf2.checkpoints.vocabularies import save_vocabulary
+from gpt_tf2.exporting.chat_jinja import find_chat_jinja
+from gpt_tf2.storage.files import write_text
 from gpt_tf2.storage.folders import new_folder
-
-
-class ReadTensors(Mapping[str, np.ndarray]):
-    """The tensors of a checkpoint by OpenAI's names, each read when it is asked for."""
-
-    def __init__(self, checkpoint: Checkpoint):
-        self._checkpoint = checkpoint
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._checkpoint.read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._checkpoint.shapes)
-
-    def __len__(self) -> int:
-        return len(self._checkpoint.shapes)
 
 
 def write_folder(model: OpenedModel, output: Path, name: str) -> None:
@@ -38,6 +21,8 @@ def write_folder(model: OpenedModel, output: Path, name: str) -> None:
     """
     with new_folder(output) as folder:
         tensors, end = ReadTensors(model.checkpoint), model.tokenizer.end_of_text
-        path = write_checkpoint(folder / name, model.config, tensors, end)
+        path = write_checkpoint(folder / name, model.config, tensors, end, model.transformers_settings)
         save_vocabulary(model.tokenizer, path)
         save_chat_template(model.chat_template, model.tokenizer, path, replaces=False)
+        if model.unread_template and (jinja := find_chat_jinja(model)):
+            write_text(folder / JINJA, jinja)

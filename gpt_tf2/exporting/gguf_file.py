@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt_tf2.checkpoints.chat_templates import JINJA, make_files
 from gpt_tf2.checkpoints.gguf_names import gguf_name, is_transposed
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
+from gpt_tf2.exporting.chat_jinja import find_chat_jinja
 from gpt_tf2.exporting.gguf_vocabulary import to_gguf
 from gpt_tf2.exporting.proof import LogitsOf
 from gpt_tf2.storage.files import atomic_write
@@ -74,8 +74,8 @@ def describe(writer: "gguf.GGUFWriter", model: OpenedModel, name: str, precision
     writer.add_bos_token_id(tokenizer.end_of_text)
     writer.add_eos_token_id(tokenizer.end_of_text)
     writer.add_add_bos_token(False)
-    if model.chat_template:
-        writer.add_chat_template(make_files(model.chat_template, tokenizer)[JINJA])
+    if jinja := find_chat_jinja(model):
+        writer.add_chat_template(jinja)
 
 
 def write_tensors(writer: "gguf.GGUFWriter", model: OpenedModel, precision: str) -> None:

@@ -16,9 +16,11 @@ def write_modelfile(gguf: Path, model: OpenedModel) -> Path:
     """
     path = gguf.with_suffix(".Modelfile")
     end = model.tokenizer.decode([model.tokenizer.end_of_text])
-    template = format_chat(model.chat_template, end) if model.chat_template else "{{ .Prompt }}"
     lines = [f"FROM ./{gguf.name}", f"PARAMETER num_ctx {model.config.n_ctx}", f"PARAMETER stop {json.dumps(end)}"]
-    write_text(path, "\n".join([*lines, f'TEMPLATE """{template}"""', ""]))
+    if not model.unread_template:  # else Ollama shall use the one in the file
+        template = format_chat(model.chat_template, end) if model.chat_template else "{{ .Prompt }}"
+        lines.append(f'TEMPLATE """{template}"""')
+    write_text(path, "\n".join([*lines, ""]))
     return path
 
 
@@ -29,7 +31,7 @@ def format_chat(template: ChatTemplate, end: str) -> str:
     """
 
     def quote(text: str) -> str:
-        return f"{{{{ {json.dumps(text.replace(END_OF_TEXT, end), ensure_ascii=False)} }}}}"
+        return f"{{{{ {json.dumps(text.replace(END_OF_TEXT, end), ensure_ascii=False)} }}}}" if text else ""
 
     around = {"system": template.system, "user": template.user}
     around["assistant"] = template.assistant[0], end + template.assistant[1]

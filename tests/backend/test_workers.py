@@ -34,7 +34,7 @@ def test_devices_work_at_the_same_time() -> None:
 
     def meet(numbers: Iterator[int]) -> Iterator[int]:
         for number in numbers:
-            meeting.wait(timeout=10)
+            meeting.wait(timeout=60)
             yield number
 
     assert sorted(Workers((DEFAULT, DEFAULT)).run([meet, meet], [1, 2])) == [1, 2]

@@ -75,6 +75,16 @@ CHATML = (
         ("{% for", None),
         ("{{ raise_exception('no') }}", None),
         ("{{ ''.__class__.__mro__ }}" + CHATML, None),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}" + CHATML, None),
+        ("{% for i in messages %}{% for j in messages %}{% endfor %}{% endfor %}" + CHATML, None),
+        ("{% set x = '" + "x" * 999 + "' %}" + "{% set x = x + x %}" * 60 + CHATML, None),
+        ("{% set x = messages %}" + "{% set x = x + x %}" * 60 + CHATML, None),
+        ("{% set x = '" + "x" * 999 + "' %}{% for m in messages %}" + "{{ x }}" * 2000 + "{% endfor %}", None),
+        ("{% set x = '%999999999s' % 'x' %}" + CHATML, None),
+        ("{% set x = 'x' * 999999999 %}" + CHATML, None),
+        ("{% macro f() %}{{ f() }}{% endmacro %}" + CHATML, None),
+        ("{{ messages | tojson(999999999) }}" + CHATML, None),
+        ("{# " + "x" * 20_000 + " #}" + CHATML, None),
     ],
 )
 def test_a_template_of_transformers_is_read_if_it_is_a_text_around_each_message(

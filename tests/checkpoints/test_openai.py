@@ -149,10 +149,9 @@ def test_a_save_that_is_killed_leaves_the_old_checkpoint_or_the_new_one(kills: i
     assert read() == 3.0 and list_names(Path("m")) == WHOLE
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.slow
-def test_of_two_that_save_at_once_each_saves_a_whole_checkpoint(rounds: int) -> None:
-    for _ in range(rounds):
+def test_of_two_that_save_at_once_each_saves_a_whole_checkpoint() -> None:
+    for _ in range(3):
         shutil.rmtree("m", ignore_errors=True)
         Path("m").mkdir()
         processes = [start(value, 4) for value in "12"]

@@ -384,7 +384,7 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "--repetition_penalty 0": (
         f"{GENERATE} --repetition_penalty=0",
         nothing,
-        ["--repetition_penalty 0.0", "more than 0"],
+        ["--repetition_penalty 0.0", "at least 0.001, at most 1000"],
     ),
     "a missing file of prompts": (f"{PROMPTS} --prompts=none.txt", nothing, ["none.txt", "No such file", "check"]),
     "a file without prompts": (f"{PROMPTS} --prompts=p.txt", write("p.txt", "\n \n"), ["p.txt", "write one per line"]),
@@ -473,7 +473,7 @@ def list_checked_flags() -> list[tuple[type, str, Flag]]:
 @pytest.mark.parametrize(("settings", "name", "flag"), list_checked_flags())
 def test_every_number_and_every_choice_has_its_range_checked(settings: type, name: str, flag: Flag) -> None:
     required: dict[str, Any] = {
-        field.name: "124M" if field.name == "size" else "x"
+        field.name: (flags_of(settings)[field.name].choices or ["x"])[0]
         for field in dataclasses.fields(settings)
         if field.default is dataclasses.MISSING
     }

@@ -54,6 +54,8 @@ def test_what_is_another_model_there_is_removed(
         ("tiny gguf --data empty.txt", "--data empty.txt: less than two tokens: give a longer text"),
         ("tiny gguf --data none.txt", "none.txt: cannot be read"),
         ("none gguf", "no such model"),
+        ("tiny gguf --precision int8", "--precision int8: not in gguf: use float32, float16 or q8_0"),
+        ("tiny hf --ollama", "--ollama: reads gguf alone, not hf: leave it out, or export to gguf"),
     ],
 )
 def test_bad_input_is_one_line(flags: str, problem: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ from helpers import made_up
 from helpers.commands import FINETUNE
 from helpers.data_sets import story
 
+pytestmark = pytest.mark.usefixtures("without_graphs")
+
 
 @pytest.mark.parametrize(
     ("loader", "act", "length", "words"),

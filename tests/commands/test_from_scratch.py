@@ -24,6 +24,8 @@ from gpt_tf2.training.schedule import choose_rate
 from helpers.finetuning import are_identical, read_hdf5, read_weights
 from helpers.workplace import STORY
 
+pytestmark = pytest.mark.usefixtures("without_graphs")
+
 SHAPE: dict[str, Any] = {"n_layer": 2, "n_embd": 32, "n_head": 4}
 SHORT: dict[str, Any] = {
     "data": "story.txt", "model": "story", "from_scratch": True, "length": 24, "epochs": 2, "steps": 3,

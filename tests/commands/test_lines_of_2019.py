@@ -9,6 +9,8 @@ from gpt_tf2.cli import main
 from gpt_tf2.storage.text_files import read_text
 from helpers import made_up
 
+pytestmark = pytest.mark.usefixtures("without_graphs")
+
 FILES = (
     "--json_hparams=models/355M/hparams.json --json_encoder=models/355M/encoder.json --vocab_bpe=models/355M/vocab.bpe"
 )

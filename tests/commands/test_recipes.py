@@ -16,6 +16,7 @@ from gpt_tf2.training.schedule import choose_rate
 from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
 from helpers.workplace import ROOT
 
+pytestmark = pytest.mark.usefixtures("without_graphs")
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
 
 

@@ -52,7 +52,7 @@ def test_with_a_model_tokens_are_counted_by_its_vocabulary_and_compared_with_its
     assert 0 < longer < 9 and f"{longer} of 10 do not fit into 64 tokens, the context of the model" in err
     assert main(["show-data", "--data=story.txt", "--model=tiny"]) == 0
     out, err = capsys.readouterr()
-    assert "== story.txt (19,3" in out and "do not fit" not in err
+    assert "== story.txt (19,329 tokens)" in out and "do not fit" not in err
 
 
 @pytest.mark.parametrize(

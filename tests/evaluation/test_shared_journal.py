@@ -21,7 +21,7 @@ class Meeting:
     """Exchanges the values of threads that stand for processes."""
 
     def __init__(self, count: int):
-        self.barrier, self.values = threading.Barrier(count, timeout=10), [None] * count
+        self.barrier, self.values = threading.Barrier(count, timeout=60), [None] * count
 
     def exchange(self, number: int, value: Any) -> list[Any]:
         self.values[number] = value

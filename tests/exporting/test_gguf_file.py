@@ -12,7 +12,9 @@ from gpt_tf2 import InputError
 from gpt_tf2.checkpoints.gguf_names import TokenKind, gguf_name
 from gpt_tf2.checkpoints.huggingface import transformers_name
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
-from gpt_tf2.config import SIZES, tensor_shapes
+from gpt_tf2.cli import main
+from gpt_tf2.config import SIZES, GPT2Config, tensor_shapes
+from gpt_tf2.exporting import hf_folder
 from gpt_tf2.exporting.gguf_file import plan_tensors, write
 from gpt_tf2.exporting.gguf_vocabulary import to_gguf
 from gpt_tf2.tokenizer import Tokenizer
@@ -76,8 +78,9 @@ def test_shapes_are_those_of_llama_cpp_for_every_size(size: str) -> None:
     assert {gguf_name(name): shape[::-1] for name, (shape, _) in planned.items()} == expected
 
 
-def test_rows_that_have_no_blocks_become_float16(tmp_path: Path, workplace: Path) -> None:
-    write(open_model("models/tiny"), tmp_path / "m.gguf", "q8_0")  # 48 wide
+def test_rows_that_have_no_blocks_become_float16(tmp_path: Path) -> None:
+    narrow = open_model(write_wide_model(tmp_path / "m", config=GPT2Config(512, 64, 48, 4, 1)))
+    write(narrow, tmp_path / "m.gguf", "q8_0")
     kinds = {name: tensor.tensor_type.name for name, tensor in read(tmp_path / "m.gguf").items()}
     assert kinds["blk.0.attn_qkv.weight"] == kinds["token_embd.weight"] == "F16"
     assert kinds["blk.0.ffn_down.weight"] == "Q8_0"
@@ -119,3 +122,17 @@ def test_a_vocabulary_that_llama_cpp_would_read_otherwise_is_refused(
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(InputError, match=problem):
         to_gguf(Tokenizer(tmp_path / "tokenizer.json"), 515)
+
+
+def test_a_chat_template_that_we_do_not_read_goes_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jinja = "{% for message in messages %}{{ message.content | trim | upper }}\n{% endfor %}"
+    folder = write_wide_model(tmp_path / "m")
+    (folder / "chat_template.jinja").write_text(jinja)
+    model = open_model(folder)
+    assert model.unread_template
+    write(model, tmp_path / "m.gguf", "float32")
+    assert gguf.GGUFReader(tmp_path / "m.gguf").fields["tokenizer.chat_template"].contents() == jinja
+    hf_folder.write(model, tmp_path / "hf", "float32")
+    assert (tmp_path / "hf" / "chat_template.jinja").read_text() == jinja
+    assert main(["import", str(tmp_path / "m.gguf"), "--output", str(tmp_path / "back.h5")]) == 0
+    assert "m.gguf: its chat template is more than a text around each message" in capsys.readouterr().err

@@ -121,7 +121,9 @@ def make_pair(**options: object) -> list[Trainer]:
     ids=str,
 )
 def test_ten_steps_equal_those_block_by_block(options: dict) -> None:
-    for batches in (make_batches(), [pack(batch) for batch in make_batches()]):
+    whole = make_batches()
+    packed = [pack(batch) for batch in whole]
+    for batches in (packed,) if options else (whole, packed):
         (losses, weights, loss), (other_losses, other_weights, other_loss) = (
             run(trainer, batches) for trainer in make_pair(**options)
         )

@@ -21,6 +21,8 @@ from helpers import made_up
 from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
 from helpers.workplace import OPENAI_TINY, swap_last_tokens
 
+pytestmark = pytest.mark.usefixtures("without_graphs")
+
 ONE_STEP: dict[str, Any] = {"epochs": 1, "steps": 1, "dropout": 0.0, "val_fraction": 0.0, "length": 8}
 LORA: dict[str, Any] = {"lora_rank": 1, "precision": "float32"}
 CONFIG = GPT2Config(n_vocab=300, n_ctx=16, n_embd=8, n_head=2, n_layer=1)

@@ -33,6 +33,8 @@ from helpers.markers import slow_on_jax
 from helpers.processes import run_script, start_script
 from helpers.workplace import OPENAI_TINY
 
+KILLS = 3
+
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -133,10 +135,15 @@ def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_one(workplace: Pat
     run_finetune(change_settings(epochs=3, decay_epochs=(1, 2), resume=True))
     whole, resumed = (read_hdf5(Path(f"output/{name}/state.h5")) for name in ("whole", "m"))
     assert are_identical(whole, resumed)
-    lines = [json.loads(line) for line in Path("output/m", HISTORY).read_text().splitlines()]
-    losses = [line["loss/training"] for line in lines if "loss/training" in line]
-    assert losses == pytest.approx(whole["losses"], rel=1e-5)
-    assert [line["step"] for line in lines if "run" in line] == [0, 6] and lines[-1]["end"] == "complete"
+    assert read_logged_losses(Path("output/m", HISTORY)) == pytest.approx(whole["losses"], rel=1e-5)
+
+
+def read_logged_losses(history: Path) -> list[float]:
+    """The losses in a history, each of which must be there once."""
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    losses = [(line["step"], line["loss/training"]) for line in lines if "loss/training" in line]
+    assert [step for step, _ in losses] == [*range(1, len(losses) + 1)]
+    return [loss for _, loss in losses]
 
 
 def test_resuming_a_finished_run_writes_its_missing_model(finished: Path) -> None:
@@ -215,28 +222,27 @@ def test_a_diverged_run_stops_and_keeps_the_last_save(finished: Path) -> None:
     assert before[1] == finished.read_bytes()
 
 
-@slow_on_jax
-@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.slow
-def test_a_run_that_is_killed_ends_bit_identical(workplace: Path, times: int) -> None:
-    flags = [*FLAGS, "--num_epoch=3", f"--steps_per_epoch={6 * times}", "--save_every=3", "--val_fraction=0.03"]
+def test_a_run_that_is_killed_ends_bit_identical(workplace: Path) -> None:
+    flags = [*FLAGS, "--num_epoch=3", f"--steps_per_epoch={10 * KILLS}", "--save_every=3", "--val_fraction=0.03"]
     assert main(["finetune", *flags, "--output_name=whole.h5"]) == 0
     state, draw = workplace / "output" / "m" / "state.h5", random.Random(7)
     kills = 0
-    for _ in range(times):
+    for _ in range(KILLS):
         process = start_script("finetune.py", *flags, "--resume", folder=workplace)
         saved_at = state.stat().st_mtime if state.exists() else 0
         while process.poll() is None and (not state.exists() or state.stat().st_mtime == saved_at):
             time.sleep(0.01)  # until its first save
-        time.sleep(draw.uniform(0, 0.3))
+        time.sleep(draw.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
-    assert kills == times, "the run ended before it was killed"
+    assert kills == KILLS, "the run ended before it was killed"
     last = run_script("finetune.py", *flags, "--resume", folder=workplace)
     assert last.returncode == 0, last.stderr
     assert "resuming after step" in last.stdout
     assert are_identical(read_hdf5(workplace / "output" / "whole" / "state.h5"), read_hdf5(state))
+    assert len(read_logged_losses(state.with_name(HISTORY))) == 30 * KILLS
     for end in (".h5", "-last.h5"):
         whole, resumed = (read_weights(workplace / "output" / f"{name}{end}") for name in ("whole", "m"))
         assert are_identical(whole, resumed)

@@ -76,7 +76,7 @@ export class Chart {
     const distance = tickDistance(high - low, inner.height / 45);
     [low, high] = [Math.floor(low / distance + 1e-6) * distance, Math.ceil(high / distance - 1e-6) * distance];
     const last = Math.max(...this.lines.map(({ xs }) => xs.at(-1)), this.isTime ? 1e-3 : 1);
-    this.scale = { last, width: inner.width, x: (x) => (x / last) * inner.width, y: (y) => ((high - y) / (high - low)) * inner.height };
+    this.scale = { last, ...inner, x: (x) => (x / last) * inner.width, y: (y) => ((high - y) / (high - low)) * inner.height };
     const { x, y } = this.scale;
     const place = ([atX, atY]) => `${x(atX).toFixed(1)} ${y(atY).toFixed(1)}`;
 
@@ -128,23 +128,21 @@ export class Chart {
 
   /** Marks a place on the axis with the values there, or nothing. */
   pointAt(x) {
-    this.x = x;
+    this.x = x === null || this.isTime ? x : Math.round(x);
     this.mark?.replaceChildren();
     this.tip.hidden = x === null || !this.scale;
     if (!this.tip.hidden) {
-      if (!this.isTime) x = Math.round(x);
-      const values = this.valuesAt(x);
-      const { x: toX, y: toY, width } = this.scale;
-      const height = this.plot.clientHeight - MARGIN.top - MARGIN.bottom;
-      this.mark.append(draw("line", { x1: toX(x), x2: toX(x), y2: height }),
-        ...values.map(({ line, at, y }) => draw("circle", { class: `run-${line.color}`, cx: toX(at), cy: toY(y), r: 4 })));
-      this.tip.replaceChildren(make("b", {}, this.nameOf(x)), ...values.map(({ line, y }) => make("div", {},
+      const values = this.valuesAt(this.x);
+      const { x: toX, y: toY, width, height } = this.scale;
+      const at = toX(this.x);
+      this.mark.append(draw("line", { x1: at, x2: at, y2: height }),
+        ...values.map(({ line, x, y }) => draw("circle", { class: `run-${line.color}`, cx: toX(x), cy: toY(y), r: 4 })));
+      this.tip.replaceChildren(make("b", {}, this.nameOf(this.x)), ...values.map(({ line, y }) => make("div", {},
         make("i", { className: `swatch run-${line.color} ${line.kind}` }),
         make("span", {}, line.kind === "validation" ? `${line.name}, validation` : line.name), make("span", {}, this.format(y)))));
       this.tip.style.left = "0"; // where it has its full width
-      const [room, place] = [this.plot.clientWidth - this.tip.offsetWidth, MARGIN.left + toX(x)];
-      const left = toX(x) > width / 2 ? place - 12 - this.tip.offsetWidth : place + 12;
-      this.tip.style.left = `${Math.max(0, Math.min(left, room))}px`;
+      const left = MARGIN.left + at + (at > width / 2 ? -12 - this.tip.offsetWidth : 12);
+      this.tip.style.left = `${Math.max(0, Math.min(left, this.plot.clientWidth - this.tip.offsetWidth))}px`;
     }
     this.tell();
   }
@@ -153,7 +151,7 @@ export class Chart {
   valuesAt(x) {
     return this.lines.flatMap((line) => {
       const index = lastUpTo(line.xs, x);
-      return index < 0 ? [] : [{ line, at: line.xs[index], y: line.ys[index] }];
+      return index < 0 ? [] : [{ line, x: line.xs[index], y: line.ys[index] }];
     });
   }
 
@@ -166,7 +164,7 @@ export class Chart {
     const last = this.scale?.last ?? 0;
     const x = this.x ?? last;
     const values = this.valuesAt(x).map(({ line, y }) => `${[line.name, line.kind].filter(Boolean).join(" ")} ${this.format(y)}`);
-    const text = this.lines.length ? [this.nameOf(this.isTime ? x : Math.round(x)), ...values].join(", ") : "nothing to show";
+    const text = this.lines.length ? [this.nameOf(x), ...values].join(", ") : "nothing to show";
     for (const [name, value] of [["min", 0], ["max", last], ["now", x], ["text", text]]) {
       this.plot.setAttribute(`aria-value${name}`, value);
     }
