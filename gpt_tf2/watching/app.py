@@ -17,12 +17,12 @@ from gpt_tf2.serving.connection import JSON
 from gpt_tf2.serving.page_files import page_routes
 from gpt_tf2.serving.security import Guard
 from gpt_tf2.training.loggers.history_file import HISTORY
-from gpt_tf2.watching.run_folders import find_runs, is_running, read_appended
+from gpt_tf2.watching.run_folders import Position, find_runs, is_running, read_appended
 
 FOLDER = Path(__file__).parent / "page"
 SHARED = ("api.js", "dom.js", "icon.svg", "key.js", "style.css")  # with the page of `serve`
 MOST_BYTES = 1 << 20  # of a run in an answer
-POSITION = re.compile(r"(\d{1,20})-(\d{1,18})")  # a file's identity and an offset
+POSITION = re.compile(r"(\d{1,18})-(\d{1,18})-([0-9a-f]{16})")
 
 
 def make_app(outputs: Sequence[Path], api_key: str | None = None, local: bool = True) -> Starlette:
@@ -52,13 +52,14 @@ def describe_run(name: str, folder: Path, positions: Mapping[str, str]) -> dict[
     """A run, and the lines of its history beyond a position."""
     running = is_running(folder)  # first: a run that ends now has its last line in what is read
     known = POSITION.fullmatch(positions.get(name, ""))
-    file, start = map(int, known.groups()) if known else (0, 0)
-    appended = read_appended(folder / HISTORY, file, start, MOST_BYTES)
+    position = Position(int(known[1]), int(known[2]), known[3]) if known else Position()
+    appended = read_appended(folder / HISTORY, position, MOST_BYTES)
+    position = appended.position
     return {
         "name": name,
         "running": running,
         "replaces": appended.start == 0,
-        "position": f"{appended.file}-{appended.end}",
+        "position": f"{position.start}-{position.end}-{position.digest}",
         "lines": appended.text,
         "complete": appended.is_all,
     }

@@ -63,12 +63,26 @@ def test_only_what_was_appended_is_read(client: TestClient, book: HistoryFile) -
 
 
 def test_a_new_run_of_the_same_name_replaces_the_old_one(client: TestClient, book: HistoryFile, tmp_path: Path) -> None:
-    for step in range(1, 9):
+    for step in range(1, 3):
         book.log({"loss/training": 3.0}, step)
     position = ask(client)["book"]["position"]
-    with open_history(tmp_path / "book").file:
+    again = open_history(tmp_path / "book")
+    with again.file:
+        for step in range(1, 9):
+            again.log({"loss/training": 3.0}, step)
         run = ask(client, book=position)["book"]
-    assert read_steps(run) == [0] and run["replaces"]
+    assert read_steps(run) == list(range(9)) and run["replaces"]
+
+
+def test_a_run_that_is_written_over_in_the_same_file_is_noticed(client: TestClient, tmp_path: Path) -> None:
+    """A file system gives the number of a deleted file to the next one."""
+    lines = [f'{{"step": {step}, "time": 1{step}.5}}\n' for step in range(9)]
+    history = tmp_path / "book" / HISTORY
+    history.parent.mkdir()
+    history.write_text("".join(lines[:3]))
+    position = ask(client)["book"]["position"]
+    history.write_text("".join(lines).replace(": 1", ": 2"))
+    assert read_steps(ask(client, book=position)["book"])[:2] == [0, 2]
 
 
 def test_a_long_history_comes_in_parts(client: TestClient, book: HistoryFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,8 +98,14 @@ def test_a_long_history_comes_in_parts(client: TestClient, book: HistoryFile, mo
 
 
 def test_positions_that_cannot_be_begin_again(client: TestClient, book: HistoryFile) -> None:
-    file = ask(client)["book"]["position"].split("-")[0]
-    for position in ("x", f"{file}-{10**17}", f"-{file}", f"{file}-{10**19}"):
+    start, end, digest = ask(client)["book"]["position"].split("-")
+    for position in (
+        "x",
+        f"{start}-{10**17}-{digest}",
+        f"{start}-{end}",
+        f"{end}-{start}-{digest}",
+        f"0-{end}-{'0' * 16}",
+    ):
         run = ask(client, book=position)["book"]
         assert read_steps(run) == [0] and run["replaces"]
 
