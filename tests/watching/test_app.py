@@ -160,6 +160,7 @@ def test_only_who_may_ask_is_told(tmp_path: Path, book: HistoryFile) -> None:
 
 def test_an_output_is_named_as_in_finetune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    assert find_output("output") == Path("output")  # no run has made it yet
     open_history(Path("output/book")).file.close()
     Path("book").mkdir()
     for name in ("book", "book.h5", "output/book.h5", "output/book"):
