@@ -97,6 +97,25 @@ def test_a_long_history_comes_in_parts(client: TestClient, book: HistoryFile, mo
     assert steps == list(range(20))
 
 
+def test_what_all_runs_tell_at_once_is_bounded(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MOST_BYTES", 300)
+    for name in "abc":
+        history = open_history(tmp_path / name)
+        with history.file:
+            for step in range(1, 9):
+                history.log({"loss/training": 3.0}, step)
+    steps, positions, is_complete = dict.fromkeys("abc", ()), {}, False
+    while not is_complete:
+        runs = ask(client, **positions)
+        assert sum(len(run["lines"]) for run in runs.values()) < 600
+        steps = {name: (*steps[name], *read_steps(run)) for name, run in runs.items()}
+        positions = {name: run["position"] for name, run in runs.items()}
+        is_complete = all(run["complete"] for run in runs.values())
+    assert steps == dict.fromkeys("abc", tuple(range(9)))
+
+
 def test_positions_that_cannot_be_begin_again(client: TestClient, book: HistoryFile) -> None:
     start, end, digest = ask(client)["book"]["position"].split("-")
     for position in (
