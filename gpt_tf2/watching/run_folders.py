@@ -31,7 +31,7 @@ class Appended:
     """What a history has beyond a position.
 
     start: where the text begins, in bytes: 0 if the history is not the known one.
-    text: whole lines.
+    text: whole lines, or the parts of one that is longer than what is read at once.
     position: the end of the text.
     is_all: whether there are no more for now.
     """
@@ -55,7 +55,17 @@ def find_runs(outputs: Iterable[Path]) -> dict[str, Path]:
     folders = list(dict.fromkeys(folder for output in outputs for folder in list_folders(output)))
     counts = Counter(folder.resolve().name for folder in folders)
     names = ((folder.resolve().name, folder) for folder in folders)
-    return {str(folder) if counts[name] > 1 else name: folder for name, folder in names}
+    return {show_path(str(folder) if counts[name] > 1 else name): folder for name, folder in names}
+
+
+def show_path(path: str) -> str:
+    r"""A path as text that stays the same in a URL, whatever bytes it has.
+
+    Example:
+        >>> print(show_path(os.fsdecode(b"b\xffk")))
+        b\xffk
+    """
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def list_folders(output: Path) -> list[Path]:
@@ -87,6 +97,8 @@ def read_appended(path: Path, known: Position, most: int) -> Appended:
     except OSError:  # it has not begun, or somebody has deleted it
         return Appended()
     lines = content[: content.rfind(b"\n") + 1]  # the last line may still be written
+    if not lines and len(content) == most:  # no run writes one so long: the file is damaged
+        lines = content
     is_all = known.end + len(content) >= size
     if not lines:
         return Appended(known.end, position=known, is_all=is_all)

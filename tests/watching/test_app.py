@@ -1,6 +1,7 @@
 """What the page of `watch` is told: the runs that there are, and what they have written since it asked last."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,28 @@ def test_what_all_runs_tell_at_once_is_bounded(
     assert steps == dict.fromkeys("abc", tuple(range(9)))
 
 
+def test_a_damaged_line_without_end_is_passed_over(
+    client: TestClient, book: HistoryFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MOST_BYTES", 300)
+    with Path(book.name).open("a") as file:
+        file.write("\0" * 1000 + "\n")
+    book.log({"loss/training": 3.0}, 1)
+    lines, position, is_complete = "", "", False
+    while not is_complete:
+        run = ask(client, book=position)["book"]
+        assert run["position"] != position
+        lines += run["lines"]
+        position, is_complete = run["position"], run["complete"]
+    assert json.loads(lines.splitlines()[-1])["step"] == 1 and lines.count("\n") == 3
+
+
+def test_a_name_that_is_not_text_stays_the_same(client: TestClient, tmp_path: Path) -> None:
+    open_history(tmp_path / os.fsdecode(b"b\xffk")).file.close()
+    (name, run), *_ = ask(client).items()
+    assert not ask(client, **{name: run["position"]})[name]["lines"]
+
+
 def test_positions_that_cannot_be_begin_again(client: TestClient, book: HistoryFile) -> None:
     start, end, digest = ask(client)["book"]["position"].split("-")
     for position in (
@@ -182,6 +205,7 @@ def test_an_output_is_named_as_in_finetune(tmp_path: Path, monkeypatch: pytest.M
     assert find_output("output") == Path("output")  # no run has made it yet
     open_history(Path("output/book")).file.close()
     Path("book").mkdir()
+    assert find_output("/") == Path("/")
     for name in ("book", "book.h5", "output/book.h5", "output/book"):
         assert find_output(name).with_suffix("") == Path("output/book")
     assert find_output("output") == Path("output") and find_output("./book") == Path("book")  # a run may begin in both
