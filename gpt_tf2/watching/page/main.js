@@ -64,8 +64,8 @@ function show() {
 }
 
 function describe(all) {
-  const running = all.filter(({ isRunning, end }) => isRunning && end === null);
-  const only = running.length === 1 && running[0].steps ? `${Math.floor((100 * running[0].step) / running[0].steps)} % · ` : "";
+  const running = all.filter(({ isRunning }) => isRunning);
+  const only = running.length === 1 && running[0].state === "running" ? `${Math.floor((100 * running[0].step) / running[0].steps)} % · ` : "";
   document.title = `${only}gpt-tf2 watch`;
   if (all.length < 2) return all.map(({ name, state }) => `${name}: ${state}`).join();
   return `${all.length} runs, ${running.length || "none"} running`;
