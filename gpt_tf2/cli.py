@@ -87,6 +87,12 @@ def evaluate() -> "Parts":
     return EvaluateSettings, run_evaluate
 
 
+def compare() -> "Parts":
+    from gpt_tf2.commands.compare import CompareSettings, print_comparison
+
+    return CompareSettings, print_comparison
+
+
 def score_rouge() -> "Parts":
     from gpt_tf2.commands.score import RougeSettings, print_rouge
 
@@ -160,6 +166,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "serve": Command("use", "answer programs over HTTP with one model or several: OpenAI's API", serve, ["model"]),
     "evaluate": Command("score", "score a model's summaries or answers, or its perplexity on a text", evaluate),
+    "compare": Command(
+        "score",
+        "two models on a text: perplexities, how often they agree, KL divergence",
+        compare,
+        ["model", "other"],
+    ),
     "score rouge": Command(
         "score", "ROUGE-1, -2 and -L of a file, as ROUGE-1.5.5 prints them", score_rouge, ["predictions", "references"]
     ),

@@ -47,6 +47,10 @@ def locate(path: str | Path) -> Path:
         return prefix
     if index := find_index(path):
         raise InputError(f"{path}: one of several files of a model: give {index.parent} or {index}")
+    if path.suffix == ".gguf":
+        raise InputError(
+            f"{path}: llama.cpp's file of a model: turn it into a checkpoint first (gpt-tf2 import {path})"
+        )
     if path.suffix not in (*HDF5_SUFFIXES, SAFETENSORS, ".bin") and not path.name.endswith(INDEX):
         raise InputError(f"{path}: not a checkpoint: give {FORMATS}")
     return path

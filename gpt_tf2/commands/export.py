@@ -1,16 +1,18 @@
 """`export`: a model in the format of another program, opened there and compared."""
 
+import contextlib
 import dataclasses
 import gc
 import importlib
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.find_model import find_model_and_base, name_model
 from gpt_tf2.commands.flags import Flag, check_ranges, flag
@@ -20,7 +22,7 @@ from gpt_tf2.data.held_out import TOKENS
 from gpt_tf2.decoding.engine import open_decoder, read_sample
 from gpt_tf2.errors import InputError, to_line
 from gpt_tf2.exporting.modelfile import write_modelfile
-from gpt_tf2.exporting.proof import LogitsOf, Proof, compute_expected, prove
+from gpt_tf2.exporting.proof import Expected, LogitsOf, Proof, compute_expected, prove
 from gpt_tf2.storage.text_files import read_text
 
 OUTPUT = Path("output")
@@ -69,7 +71,9 @@ class ExportSettings:
     format: str = flag(dataclasses.MISSING, f"the format: {', '.join(FORMATS)}", choices=tuple(FORMATS))
     output: str | None = flag(None, "the file or folder to write (output/MODEL.FORMAT)", metavar="PATH")
     precision: str | None = flag(
-        None, "numbers of the weights (float32): float16 is half as large, q8_0 and int8 a quarter", choices=PRECISIONS
+        None,
+        "numbers of the weights (float32, web: int8): float16 is half as large, q8_0 and int8 a quarter",
+        choices=PRECISIONS,
     )
     data: str | None = flag(
         None, "a text to compare on (what the model's run held out, or Python's language reference)", metavar="FILE"
@@ -116,34 +120,34 @@ def export(settings: ExportSettings) -> tuple[Path, Proof | None]:
     precision = settings.precision or format.precisions[0]
     output = Path(settings.output) if settings.output else name_output(settings.model, format, precision)
     module: Any = importlib.import_module(f"gpt_tf2.exporting.{format.module}")
-    module.write(model, output, precision)
-    model.check_unchanged()
-    proof = None
+    expected = None
     if all(map(importlib.util.find_spec, format.imported)):
-        proof = compare(model, output, module.read_logits, text, precision, format.program)
+        expected = compute_here(model, text)  # first, so that a bad model leaves nothing behind
     else:
         print_to_stderr(f"not compared in {format.program}: pip install {format.packages}")
-    if settings.ollama:
-        write_modelfile(output, model)
+    module.write(model, output, precision)
+    with remove_on_error(output):
+        model.check_unchanged()
+        proof = compare(expected, output, module.read_logits, precision, format.program) if expected else None
+        if settings.ollama:
+            write_modelfile(output, model)
     return output, proof
 
 
-def compare(
-    model: OpenedModel,
-    output: Path,
-    read_logits: Callable[[Path], LogitsOf],
-    text: np.ndarray,
-    precision: str,
-    program: str,
-) -> Proof:
-    """Opens what was written, and compares it with the model on a text, int [N]. One of the two is in memory at a time.
-
-    Raises SystemExit, see `run_export`.
-    """
+def compute_here(model: OpenedModel, text: np.ndarray) -> Expected:
+    """What our network computes on a text, int [N]. Its memory is free again afterwards."""
+    start_backend(lean=True)
     decoder = open_decoder(model, "graph", "float32", say=lambda line: None, show=lambda done, total: None)
     expected = compute_expected(decoder, text)
     del decoder
     gc.collect()  # its parts refer to each other
+    return expected
+
+
+def compare(
+    expected: Expected, output: Path, read_logits: Callable[[Path], LogitsOf], precision: str, program: str
+) -> Proof:
+    """Opens what was written in its own program, and compares it. Raises SystemExit, see `run_export`."""
     try:
         proof = prove(expected, read_logits(output))
     except Exception as error:  # the program's own, of any kind
@@ -152,9 +156,18 @@ def compare(
         if proof.holds(precision):
             return proof
         problem = f"in {program} it is another model: {proof.describe()}"
-    shutil.rmtree(output) if output.is_dir() else output.unlink()
     print_to_stderr(to_line(f"gpt-tf2 export: {output} is removed, {problem}"))
     raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def remove_on_error(output: Path) -> Iterator[None]:
+    """Removes what was written if the body fails: it was not proved."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(output) if output.is_dir() else output.unlink()
+        raise
 
 
 def read_text_to_compare(data: str | None, model: OpenedModel) -> np.ndarray:

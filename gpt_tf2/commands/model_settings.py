@@ -69,7 +69,12 @@ class ModelSettings:
         below=1,
     )
     repetition_penalty: float = flag(
-        1.0, "above 1, makes tokens that occurred less likely", group="sampling", kind=float, above=0
+        1.0,
+        "above 1, makes tokens that occurred less likely",
+        group="sampling",
+        kind=float,
+        at_least=0.001,
+        at_most=1000,
     )
     seed: int | None = flag(None, "seed of the samples, to reproduce them", group="sampling", kind=int, at_least=0)
     batch_size: int = flag(1, "sequences generated in parallel", group="memory", kind=int, at_least=1, at_most=10_000)

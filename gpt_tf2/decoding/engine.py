@@ -18,6 +18,7 @@ from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.decoding.litert.conversion import Perplexities, open_conversion
 from gpt_tf2.decoding.sample_perplexity import measure_perplexity
 from gpt_tf2.errors import InputError
+from gpt_tf2.tokenizer import Tokenizer
 
 HIGH_COST = 0.02  # of the perplexity, from which on int8 comes with a warning
 
@@ -116,7 +117,12 @@ def read_sample(model: OpenedModel, say: Say) -> np.ndarray:
         say(damage)
     if held_out is not None:
         return held_out
-    return np.array(model.tokenizer.encode(read_reference_text()[-8 * TOKENS :])[:TOKENS])
+    return encode_reference(model.tokenizer)
+
+
+def encode_reference(tokenizer: Tokenizer) -> np.ndarray:
+    """A sample of Python's language reference, [N]."""
+    return np.array(tokenizer.encode(read_reference_text()[-8 * TOKENS :])[:TOKENS])
 
 
 def describe_int8(exact: float, quantized: float) -> list[str]:

@@ -32,9 +32,14 @@ def score_after(decoder: Decoder, tokens: np.ndarray, first: int) -> Iterator[np
         yield log_softmax_at(logits, targets)
 
 
-def predict_after(decoder: Decoder, tokens: np.ndarray, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the logits [n, n_vocab] from which `score_after` scores tokens, and the ids of these [n]."""
-    for window, predicted in cut_windows(tokens, first, decoder.config.n_ctx):
+def predict_after(
+    decoder: Decoder, tokens: np.ndarray, first: int, n_ctx: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the logits [n, n_vocab] from which `score_after` scores tokens, and the ids of these [n].
+
+    n_ctx: the length of the windows; by default the decoder's context.
+    """
+    for window, predicted in cut_windows(tokens, first, n_ctx or decoder.config.n_ctx):
         ids, state = window[:-1].tolist(), decoder.begin()
         for start in range(0, len(ids), decoder.prefill_chunk):
             chunk = ids[start : start + decoder.prefill_chunk]
@@ -51,3 +56,9 @@ def log_softmax_at(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     chosen = logits[np.arange(len(targets)), targets]
     totals = np.array([np.exp(row - top).sum(dtype="float64") for row, top in zip(logits, largest, strict=True)])
     return (chosen - largest).astype("float64") - np.log(totals)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """The log-softmax of logits [N, n_vocab] over the vocabulary, float64."""
+    centered = logits.astype("float64") - logits.max(axis=-1, keepdims=True)
+    return centered - np.log(np.exp(centered).sum(axis=-1, keepdims=True))
