@@ -25,8 +25,8 @@ from gpt_tf2.storage.folders import check_new, stage
 from gpt_tf2.storage.text_files import read_text
 
 OUTPUT = Path("output")
-# What makes logits differ, and by how much at most, as a share of their standard deviation. GELU's other form makes 1e-3
-# and more.
+# What makes logits differ, and by how much at most, as a share of their standard deviation. GELU's other form, of erf,
+# makes 1e-3 and more.
 ROUNDING, GELU_TABLE, QUANTIZED = 3e-4, 0.02, 0.5
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from gpt_tf2.checkpoints.chat_templates import save_chat_template
 from gpt_tf2.checkpoints.companions import companion_folder
@@ -78,8 +79,9 @@ def check_unused(output: Path) -> None:
 
 def read_chat_template(file: GGUFFile, tokenizer: Tokenizer) -> ChatTemplate | None:
     """The chat template of a file; None if it has none, or if that is more than a text around each message."""
-    jinja, begin = (file.fields.get(f"tokenizer.{name}") for name in ("chat_template", "ggml.bos_token_id"))
+    jinja: Any = file.fields.get("tokenizer.chat_template")
+    begin: Any = file.fields.get("tokenizer.ggml.bos_token_id")
     end = tokenizer.decode([tokenizer.end_of_text])
-    is_token = isinstance(begin, int) and 0 <= begin < tokenizer.n_vocab
-    names = {"eos_token": end, "bos_token": tokenizer.decode([begin]) if is_token else ""}
+    has_begin = isinstance(begin, int) and 0 <= begin < tokenizer.n_vocab
+    names = {"eos_token": end, "bos_token": tokenizer.decode([begin]) if has_begin else ""}
     return parse_jinja(jinja, names, end) if isinstance(jinja, str) else None

@@ -15,7 +15,10 @@ from gpt_tf2.generation.sampling import Sampler, make_sampler
 MAX_NEW_TOKENS = 100  # by default
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1, "below": 2**31}
 OF_MODEL: dict[str, Any] = {"group": "model", "metavar": "FILE"}
-MODEL = "a released size, such as 124M, a name in models/, or a path: a folder, a TF1 prefix, .h5 or .safetensors"
+MODEL = (
+    "a released size, such as 124M, a name in models/, hf://owner/name, "
+    "or a path: a folder, a TF1 prefix, .h5 or .safetensors"
+)
 BASE: dict[str, Any] = {"help": "the model that adapters belong to, if it is not where they say", "group": "model"}
 OFFLINE: dict[str, Any] = {"help": "do not download the model if it is missing", "group": "model", "kind": bool}
 
@@ -114,7 +117,7 @@ class ModelSettings:
 def find_model(settings: ModelSettings) -> tuple[OpenedModel, str]:
     """Opens the model and chooses its engine, without TensorFlow where that is not needed.
 
-    A released size that is not on this machine is downloaded.
+    One that is not on this machine is downloaded if a server has it.
 
     Raises InputError if there is no such model, or the engine cannot run here.
     """

@@ -102,8 +102,8 @@ def compute_expected(decoder: Decoder, text: np.ndarray) -> Expected:
 def prove(expected: Expected, logits_of: LogitsOf) -> Proof:
     """Compares an exported model with ours.
 
-    Its greedy tokens are those that it likes best after ours, which are added one at a time to its cache: while they are
-    equal, they are what it would write.
+    Its greedy tokens are those that it likes best after ours, which are added one at a time to its cache. While both
+    are equal, they are what it would write.
     """
     begin, greedy = expected.prompt, expected.greedy
     theirs, continued = logits_of(expected.text), logits_of(np.concatenate([begin, greedy[:-1]]), len(greedy) - 1)

@@ -68,6 +68,9 @@ CHATML = (
         (CHATML.replace("'<|im_end|>'", "eos_token"), around("<|im_start|>", f"{END}\n")),
         (to_jinja(DEFAULT_TEMPLATE, END, END), DEFAULT_TEMPLATE),
         (to_jinja(around("[", "]"), END, END), around("[", "]")),
+        (CHATML.replace("+", "~"), around("<|im_start|>", f"{END}\n")),
+        (CHATML.replace("+ message['role'] +", "+ '%s' % message['role'] +"), around("<|im_start|>", f"{END}\n")),
+        ("{% if messages[-1]['role'] == 'tool' %}?{% endif %}" + CHATML, around("<|im_start|>", f"{END}\n")),
         (CHATML.replace("['content']", "['content'] | trim"), None),
         (CHATML.replace("<|im_end|>", "</s>"), None),  # a reply does not end with the end of text
         ("{{ bos_token }}" + CHATML, None),
@@ -78,6 +81,7 @@ CHATML = (
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}" + CHATML, None),
         ("{% for i in messages %}{% for j in messages %}{% endfor %}{% endfor %}" + CHATML, None),
         ("{% set x = '" + "x" * 999 + "' %}" + "{% set x = x + x %}" * 60 + CHATML, None),
+        ("{% set x = 'xxx' %}" + "{% set x = x ~ x %}" * 60 + CHATML, None),
         ("{% set x = messages %}" + "{% set x = x + x %}" * 60 + CHATML, None),
         ("{% set x = '" + "x" * 999 + "' %}{% for m in messages %}" + "{{ x }}" * 2000 + "{% endfor %}", None),
         ("{% set x = '%999999999s' % 'x' %}" + CHATML, None),
