@@ -23,19 +23,16 @@ def write(model: OpenedModel, output: Path, precision: str) -> None:
 def read_logits(output: Path) -> LogitsOf:
     """Opens a folder in transformers. Raises ImportError if it or torch is not installed."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, DynamicCache
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     network = AutoModelForCausalLM.from_pretrained(output, local_files_only=True).eval()
 
     def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
-        logits, cache = [], None
+        cache = DynamicCache()  # which the network fills; versions differ in the argument's name, not in its place
         with torch.no_grad():
-            for new in split_steps(ids, steps):
-                output = network(torch.tensor(new)[None], past_key_values=cache, use_cache=True)
-                logits.append(output.logits[0].numpy())
-                cache = output.past_key_values
-        return np.concatenate(logits)
+            parts = [network(torch.tensor(new)[None], cache, use_cache=True) for new in split_steps(ids, steps)]
+        return np.concatenate([part.logits[0].numpy() for part in parts])
 
     return logits_of

@@ -25,6 +25,8 @@ def test_transformers_computes_and_tokenizes_what_openais_graph_does(tmp_path: P
     expected = np.load(OPENAI_TINY / "expected.npz")
     logits = hf_folder.read_logits(tmp_path / "hf")(expected["tokens"][0])
     np.testing.assert_allclose(logits, expected["logits"][0], atol=1e-5)
+    logits = hf_folder.read_logits(tmp_path / "hf")(expected["tokens"][0], steps=5)
+    np.testing.assert_allclose(logits, expected["logits"][0], atol=1e-5)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     text = "I'll count 12 boats  \n\nhome.<|endoftext|>"
     assert tokenizer.encode(text) == model.tokenizer.encode(text, allow_special=True)
