@@ -93,7 +93,7 @@ def finetune(
         data: what to train on. A `str` or a path names files. Data in memory is an iterable, read once, or a
             `tf.data.Dataset`: texts, (prompt, completion) pairs, dictionaries as in the task `jsonl`, or int arrays of
             token ids.
-        model: a released size, such as 124M, or a path.
+        model: a released size, such as 124M, a path, or `hf://owner/name`.
         callbacks: of Keras. They are called as `fit` calls them, with `loss`, `val_loss` and `lr`. A resumed run calls
             them as a new one does: they have not seen the earlier epochs.
         verbose: 0 prints nothing but warnings and the progress of a download, on stderr.
@@ -139,7 +139,7 @@ def evaluate(
 
     Args:
         data: a path.
-        model: a released size, such as 124M, or a path.
+        model: a released size, such as 124M, a path, or `hf://owner/name`.
         verbose: 0 prints nothing but warnings and the progress of a download, on stderr.
         settings: the flags of `gpt-tf2 evaluate`, by name. Without `output` nothing is written, and an interrupted
             evaluation does not resume.

@@ -47,11 +47,12 @@ def load(
     LiteRT of a model's first use on a CPU, goes to the logger `gpt_tf2` as information.
 
     Args:
-        model: a released size, such as "124M", or a path: a file, a folder, or the prefix of a TF1 checkpoint.
+        model: a released size, such as "124M", a path (a file, a folder, or the prefix of a TF1 checkpoint), or
+            `hf://owner/name[@revision]`.
         precision: "float32" or "bfloat16", to generate in. "auto": bfloat16 on a GPU, float32 on a CPU.
         quantize: "int8" on a CPU: half the memory, three times as fast. The logger is told what it costs in perplexity.
         engine: "litert" or "graph" (Keras). "auto": LiteRT on a CPU, unless Keras runs on JAX.
-        offline: whether to refuse to download a released size that is not on this machine.
+        offline: whether to refuse to download a model that is not on this machine.
         base: the model that adapters belong to, if it is not where they say.
 
     Raises InputError, naming the parameter or the file, if there is no such model, or if it cannot run here.
@@ -263,7 +264,7 @@ class LanguageModel:
         """
         check_format(Path(path))
         replaces = try_to_locate(str(path)) is not None
-        save_model(self.model, path, self.tokenizer, self._opened.transformers_settings)
+        save_model(self.model, path, self.tokenizer, self._opened.settings_for(path))
         save_chat_template(self._opened.chat_template, self.tokenizer, Path(path), replaces)
 
     def _encode(self, text: str, rules: CompletionRules, name: str = "`prompt`") -> Prompt:

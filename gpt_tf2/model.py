@@ -395,7 +395,7 @@ class GPT2(keras.Model):
         """Build a network with the weights of a checkpoint.
 
         Args:
-            preset: a released size, such as 124M, a name in `models/`, or a path; see `load_model`.
+            preset: a released size, such as 124M, a name in `models/`, a path (see `load_model`), or `hf://owner/name`.
             options: `dropout`, `dtype` and what a subclass adds.
 
         Raises InputError if there is no such model, or if a file is damaged.

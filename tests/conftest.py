@@ -70,6 +70,25 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def conversion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What LiteRT needs of the model `tiny`, a folder; on JAX there is none."""
+    from gpt_tf2 import load
+
+    folder = tmp_path_factory.mktemp("converted")
+    fill_workplace(folder)
+    load(folder / "models" / "tiny")
+    return folder / "models" / "tiny" / ".gpt_tf2"
+
+
+@pytest.fixture
+def converted(workplace: Path, conversion: Path) -> Path:
+    """The workplace, after a first run has converted its model: each conversion takes more than a second."""
+    if conversion.is_dir():
+        shutil.copytree(conversion, workplace / "models" / "tiny" / ".gpt_tf2")
+    return workplace
+
+
 @pytest.fixture
 def data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of a test, with the made-up data sets `cnndm/` and `coqa/`."""

@@ -138,20 +138,20 @@ def test_logits_and_every_gradient_equal_those_of_transformers(pair: Pair) -> No
         assert relative_difference(gradient, expected[transformers_name(name)]) <= 1e-4, name
 
 
-def test_ten_adam_steps_equal_torchs(pair: Pair) -> None:
+def test_adam_steps_equal_torchs(pair: Pair) -> None:
     import torch
 
-    rate = 1e-4 if pair.ours.config == SIZES["124M"] else 3e-3
+    steps, rate = (4, 1e-4) if pair.ours.config == SIZES["124M"] else (10, 3e-3)
     ids = torch.tensor(pair.tokens, dtype=torch.long)
     optimizer = torch.optim.Adam(pair.theirs.parameters(), lr=rate, eps=1e-8)
     expected = []
-    for _ in range(10):
+    for _ in range(steps):
         optimizer.zero_grad()
         loss = pair.theirs(ids, labels=ids).loss
         loss.backward()
         optimizer.step()
         expected.append(loss.item())
     trainer = make_trainer(pair.ours, AdamW())
-    losses = [trainer.step(whole_rows(pair.tokens), rate) for _ in range(10)]
-    assert expected[-1] < expected[0] - 1
+    losses = [trainer.step(whole_rows(pair.tokens), rate) for _ in range(steps)]
+    assert expected[-1] < expected[0] - 0.1 * steps
     assert losses == pytest.approx(expected, rel=5e-5)

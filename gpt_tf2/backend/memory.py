@@ -5,6 +5,7 @@ import ctypes
 import os
 import re
 import subprocess
+from pathlib import Path
 
 from gpt_tf2.storage.files import read_or_empty
 
@@ -47,11 +48,26 @@ def measure_free_memory() -> float | None:
     available = re.search(r"MemAvailable:\s+(\d+) kB", read_or_empty("/proc/meminfo"))
     if available:
         limits.append(int(available[1]) * 1024.0)
-    limit = read_or_empty("/sys/fs/cgroup/memory.max").strip()
-    used = read_or_empty("/sys/fs/cgroup/memory.current").strip()
-    if limit.isdigit() and used.isdigit():
-        limits.append(float(limit) - float(used))
+    limits += measure_group_rooms(Path("/sys/fs/cgroup"), read_or_empty("/proc/self/cgroup"))
     return min(limits) + measure_own_memory() if limits else None
+
+
+def measure_group_rooms(root: Path, groups: str) -> list[float]:
+    """Return the bytes that may still be taken in each control group with a limit.
+
+    Args:
+        root: the folder of the system's groups, version 2.
+        groups: what the system says of a process's groups: a line `0::/system.slice/x.service`, which is within
+            /system.slice and /.
+    """
+    rooms = []
+    named = re.search(r"^0::/(.*)$", groups, re.MULTILINE)
+    own = root / (named[1] if named else "")
+    for folder in [own, *own.parents]:
+        if folder.is_relative_to(root):
+            limit, used = (read_or_empty(str(folder / name)).strip() for name in ("memory.max", "memory.current"))
+            rooms += [float(limit) - float(used)] if limit.isdigit() and used.isdigit() else []
+    return rooms
 
 
 def measure_own_memory() -> float:

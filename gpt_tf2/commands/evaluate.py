@@ -129,7 +129,7 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
         settings = dataclasses.replace(settings, engine="graph")  # whatever suits this machine for generating
     model, engine = find_model(settings)
     task, _ = choose_template(task, None, model.chat_template)
-    path = find_model_path(settings.model, base=settings.base)
+    path = find_model_path(settings.model, settings.offline, settings.base)
     settings = dataclasses.replace(settings, model=str(path))  # whatever it was called
     if not task.running_text:
         choose_max_new_tokens(settings, model)  # now, not after hours of work

@@ -1,4 +1,7 @@
-"""What `model` means in every command: a name in `models/`, a path, or a released size, which is downloaded."""
+"""What `model` means in every command: a name in `models/`, a path, or what is downloaded.
+
+That is a released size, or a model on the Hugging Face Hub.
+"""
 
 import difflib
 import os
@@ -16,6 +19,7 @@ from gpt_tf2.checkpoints.formats import (
     read_config,
     try_to_locate,
 )
+from gpt_tf2.checkpoints.hub import find_cached, find_on_hub, is_on_hub, parse_name
 from gpt_tf2.checkpoints.opened import choose_config
 from gpt_tf2.checkpoints.released import (
     cached_folder,
@@ -36,12 +40,12 @@ FOLDERS = (MODELS, Path("output"))  # of own models
 
 
 def find_model_path(model: str, offline: bool = False, base: str | None = None) -> Path:
-    """The path of a model, for `open_model`. A released size that is not on this machine is downloaded.
+    """The path of a model, for `open_model`. One that is not on this machine is downloaded if a server has it.
 
     So is the released model that adapters belong to.
 
     Args:
-        model: a name in `models/`, a path, or a released size.
+        model: a name in `models/`, a path, a released size, or `hf://owner/name[@revision]`.
         offline: whether to raise instead of downloading.
         base: another model that adapters belong to, so that the one that they name is not needed.
 
@@ -51,7 +55,7 @@ def find_model_path(model: str, offline: bool = False, base: str | None = None) 
         >>> find_model_path("124M")  # doctest: +SKIP
         PosixPath('/home/ada/.cache/gpt-tf2/models/124M')
     """
-    path = find_on_machine(model)
+    path = find_on_hub(parse_name(model), offline, print_to_stderr) if is_on_hub(model) else find_on_machine(model)
     if path:
         missing = None if base else find_missing_base(path)
         if missing:
@@ -68,13 +72,15 @@ def find_model_path(model: str, offline: bool = False, base: str | None = None) 
 def find_model_and_base(model: str, base: str | None, offline: bool = False) -> tuple[Path, Path | None]:
     """The paths of a model and of the base that is given for its adapters; see `find_model_path`."""
     path = find_model_path(model, offline, base)
-    if base and base not in SIZES and not find_on_machine(base):
+    if base and base not in SIZES and not is_on_hub(base) and not find_on_machine(base):
         raise explain_missing(base, "base")
     return path, find_model_path(base, offline) if base else None
 
 
 def find_on_machine(model: str) -> Path | None:
     """The path of a model without a download, or None. The files of a download are not hashed again."""
+    if is_on_hub(model):
+        return find_cached(parse_name(model))
     named = [MODELS / model] if model == Path(model).name != "" else []
     for path in (*named, Path(model)) if model else ():
         if is_there(path) and not (model in SIZES and is_unfinished(path)):
@@ -112,9 +118,11 @@ def download_missing(size: str) -> Path:
 def find_config(model: str) -> GPT2Config:
     """The hyper-parameters of a model, which need not be on this machine if it is a released size.
 
+    A model on the hub is downloaded.
+
     Raises InputError if there is no such model, or no hyper-parameters.
     """
-    path = find_on_machine(model)
+    path = find_model_path(model) if is_on_hub(model) else find_on_machine(model)
     if path is None:
         if model not in SIZES:
             raise explain_missing(model)
@@ -127,9 +135,11 @@ def name_model(model: str) -> str:
     """What files that are made from a model call it: the name of its folder, or of its file without the suffix.
 
     Example:
-        >>> name_model("124M"), name_model("output/book.h5")
-        ('124M', 'book')
+        >>> name_model("124M"), name_model("output/book.h5"), name_model("hf://ada/boats@v2")
+        ('124M', 'book', 'boats')
     """
+    if is_on_hub(model):
+        return parse_name(model).repo.rpartition("/")[2]
     path = find_on_machine(model) or Path(model)
     return Path(os.path.abspath(path)).name if path.is_dir() else path.stem  # noqa: PTH100 - links keep their names
 
@@ -153,4 +163,4 @@ def explain_missing(model: str, setting: str = "model") -> InputError:
     names = {path.stem if path.is_file() else path.name: path for path in list_own_models()}
     near = difflib.get_close_matches(name_model(model), names, n=2)
     hint = f" (near: {', '.join(str(names[name]) for name in near)})" if near else ""
-    return InputError(f"no such model{hint}: give {', '.join(SIZES)}, or a path", setting, model)
+    return InputError(f"no such model{hint}: give {', '.join(SIZES)}, a path or hf://owner/name", setting, model)

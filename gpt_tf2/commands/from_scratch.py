@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from gpt_tf2.checkpoints.added_tokens import describe_added
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
+from gpt_tf2.checkpoints.hub import is_on_hub
 from gpt_tf2.checkpoints.opened import OpenedModel, stamp_files
 from gpt_tf2.checkpoints.vocabularies import find_vocabulary
 from gpt_tf2.commands.find_model import MODELS, find_model_path
@@ -41,7 +42,7 @@ def open_random_model(settings: FinetuneSettings) -> OpenedModel:
 
 
 def choose_vocabulary(settings: FinetuneSettings) -> tuple[Path, Tokenizer]:
-    """Where the vocabulary is that `model` names, and the vocabulary; that of a released size may be downloaded.
+    """Where the vocabulary is that `model` names, and the vocabulary; it may be downloaded.
 
     Raises InputError if there is none.
     """
@@ -51,7 +52,7 @@ def choose_vocabulary(settings: FinetuneSettings) -> tuple[Path, Tokenizer]:
         tokenizer = find_vocabulary(place, *files)
         if tokenizer:
             return place, tokenizer
-    if settings.model not in SIZES:
+    if settings.model not in SIZES and not is_on_hub(settings.model):
         fix = f"make one (gpt-tf2 vocabulary TEXT --output {settings.model}), or give {', '.join(SIZES)}"
         raise InputError(f"no encoder.json and vocab.bpe in {MODELS / settings.model}: {fix}", "model", settings.model)
     place = find_model_path(settings.model, settings.offline)  # with its weights: the files of a model are one

@@ -7,26 +7,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt_tf2.backend.starting import start_backend
-from gpt_tf2.checkpoints import chat_templates, transformers_settings, vocabularies
 from gpt_tf2.checkpoints.adapters import Adapters
+from gpt_tf2.checkpoints.beside import OF_MODEL, OF_VOCABULARY
 from gpt_tf2.checkpoints.chat_templates import save_chat_template
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.formats import check_format, locate, locate_base, open_adapters, try_to_locate
+from gpt_tf2.checkpoints.hub import is_on_hub
 from gpt_tf2.checkpoints.opened import OpenedModel, load_model, open_model, save_model
-from gpt_tf2.commands.find_model import find_model_and_base, find_on_machine
+from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import BASE, OFFLINE
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.errors import InputError
-from gpt_tf2.tasks import chat_template
-from gpt_tf2.vocabularies import reading
 
 if TYPE_CHECKING:
     from gpt_tf2.model import GPT2
 
 TOKENS = 16  # whose logits are compared
-OF_VOCABULARY = (*vocabularies.ENCODER, *vocabularies.MERGES, vocabularies.WHOLE, *reading.BESIDE)
-OF_MODEL = (chat_template.FILE, chat_templates.JINJA, "hparams.json", *transformers_settings.FILES)
 BESIDE = (*OF_VOCABULARY, *OF_MODEL)
 
 
@@ -50,7 +47,10 @@ def merge(settings: MergeSettings) -> tuple[Path, float]:
     """
     output = Path(settings.output)
     check_format(output)
-    path = find_on_machine(settings.adapters) or Path(settings.adapters)
+    if is_on_hub(settings.adapters):
+        path = find_model_path(settings.adapters, settings.offline, settings.base)
+    else:
+        path = find_on_machine(settings.adapters) or Path(settings.adapters)
     located = locate(path)
     held = open_adapters(located)
     if held is None:
@@ -65,7 +65,7 @@ def merge(settings: MergeSettings) -> tuple[Path, float]:
     start_backend()
     merged = model.load()
     replaces = try_to_locate(str(output)) is not None
-    save_model(merged, output, model.tokenizer, model.transformers_settings)
+    save_model(merged, output, model.tokenizer, model.settings_for(output))
     save_chat_template(model.chat_template, model.tokenizer, output, replaces)
     logits = compute_logits(merged)
     del merged  # before the base is read: a model may fill the memory

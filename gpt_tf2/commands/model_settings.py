@@ -15,7 +15,10 @@ from gpt_tf2.generation.sampling import Sampler, make_sampler
 MAX_NEW_TOKENS = 100  # by default
 COUNT: dict[str, Any] = {"kind": int, "at_least": 1, "below": 2**31}
 OF_MODEL: dict[str, Any] = {"group": "model", "metavar": "FILE"}
-MODEL = "a released size, such as 124M, a name in models/, or a path: a folder, a TF1 prefix, .h5 or .safetensors"
+MODEL = (
+    "a released size, such as 124M, a name in models/, hf://owner/name, "
+    "or a path: a folder, a TF1 prefix, .h5 or .safetensors"
+)
 BASE: dict[str, Any] = {"help": "the model that adapters belong to, if it is not where they say", "group": "model"}
 OFFLINE: dict[str, Any] = {"help": "do not download the model if it is missing", "group": "model", "kind": bool}
 
@@ -66,7 +69,12 @@ class ModelSettings:
         below=1,
     )
     repetition_penalty: float = flag(
-        1.0, "above 1, makes tokens that occurred less likely", group="sampling", kind=float, above=0
+        1.0,
+        "above 1, makes tokens that occurred less likely",
+        group="sampling",
+        kind=float,
+        at_least=0.001,
+        at_most=1000,
     )
     seed: int | None = flag(None, "seed of the samples, to reproduce them", group="sampling", kind=int, at_least=0)
     batch_size: int = flag(1, "sequences generated in parallel", group="memory", kind=int, at_least=1, at_most=10_000)
@@ -109,7 +117,7 @@ class ModelSettings:
 def find_model(settings: ModelSettings) -> tuple[OpenedModel, str]:
     """Opens the model and chooses its engine, without TensorFlow where that is not needed.
 
-    A released size that is not on this machine is downloaded.
+    One that is not on this machine is downloaded if a server has it.
 
     Raises InputError if there is no such model, or the engine cannot run here.
     """

@@ -19,7 +19,7 @@ RANGES: dict[str, tuple[type, Callable[[float], bool], str]] = {
     "top_k": (int, lambda value: 0 <= value < 2**63, "0 or more, less than 2^63"),
     "top_p": (float, lambda value: 0 < value <= 1, "more than 0, at most 1"),
     "min_p": (float, lambda value: 0 <= value < 1, "0 or more, less than 1"),
-    "repetition_penalty": (float, lambda value: value > 0, "more than 0"),
+    "repetition_penalty": (float, lambda value: 0.001 <= value <= 1000, "0.001 to 1000"),
     "seed": (int, lambda value: 0 <= value < 2**63, "0 or more, less than 2^63"),
     "end": (int, lambda value: -(2**31) <= value < 2**31, "a token id"),
 }

@@ -64,7 +64,8 @@ class GGUFFile:
             file.seek(tensor.start)
             stored: Any = np.frombuffer(take(file, needed, size, self.path), dtype)
         if dtype == Q8_0:
-            return (stored["values"] * stored["scale"].astype("f4")[:, None]).reshape(tensor.shape)
+            with np.errstate(invalid="ignore"):  # of a damaged file
+                return (stored["values"] * stored["scale"].astype("f4")[:, None]).reshape(tensor.shape)
         return stored.astype("f4", copy=False).reshape(tensor.shape)
 
 

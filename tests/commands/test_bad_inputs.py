@@ -384,7 +384,7 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "--repetition_penalty 0": (
         f"{GENERATE} --repetition_penalty=0",
         nothing,
-        ["--repetition_penalty 0.0", "more than 0"],
+        ["--repetition_penalty 0.0", "at least 0.001, at most 1000"],
     ),
     "a missing file of prompts": (f"{PROMPTS} --prompts=none.txt", nothing, ["none.txt", "No such file", "check"]),
     "a file without prompts": (f"{PROMPTS} --prompts=p.txt", write("p.txt", "\n \n"), ["p.txt", "write one per line"]),

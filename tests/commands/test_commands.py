@@ -97,7 +97,7 @@ def test_flags_choose_the_sampling_rules(flags: dict, rules: tuple) -> None:
     assert GenerateSettings(model="m.h5", temperature=0.0, nucleus=True).sampler() == Sampler(greedy=True)
 
 
-def test_without_a_starter_a_new_text_is_generated(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+def test_without_a_starter_a_new_text_is_generated(converted: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["generate", "--model=models/tiny", "--length=8", "--seed=0"]) == 0
     out = capsys.readouterr().out
     assert "<|endoftext|>" not in out and len(out) > len(DASHES) + 1
@@ -123,7 +123,7 @@ def test_importing_the_package_does_not_import_tensorflow() -> None:
     assert result.stdout == "False\n"
 
 
-def test_temperature_0_is_greedy_as_the_help_says(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+def test_temperature_0_is_greedy_as_the_help_says(converted: Path, capsys: pytest.CaptureFixture) -> None:
     texts = set()
     for flag in ("--temperature=0", "--temperature=0", "--top_k=1"):
         assert main([*GENERATE.split(" "), "--output_length=20", flag]) == 0

@@ -189,10 +189,10 @@ def test_a_wrong_name_is_an_error_that_names_those_near_it(workplace: Path, caps
     Path("output/story_tiny.h5").touch()
     for typed, near in (("tny", "models/tiny"), ("output/story_tny.h5", "output/story_tiny.h5")):
         with pytest.raises(
-            InputError, match=rf"^model={typed}: no such model \(near: {near}\): give 124M, .*1558M, or"
+            InputError, match=rf"^model={typed}: no such model \(near: {near}\): give 124M, .*1558M, a path"
         ):
             find_model_path(typed)
     assert main(["plan", "--model=2B"]) == 2
     assert capsys.readouterr().err == (
-        "gpt-tf2 plan: --model 2B: no such model: give 124M, 355M, 774M, 1558M, or a path\n"
+        "gpt-tf2 plan: --model 2B: no such model: give 124M, 355M, 774M, 1558M, a path or hf://owner/name\n"
     )

@@ -68,7 +68,7 @@ def run(capsys: pytest.CaptureFixture, *flags: str) -> tuple[list[dict], str]:
     return [json.loads(line) for line in out.split("\n")[:-1]], err
 
 
-def test_a_full_context_ends_a_sample_and_is_said(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_full_context_ends_a_sample_and_is_said(converted: Path, capsys: pytest.CaptureFixture) -> None:
     samples, err = run(capsys, "--starter=The", "--output_length=200", "--n_samples=4", "--min_length=63")
     assert [(sample["tokens"], sample["ended"]) for sample in samples] == [(63, "context")] * 4
     assert "the context of 64 tokens has room for 63 after the prompt, not for 200 (--beyond_context goes on)\n" in err
@@ -76,7 +76,7 @@ def test_a_full_context_ends_a_sample_and_is_said(workplace: Path, capsys: pytes
     assert samples[0]["ended"] == "length" and "room" not in err
 
 
-def test_beyond_the_context_a_sample_goes_on(workplace: Path, capsys: pytest.CaptureFixture) -> None:
+def test_beyond_the_context_a_sample_goes_on(converted: Path, capsys: pytest.CaptureFixture) -> None:
     beyond = ["--output_length=150", "--min_length=150", "--n_samples=2", "--beyond_context"]
     samples, err = run(capsys, "--starter=The", *beyond)
     assert [(sample["tokens"], sample["ended"]) for sample in samples] == [(150, "length")] * 2
@@ -107,7 +107,7 @@ def test_what_cannot_be_met_is_an_error(
 
 
 def test_the_end_of_text_in_a_starter_is_the_token(
-    workplace: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    converted: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts: list[list[int]] = []
     check_prompt = module.check_prompt
@@ -121,7 +121,7 @@ def test_the_end_of_text_in_a_starter_is_the_token(
     assert [prompt.count(511) for prompt in prompts] == [2, 0] and len(prompts[0]) < len(prompts[1])
 
 
-def test_samples_come_in_order_and_as_soon_as_they_are_finished(workplace: Path) -> None:
+def test_samples_come_in_order_and_as_soon_as_they_are_finished(converted: Path) -> None:
     settings = GenerateSettings(
         model="models/tiny", prompt="The", n_samples=10**9, batch_size=3, max_new_tokens=5, top_k=0, seed=1
     )

@@ -117,8 +117,8 @@ def test_int8_costs_less_than_a_percent_of_perplexity_and_says_so(
     assert f"{quantized / exact - 1:+.2%}" in capsys.readouterr().err
 
 
-def test_many_samples_of_many_prompts(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    (workplace / "prompts.txt").write_text("The tide\n\nOne\\nTwo\n")
+def test_many_samples_of_many_prompts(converted: Path, capsys: pytest.CaptureFixture) -> None:
+    (converted / "prompts.txt").write_text("The tide\n\nOne\\nTwo\n")
     flags = ["generate", "--model=models/tiny", "--prompts=prompts.txt", "--length=6", "--seed=3", "--n_samples=3"]
     assert main([*flags, "--batch_size=2", "--json"]) == 0
     samples = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -126,11 +126,11 @@ def test_many_samples_of_many_prompts(workplace: Path, capsys: pytest.CaptureFix
     assert all(0 < sample["tokens"] <= 6 and sample["ended"] in ("length", "end") for sample in samples)
     assert main([*flags, "--batch_size=5", "--output_file=out/samples.txt", "--include_prompt=no"]) == 0
     assert capsys.readouterr().out == ""
-    texts = (workplace / "out" / "samples.txt").read_text().split(f"\n{LINE}\n")
+    texts = (converted / "out" / "samples.txt").read_text().split(f"\n{LINE}\n")
     assert texts == [*(sample["text"] for sample in samples), ""]
 
 
-def test_a_sample_ends_before_the_stop_text_but_not_below_the_minimum_length(workplace: Path) -> None:
+def test_a_sample_ends_before_the_stop_text_but_not_below_the_minimum_length(converted: Path) -> None:
     settings = {"max_new_tokens": 30, "seed": 1, "top_k": 0}
     text = generate(GenerateSettings(model="models/tiny", **settings, prompt="The", min_length=30))[0]
     stop = text[9:11]
@@ -139,14 +139,13 @@ def test_a_sample_ends_before_the_stop_text_but_not_below_the_minimum_length(wor
 
 
 @pytest.mark.slow
-def test_prompts_come_from_standard_input(workplace: Path) -> None:
-    generate(GenerateSettings(model="models/tiny", max_new_tokens=1))  # converts the model
+def test_prompts_come_from_standard_input(converted: Path) -> None:
     flags = ["inference.py", "--model_path=models/tiny", "--prompts=-", "--output_length=4", "--temperature=0"]
-    process = start_script(*flags, folder=workplace, stdin=subprocess.PIPE)
+    process = start_script(*flags, folder=converted, stdin=subprocess.PIPE)
     out, _ = process.communicate("The tide\nThe moon\n", timeout=300)
     assert process.returncode == 0 and out.count(LINE) == 2
     assert [sample[:8] for sample in out.split(f"\n{LINE}\n")] == ["The tide", "The moon", ""]
-    process = start_script(*flags, folder=workplace, stdin=subprocess.PIPE, text=False)
+    process = start_script(*flags, folder=converted, stdin=subprocess.PIPE, text=False)
     _, err = process.communicate(b"caf\xe9\n", timeout=300)
     assert process.returncode == 2 and b"not UTF-8 text at byte 3" in err and err.count(b"\n") == 1
 
