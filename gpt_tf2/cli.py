@@ -117,6 +117,12 @@ def export() -> "Parts":
     return ExportSettings, run_export
 
 
+def push() -> "Parts":
+    from gpt_tf2.commands.push import PushSettings, print_push
+
+    return PushSettings, print_push
+
+
 def import_() -> "Parts":
     from gpt_tf2.commands.import_gguf import ImportSettings, import_gguf
 
@@ -183,6 +189,9 @@ COMMANDS: dict[str, Command] = {
         "write a model for another program, such as llama.cpp, and compare it there",
         export,
         ["model", "format"],
+    ),
+    "push": Command(
+        "move", "put a model on the Hugging Face Hub, with a card that its run fills in", push, ["model", "repository"]
     ),
     "import": Command("move", "turn llama.cpp's file of a GPT-2 (.gguf) into a checkpoint", import_, ["file"]),
     "completion": Command("shell", "print a script that completes commands and flags", completion, ["shell"]),

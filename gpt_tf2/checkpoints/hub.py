@@ -128,8 +128,8 @@ def check_files(model: HubModel, names: list[str]) -> None:
         raise InputError(f"{model}: has no model.safetensors: give another model")
 
 
-def explain(hub: ModuleType, model: HubModel, error: Exception) -> InputError:
-    """What the user can do about an error of the hub's client."""
+def explain(hub: ModuleType, model: HubModel, error: Exception, done: str = "fetched from") -> InputError:
+    """What the user can do about an error of the hub's client. done: what could not be done, `fetched from`."""
     errors = hub.errors
     page = f"{hub.constants.ENDPOINT}/{model.repo}"
     if isinstance(error, errors.GatedRepoError):
@@ -140,14 +140,14 @@ def explain(hub: ModuleType, model: HubModel, error: Exception) -> InputError:
         return InputError(f"{model}: no such model, or a private one: check the name, or set HF_TOKEN to your token")
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
-        fix = "check HF_TOKEN" if status in (401, 403) else "try again later"
+        fix = "check your token, and what it may do" if status in (401, 403) else "try again later"
         return InputError(f"{model}: the hub answers {status}: {fix}")
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return InputError(f"{model} is not in {hub.constants.HF_HUB_CACHE}: unset HF_HUB_OFFLINE, or give a path")
+        return InputError(f"{model}: cannot be {done} the hub while HF_HUB_OFFLINE is set: unset it")
     if isinstance(error, errors.HFValidationError):
         return InputError(f"{model}: not a name on the hub: give {PREFIX}owner/name or {PREFIX}owner/name@revision")
-    problem = f"cannot be fetched from {hub.constants.ENDPOINT} ({name_error(error)})"
-    return InputError(f"{model}: {problem}: check the network, or give a path")
+    problem = f"cannot be {done} {hub.constants.ENDPOINT} ({name_error(error)})"
+    return InputError(f"{model}: {problem}: check the network and the disk")
 
 
 def name_error(error: Exception) -> str:

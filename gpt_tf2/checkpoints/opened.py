@@ -20,7 +20,7 @@ from gpt_tf2.checkpoints.formats import (
     read_transformers_settings,
     write_checkpoint,
 )
-from gpt_tf2.checkpoints.jinja_templates import find_jinja, parse_jinja
+from gpt_tf2.checkpoints.jinja_templates import find_jinja, parse_jinja, read_token_names
 from gpt_tf2.checkpoints.merged import MergedTensors
 from gpt_tf2.checkpoints.transformers_settings import NOTHING_KEPT, TransformersSettings
 from gpt_tf2.checkpoints.vocabularies import find_vocabulary, save_vocabulary
@@ -204,7 +204,7 @@ def find_template(folders: Sequence[Path], tokenizer: Tokenizer) -> tuple[ChatTe
     for folder in folders:
         if found := find_jinja(folder):
             file, text = found
-            template = parse_jinja(text, folder, tokenizer.decode([tokenizer.end_of_text]))
+            template = parse_jinja(text, read_token_names(folder), tokenizer.decode([tokenizer.end_of_text]))
             return template, None if template else file
     return None, None
 

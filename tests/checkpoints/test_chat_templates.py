@@ -7,7 +7,7 @@ import pytest
 
 from gpt_tf2 import InputError
 from gpt_tf2.checkpoints.chat_templates import save_chat_template
-from gpt_tf2.checkpoints.jinja_templates import parse_jinja
+from gpt_tf2.checkpoints.jinja_templates import parse_jinja, read_token_names
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.checkpoints.vocabularies import save_vocabulary
 from gpt_tf2.commands.chat import choose_template
@@ -95,7 +95,7 @@ def test_a_template_of_transformers_is_read_if_it_is_a_text_around_each_message(
     jinja: str, template: ChatTemplate | None, tmp_path: Path
 ) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": {"content": END}}))
-    assert parse_jinja(jinja, tmp_path, END) == template
+    assert parse_jinja(jinja, read_token_names(tmp_path), END) == template
 
 
 def test_a_model_without_chat_json_has_its_template_of_transformers(workplace: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 Files = dict[str, bytes]
 TOKEN = "hf_made_up"
+BAD_TOKEN = "Invalid credentials in Authorization header"
 INFO = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?")
 TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)")
 FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -76,6 +77,8 @@ class Handler(BaseHTTPRequestHandler):
     def answer_get(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append((self.command, path))
+        if path == "/api/whoami-v2":
+            return self.send_json({"name": "ada"}) if self.has_token() else self.send(401, message=BAD_TOKEN)
         match = TREE.fullmatch(path) or FILE.fullmatch(path) or INFO.fullmatch(path)
         if not match:  # what a newer client asks for besides
             return self.send(404)
@@ -89,7 +92,9 @@ class Handler(BaseHTTPRequestHandler):
         if files is None:
             return self.send(404, error="RevisionNotFound")
         if match.re is INFO:
-            return self.send_json({"id": repo, "sha": digest, "siblings": [{"rfilename": name} for name in files]})
+            names = [{"rfilename": name} for name in files]
+            is_private = self.server.visibility.get(repo) == "private"
+            return self.send_json({"id": repo, "sha": digest, "private": is_private, "siblings": names})
         if match.re is TREE:
             oids = {name: hashlib.sha1(content).hexdigest() for name, content in files.items()}
             return self.send_json(
@@ -103,15 +108,15 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         self.server.asked.append((self.command, path))
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self.send(401, message="Invalid credentials in Authorization header")
+        if not self.has_token():
+            return self.send(401, message=BAD_TOKEN)
         if path == "/api/validate-yaml":
             return self.send_json({"errors": [], "warnings": []})
         if path == "/api/repos/create":
             asked = json.loads(body)
             repo = f"{asked['organization']}/{asked['name']}"
             if repo in self.server.commits:
-                return self.send(409)
+                return self.send_json({"url": f"{self.server.url}/{repo}"}, 409)
             self.server.visibility[repo] = asked["visibility"]
             self.server.commit(repo, {".gitattributes": b""})
             return self.send_json({"url": f"{self.server.url}/{repo}"})
@@ -126,11 +131,16 @@ class Handler(BaseHTTPRequestHandler):
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "deletedFile":
+                del files[line["value"]["path"]]
         digest = self.server.commit(repo, files)
         return self.send_json({"commitUrl": f"{self.server.url}/{repo}/commit/{digest}", "commitOid": digest})
 
-    def send_json(self, value: Any) -> None:
-        self.send(200, json.dumps(value).encode(), **{"Content-Type": "application/json"})
+    def has_token(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+
+    def send_json(self, value: Any, status: int = 200) -> None:
+        self.send(status, json.dumps(value).encode(), **{"Content-Type": "application/json"})
 
     def send(self, status: int, content: bytes = b"", error: str = "", message: str = "", **headers: str) -> None:
         self.send_response(status)
