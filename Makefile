@@ -10,8 +10,8 @@ SAME_ON_BOTH = tests/backend/test_choice.py tests/backend/test_jax.py \
 	tests/commands/test_download.py tests/commands/test_evaluation_output.py tests/commands/test_models.py \
 	tests/commands/test_parsing.py tests/commands/test_show_data.py \
 	tests/data/test_prepared.py tests/data/test_too_long.py \
-	tests/docs tests/scoring tests/serving/test_page.py tests/storage tests/tasks \
-	tests/test_cli.py tests/test_notebook.py tests/test_tokenizer.py
+	tests/docs tests/scoring tests/serving/test_page.py tests/serving/test_watch_page.py tests/storage tests/tasks \
+	tests/test_cli.py tests/test_notebook.py tests/test_packaging.py tests/test_tokenizer.py tests/watching
 
 .PHONY: demo test test-all lint docs notebooks
 

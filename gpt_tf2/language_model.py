@@ -264,7 +264,7 @@ class LanguageModel:
         """
         check_format(Path(path))
         replaces = try_to_locate(str(path)) is not None
-        save_model(self.model, path, self.tokenizer, self._opened.transformers_settings)
+        save_model(self.model, path, self.tokenizer, self._opened.settings_for(path))
         save_chat_template(self._opened.chat_template, self.tokenizer, Path(path), replaces)
 
     def _encode(self, text: str, rules: CompletionRules, name: str = "`prompt`") -> Prompt:

@@ -33,10 +33,9 @@ def open_checkpoint(file: GGUFFile) -> Checkpoint:
     config = read_config(file)
     names = {gguf_name(name): name for name in tensor_shapes(config)}
     stored = {key: tensor.shape for key, tensor in file.tensors.items() if not (key == HEAD and config.tied)}
-    shapes = {
-        names.get(key, key): shape[::-1] if is_transposed(names.get(key, key)) else shape
-        for key, shape in stored.items()
-    }
+    if strange := next((key for key in stored if key not in names), None):
+        raise InputError(f"{file.path}: tensor {strange} is not part of this GPT-2: {FIX}")
+    shapes = {names[key]: shape[::-1] if is_transposed(names[key]) else shape for key, shape in stored.items()}
 
     def read(name: str) -> np.ndarray:
         values = file.read(gguf_name(name))

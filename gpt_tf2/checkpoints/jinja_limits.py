@@ -12,6 +12,7 @@ NODES = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.Name, nodes.Const),
     *(nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.CondExpr, nodes.Getattr, nodes.Getitem),
     *(nodes.Slice, nodes.Add, nodes.Mod, nodes.Filter, nodes.Test, nodes.Call, nodes.Dict, nodes.Pair, nodes.List),
+    *(nodes.Neg, nodes.Concat),
 )
 FILTERS, METHODS, FUNCTIONS = {"trim"}, {"strip", "lstrip", "rstrip"}, {"raise_exception"}
 
@@ -40,11 +41,15 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return tree
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        is_sum = operator == "+" and isinstance(left, str) and isinstance(right, str)
-        if not is_sum and not (isinstance(left, int) and isinstance(right, int)):  # '%999999999s' % x
-            raise TemplateError("computes with what is neither text nor number")
-        if is_sum and len(left) + len(right) > LONGEST_SUM:
-            raise TemplateError("adds up too much")
+        match operator, left, right:
+            case "+", str(), str():
+                is_allowed = len(left) + len(right) <= LONGEST_SUM
+            case "%", str(), str() | int():  # but not '%999999999s'
+                is_allowed = "%" not in left.replace("%s", "") and len(left) + len(str(right)) <= LONGEST_SUM
+            case _:
+                is_allowed = isinstance(left, int) and isinstance(right, int)
+        if not is_allowed:
+            raise TemplateError("adds up too much, or what is neither text nor number")
         return super().call_binop(context, operator, left, right)
 
 
@@ -66,8 +71,11 @@ def refuse(message: str) -> None:
     raise TemplateError(message)
 
 
-def is_limited(node: nodes.Node, in_loop: bool = False) -> bool:
-    """Whether a part of a template is one of those that are allowed, with all its parts."""
+def is_limited(node: nodes.Node, in_loop: bool = False, is_kept: bool = False) -> bool:
+    """Whether a part of a template is one of those that are allowed, with all its parts.
+
+    is_kept: whether it is assigned to a variable: there `~`, whose length nothing checks, could double a text.
+    """
     match node:
         case nodes.For():
             allowed = not in_loop and not node.recursive
@@ -77,7 +85,9 @@ def is_limited(node: nodes.Node, in_loop: bool = False) -> bool:
             allowed = name in METHODS
         case nodes.Call(node=called):
             allowed = isinstance(called, nodes.Name) and called.name in FUNCTIONS
+        case nodes.Concat():
+            allowed = not is_kept
         case _:
             allowed = isinstance(node, NODES)
-    in_loop = in_loop or isinstance(node, nodes.For)
-    return allowed and all(is_limited(child, in_loop) for child in node.iter_child_nodes())
+    in_loop, is_kept = in_loop or isinstance(node, nodes.For), is_kept or isinstance(node, nodes.Assign)
+    return allowed and all(is_limited(child, in_loop, is_kept) for child in node.iter_child_nodes())

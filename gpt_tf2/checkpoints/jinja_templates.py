@@ -38,15 +38,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def parse_jinja(text: str, folder: Path, end: str) -> ChatTemplate | None:
+def parse_jinja(text: str, names: Mapping[str, Any], end: str) -> ChatTemplate | None:
     """The chat template that makes the same text of every chat; None if none does, or if it is no Jinja.
 
     Args:
-        folder: of the tokenizer's settings, some of which are variables in the template.
+        names: of special tokens, such as `eos_token`, which are variables in the template.
         end: the name of the token that ends a text.
     """
     try:
-        render = compile_jinja(text, read_token_names(folder))
+        render = compile_jinja(text, names)
         template = derive(render, end)
         is_same = template is not None and all(agrees(template, chat, render, end) for chat in CHATS)
     except Exception:  # whatever a program in a template may raise

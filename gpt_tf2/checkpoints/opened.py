@@ -10,6 +10,7 @@ from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.checkpoints.companions import companion_folder, find_companion
 from gpt_tf2.checkpoints.formats import (
+    SAFETENSORS,
     list_sources,
     locate,
     locate_base,
@@ -19,7 +20,7 @@ from gpt_tf2.checkpoints.formats import (
     read_transformers_settings,
     write_checkpoint,
 )
-from gpt_tf2.checkpoints.jinja_templates import find_jinja, parse_jinja
+from gpt_tf2.checkpoints.jinja_templates import find_jinja, parse_jinja, read_token_names
 from gpt_tf2.checkpoints.merged import MergedTensors
 from gpt_tf2.checkpoints.transformers_settings import NOTHING_KEPT, TransformersSettings
 from gpt_tf2.checkpoints.vocabularies import find_vocabulary, save_vocabulary
@@ -51,7 +52,7 @@ class OpenedModel:
     notes: lines on what could not be checked, and on tokens that were added to those on disk.
     chat_template: of the chats that it was trained on; None if there were none.
     unread_template: the file of transformers' chat template, if that is more than a text around each message.
-    transformers_settings: what transformers keeps of it, or of its adapters' base, besides the network.
+    settings_beside: the checkpoint, its own or that of its adapters' base, beside which transformers' settings lie.
     """
 
     path: Path
@@ -63,7 +64,7 @@ class OpenedModel:
     notes: tuple[str, ...] = ()
     chat_template: ChatTemplate | None = None
     unread_template: Path | None = None
-    transformers_settings: TransformersSettings = NOTHING_KEPT
+    settings_beside: Path | None = None
 
     @property
     def remark(self) -> str:
@@ -71,6 +72,18 @@ class OpenedModel:
         nameless = len(self.tokenizer.undrawn(self.config.n_vocab))
         problem = f"no token for {nameless:,} of the model's {self.config.n_vocab:,} ids: these are never drawn"
         return "\n".join([*self.notes, *([f"{self.tokenizer.files[0]}: {problem}"] if nameless else [])])
+
+    @functools.cached_property
+    def transformers_settings(self) -> TransformersSettings:
+        """What transformers keeps of it besides the network. Raises InputError if a file is malformed."""
+        return read_transformers_settings(self.settings_beside) if self.settings_beside else NOTHING_KEPT
+
+    def settings_for(self, output: str | Path) -> TransformersSettings:
+        """What a file that it is written to keeps of these settings: all if it is `.safetensors`, else nothing.
+
+        Raises InputError if they are kept and a file is malformed.
+        """
+        return self.transformers_settings if Path(output).suffix == SAFETENSORS else NOTHING_KEPT
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
@@ -179,7 +192,7 @@ def open_model(
         open_weights,
         tuple(notes),
         *find_template(owned, tokenizer),
-        transformers_settings=read_transformers_settings(whole),
+        settings_beside=whole,
     )
 
 
@@ -191,7 +204,7 @@ def find_template(folders: Sequence[Path], tokenizer: Tokenizer) -> tuple[ChatTe
     for folder in folders:
         if found := find_jinja(folder):
             file, text = found
-            template = parse_jinja(text, folder, tokenizer.decode([tokenizer.end_of_text]))
+            template = parse_jinja(text, read_token_names(folder), tokenizer.decode([tokenizer.end_of_text]))
             return template, None if template else file
     return None, None
 

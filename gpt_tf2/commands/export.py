@@ -1,12 +1,10 @@
 """`export`: a model in the format of another program, opened there and compared."""
 
-import contextlib
 import dataclasses
 import gc
 import importlib
 import importlib.util
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from gpt_tf2.decoding.engine import open_decoder, read_sample
 from gpt_tf2.errors import InputError, to_line
 from gpt_tf2.exporting.modelfile import write_modelfile
 from gpt_tf2.exporting.proof import Expected, LogitsOf, Proof, compute_expected, prove
+from gpt_tf2.storage.folders import check_new, stage
 from gpt_tf2.storage.text_files import read_text
 
 OUTPUT = Path("output")
@@ -72,7 +71,7 @@ class ExportSettings:
     output: str | None = flag(None, "the file or folder to write (output/MODEL.FORMAT)", metavar="PATH")
     precision: str | None = flag(
         None,
-        "numbers of the weights (float32, web: int8): float16 is half as large, q8_0 and int8 a quarter",
+        "numbers of the weights (float32; web: int8): float16 is half as large, q8_0 and int8 a quarter",
         choices=PRECISIONS,
     )
     data: str | None = flag(
@@ -94,7 +93,8 @@ class ExportSettings:
 def run_export(settings: ExportSettings) -> Path:
     """Exports a model, prints the path, and on stderr how it compares. Returns the path.
 
-    Raises SystemExit, with the code 1, if the exported model computes something else; what was written is removed.
+    Raises SystemExit, with the code 1, if the exported model computes something else. It is not kept then, and what
+    was at the path before stays.
     """
     output, proof = export(settings)
     if proof:
@@ -107,10 +107,10 @@ def export(settings: ExportSettings) -> tuple[Path, Proof | None]:
     """Writes a model in another format, opens it with that format's own program, and compares the two.
 
     Returns:
-        The path, and the comparison; None if the program is not installed.
+        The path, and the comparison; None if the program is not installed, or cannot run here.
 
-    Raises InputError if a setting or the model is bad, or if the output cannot be written; and SystemExit, see
-    `run_export`.
+    Raises InputError if a setting or the model is bad, or if the output cannot be written or is the model itself; and
+    SystemExit, see `run_export`.
     """
     path, base = find_model_and_base(settings.model, settings.base, settings.offline)
     model, format = open_model(path, base=base), FORMATS[settings.format]
@@ -119,24 +119,48 @@ def export(settings: ExportSettings) -> tuple[Path, Proof | None]:
     text = read_text_to_compare(settings.data, model)
     precision = settings.precision or format.precisions[0]
     output = Path(settings.output) if settings.output else name_output(settings.model, format, precision)
+    check_output(output, format, model)
     module: Any = importlib.import_module(f"gpt_tf2.exporting.{format.module}")
-    expected = None
-    if all(map(importlib.util.find_spec, format.imported)):
-        expected = compute_here(model, text)  # first, so that a bad model leaves nothing behind
-    else:
-        print_to_stderr(f"not compared in {format.program}: pip install {format.packages}")
-    module.write(model, output, precision)
-    with remove_on_error(output):
+    obstacle = find_obstacle(format)
+    if obstacle:
+        print_to_stderr(f"not compared in {format.program}: {obstacle}")
+    expected = None if obstacle else compute_here(model, text)
+    with stage(output) as written:
+        module.write(model, written, precision)
         model.check_unchanged()
-        proof = compare(expected, output, module.read_logits, precision, format.program) if expected else None
-        if settings.ollama:
-            write_modelfile(output, model)
+        proof = compare(expected, written, module.read_logits, precision, format.program) if expected else None
+    if settings.ollama:
+        write_modelfile(output, model)
     return output, proof
+
+
+def check_output(output: Path, format: Format, model: OpenedModel) -> None:
+    """Raises InputError if something is at the path that must not be replaced, such as the model itself."""
+    if not format.suffix.startswith("."):
+        return check_new(output)
+    if output.suffix != format.suffix:
+        raise InputError(f"end the name in {format.suffix}", "output", output)
+    if output.exists() and not output.is_file():
+        raise InputError("is there and no file: choose another name", "output", output)
+    if output.exists() and any(output.samefile(source) for source in model.sources):
+        raise InputError("is the model itself: choose another name", "output", output)
+
+
+def find_obstacle(format: Format) -> str | None:
+    """Why a format's own program cannot run here; None if it can. The program is imported."""
+    if not all(map(importlib.util.find_spec, format.imported)):
+        return f"pip install {format.packages}"
+    start_backend(lean=True)  # first: one of the programs is its own
+    for name in format.imported:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a broken installation raises errors of any kind
+            return to_line(f"{name} cannot be imported ({error}): pip install it again")
+    return None
 
 
 def compute_here(model: OpenedModel, text: np.ndarray) -> Expected:
     """What our network computes on a text, int [N]. Its memory is free again afterwards."""
-    start_backend(lean=True)
     decoder = open_decoder(model, "graph", "float32", say=lambda line: None, show=lambda done, total: None)
     expected = compute_expected(decoder, text)
     del decoder
@@ -145,29 +169,25 @@ def compute_here(model: OpenedModel, text: np.ndarray) -> Expected:
 
 
 def compare(
-    expected: Expected, output: Path, read_logits: Callable[[Path], LogitsOf], precision: str, program: str
-) -> Proof:
-    """Opens what was written in its own program, and compares it. Raises SystemExit, see `run_export`."""
+    expected: Expected, written: Path, read_logits: Callable[[Path], LogitsOf], precision: str, program: str
+) -> Proof | None:
+    """Opens what was written in its own program, and compares it. None if that lacks memory or a part of its own.
+
+    Raises SystemExit, see `run_export`.
+    """
     try:
-        proof = prove(expected, read_logits(output))
+        proof = prove(expected, read_logits(written))
     except Exception as error:  # the program's own, of any kind
+        if isinstance(error, (ImportError, MemoryError)) or "alloc" in str(error):  # as each says in its own way
+            print_to_stderr(to_line(f"not compared in {program}: {error or 'too little memory'}"))
+            return None
         problem = f"{program} does not run it ({error})"
     else:
         if proof.holds(precision):
             return proof
         problem = f"in {program} it is another model: {proof.describe()}"
-    print_to_stderr(to_line(f"gpt-tf2 export: {output} is removed, {problem}"))
+    print_to_stderr(to_line(f"gpt-tf2 export: nothing is written: {problem}"))
     raise SystemExit(1)
-
-
-@contextlib.contextmanager
-def remove_on_error(output: Path) -> Iterator[None]:
-    """Removes what was written if the body fails: it was not proved."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(output) if output.is_dir() else output.unlink()
-        raise
 
 
 def read_text_to_compare(data: str | None, model: OpenedModel) -> np.ndarray:

@@ -58,6 +58,7 @@ def finetune(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> "tuple[Ru
     with alone if call.is_written and is_first_process() else contextlib.nullcontext():
         run = resolve(settings, call)
         make_recipe(run)  # now, not after hours of training: it may not hold a path
+        run.model.settings_for(run.output)  # now as well
         run, trainer, history = build(run)
         train(run, trainer, history)
     return run, trainer, history

@@ -65,7 +65,7 @@ def merge(settings: MergeSettings) -> tuple[Path, float]:
     start_backend()
     merged = model.load()
     replaces = try_to_locate(str(output)) is not None
-    save_model(merged, output, model.tokenizer, model.transformers_settings)
+    save_model(merged, output, model.tokenizer, model.settings_for(output))
     save_chat_template(model.chat_template, model.tokenizer, output, replaces)
     logits = compute_logits(merged)
     del merged  # before the base is read: a model may fill the memory

@@ -92,5 +92,5 @@ def save_weights(run: Run, trainer: "Trainer", path: Path) -> None:
         write(path, run.model.config, base, trainer.trained, run.settings.lora_alpha)
         save_vocabulary(run.model.tokenizer, path)
     else:
-        save_model(trainer.model, path, run.model.tokenizer, run.model.transformers_settings)
+        save_model(trainer.model, path, run.model.tokenizer, run.model.settings_for(path))
     save_chat_template(run.chat_template, run.model.tokenizer, path, path in run.replaced)

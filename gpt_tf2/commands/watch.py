@@ -57,12 +57,12 @@ def run_watch(settings: WatchSettings) -> None:
 def find_output(output: str) -> Path:
     """The path of an output: a name alone is one in `output/`, as in `finetune`, unless it is there.
 
-    Raises InputError if there is no run, nor a folder in which one could begin.
+    Raises InputError if there is no run, nor a folder in which one could begin, as `output/` always is.
     """
     from gpt_tf2.watching.run_folders import list_folders
 
     choices = [Path(output), OUTPUT / output] if Path(output).name == output else [Path(output)]
     chosen = next(filter(list_folders, choices), None) or next(filter(Path.is_dir, choices), None)
-    if chosen is None:
+    if chosen is None and Path(output) != OUTPUT:
         raise InputError("no run: give the output of a fine-tuning, or a folder that holds several", "output", output)
-    return chosen
+    return chosen or OUTPUT

@@ -27,7 +27,7 @@ class PromptLog:
     """
 
     def __init__(self, path: Path):
-        self._path, self._fails = path, False
+        self._path, self._fails, self._is_cut = path, False, False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and not path.is_file():  # to open a FIFO would wait for its reader
@@ -52,8 +52,12 @@ class PromptLog:
 
     def _write(self, line: dict[str, Any]) -> None:
         """Appends a line. If it cannot, says so once and goes on: those who ask can do nothing about it."""
+        rest = b"\n" * self._is_cut + dump(line).encode() + b"\n"
         try:
-            os.write(self._file, dump(line).encode() + b"\n")
+            while rest:
+                written = os.write(self._file, rest)  # a disk that fills up takes a part
+                self._is_cut = not rest[:written].endswith(b"\n")
+                rest = rest[written:]
             self._fails = False
         except OSError as error:
             if not self._fails:

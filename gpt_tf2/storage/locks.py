@@ -56,6 +56,8 @@ def hold_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
 
 def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock of a file or folder. False where the file system has no locks."""
+    if not path.name:  # the root, beside which nothing lies
+        return False
     try:
         with lock_path(path).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -7,7 +7,7 @@ import pytest
 
 from gpt_tf2 import InputError
 from gpt_tf2.checkpoints.chat_templates import save_chat_template
-from gpt_tf2.checkpoints.jinja_templates import parse_jinja
+from gpt_tf2.checkpoints.jinja_templates import parse_jinja, read_token_names
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.checkpoints.vocabularies import save_vocabulary
 from gpt_tf2.commands.chat import choose_template
@@ -68,6 +68,9 @@ CHATML = (
         (CHATML.replace("'<|im_end|>'", "eos_token"), around("<|im_start|>", f"{END}\n")),
         (to_jinja(DEFAULT_TEMPLATE, END, END), DEFAULT_TEMPLATE),
         (to_jinja(around("[", "]"), END, END), around("[", "]")),
+        (CHATML.replace("+", "~"), around("<|im_start|>", f"{END}\n")),
+        (CHATML.replace("+ message['role'] +", "+ '%s' % message['role'] +"), around("<|im_start|>", f"{END}\n")),
+        ("{% if messages[-1]['role'] == 'tool' %}?{% endif %}" + CHATML, around("<|im_start|>", f"{END}\n")),
         (CHATML.replace("['content']", "['content'] | trim"), None),
         (CHATML.replace("<|im_end|>", "</s>"), None),  # a reply does not end with the end of text
         ("{{ bos_token }}" + CHATML, None),
@@ -78,6 +81,7 @@ CHATML = (
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}" + CHATML, None),
         ("{% for i in messages %}{% for j in messages %}{% endfor %}{% endfor %}" + CHATML, None),
         ("{% set x = '" + "x" * 999 + "' %}" + "{% set x = x + x %}" * 60 + CHATML, None),
+        ("{% set x = 'xxx' %}" + "{% set x = x ~ x %}" * 60 + CHATML, None),
         ("{% set x = messages %}" + "{% set x = x + x %}" * 60 + CHATML, None),
         ("{% set x = '" + "x" * 999 + "' %}{% for m in messages %}" + "{{ x }}" * 2000 + "{% endfor %}", None),
         ("{% set x = '%999999999s' % 'x' %}" + CHATML, None),
@@ -91,7 +95,7 @@ def test_a_template_of_transformers_is_read_if_it_is_a_text_around_each_message(
     jinja: str, template: ChatTemplate | None, tmp_path: Path
 ) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": {"content": END}}))
-    assert parse_jinja(jinja, tmp_path, END) == template
+    assert parse_jinja(jinja, read_token_names(tmp_path), END) == template
 
 
 def test_a_model_without_chat_json_has_its_template_of_transformers(workplace: Path) -> None:

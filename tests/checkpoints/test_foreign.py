@@ -1,6 +1,7 @@
 """Models that other programs wrote, in every form: the tensors and the logits are theirs."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from gpt_tf2.checkpoints.formats import (
     read_transformers_settings,
     write_checkpoint,
 )
+from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.checkpoints.transformers_settings import NOTHING_KEPT
 from gpt_tf2.config import tensor_shapes
 from helpers.foreign import (
@@ -33,7 +35,7 @@ from helpers.foreign import (
     write_tf_model,
 )
 from helpers.fuzzing import CONFIG, random_tensors
-from helpers.workplace import list_names
+from helpers.workplace import OPENAI_TINY, list_names
 
 TENSORS = random_tensors(tensor_shapes(CONFIG))
 IDS = np.array([[3, 1, 7, 5], [0, 2, 2, 6]])
@@ -188,6 +190,19 @@ def test_what_transformers_keeps_of_a_base_is_saved_again(tmp_path: Path) -> Non
     config, generation = read_settings(tmp_path / "b")
     assert generation == {"bos_token_id": 2, "eos_token_id": 2} and config == config | generation
     assert read_transformers_settings(write_checkpoint(tmp_path / "c.h5", CONFIG, TENSORS)) == NOTHING_KEPT
+
+
+def test_damaged_settings_are_in_the_way_of_what_would_keep_them_only(tmp_path: Path) -> None:
+    config = open_model(OPENAI_TINY).config
+    write_config(tmp_path, config)
+    save_file(name_tensors(random_tensors(tensor_shapes(config))), tmp_path / "model.safetensors")
+    for name in ("encoder.json", "vocab.bpe"):
+        shutil.copy(OPENAI_TINY / name, tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"do_sample": tr')
+    model = open_model(tmp_path)
+    assert model.settings_for("a.h5") == NOTHING_KEPT
+    with pytest.raises(InputError, match="generation_config"):
+        model.settings_for("a.safetensors")
 
 
 # pytorch_model.bin

@@ -1,5 +1,6 @@
 """GGUF files to checkpoints: what `export` writes comes back, and what is no GPT-2 is refused."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,10 @@ def test_the_output_matrix_of_older_files_is_the_embedding(tmp_path: Path) -> No
     np.testing.assert_array_equal(checkpoint.read("wte"), wte)
 
 
-def write_file(folder: Path, extra: dict[str, np.ndarray] | None = None, **changes: Any) -> Path:
-    """A model as a GGUF file with more tensors, and with other fields; None takes one away."""
+def write_file(
+    folder: Path, extra: dict[str, np.ndarray] | None = None, renamed: dict[str, str] | None = None, **changes: Any
+) -> Path:
+    """A model as a GGUF file with more tensors, or with other names, and with other fields; None takes one away."""
     write(open_model(write_wide_model(folder / "m", config=NARROW)), folder / "plain.gguf", "float32")
     source = gguf.GGUFReader(folder / "plain.gguf")
     writer = gguf.GGUFWriter(folder / "m.gguf", changes.get("architecture", "gpt2"))
@@ -78,7 +81,7 @@ def write_file(folder: Path, extra: dict[str, np.ndarray] | None = None, **chang
         value, kinds = changes.get(short, field.contents()), field.types
         writer.add_key_value(name, value, kinds[0], kinds[-1] if len(kinds) > 1 else None)
     for tensor in source.tensors:
-        writer.add_tensor(tensor.name, tensor.data)
+        writer.add_tensor((renamed or {}).get(tensor.name, tensor.name), tensor.data)
     for name, values in (extra or {}).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()
@@ -98,6 +101,7 @@ def write_file(folder: Path, extra: dict[str, np.ndarray] | None = None, **chang
         ({"head_count": 5}, "n_head 5 does not divide n_embd 48"),
         ({"block_count": 2}, "tensor blk.2.attn_norm.weight is not part of this GPT-2"),
         ({"block_count": 4}, "tensor h3/ln_1/g is missing"),
+        ({"renamed": {"token_embd.weight": "wte"}}, "tensor wte is not part of this GPT-2"),
         ({"extra": {"rope_freqs.weight": np.zeros(2, "float32")}}, "tensor rope_freqs.weight is not part of this"),
         ({"extra": {"output.weight": np.zeros((512, 48), "int8")}}, "tensor output.weight is quantized in another way"),
     ],
@@ -152,3 +156,31 @@ def test_the_import_is_opened_like_any_model(workplace: Path, capsys: pytest.Cap
     assert (Path("output/tiny") / "encoder.json").read_bytes() == Path("models/tiny/encoder.json").read_bytes()
     for name in original.checkpoint.shapes:
         np.testing.assert_array_equal(model.checkpoint.read(name), original.checkpoint.read(name))
+
+
+def test_the_exported_model_is_not_replaced(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(open_model("models/tiny"), Path("tiny.gguf"), "float32")
+    Path("output/tiny").mkdir(parents=True)
+    for name in ("output/tiny", "output/tiny.h5"):
+        assert main(["import", "tiny.gguf"]) == 2
+        assert capsys.readouterr().err.endswith(f"{name}: is there already: give another name as --output\n")
+        Path("output/tiny.h5").write_text("mine")
+    assert Path("output/tiny.h5").read_text() == "mine" and not list_names(Path("output/tiny"))
+    assert main(["import", "tiny.gguf", "--output", "output/tiny.h5"]) == 0
+    assert open_model("output/tiny.h5").config == open_model("models/tiny").config
+
+
+def test_a_template_with_names_of_tokens_comes_along(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jinja = (
+        "{% for m in messages %}"
+        "{% if m.role == 'assistant' %}{{ '\\nBot: ' + m.content + eos_token }}"
+        "{% else %}{{ bos_token + m.role + ': ' + m.content }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '\\nBot:' }}{% endif %}"
+    )
+    Path("models/tiny/chat_template.jinja").write_text(jinja)
+    names = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    Path("models/tiny/tokenizer_config.json").write_text(json.dumps(names))
+    original = open_model("models/tiny")
+    write(original, Path("tiny.gguf"), "float32")
+    assert main(["import", "tiny.gguf"]) == 0 and not capsys.readouterr().err
+    assert original.chat_template and open_model("output/tiny.h5").chat_template == original.chat_template

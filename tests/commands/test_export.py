@@ -1,6 +1,7 @@
 """`export`: what it writes, says and refuses."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def test_without_the_program_it_says_that_nothing_was_compared(
 
 
 @pytest.mark.parametrize("fault", ["other logits", "does not open"])
-def test_what_is_another_model_there_is_removed(
+def test_what_is_another_model_there_is_not_kept(
     fault: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def read_logits(output: Path) -> gguf_file.LogitsOf:
@@ -40,12 +41,61 @@ def test_what_is_another_model_there_is_removed(
 
     monkeypatch.setitem(FORMATS, "gguf", dataclasses.replace(MISSING, imported=("numpy",)))
     monkeypatch.setattr(gguf_file, "read_logits", read_logits)
+    Path("output").mkdir()
+    Path("output/tiny.gguf").write_text("an earlier one")
     with pytest.raises(SystemExit) as exit:
         main(["export", "tiny", "gguf", "--data", "story.txt", "--ollama"])
-    assert exit.value.code == 1 and not list_names(Path("output"))
+    assert exit.value.code == 1 and list_names(Path("output")) == ["tiny.gguf"]
+    assert Path("output/tiny.gguf").read_text() == "an earlier one"
     problem = "does not run it (Failed to" if fault == "does not open" else "in llama.cpp it is another model: largest"
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("gpt-tf2 export: output/tiny.gguf is removed, ") and problem in line
+    assert line.startswith("gpt-tf2 export: nothing is written: ") and problem in line
+
+
+@pytest.mark.parametrize("fault", ["import", "memory"])
+def test_a_program_that_fails_by_itself_costs_nothing_but_the_comparison(
+    fault: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read_logits(output: Path) -> gguf_file.LogitsOf:
+        raise RuntimeError("Failed to allocate memory for requested buffer")
+
+    Path("broken_program.py").write_text("raise RuntimeError('libllama.so: no such file')")
+    monkeypatch.syspath_prepend(workplace)
+    name = "broken_program" if fault == "import" else "numpy"
+    monkeypatch.setitem(FORMATS, "gguf", dataclasses.replace(MISSING, imported=(name,)))
+    monkeypatch.setattr(gguf_file, "read_logits", read_logits)
+    assert main(["export", "tiny", "gguf", "--data", "story.txt"]) == 0
+    assert list_names(Path("output")) == ["tiny.gguf"]
+    reasons = {
+        "import": "broken_program cannot be imported (libllama.so: no such file): pip install it again",
+        "memory": "Failed to allocate memory for requested buffer",
+    }
+    assert capsys.readouterr().err == f"not compared in llama.cpp: {reasons[fault]}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("models/tiny/model.ckpt.index", "end the name in .gguf"),
+        ("link.gguf", "is the model itself"),
+        ("pipe.gguf", "is there and no file"),
+        ("models", "end the name in .gguf"),
+        ("folder.gguf", "is there and no file"),
+    ],
+)
+def test_what_must_not_be_replaced_is_refused(
+    name: str, problem: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(FORMATS, "gguf", MISSING)
+    model = Path("models/tiny/model.ckpt.index")
+    before = model.read_bytes()
+    Path("link.gguf").symlink_to(model)
+    Path("folder.gguf").mkdir()
+    os.mkfifo("pipe.gguf")
+    names = list_names(workplace)
+    assert main(["export", "tiny", "gguf", "--output", name, "--ollama"]) == 2
+    assert f"--output {name}: {problem}" in capsys.readouterr().err
+    assert list_names(workplace) == names and model.read_bytes() == before and Path("pipe.gguf").is_fifo()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +105,7 @@ def test_what_is_another_model_there_is_removed(
         ("tiny gguf --data none.txt", "none.txt: cannot be read"),
         ("none gguf", "no such model"),
         ("tiny gguf --precision int8", "--precision int8: not in gguf: use float32, float16 or q8_0"),
+        ("tiny hf --output .", ".: is there already: remove it, or choose another --output"),
         ("tiny hf --ollama", "--ollama: reads gguf alone, not hf: leave it out, or export to gguf"),
     ],
 )

@@ -39,7 +39,6 @@ def test_it_shows_what_a_run_writes_until_sigterm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "--output output: no run: give the output of a fine-tuning, or a folder that holds several"),
         (["a.h5", "b.h5"], "--output a.h5: no run: give the output of a fine-tuning, or a folder that holds several"),
         (
             [".", "--host=0.0.0.0"],

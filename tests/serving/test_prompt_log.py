@@ -59,6 +59,29 @@ def test_only_the_owner_reads_it_and_earlier_lines_stay(tmp_path: Path) -> None:
     log.close()
 
 
+def test_a_line_that_a_full_disk_cut_off_is_the_only_one_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path, write, taken = tmp_path / "prompts.jsonl", os.write, iter([9, 0, 1, 0, 9, 10**6])
+
+    def write_part(file: int, content: bytes) -> int:
+        length = next(taken)
+        if not length:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, content[:length])
+
+    log, answer = PromptLog(path), CompletionAnswer("tiny", 1, 1, False)
+    with monkeypatch.context() as filling:
+        filling.setattr("gpt_tf2.serving.prompt_log.os.write", write_part)
+        for prompt in ("lost", "lost too", "kept"):
+            with log.record({"prompts": [prompt]}, answer):
+                pass
+    log.close()
+    cut, kept = path.read_text().splitlines()
+    assert len(cut) == 9 and json.loads(kept)["prompts"] == ["kept"]
+    assert capsys.readouterr().err.count("cannot be written") == 1
+
+
 def test_a_full_disk_is_said_once_and_the_server_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

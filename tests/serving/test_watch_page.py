@@ -79,17 +79,23 @@ def test_a_run_is_seen_from_its_begin_to_its_end_and_again(tmp_path: Path, page:
         expect(page.locator(".chip")).to_have_text(re.compile("book.*running"))
         line = page.locator(".tall path.line.training")
         before = line.get_attribute("d") or ""
+        page.locator("#charts .plot").first.focus()
+        page.keyboard.press("Home")
         run.train(20)
         expect(page.locator("#last td").nth(1)).to_have_text("30 / 40")
         assert before.count("L") < 10 and (line.get_attribute("d") or "").count("L") == 29
+        expect(chart(page, "Loss")).to_be_focused()  # as somebody reads on it
+        expect(chart(page, "Loss").locator(".tip b")).to_have_text("step 0")
         expect(page).to_have_title("75 % · gpt-tf2 watch")
         expect(page.locator("#samples summary")).to_have_text(["step 30", "step 20", "step 10"])
         expect(page.locator("#samples p").first).to_have_text("The tide after 30")
         expect(page.locator("#samples p").last).to_be_hidden()
         run.train(10).end()
-        expect(page.locator("#status")).to_have_text("book: finished")
-        row = page.locator("#last td").all_text_contents()
-        assert row[:6] == ["finished", "40 / 40", "1.236", "1.700", "1.700, step 40", "0.1"]
+    expect(page.locator("#status")).to_have_text("book: finished")
+    row = page.locator("#last td").all_text_contents()
+    assert row[:6] == ["finished", "40 / 40", "1.236", "1.700", "1.700, step 40", "0.1"]
+    with write_alone(tmp_path / "book.h5", "output", tmp_path / "book"):
+        expect(page.locator("#status")).to_have_text("book: starting")
         again = Trained(tmp_path / "book", steps=20).train(4)
         expect(page.locator("#last td").nth(1)).to_have_text("4 / 20")
         expect(page.locator("#samples")).to_be_hidden()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gpt_tf2 import InputError
-from gpt_tf2.storage.folders import new_folder
+from gpt_tf2.storage.folders import new_folder, stage
 from helpers.workplace import list_names
 
 
@@ -28,6 +28,21 @@ def test_a_folder_that_fails_is_not_there(tmp_path: Path) -> None:
         (folder / "a").touch()
         raise KeyboardInterrupt
     assert not list_names(tmp_path)
+
+
+def test_what_was_tried_out_replaces_the_former(tmp_path: Path) -> None:
+    (tmp_path / "former").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "former")
+    with pytest.raises(InputError, match=f"^{tmp_path}/link: too large$"), stage(tmp_path / "link") as written:
+        written.write_text("new")
+        raise InputError(f"{written}: too large")
+    assert (tmp_path / "former").read_text() == "old" and list_names(tmp_path) == ["former", "link"]
+    with stage(tmp_path / "link") as written:
+        written.write_text("new")
+    assert (tmp_path / "former").read_text() == "new" and (tmp_path / "link").is_symlink()
+    with stage(tmp_path / "folder") as written, new_folder(written) as folder:
+        (folder / "a").touch()
+    assert list_names(tmp_path) == ["folder", "former", "link"] and list_names(tmp_path / "folder") == ["a"]
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:

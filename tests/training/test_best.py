@@ -1,6 +1,7 @@
 """The best weights of a run, and patience: found, kept, and resumed after any interruption. Runs on either backend."""
 
 import dataclasses
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from gpt_tf2.training.state import History
 from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights, run_in_new_folder
 from helpers.markers import slow_on_jax
 from helpers.processes import run_script
+
+if os.environ.get("KERAS_BACKEND") == "jax":  # what is tested here is the same on both
+    pytestmark = pytest.mark.slow
 
 # At a rate that is far too high the validation loss falls, rises, falls to its lowest, and rises again.
 UNSTEADY: dict[str, Any] = {"epochs": 8, "steps": 2, "lr": 0.1, "dropout": 0.0, "precision": "float32"}

@@ -17,6 +17,8 @@ from gpt_tf2.training.state import History
 from helpers.finetuning import SETTINGS, are_identical, read_hdf5, read_weights
 from helpers.workplace import fill_workplace
 
+pytestmark = pytest.mark.usefixtures("without_graphs")  # JAX compiles these runs
+
 RUN: dict[str, Any] = {
     "data": "story.txt",
     "model": "tiny",

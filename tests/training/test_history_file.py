@@ -1,6 +1,7 @@
 """`history.jsonl`: a line for each thing that a run reports, whatever happens to the run."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,13 @@ def test_a_resumed_run_goes_on_without_the_steps_that_it_repeats_and_what_a_kill
     assert [line["step"] for line in read(path) if "loss/training" in line] == [1]  # a new run
 
 
-def test_a_figure_that_is_not_finite_is_none(tmp_path: Path) -> None:
+def test_what_is_not_finite_is_json_all_the_same(tmp_path: Path) -> None:
     with TrainingDisplay(9, 0, shown=False) as display, Monitor(9, display) as monitor:
-        monitor.keep_history(tmp_path / HISTORY, LoggedRun("m", {}))
+        monitor.keep_history(tmp_path / HISTORY, LoggedRun("m", {"clip_norm": float("inf")}))
         monitor.validated(0, float("nan"))
     text = (tmp_path / HISTORY).read_text()
-    assert '"loss/validation": null' in text and "NaN" not in text
+    assert '"loss/validation": null' in text and '"clip_norm": "inf"' in text
+    assert not re.search(r"\bNaN\b|\bInfinity\b", text)
 
 
 def test_training_goes_on_without_a_history_that_cannot_be_written(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from helpers import made_up
 from helpers.finetuning import are_identical, change_settings, read_hdf5, read_weights
 from helpers.workplace import OPENAI_TINY, swap_last_tokens
 
-pytestmark = pytest.mark.usefixtures("without_graphs")
+pytestmark = [pytest.mark.usefixtures("without_graphs")]
+if os.environ.get("KERAS_BACKEND") == "jax":  # what is tested here is the same on both
+    pytestmark.append(pytest.mark.slow)
 
 ONE_STEP: dict[str, Any] = {"epochs": 1, "steps": 1, "dropout": 0.0, "val_fraction": 0.0, "length": 8}
 LORA: dict[str, Any] = {"lora_rank": 1, "precision": "float32"}

@@ -130,9 +130,10 @@ def test_eager_execution_gives_the_same_losses(workplace: Path) -> None:
 
 
 def test_a_resumed_run_ends_bit_identical_to_an_uninterrupted_one(workplace: Path) -> None:
-    run_finetune(change_settings(output_name="whole.h5", epochs=3, decay_epochs=(1, 2)))
-    run_finetune(change_settings(epochs=1, decay_epochs=(1, 2)))
-    run_finetune(change_settings(epochs=3, decay_epochs=(1, 2), resume=True))
+    short = {"steps": 3, "decay_epochs": (1,)}
+    run_finetune(change_settings(**short, output_name="whole.h5"))
+    run_finetune(change_settings(**short, epochs=1))
+    run_finetune(change_settings(**short, resume=True))
     whole, resumed = (read_hdf5(Path(f"output/{name}/state.h5")) for name in ("whole", "m"))
     assert are_identical(whole, resumed)
     assert read_logged_losses(Path("output/m", HISTORY)) == pytest.approx(whole["losses"], rel=1e-5)
@@ -175,6 +176,7 @@ def test_half_precision_learns_as_much_and_resumes_exactly(
     assert all(value.dtype == np.float32 for value in read_weights(Path("output/half.h5")).values())
 
 
+@slow_on_jax
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bfloat16"), (False, "float32")])
 def test_auto_precision_follows_the_device(
     fast: bool, precision: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -214,6 +216,7 @@ def test_a_damaged_state_is_never_resumed_nor_made_a_model(finished: Path) -> No
     assert finished.read_bytes() == model
 
 
+@slow_on_jax
 def test_a_diverged_run_stops_and_keeps_the_last_save(finished: Path) -> None:
     before = read_hdf5(Path("output/m/state.h5")), finished.read_bytes()
     with pytest.raises(InputError, match=r"step \d+: .* diverged.*lower lr"):

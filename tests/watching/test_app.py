@@ -1,6 +1,7 @@
 """What the page of `watch` is told: the runs that there are, and what they have written since it asked last."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,12 +64,26 @@ def test_only_what_was_appended_is_read(client: TestClient, book: HistoryFile) -
 
 
 def test_a_new_run_of_the_same_name_replaces_the_old_one(client: TestClient, book: HistoryFile, tmp_path: Path) -> None:
-    for step in range(1, 9):
+    for step in range(1, 3):
         book.log({"loss/training": 3.0}, step)
     position = ask(client)["book"]["position"]
-    with open_history(tmp_path / "book").file:
+    again = open_history(tmp_path / "book")
+    with again.file:
+        for step in range(1, 9):
+            again.log({"loss/training": 3.0}, step)
         run = ask(client, book=position)["book"]
-    assert read_steps(run) == [0] and run["replaces"]
+    assert read_steps(run) == list(range(9)) and run["replaces"]
+
+
+def test_a_run_that_is_written_over_in_the_same_file_is_noticed(client: TestClient, tmp_path: Path) -> None:
+    """A file system gives the number of a deleted file to the next one."""
+    lines = [f'{{"step": {step}, "time": 1{step}.5}}\n' for step in range(9)]
+    history = tmp_path / "book" / HISTORY
+    history.parent.mkdir()
+    history.write_text("".join(lines[:3]))
+    position = ask(client)["book"]["position"]
+    history.write_text("".join(lines).replace(": 1", ": 2"))
+    assert read_steps(ask(client, book=position)["book"])[:2] == [0, 2]
 
 
 def test_a_long_history_comes_in_parts(client: TestClient, book: HistoryFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,9 +98,56 @@ def test_a_long_history_comes_in_parts(client: TestClient, book: HistoryFile, mo
     assert steps == list(range(20))
 
 
+def test_what_all_runs_tell_at_once_is_bounded(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MOST_BYTES", 300)
+    for name in "abc":
+        history = open_history(tmp_path / name)
+        with history.file:
+            for step in range(1, 9):
+                history.log({"loss/training": 3.0}, step)
+    steps, positions, is_complete = dict.fromkeys("abc", ()), {}, False
+    while not is_complete:
+        runs = ask(client, **positions)
+        assert sum(len(run["lines"]) for run in runs.values()) < 600
+        steps = {name: (*steps[name], *read_steps(run)) for name, run in runs.items()}
+        positions = {name: run["position"] for name, run in runs.items()}
+        is_complete = all(run["complete"] for run in runs.values())
+    assert steps == dict.fromkeys("abc", tuple(range(9)))
+
+
+def test_a_damaged_line_without_end_is_passed_over(
+    client: TestClient, book: HistoryFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MOST_BYTES", 300)
+    with Path(book.name).open("a") as file:
+        file.write("\0" * 1000 + "\n")
+    book.log({"loss/training": 3.0}, 1)
+    lines, position, is_complete = "", "", False
+    while not is_complete:
+        run = ask(client, book=position)["book"]
+        assert run["position"] != position
+        lines += run["lines"]
+        position, is_complete = run["position"], run["complete"]
+    assert json.loads(lines.splitlines()[-1])["step"] == 1 and lines.count("\n") == 3
+
+
+def test_a_name_that_is_not_text_stays_the_same(client: TestClient, tmp_path: Path) -> None:
+    open_history(tmp_path / os.fsdecode(b"b\xffk")).file.close()
+    (name, run), *_ = ask(client).items()
+    assert not ask(client, **{name: run["position"]})[name]["lines"]
+
+
 def test_positions_that_cannot_be_begin_again(client: TestClient, book: HistoryFile) -> None:
-    file = ask(client)["book"]["position"].split("-")[0]
-    for position in ("x", f"{file}-{10**17}", f"-{file}", f"{file}-{10**19}"):
+    start, end, digest = ask(client)["book"]["position"].split("-")
+    for position in (
+        "x",
+        f"{start}-{10**17}-{digest}",
+        f"{start}-{end}",
+        f"{end}-{start}-{digest}",
+        f"0-{end}-{'0' * 16}",
+    ):
         run = ask(client, book=position)["book"]
         assert read_steps(run) == [0] and run["replaces"]
 
@@ -140,8 +202,10 @@ def test_only_who_may_ask_is_told(tmp_path: Path, book: HistoryFile) -> None:
 
 def test_an_output_is_named_as_in_finetune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    assert find_output("output") == Path("output")  # no run has made it yet
     open_history(Path("output/book")).file.close()
     Path("book").mkdir()
+    assert find_output("/") == Path("/")
     for name in ("book", "book.h5", "output/book.h5", "output/book"):
         assert find_output(name).with_suffix("") == Path("output/book")
     assert find_output("output") == Path("output") and find_output("./book") == Path("book")  # a run may begin in both

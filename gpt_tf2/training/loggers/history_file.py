@@ -37,7 +37,8 @@ class HistoryFile:
             temporary.write_text(kept, encoding="utf-8")
         self.done = run.done
         self.file = path.open("a", encoding="utf-8")
-        self._write({"run": run.name, "steps": steps, "settings": dict(run.settings)}, run.done)
+        settings = {name: write_setting(value) for name, value in run.settings.items()}
+        self._write({"run": run.name, "steps": steps, "settings": settings}, run.done)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._write({name: round_figure(value) for name, value in values.items()}, step)
@@ -63,6 +64,16 @@ def round_figure(value: float) -> float | None:
         (2.12346, None)
     """
     return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def write_setting(value: object) -> object:
+    """A setting as JSON can have it: as text if it is infinite.
+
+    Example:
+        >>> write_setting(float("inf")), write_setting(0.5), write_setting("a.txt")
+        ('inf', 0.5, 'a.txt')
+    """
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def keep_lines(path: Path, done: int) -> Iterator[str]:

@@ -3,6 +3,7 @@ import { send } from "./api.js";
 import { Chart } from "./chart.js";
 import { get, make, say } from "./dom.js";
 import { clock, short, smooth } from "./numbers.js";
+import { place } from "./place.js";
 import { Run } from "./run.js";
 import { showSamples } from "./samples.js";
 import { listDifferences, makeTable } from "./table.js";
@@ -63,8 +64,8 @@ function show() {
 }
 
 function describe(all) {
-  const running = all.filter(({ isRunning, end }) => isRunning && end === null);
-  const only = running.length === 1 && running[0].steps ? `${Math.floor((100 * running[0].step) / running[0].steps)} % · ` : "";
+  const running = all.filter(({ isRunning }) => isRunning);
+  const only = running.length === 1 && running[0].state === "running" ? `${Math.floor((100 * running[0].step) / running[0].steps)} % · ` : "";
   document.title = `${only}gpt-tf2 watch`;
   if (all.length < 2) return all.map(({ name, state }) => `${name}: ${state}`).join();
   return `${all.length} runs, ${running.length || "none"} running`;
@@ -97,13 +98,14 @@ function showCharts(visible) {
   const metrics = new Set(visible.flatMap(({ series }) => Object.keys(series).map((name) => name.split("/")[0])));
   const order = Object.keys(METRICS);
   const rank = (metric) => (order.includes(metric) ? order.indexOf(metric) || -1 : 0); // the loss, then what is not known
-  for (const metric of [...metrics].sort((one, other) => rank(one) - rank(other))) {
+  const ranked = [...metrics].sort((one, other) => rank(one) - rank(other));
+  for (const metric of ranked) {
     if (!charts.has(metric)) {
       const title = metric[0].toUpperCase() + metric.slice(1).replaceAll("_", " ");
       charts.set(metric, new Chart(METRICS[metric] ?? { title, format: fixed(3) }));
     }
-    get("charts").append(charts.get(metric).element);
   }
+  place(get("charts"), ranked.map((metric) => charts.get(metric).element));
   for (const [metric, chart] of charts) {
     const lines = visible.flatMap((run) => Object.entries(run.series).sort().flatMap(([name, { values, ...xs }]) => {
       const [of, kind = ""] = name.split("/");

@@ -57,6 +57,7 @@ export class Run {
   }
 
   get state() {
+    if (this.isRunning && this.end !== null) return "starting"; // a new run, which has written nothing yet
     if (this.end === "failed") return "failed";
     if (this.end !== null) return this.step < this.steps ? "stopped" : "finished";
     if (!this.isRunning) return this.clock === null ? "no history" : "killed";
