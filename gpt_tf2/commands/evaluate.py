@@ -10,6 +10,7 @@ from pathlib import Path
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.formats import try_to_locate
+from gpt_tf2.checkpoints.hub import is_on_hub
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.data_settings import (
     COLUMN,
@@ -28,7 +29,6 @@ from gpt_tf2.commands.evaluation_output import (
     name_temporary_output,
     write_scores,
 )
-from gpt_tf2.checkpoints.hub import is_on_hub
 from gpt_tf2.commands.find_model import find_model_path, find_on_machine, name_model
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, choose_max_new_tokens, find_model, load_decoder
