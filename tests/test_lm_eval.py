@@ -1,4 +1,4 @@
-"""The adapter for lm-evaluation-harness, against the harness's `hf` with the same weights."""
+"""The adapter for lm-evaluation-harness, and the server behind it, against the harness's `hf` with the same weights."""
 
 import json
 import subprocess
@@ -13,6 +13,7 @@ from gpt_tf2 import Tokenizer, load_model
 from gpt_tf2.checkpoints.opened import save_model
 from helpers.exporting import VOCABULARY, write_wide_model
 from helpers.markers import skip_on_jax
+from helpers.serving import open_served, serving
 from helpers.workplace import STORY
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
@@ -106,7 +107,8 @@ def check_equal(ours: tuple[dict, dict], theirs: tuple[dict, dict]) -> None:
                     assert str(a).rstrip("\ufffd") == str(b).rstrip("\ufffd")
 
 
-TASKS = ["local_endings", "local_letters", "local_words", "local_shots", "local_generated"]
+SERVED = ["local_endings", "local_letters"]  # fit the context, of which the server needs a token to generate
+TASKS = [*SERVED, "local_words", "local_shots", "local_generated"]
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +122,15 @@ def test_answers_are_those_of_transformers(folder: Path, expected: tuple[dict, d
     check_equal(ours, expected)
     assert sorted(len(answers) for answers in ours[1].values()) == [8, 20, 20, 20, 30]
     assert all(len(set(map(str, answers))) > 1 for answers in ours[1].values())  # nothing degenerate is compared
+
+
+def test_the_server_answers_as_transformers_does(folder: Path, expected: tuple[dict, dict]) -> None:
+    hf = folder / "hf"
+    with serving(open_served(hf)) as url:
+        arguments = {"model": "hf", "base_url": f"{url}/v1/completions", "tokenizer": str(hf), "max_length": 128}
+        ours = evaluate(folder, "local-completions", arguments | {"tokenizer_backend": "huggingface"}, SERVED)
+    theirs = [{k: v for k, v in expected[part].items() if k.split()[0] in SERVED} for part in (0, 1)]
+    check_equal(ours, (theirs[0], theirs[1]))
 
 
 def test_the_command_line_knows_the_model(folder: Path, tmp_path: Path) -> None:
