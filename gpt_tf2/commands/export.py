@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from gpt_tf2.storage.folders import check_new, stage
 from gpt_tf2.storage.text_files import read_text
 
 OUTPUT = Path("output")
+# What makes logits differ, and by how much at most, as a share of their standard deviation. GELU's other form, of erf,
+# makes 1e-3 and more.
+ROUNDING, GELU_TABLE, QUANTIZED = 3e-4, 0.02, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Format:
 
     module: in `gpt_tf2.exporting`, with the functions `write` and `read_logits`.
     suffix: of the file or folder that is written.
-    precisions: of the weights; the first is the default.
+    precisions: of the weights, each with the largest difference of a logit that it may make, as a share of the logits'
+        standard deviation. The first is the default.
     program: runs the format, and is what an export is compared in.
     imported: its modules.
     packages: what to install.
@@ -41,7 +45,7 @@ class Format:
 
     module: str
     suffix: str
-    precisions: tuple[str, ...]
+    precisions: Mapping[str, float]
     program: str
     imported: tuple[str, ...]
     packages: str
@@ -49,12 +53,33 @@ class Format:
 
 FORMATS = {
     "gguf": Format(
-        "gguf_file", ".gguf", ("float32", "float16", "q8_0"), "llama.cpp", ("llama_cpp",), "llama-cpp-python"
+        "gguf_file",
+        ".gguf",
+        {"float32": GELU_TABLE, "float16": 0.1, "q8_0": QUANTIZED},
+        "llama.cpp",
+        ("llama_cpp",),
+        "llama-cpp-python",
     ),
-    "hf": Format("hf_folder", "-hf", ("float32",), "transformers", ("torch", "transformers"), "torch transformers"),
-    "onnx": Format("onnx_file", "-onnx", ("float32", "int8"), "ONNX Runtime", ("onnxruntime",), "onnxruntime"),
-    "openai": Format("openai_folder", "-openai", ("float32",), "TensorFlow", ("tensorflow",), "tensorflow"),
-    "web": Format("web_folder", "-web", ("int8", "float32"), "ONNX Runtime", ("onnxruntime",), "onnxruntime"),
+    "hf": Format(
+        "hf_folder", "-hf", {"float32": ROUNDING}, "transformers", ("torch", "transformers"), "torch transformers"
+    ),
+    "onnx": Format(
+        "onnx_file",
+        "-onnx",
+        {"float32": ROUNDING, "int8": QUANTIZED},
+        "ONNX Runtime",
+        ("onnxruntime",),
+        "onnxruntime",
+    ),
+    "openai": Format("openai_folder", "-openai", {"float32": ROUNDING}, "TensorFlow", ("tensorflow",), "tensorflow"),
+    "web": Format(
+        "web_folder",
+        "-web",
+        {"int8": QUANTIZED, "float32": ROUNDING},
+        "ONNX Runtime",
+        ("onnxruntime",),
+        "onnxruntime",
+    ),
 }
 PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))
 
@@ -83,7 +108,7 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        allowed = Flag("", choices=FORMATS[self.format].precisions)
+        allowed = Flag("", choices=tuple(FORMATS[self.format].precisions))
         if self.precision and not allowed.accepts(self.precision):
             raise InputError(f"not in {self.format}: use {allowed.describe_range()}", "precision", self.precision)
         if self.ollama and self.format != "gguf":
@@ -117,7 +142,7 @@ def export(settings: ExportSettings) -> tuple[Path, Proof | None]:
     if model.remark:
         print_to_stderr(model.remark)
     text = read_text_to_compare(settings.data, model)
-    precision = settings.precision or format.precisions[0]
+    precision = settings.precision or next(iter(format.precisions))
     output = Path(settings.output) if settings.output else name_output(settings.model, format, precision)
     check_output(output, format, model)
     module: Any = importlib.import_module(f"gpt_tf2.exporting.{format.module}")
@@ -128,7 +153,7 @@ def export(settings: ExportSettings) -> tuple[Path, Proof | None]:
     with stage(output) as written:
         module.write(model, written, precision)
         model.check_unchanged()
-        proof = compare(expected, written, module.read_logits, precision, format.program) if expected else None
+        proof = compare(expected, written, module.read_logits, format, precision) if expected else None
     if settings.ollama:
         write_modelfile(output, model)
     return output, proof
@@ -169,7 +194,7 @@ def compute_here(model: OpenedModel, text: np.ndarray) -> Expected:
 
 
 def compare(
-    expected: Expected, written: Path, read_logits: Callable[[Path], LogitsOf], precision: str, program: str
+    expected: Expected, written: Path, read_logits: Callable[[Path], LogitsOf], format: Format, precision: str
 ) -> Proof | None:
     """Opens what was written in its own program, and compares it. None if that lacks memory or a part of its own.
 
@@ -179,13 +204,13 @@ def compare(
         proof = prove(expected, read_logits(written))
     except Exception as error:  # the program's own, of any kind
         if isinstance(error, (ImportError, MemoryError)) or "alloc" in str(error):  # as each says in its own way
-            print_to_stderr(to_line(f"not compared in {program}: {error or 'too little memory'}"))
+            print_to_stderr(to_line(f"not compared in {format.program}: {error or 'too little memory'}"))
             return None
-        problem = f"{program} does not run it ({error})"
+        problem = f"{format.program} does not run it ({error})"
     else:
-        if proof.holds(precision):
+        if proof.holds(format.precisions[precision]):
             return proof
-        problem = f"in {program} it is another model: {proof.describe()}"
+        problem = f"in {format.program} it is another model: {proof.describe()}"
     print_to_stderr(to_line(f"gpt-tf2 export: nothing is written: {problem}"))
     raise SystemExit(1)
 
@@ -202,5 +227,5 @@ def read_text_to_compare(data: str | None, model: OpenedModel) -> np.ndarray:
 
 def name_output(model: str, format: Format, precision: str) -> Path:
     """Where a model is written by default: `output/124M.gguf`, `output/124M-q8_0.gguf`."""
-    ending = "" if precision == format.precisions[0] else f"-{precision}"
+    ending = "" if precision == next(iter(format.precisions)) else f"-{precision}"
     return OUTPUT / f"{name_model(model)}{ending}{format.suffix}"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt_tf2.checkpoints import openai
-from gpt_tf2.checkpoints.companions import find_companion
+from gpt_tf2.checkpoints.companions import companion_folder, find_companion
 from gpt_tf2.checkpoints.formats import (
     HDF5_SUFFIXES,
     SAFETENSORS,
@@ -134,14 +134,16 @@ def find_config(model: str) -> GPT2Config:
 def name_model(model: str) -> str:
     """What files that are made from a model call it: the name of its folder, or of its file without the suffix.
 
+    A file such as `model.safetensors` is called like its folder, which is the model's own.
+
     Example:
-        >>> name_model("124M"), name_model("output/book.h5"), name_model("hf://ada/boats@v2")
-        ('124M', 'book', 'boats')
+        >>> name_model("book.h5"), name_model("models/chats/model.safetensors"), name_model("hf://ada/boats@v2")
+        ('book', 'chats', 'boats')
     """
     if is_on_hub(model):
         return parse_name(model).repo.rpartition("/")[2]
     path = find_on_machine(model) or Path(model)
-    return Path(os.path.abspath(path)).name if path.is_dir() else path.stem  # noqa: PTH100 - links keep their names
+    return Path(os.path.abspath(companion_folder(path))).name  # noqa: PTH100 - links keep their names
 
 
 def list_own_models() -> Iterator[Path]:

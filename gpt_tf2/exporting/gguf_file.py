@@ -1,7 +1,9 @@
 """GGUF: one file with the weights and the vocabulary, for llama.cpp and what is built on it, such as Ollama."""
 
+import ctypes
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.exporting.chat_jinja import find_chat_jinja
 from gpt_tf2.exporting.gguf_vocabulary import to_gguf
-from gpt_tf2.exporting.proof import LogitsOf
+from gpt_tf2.exporting.proof import LogitsOf, split_steps
 from gpt_tf2.storage.files import atomic_write
 
 if TYPE_CHECKING:
@@ -122,6 +124,16 @@ def plan_tensors(config: GPT2Config, precision: str) -> dict[str, tuple[tuple[in
     return planned
 
 
+@functools.cache  # which keeps the function that llama.cpp calls
+def silence_llama_cpp() -> Any:
+    """Ends llama.cpp's messages: it warns of each context below 256 tokens, and `verbose` does not stop it."""
+    import llama_cpp
+
+    callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    return callback
+
+
 def read_logits(output: Path) -> LogitsOf:
     """Opens a GGUF file in llama.cpp, with keys and values in float32.
 
@@ -129,12 +141,14 @@ def read_logits(output: Path) -> LogitsOf:
     """
     import llama_cpp
 
+    silence_llama_cpp()
     float32 = llama_cpp.GGML_TYPE_F32
     llama = llama_cpp.Llama(str(output), n_ctx=0, logits_all=True, type_k=float32, type_v=float32, verbose=False)
 
-    def logits_of(ids: np.ndarray) -> np.ndarray:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
         llama.reset()
-        llama.eval(ids.tolist())
+        for new in split_steps(ids, steps):
+            llama.eval(new.tolist())
         return llama.scores[: len(ids)].copy()
 
     return logits_of

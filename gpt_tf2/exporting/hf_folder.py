@@ -6,7 +6,7 @@ import numpy as np
 
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.exporting.checkpoint_folder import write_folder
-from gpt_tf2.exporting.proof import LogitsOf
+from gpt_tf2.exporting.proof import LogitsOf, split_steps
 
 
 def write(model: OpenedModel, output: Path, precision: str) -> None:
@@ -29,8 +29,13 @@ def read_logits(output: Path) -> LogitsOf:
     disable_progress_bar()
     network = AutoModelForCausalLM.from_pretrained(output, local_files_only=True).eval()
 
-    def logits_of(ids: np.ndarray) -> np.ndarray:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
+        logits, cache = [], None
         with torch.no_grad():
-            return network(torch.tensor(ids)[None]).logits[0].numpy()
+            for new in split_steps(ids, steps):
+                output = network(torch.tensor(new)[None], past_key_values=cache, use_cache=True)
+                logits.append(output.logits[0].numpy())
+                cache = output.past_key_values
+        return np.concatenate(logits)
 
     return logits_of

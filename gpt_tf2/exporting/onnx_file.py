@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_tf2.checkpoints.chat_templates import make_files
+from gpt_tf2.checkpoints.chat_templates import JINJA
 from gpt_tf2.checkpoints.huggingface import describe
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.checkpoints.transformers_settings import TransformersSettings
 from gpt_tf2.errors import InputError
+from gpt_tf2.exporting.chat_jinja import find_chat_jinja
 from gpt_tf2.exporting.onnx_graph import build_graph, read_tensors, tensor_types
 from gpt_tf2.exporting.onnx_tensors import write_graph
-from gpt_tf2.exporting.proof import LogitsOf
+from gpt_tf2.exporting.proof import LogitsOf, split_steps
 from gpt_tf2.storage.folders import new_folder
 
 # By precision: the file, as transformers.js looks for it, and its own name of the precision.
@@ -43,7 +44,8 @@ def write(model: OpenedModel, output: Path, precision: str = "float32") -> None:
         tensors = read_tensors(model.checkpoint, config, int8)
         files = write_graph(build_graph(config, int8), tensor_types(config, int8), tensors, folder / "onnx" / name)
         texts = describe(config, tokenizer.end_of_text, complete(model, precision, files))
-        texts |= make_files(model.chat_template, tokenizer) if model.chat_template else {}
+        if jinja := find_chat_jinja(model):
+            texts[JINJA] = jinja
         contents = tokenizer.list_files(for_transformers=True) | {file: text.encode() for file, text in texts.items()}
         for file, content in contents.items():
             (folder / file).write_bytes(content)
@@ -65,7 +67,7 @@ def complete(model: OpenedModel, precision: str, files: int) -> TransformersSett
 
 
 def read_logits(output: Path) -> LogitsOf:
-    """The model of an exported folder in ONNX Runtime, on the CPU: ids, int [T] → logits, float32 [T, V].
+    """The model of an exported folder in ONNX Runtime, on the CPU.
 
     Raises ImportError if ONNX Runtime is not installed.
     """
@@ -73,12 +75,17 @@ def read_logits(output: Path) -> LogitsOf:
 
     path = next(output / "onnx" / name for name, _ in FILES.values() if (output / "onnx" / name).is_file())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    cache = {x.name: np.zeros((1, x.shape[1], 0, x.shape[3]), "float32") for x in session.get_inputs()[3:]}
+    empty = {x.name: np.zeros((1, x.shape[1], 0, x.shape[3]), "float32") for x in session.get_inputs()[3:]}
 
-    def run(ids: np.ndarray) -> np.ndarray:
-        tokens = np.asarray(ids, "int64")[None]
-        inputs = {"input_ids": tokens, "attention_mask": np.ones_like(tokens)}
-        inputs["position_ids"] = np.arange(tokens.shape[1])[None]
-        return session.run(["logits"], inputs | cache)[0][0]
+    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
+        logits, cache, end = [], empty, 0
+        for new in split_steps(np.asarray(ids, "int64"), steps):
+            begin, end = end, end + len(new)
+            inputs = {"input_ids": new[None], "attention_mask": np.ones((1, end), "int64")}
+            inputs["position_ids"] = np.arange(begin, end)[None]
+            following, *caches = session.run(None, inputs | cache)
+            cache = dict(zip(empty, caches, strict=True))
+            logits.append(following[0])
+        return np.concatenate(logits)
 
-    return run
+    return logits_of

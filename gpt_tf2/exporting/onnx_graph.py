@@ -105,7 +105,7 @@ attention_bias (tokens, attention_mask) => (bias)
 
 
 def build_graph(config: GPT2Config, int8: bool) -> "ModelProto":
-    """The graph without its tensors, whose names are those of `list_tensors`.
+    """The graph without its tensors, whose names are those of `tensor_types`.
 
     Inputs:
         input_ids: int64 [B, T].

@@ -26,7 +26,8 @@ def read_logits(output: Path) -> LogitsOf:
     """Reads a folder back with TensorFlow, but into our network: OpenAI's own code needs TensorFlow 1."""
     network = load_model(output)
 
-    def logits_of(ids: np.ndarray) -> np.ndarray:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
+        del steps  # the network has no cache of its own
         return np.asarray(network(ids[None]))[0]
 
     return logits_of

@@ -12,6 +12,7 @@ import pytest
 
 from gpt_tf2 import GPT2
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model
+from gpt_tf2.commands.export import FORMATS
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.keras_graph import GraphDecoder
 from gpt_tf2.exporting.gguf_file import read_logits, write
@@ -83,12 +84,19 @@ def test_llama_cpp_computes_the_same(precision: str, tied: bool, tmp_path: Path)
     text = np.random.default_rng(1).integers(0, 512, 128)
     expected = compute_expected(GraphDecoder(network), text)
     proof = prove(expected, read_logits(tmp_path / "m.gguf"))
-    assert proof.holds(precision) and proof.spread > 0.5
+    assert proof.holds(FORMATS["gguf"].precisions[precision]) and proof.spread > 0.5
     if precision == "float32":
         assert proof.difference < 3e-3 * proof.spread  # llama.cpp looks GELU up in a table of float16
         assert proof.equal == proof.greedy == 64
         assert generate(tmp_path / "m.gguf", expected.prompt.tolist(), 64) == expected.greedy.tolist()
     assert abs(np.log(proof.perplexities[1] / proof.perplexities[0])) < 0.01
+
+
+def test_a_short_context_is_opened_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(open_model(OPENAI_TINY), tmp_path / "m.gguf", "float32")
+    logits_of = read_logits(tmp_path / "m.gguf")
+    assert logits_of(np.array([1, 2, 3])).shape == (3, 512)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_all_but_gelu_is_exact(tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def test_64_greedy_tokens_are_ours_with_and_without_the_cache(folders: Path, gre
     for _ in range(64):
         cached.append(int(session.extend(np.array([cached[-1:]]))[0, -1].argmax()))
     assert cached == greedy and len(set(greedy)) > 10
+    logits_of, ids = onnx_file.read_logits(folders / "float32"), np.array(greedy[:-1])
+    assert np.abs(logits_of(ids, steps=60) - logits_of(ids)).max() < 1e-4
 
 
 @pytest.mark.parametrize("precision", GRAPHS)
@@ -150,6 +152,11 @@ def test_an_own_output_matrix_ids_without_a_token_and_a_chat_template_come_along
     generation = json.loads((tmp_path / "out" / "web" / "generation_config.json").read_text())
     assert generation["suppress_tokens"] == [512, 513, 514]
     assert (tmp_path / "out" / "web" / "chat_template.jinja").is_file()
+    (tmp_path / CHAT_TEMPLATE).unlink()
+    unread = "{% for m in messages %}{{ m.content | trim }}{% endfor %}"
+    (tmp_path / "chat_template.jinja").write_text(unread)
+    onnx_file.write(open_model(tmp_path / "model.safetensors"), tmp_path / "unread")
+    assert (tmp_path / "unread" / "chat_template.jinja").read_text() == unread
 
 
 def test_what_is_too_large_for_a_file_lies_beside_it(
