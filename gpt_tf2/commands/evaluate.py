@@ -10,6 +10,7 @@ from pathlib import Path
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.formats import try_to_locate
+from gpt_tf2.checkpoints.hub import is_on_hub
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.commands.data_settings import (
     COLUMN,
@@ -28,7 +29,7 @@ from gpt_tf2.commands.evaluation_output import (
     name_temporary_output,
     write_scores,
 )
-from gpt_tf2.commands.find_model import find_model_path, find_on_machine
+from gpt_tf2.commands.find_model import find_model_path, find_on_machine, name_model
 from gpt_tf2.commands.flags import flag
 from gpt_tf2.commands.model_settings import COUNT, ModelSettings, choose_max_new_tokens, find_model, load_decoder
 from gpt_tf2.commands.progress import Counter, print_to_stderr
@@ -130,6 +131,7 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
     model, engine = find_model(settings)
     task, _ = choose_template(task, None, model.chat_template)
     path = find_model_path(settings.model, settings.offline, settings.base)
+    called = name_model(settings.model) if is_on_hub(settings.model) else ""  # in the cache all have the same name
     settings = dataclasses.replace(settings, model=str(path))  # whatever it was called
     if not task.running_text:
         choose_max_new_tokens(settings, model)  # now, not after hours of work
@@ -137,7 +139,7 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
     is_shown = is_shown and workers.is_main
     of = settings.model, settings.data
     with (
-        claim_output(settings.output, *of, task, split) if is_written else name_temporary_output() as output,
+        claim_output(settings.output, *of, task, split, called) if is_written else name_temporary_output() as output,
         Counter("evaluating", "batches" if task.running_text else "completions", shown=is_shown) as counter,
     ):
         if learned and learned != settings.highlights:

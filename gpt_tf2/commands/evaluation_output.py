@@ -26,10 +26,14 @@ def identify(model_path: str, dataset_path: str) -> str:
 
 
 @contextlib.contextmanager
-def claim_output(output_file: str | None, model_path: str, dataset_path: str, task: Task, split: str) -> Iterator[Path]:
+def claim_output(
+    output_file: str | None, model_path: str, dataset_path: str, task: Task, split: str, called: str = ""
+) -> Iterator[Path]:
     """Yields the file for the predictions, where no other evaluation writes meanwhile.
 
     By default it is `output/MODEL_TASK_SPLIT`, with a digest behind if that belongs to another model or other data.
+
+    called: MODEL, by default the name of its folder or file.
 
     Raises InputError if another process is writing it, or if it cannot be written.
     """
@@ -37,7 +41,8 @@ def claim_output(output_file: str | None, model_path: str, dataset_path: str, ta
         output = Path(output_file)
     else:
         model, identity = Path(model_path), identify(model_path, dataset_path)
-        name = f"{model.resolve().name if model.is_dir() else model.stem}_{task.name}_{split}"
+        called = called or (model.resolve().name if model.is_dir() else model.stem)
+        name = f"{called}_{task.name}_{split}"
         output = Path("output") / f"{name}{task.suffix}"
         if is_of_another(output, identity):
             output = output.with_name(f"{name}_{identity}{task.suffix}")

@@ -58,7 +58,8 @@ def finetune(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> "tuple[Ru
     with alone if call.is_written and is_first_process() else contextlib.nullcontext():
         run = resolve(settings, call)
         make_recipe(run)  # now, not after hours of training: it may not hold a path
-        run.model.settings_for(run.output)  # now as well
+        if not settings.lora_rank:
+            run.model.settings_for(run.output)  # now as well: their file may be damaged
         run, trainer, history = build(run)
         train(run, trainer, history)
     return run, trainer, history

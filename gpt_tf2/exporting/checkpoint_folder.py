@@ -21,7 +21,7 @@ def write_folder(model: OpenedModel, output: Path, name: str) -> None:
     """
     with new_folder(output) as folder:
         tensors, end = ReadTensors(model.checkpoint), model.tokenizer.end_of_text
-        path = write_checkpoint(folder / name, model.config, tensors, end, model.transformers_settings)
+        path = write_checkpoint(folder / name, model.config, tensors, end, model.settings_for(name))
         save_vocabulary(model.tokenizer, path)
         save_chat_template(model.chat_template, model.tokenizer, path, replaces=False)
         if model.unread_template and (jinja := find_chat_jinja(model)):

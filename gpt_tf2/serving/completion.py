@@ -12,11 +12,14 @@ LEAST_LOGPROB = -9999.0  # JSON has no infinity; OpenAI sends this number
 
 
 class ScoredToken(NamedTuple):
-    """A token with its log-probability, those of its alternatives by their names, and where in the text it begins."""
+    """A token with its log-probability, those of its alternatives by their names, and where in the text it begins.
+
+    The first token of a prompt of ids follows nothing, and has no log-probabilities.
+    """
 
     token: str
-    logprob: float
-    top: dict[str, float]
+    logprob: float | None
+    top: dict[str, float] | None
     offset: int
 
 

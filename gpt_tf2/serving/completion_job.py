@@ -32,6 +32,7 @@ from gpt_tf2.serving.completion import (
     ScoredToken,
     locate_tokens,
     name_scores,
+    name_token,
 )
 from gpt_tf2.serving.openai_requests import CompletionRequest, SamplingRequest
 from gpt_tf2.serving.worker import Job
@@ -148,10 +149,10 @@ def begin_texts(
     model: OpenedModel, asked: CompletionRequest, prompts: Sequence[Prompt], emit: Emit, decoder: Decoder
 ) -> Iterator[None]:
     """Emits the prompts that are echoed, scored if that is asked for, and yields after each part of that."""
-    for number, prompt in enumerate(prompts):
+    for number, (prompt, given) in enumerate(zip(prompts, asked.prompts, strict=True)):
         tokens: list[ScoredToken] = []
         if asked.echo and asked.logprobs is not None and prompt.text:
-            for scores in score_prompt(model, prompt, asked.logprobs, decoder):
+            for scores in score_prompt(model, prompt, asked.logprobs, decoder, isinstance(given, str)):
                 tokens += scores
                 yield
         for index in range(number * asked.n, (number + 1) * asked.n):
@@ -161,10 +162,18 @@ def begin_texts(
                 emit(Finished(index, "length", 0))
 
 
-def score_prompt(model: OpenedModel, prompt: Prompt, top: int, decoder: Decoder) -> Iterator[list[ScoredToken]]:
-    """Yields the tokens of a prompt, a part at a time, with the log-probabilities of `LanguageModel.logprobs`."""
+def score_prompt(
+    model: OpenedModel, prompt: Prompt, top: int, decoder: Decoder, is_text: bool
+) -> Iterator[list[ScoredToken]]:
+    """Yields the tokens of a prompt, a part at a time, with their log-probabilities.
+
+    Those of a text are the ones of `LanguageModel.logprobs`. Token ids are all that the model reads, so the first of
+    them has none.
+    """
     offsets = locate_tokens(model.tokenizer, prompt.ids)
-    tokens = np.array([model.tokenizer.end_of_text, *prompt.ids])
+    tokens = np.array([model.tokenizer.end_of_text, *prompt.ids] if is_text else prompt.ids)
+    if not is_text:
+        yield [ScoredToken(name_token(model.tokenizer, prompt.ids[0]), None, None, next(offsets))]
     for logits, targets in predict_after(decoder, tokens, 1):
         ranked: list[TokenLogprobs] = [
             rank_token(row, id, top) for row, id in zip(logits, targets.tolist(), strict=True)

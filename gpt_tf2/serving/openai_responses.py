@@ -122,7 +122,7 @@ class ChatAnswer(Answer):
         return {
             "content": [
                 describe_token(token.token, token.logprob)
-                | {"top_logprobs": [describe_token(name, logprob) for name, logprob in token.top.items()]}
+                | {"top_logprobs": [describe_token(name, logprob) for name, logprob in (token.top or {}).items()]}
                 for token in tokens
             ],
             "refusal": None,
@@ -139,7 +139,7 @@ def list_logprobs(tokens: Sequence[ScoredToken]) -> dict[str, list]:
     }
 
 
-def describe_token(name: str, logprob: float) -> Body:
+def describe_token(name: str, logprob: float | None) -> Body:
     """A token of a chat with its log-probability."""
     partial = PARTIAL.fullmatch(name)
     content = bytes.fromhex(partial[1].replace("\\x", "")) if partial else name.encode()

@@ -56,8 +56,8 @@ REASON_OR_NULL: Schema = {"enum": ["stop", "length", None]}
 
 LOGPROBS = describe(
     tokens=list_of(TEXT),
-    token_logprobs=list_of(NUMBER),
-    top_logprobs=list_of({"type": "object", "additionalProperties": NUMBER}),
+    token_logprobs=list_of(or_null(NUMBER)),
+    top_logprobs=list_of(or_null({"type": "object", "additionalProperties": NUMBER})),
     text_offset=list_of(COUNT),
 )
 TEXTS: Schema = {"index": COUNT, "text": TEXT, "logprobs": or_null(LOGPROBS)}

@@ -393,6 +393,11 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         lambda: Path("p.txt").write_bytes(b"caf\xe9") and None,
         ["p.txt", "not UTF-8", "byte 3"],
     ),
+    "damaged settings that the output would keep": (
+        "finetune --model=hf --data=story.txt --length=32 --epochs=1 --steps=1 --output=m.safetensors",
+        save("hf/model.safetensors", write("hf/generation_config.json", "{")),
+        ["hf/generation_config.json:1", "not JSON"],
+    ),
     "a prompt of the file longer than the context": (
         f"{PROMPTS} --prompts=p.txt",
         write("p.txt", "short\n" + "long " * 70),

@@ -41,6 +41,8 @@ def evaluate(model: str, data: str = "coqa") -> Path:
 
 def test_the_default_name_is_that_of_model_task_and_split() -> None:
     assert find() == Path("output/model_coqa_dev.json") and find("a/") == Path("output/a_coqa_dev.json")
+    with claim_output(None, "a", "coqa", COQA, "dev", called="boats") as output:
+        assert output == Path("output/boats_coqa_dev.json")
     assert not Path("output").exists()
     Path("a").rename("124M")
     assert find("124M/.") == Path("output/124M_coqa_dev.json")

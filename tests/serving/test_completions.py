@@ -157,6 +157,16 @@ def test_echo_scores_the_prompt_as_python_does(client: openai.OpenAI, lm: Langua
                 assert top.get(token, logprob) == logprob and len(top) == 3
 
 
+def test_token_ids_are_scored_as_they_stand(client: openai.OpenAI, lm: LanguageModel) -> None:
+    ids = lm.tokenizer.encode("The tide")
+    for prompt, texts in (([lm.tokenizer.end_of_text, *ids], "The tide"), (ids[:1], None)):
+        logprobs = complete(client, prompt, echo=True, logprobs=2, max_tokens=0).choices[0].logprobs
+        assert logprobs and logprobs.token_logprobs and logprobs.top_logprobs
+        assert logprobs.token_logprobs[0] is None and logprobs.top_logprobs[0] is None
+        expected = [token.logprob for token in lm.logprobs(texts)] if texts else []
+        np.testing.assert_allclose(np.array(logprobs.token_logprobs[1:], float), expected, atol=1e-5)
+
+
 def test_a_bias_forces_and_bans_a_token(client: openai.OpenAI, lm: LanguageModel) -> None:
     (id,) = lm.tokenizer.encode("e")
     assert complete(client, max_tokens=4, logit_bias={str(id): 100}).choices[0].text == "eeee"
