@@ -99,7 +99,7 @@ def answer(settings: ChatSettings, passage: str | None, messages: Iterable[str])
         passage_ids = encode_text(example.passage, tokenizer)
         prompt, is_whole = build_prompt(passage_ids, example, answers, room, tokenizer)
         if is_complete and not is_whole:
-            print_to_stderr(f"this no longer fits into {room} tokens: shortening it, the oldest messages first")
+            print_to_stderr(f"the conversation no longer fits into {room} tokens: dropping the oldest messages")
         is_complete = is_whole
         stream = TextStream(tokenizer, [] if template else [coqa.STOP])
         scheduler.run_all([Request(prompt, max_new_tokens, sampler, generator, stream.add)])

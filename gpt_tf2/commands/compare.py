@@ -17,6 +17,8 @@ from gpt_tf2.evaluation.comparison import Comparison, compare_models
 from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.lookup import find_task
 
+PAGE = "a page of Python's language reference"
+
 
 @dataclasses.dataclass(frozen=True)
 class CompareSettings:
@@ -27,9 +29,7 @@ class CompareSettings:
 
     model: str = flag(dataclasses.MISSING, f"A: {MODEL}")
     other: str = flag(dataclasses.MISSING, "B: another model with the same tokens, in any of these forms")
-    data: str | None = flag(
-        None, "the text: a file, a folder or a glob (a page of Python's language reference)", metavar="PATH"
-    )
+    data: str | None = flag(None, f"the text: a file, a folder or a glob ({PAGE})", metavar="PATH")
     offline: bool = flag(False, **OFFLINE)
     json: bool = flag(False, "print JSON instead of lines", kind=bool)
 
@@ -88,5 +88,6 @@ def print_comparison(settings: CompareSettings) -> None:
         return
     print(f"A: perplexity {of_a:.5g}, {settings.model}")
     print(f"B: perplexity {of_b:.5g} ({of_b / of_a - 1:+.2%}), {settings.other}")
-    agreement = f"the same greedy token at {compared.agreement:.2%} of {compared.tokens:,} tokens"
+    text = f"{compared.tokens:,} tokens of {settings.data or PAGE}"
+    agreement = f"the same greedy token at {compared.agreement:.2%} of {text}"
     print(f"{agreement}, mean KL(A‖B) {compared.divergence:.3g} nats per token")

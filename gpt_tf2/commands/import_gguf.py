@@ -31,7 +31,7 @@ class ImportSettings:
 
     file: str = flag(dataclasses.MISSING, "a .gguf file of a GPT-2: float32, float16 or q8_0")
     output: str | None = flag(
-        None, "the checkpoint to write, NAME.h5, .safetensors or .ckpt (output/NAME.h5)", metavar="PATH"
+        None, "the path of the checkpoint to write, .h5, .safetensors or .ckpt (output/NAME.h5)", metavar="PATH"
     )
 
     def __post_init__(self) -> None:

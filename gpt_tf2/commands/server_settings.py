@@ -24,7 +24,7 @@ class ServerSettings:
         f"the key that clients must send; better set {API_KEY_VARIABLE}, which no process list shows",
         group="server",
     )
-    no_auth: bool = flag(False, "let everyone ask who can reach the address", group="server", kind=bool)
+    no_auth: bool = flag(False, "let everyone who can reach the address ask", group="server", kind=bool)
 
     def __post_init__(self) -> None:
         check_ranges(self)

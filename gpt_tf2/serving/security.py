@@ -38,7 +38,7 @@ class Guard:
     def check(self, headers: Headers) -> ApiError | None:
         """The error of a request that may not ask; None if it may."""
         if self.local and strip_port(headers.get("host", "")) not in LOCAL_NAMES:
-            return ApiError(f"this server answers to {' and '.join(LOCAL_NAMES)} only", status=403)
+            return ApiError(f"this server answers to these names only: {', '.join(LOCAL_NAMES)}", status=403)
         if self.api_key is None:
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")

@@ -156,7 +156,7 @@ def test_a_long_chat_loses_its_oldest_messages_and_says_so_once(
     Path("models/tiny/chat.json").write_text(format_template(DEFAULT_TEMPLATE))
     assert chat("The tide counted the boats home.\n" * 5, monkeypatch) == 0
     err = capsys.readouterr().err
-    assert err.count("this no longer fits into 58 tokens: shortening it, the oldest messages first") == 1
+    assert err.count("the conversation no longer fits into 58 tokens") == 1
 
 
 def test_in_a_short_context_the_default_leaves_half_of_it_to_the_prompt(
@@ -165,7 +165,7 @@ def test_in_a_short_context_the_default_leaves_half_of_it_to_the_prompt(
     Path("models/tiny/chat.json").write_text(format_template(DEFAULT_TEMPLATE))
     monkeypatch.setattr("sys.stdin", io.StringIO("The tide counted the boats home.\n" * 2))
     assert main(["chat", "models/tiny", "--engine=graph"]) == 0  # n_ctx 64
-    assert "this no longer fits into 32 tokens" in capsys.readouterr().err
+    assert "the conversation no longer fits into 32 tokens" in capsys.readouterr().err
     write_lines(Path("d.jsonl"), PAIR)
     settings = EvaluateSettings(data="d.jsonl", task="jsonl", model="tiny", engine="graph")
     run_evaluate(settings, is_written=False, is_shown=False)

@@ -128,6 +128,7 @@ const COLUMNS = [
   ["Run", (run) => make("span", {}, make("i", { className: `swatch run-${run.color}` }), run.name)],
   ["State", (run) => run.state],
   ["Step", (run) => (run.steps ? `${short(run.step, 9)} / ${short(run.steps, 9)}` : "")],
+  ["Left", (run) => (run.timeLeft === null ? "" : clock(run.timeLeft))],
   [`Loss, ${RECENT} steps`, (run) => write("loss", recentLoss(run))],
   ["Validation", (run) => write("loss", run.last("loss/validation"))],
   ["Best validation", (run) => {
@@ -138,7 +139,6 @@ const COLUMNS = [
   ["Tokens/s", (run) => write("tokens_per_second", run.last("tokens_per_second"))],
   ["Peak memory", (run) => (run.last("peak_memory_gb") === null ? "" : `${write("peak_memory_gb", run.last("peak_memory_gb"))} GB`)],
   ["Time", (run) => (run.clock === null ? "" : clock(run.time))],
-  ["Left", (run) => (run.timeLeft === null ? "" : clock(run.timeLeft))],
 ];
 
 async function watch() {

@@ -69,12 +69,12 @@ export class Run {
     return this.series[name]?.values.at(-1) ?? null;
   }
 
-  /** The lowest value of a series with its step, or null. */
+  /** The lowest value of a series after a step of training, with its step, or null. */
   lowest(name) {
     const { steps, values } = this.series[name] ?? { steps: [], values: [] };
     let best = null;
     values.forEach((value, index) => {
-      if (best === null || value < best.value) best = { step: steps[index], value };
+      if (steps[index] && (best === null || value < best.value)) best = { step: steps[index], value };
     });
     return best;
   }
