@@ -85,7 +85,7 @@ def test_unusable_examples_are_reported_and_the_rest_is_trained_on(
     [
         ("tiny", "output/story_tiny.h5"),
         ("models/tiny", "output/story_tiny.h5"),
-        ("models/tiny/model.ckpt", "output/story_model.h5"),
+        ("models/tiny/model.ckpt", "output/story_tiny.h5"),
         ("output/m.h5", "output/story_m.h5"),
         ("124M", "output/story_124M.h5"),
     ],
