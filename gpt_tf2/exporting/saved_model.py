@@ -8,7 +8,7 @@ import numpy as np
 from gpt_tf2.backend.choice import find_backend
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.errors import InputError
+from gpt_tf2.errors import InputError, to_line
 from gpt_tf2.exporting.proof import LogitsOf
 from gpt_tf2.storage.folders import new_folder
 
@@ -39,7 +39,7 @@ def write(model: OpenedModel, output: Path, precision: str) -> None:
         # On a GPU TensorFlow would read zeros where the position embedding ends.
         fits = tf.debugging.assert_less_equal(tf.shape(ids)[1], limit, f"more tokens than the context, {limit}")
         with tf.control_dependencies([fits]):
-            return {"logits": network(tf.identity(ids))}
+            return {"logits": network(ids)}
 
     with new_folder(output) as folder:
         assets = folder / "assets"
@@ -50,7 +50,11 @@ def write(model: OpenedModel, output: Path, precision: str) -> None:
         for name, content in model.tokenizer.list_files(for_transformers=True).items():
             (assets / name).write_bytes(content)
             served.vocabulary.append(tf.saved_model.Asset(str(assets / name)))
-        tf.saved_model.save(served, str(folder), {SIGNATURE: serve})
+        try:
+            tf.saved_model.save(served, str(folder), {SIGNATURE: serve})
+        except tf.errors.OpError as error:
+            reason = str(error).rpartition("; ")[2]  # after the operation and its temporary file
+            raise OSError(to_line(reason)) from None
 
 
 def read_logits(output: Path) -> LogitsOf:

@@ -1,6 +1,7 @@
 """TensorFlow's SavedModel, in TensorFlow by itself."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,20 @@ def test_tensorflow_computes_what_openais_graph_does_and_finds_the_vocabulary(fo
         loaded.signatures["serving_default"](ids=tf.zeros([1, 65], tf.int32))
     with pytest.raises(InputError, match="saved_model: is there already"):
         saved_model.write(open_model(OPENAI_TINY), folder, "float32")
+
+
+@needs_tensorflow
+def test_a_disk_that_is_too_small_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))  # the weights have more bytes
+    try:
+        with pytest.raises(
+            InputError, match=r"tiny-saved_model: cannot be written \(File too large.*\): free space or choose"
+        ) as error:
+            saved_model.write(open_model(OPENAI_TINY), tmp_path / "tiny-saved_model", "float32")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value) and list_names(tmp_path) == []
 
 
 @needs_tensorflow
