@@ -35,7 +35,7 @@ def test_without_the_program_it_says_that_nothing_was_compared(
     [("keras", "tiny.keras", "Keras"), ("saved_model", "tiny-saved_model", "TensorFlow")],
 )
 def test_what_arrived_intact_is_kept(
-    format: str, name: str, program: str, converted: Path, capsys: pytest.CaptureFixture[str]
+    format: str, name: str, program: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "tiny", format, "--data", "story.txt"]) == 0
     assert list_names(Path("output")) == [name]
