@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.backend.starting import silence_stderr, start_backend
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.find_model import find_model_and_base, name_model
 from gpt_tf2.commands.flags import Flag, check_ranges, flag
@@ -63,6 +63,7 @@ FORMATS = {
     "hf": Format(
         "hf_folder", "-hf", {"float32": ROUNDING}, "transformers", ("torch", "transformers"), "torch transformers"
     ),
+    "keras": Format("keras_file", ".keras", {"float32": ROUNDING}, "Keras", ("keras",), "keras"),
     "onnx": Format(
         "onnx_file",
         "-onnx",
@@ -72,6 +73,9 @@ FORMATS = {
         "onnxruntime",
     ),
     "openai": Format("openai_folder", "-openai", {"float32": ROUNDING}, "TensorFlow", ("tensorflow",), "tensorflow"),
+    "saved_model": Format(
+        "saved_model", "-saved_model", {"float32": ROUNDING}, "TensorFlow", ("tensorflow",), "tensorflow"
+    ),
     "web": Format(
         "web_folder",
         "-web",
@@ -178,7 +182,8 @@ def find_obstacle(format: Format) -> str | None:
     start_backend(lean=True)  # first: one of the programs is its own
     for name in format.imported:
         try:
-            importlib.import_module(name)
+            with silence_stderr():  # TensorFlow beside JAX reports that it finds no GPU
+                importlib.import_module(name)
         except Exception as error:  # a broken installation raises errors of any kind
             return to_line(f"{name} cannot be imported ({error}): pip install it again")
     return None

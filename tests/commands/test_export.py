@@ -30,6 +30,20 @@ def test_without_the_program_it_says_that_nothing_was_compared(
     assert printed.err == "not compared in llama.cpp: pip install llama-cpp-python\n"
 
 
+@pytest.mark.parametrize(
+    ("format", "name", "program"),
+    [("keras", "tiny.keras", "Keras"), ("saved_model", "tiny-saved_model", "TensorFlow")],
+)
+def test_what_arrived_intact_is_kept(
+    format: str, name: str, program: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "tiny", format, "--data", "story.txt"]) == 0
+    assert list_names(Path("output")) == [name]
+    printed = capsys.readouterr()
+    assert printed.out == f"output/{name}\n"
+    assert printed.err.startswith(f"compared in {program}: largest logit difference ")
+
+
 @pytest.mark.parametrize("fault", ["other logits", "does not open"])
 def test_what_is_another_model_there_is_not_kept(
     fault: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
