@@ -63,6 +63,14 @@ FORMATS = {
     "hf": Format(
         "hf_folder", "-hf", {"float32": ROUNDING}, "transformers", ("torch", "transformers"), "torch transformers"
     ),
+    "litert": Format(
+        "litert_file",
+        ".tflite",
+        {"float32": ROUNDING, "int8": QUANTIZED},
+        "LiteRT",
+        ("ai_edge_litert",),
+        "ai-edge-litert",
+    ),
     "onnx": Format(
         "onnx_file",
         "-onnx",

@@ -1,0 +1,246 @@
+"""The network as a LiteRT model of builtin operators, written operator by operator, without its tensors' values.
+
+One graph runs CHUNK tokens, another one token; both read the same tensors. Letters in shapes are those of `model.py`,
+but the cache has room for S = n_ctx positions. A matrix is [outputs, inputs], in float32, or in int8 with a scale for
+each of its outputs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from gpt_tf2.config import GPT2Config, output_matrix, tensor_shapes
+
+CHUNK = 64  # tokens of a prompt that run together
+PER_CHANNEL = 12  # the version of FULLY_CONNECTED that reads a scale per output; all else is in each operator's first
+
+Scales = Mapping[str, np.ndarray]  # of the matrices in int8, by OpenAI's names
+
+
+class Graph:
+    """A graph while it is written. Tensors are numbers in it.
+
+    Args:
+        model: gets the values of constants, and the kinds of operators.
+        weights: the number of each tensor's buffer in the model.
+        shapes: of these tensors, as they are stored.
+        scales: of those in int8.
+    """
+
+    def __init__(self, model: Any, weights: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], scales: Scales):
+        self.model, self.weights, self.shapes, self.scales = model, weights, shapes, scales
+        self.parts = schema.SubGraphT(tensors=[], operators=[])
+        self.inputs: dict[str, int] = {}
+        self.outputs: dict[str, int] = {}
+
+    def add_tensor(self, shape: Sequence[int], dtype: str = "float32", **fields: Any) -> int:
+        kind = getattr(schema.TensorType, dtype.upper())
+        self.parts.tensors.append(schema.TensorT(shape=np.array(shape, "int32"), type=kind, **fields))
+        return len(self.parts.tensors) - 1
+
+    def add_input(self, name: str, shape: Sequence[int], dtype: str = "float32") -> int:
+        self.inputs[name] = self.add_tensor(shape, dtype, name=name)
+        return self.inputs[name]
+
+    def add_output(self, name: str, tensor: int) -> None:
+        self.parts.tensors[tensor].name = f"new_{name}" if name in self.inputs else name
+        self.outputs[name] = tensor
+
+    def close(self, name: str) -> None:
+        """Adds the graph to the model, with a signature."""
+        self.parts.name = name
+        self.parts.inputs, self.parts.outputs = list(self.inputs.values()), list(self.outputs.values())
+        inputs, outputs = (
+            [schema.TensorMapT(*pair) for pair in named.items()] for named in (self.inputs, self.outputs)
+        )
+        self.model.signatureDefs.append(schema.SignatureDefT(inputs, outputs, name, len(self.model.subgraphs)))
+        self.model.subgraphs.append(self.parts)
+
+    def constant(self, values: Any, dtype: str = "float32") -> int:
+        array = np.array(values, dtype)
+        self.model.buffers.append(schema.BufferT(data=np.frombuffer(array.tobytes(), "uint8")))
+        return self.add_tensor(array.shape, dtype, buffer=len(self.model.buffers) - 1)
+
+    def weight(self, name: str) -> int:
+        return self.add_tensor(self.shapes[name], buffer=self.weights[name], name=name)
+
+    def whole_numbers(self, name: str) -> int:
+        """A matrix in int8 without its scales."""
+        return self.add_tensor(self.shapes[name], "int8", buffer=self.weights[name], name=f"{name}_int8")
+
+    def matrix(self, name: str) -> int:
+        """A matrix that FULLY_CONNECTED multiplies by."""
+        if name not in self.scales:
+            return self.weight(name)
+        scale = self.scales[name]
+        steps = schema.QuantizationParametersT(scale=scale, zeroPoint=np.zeros(len(scale), "int64"))
+        return self.add_tensor(self.shapes[name], "int8", buffer=self.weights[name], name=name, quantization=steps)
+
+    def apply(
+        self, name: str, inputs: Sequence[int], shape: Sequence[int], options: Any = None, dtype: str = "float32"
+    ) -> int:
+        """Adds an operator, and returns its output, a tensor of that shape."""
+        return self.apply_split(name, inputs, [shape], options, dtype)[0]
+
+    def apply_split(
+        self, name: str, inputs: Sequence[int], shapes: Sequence[Sequence[int]], options: Any, dtype: str = "float32"
+    ) -> list[int]:
+        """Adds an operator with several outputs."""
+        outputs = [self.add_tensor(shape, dtype) for shape in shapes]
+        operator = schema.OperatorT(opcodeIndex=self.find_kind(name), inputs=list(inputs), outputs=outputs)
+        if options:
+            operator.builtinOptions = options
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        self.parts.operators.append(operator)
+        return outputs
+
+    def find_kind(self, name: str) -> int:
+        """The number of a kind of operator in the model."""
+        code, kinds = getattr(schema.BuiltinOperator, name), self.model.operatorCodes
+        for number, kind in enumerate(kinds):
+            if kind.builtinCode == code:
+                return number
+        version = PER_CHANNEL if name == "FULLY_CONNECTED" and self.scales else 1
+        kinds.append(schema.OperatorCodeT(deprecatedBuiltinCode=min(code, 127), builtinCode=code, version=version))
+        return len(kinds) - 1
+
+    def add(self, a: int, b: int, shape: Sequence[int]) -> int:
+        return self.apply("ADD", [a, b], shape, schema.AddOptionsT())
+
+    def multiply(self, a: int, b: int, shape: Sequence[int]) -> int:
+        return self.apply("MUL", [a, b], shape, schema.MulOptionsT())
+
+    def reshape(self, x: int, shape: Sequence[int], dtype: str = "float32") -> int:
+        return self.apply("RESHAPE", [x, self.constant(shape, "int32")], shape, schema.ReshapeOptionsT(shape), dtype)
+
+    def gather(self, table: int, rows: int, shape: Sequence[int], dtype: str = "float32") -> int:
+        return self.apply("GATHER", [table, rows], shape, schema.GatherOptionsT(), dtype)
+
+
+def build_model(config: GPT2Config, scales: Scales) -> tuple[Any, dict[str, int]]:
+    """The model, and the number of the buffer of each tensor by OpenAI's name. These buffers are empty.
+
+    Both signatures have the same inputs and outputs. `prefill` takes T = min(CHUNK, n_ctx) tokens, `decode` T = 1.
+
+    Inputs:
+        tokens: int32 [1, T].
+        input_pos: int32 [T], the tokens' positions, one after another, each below n_ctx.
+        kv_cache_k_N, kv_cache_v_N: float32 [1, H, S, D] of each block. Positions after a token's own are not read.
+
+    Outputs:
+        logits: float32 [1, T, V].
+        kv_cache_k_N, kv_cache_v_N: the same, with the new tokens in it.
+
+    scales: of the matrices in int8; empty in float32.
+    """
+    shapes = stored_shapes(config)
+    weights = {name: number for number, name in enumerate(shapes, 1)}  # the first buffer is that of no values
+    buffers = [schema.BufferT() for _ in range(len(weights) + 1)]
+    model = schema.ModelT(version=3, description="GPT-2 by gpt-tf2", buffers=buffers, operatorCodes=[])
+    model.subgraphs, model.signatureDefs = [], []
+    for name, length in (("prefill", min(CHUNK, config.n_ctx)), ("decode", 1)):
+        graph = Graph(model, weights, shapes, scales)
+        add_network(graph, config, length)
+        graph.close(name)
+    return model, weights
+
+
+def stored_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors by OpenAI's names: the blocks' matrices are turned."""
+    return {name: shape[::-1] if name.endswith("/w") else shape for name, shape in tensor_shapes(config).items()}
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a tensor is multiplied by, and so held in int8 where that is asked for."""
+    return name in ("wte", "lm_head") or name.endswith("/w")
+
+
+def add_network(graph: Graph, config: GPT2Config, length: int) -> None:
+    """The whole network for `length` new tokens."""
+    wide, positions = (length, config.n_embd), (length, config.n_ctx)
+    tokens, input_pos = (
+        graph.add_input("tokens", (1, length), "int32"),
+        graph.add_input("input_pos", (length,), "int32"),
+    )
+    ids = graph.reshape(tokens, (length,), "int32")
+    x = graph.add(embed(graph, ids, wide), graph.gather(graph.weight("wpe"), input_pos, wide), wide)
+    each, own = graph.constant([range(config.n_ctx)], "int32"), graph.reshape(input_pos, (length, 1), "int32")
+    visible = graph.apply("LESS_EQUAL", [each, own], positions, schema.LessEqualOptionsT(), "bool")
+    choice = [visible, graph.constant([[0.0]]), graph.constant([[-1e9]])]
+    bias = graph.apply("SELECT_V2", choice, positions, schema.SelectV2OptionsT())
+    begin, one = graph.constant([0], "int32"), graph.constant([1], "int32")
+    first = graph.apply("SLICE", [input_pos, begin, one], (1,), schema.SliceOptionsT(), "int32")
+    corner = [graph.constant([0, 0], "int32"), first, begin]
+    start = graph.apply("CONCATENATION", corner, (4,), schema.ConcatenationOptionsT(), "int32")
+    for block in range(config.n_layer):
+        x = add_block(graph, config, block, x, bias, start, length)
+    x = layer_norm(graph, x, "ln_f", wide)
+    logits = linear(graph, x, output_matrix(config), None, (length, config.n_vocab))
+    graph.add_output("logits", graph.reshape(logits, (1, length, config.n_vocab)))
+
+
+def embed(graph: Graph, ids: int, shape: tuple[int, int]) -> int:
+    """The token embedding: ids [T] → [T, C]."""
+    if "wte" not in graph.scales:
+        return graph.gather(graph.weight("wte"), ids, shape)
+    rows = graph.gather(graph.whole_numbers("wte"), ids, shape, "int8")
+    whole = graph.apply("CAST", [rows], shape, schema.CastOptionsT())
+    scale = graph.gather(graph.constant(graph.scales["wte"][:, None]), ids, (shape[0], 1))
+    return graph.multiply(whole, scale, shape)
+
+
+def add_block(graph: Graph, config: GPT2Config, block: int, x: int, bias: int, start: int, length: int) -> int:
+    """One block: x [T, C] → [T, C]. Its cache is read and written.
+
+    bias: of the scores [T, S].
+    start: int32 [4], where in the cache the new tokens begin.
+    """
+    heads, depth, name = config.n_head, config.n_embd // config.n_head, f"h{block}"
+    wide, by_token, by_head = (length, config.n_embd), (1, length, heads, depth), (1, heads, length, depth)
+    cache, scores = (1, heads, config.n_ctx, depth), (1, heads, length, config.n_ctx)
+    turn = graph.constant([0, 2, 1, 3], "int32")
+
+    def transpose(tensor: int, shape: Sequence[int]) -> int:
+        return graph.apply("TRANSPOSE", [tensor, turn], shape, schema.TransposeOptionsT())
+
+    def extend(kind: str, new: int) -> int:
+        cached = graph.add_input(f"kv_cache_{kind}_{block}", cache)
+        whole = graph.apply("DYNAMIC_UPDATE_SLICE", [cached, new, start], cache)
+        graph.add_output(f"kv_cache_{kind}_{block}", whole)
+        return whole
+
+    attended = layer_norm(graph, x, f"{name}/ln_1", wide)
+    qkv = linear(graph, attended, f"{name}/attn/c_attn/w", f"{name}/attn/c_attn/b", (length, 3 * config.n_embd))
+    parts = graph.apply_split("SPLIT", [graph.constant(1, "int32"), qkv], [wide] * 3, schema.SplitOptionsT(3))
+    q, k, v = (transpose(graph.reshape(part, by_token), by_head) for part in parts)
+    q = graph.multiply(q, graph.constant(depth**-0.5), by_head)
+    keys, values = extend("k", k), extend("v", v)
+    products = graph.apply("BATCH_MATMUL", [q, keys], scores, schema.BatchMatMulOptionsT(adjY=True))
+    weights = graph.apply("SOFTMAX", [graph.add(products, bias, scores)], scores, schema.SoftmaxOptionsT(1.0))
+    sums = graph.apply("BATCH_MATMUL", [weights, values], by_head, schema.BatchMatMulOptionsT())
+    attended = graph.reshape(transpose(sums, by_token), wide)
+    attended = linear(graph, attended, f"{name}/attn/c_proj/w", f"{name}/attn/c_proj/b", wide)
+    x = graph.add(x, attended, wide)
+    inner, large = layer_norm(graph, x, f"{name}/ln_2", wide), (length, 4 * config.n_embd)
+    inner = linear(graph, inner, f"{name}/mlp/c_fc/w", f"{name}/mlp/c_fc/b", large)
+    active = graph.apply("GELU", [inner], large, schema.GeluOptionsT(approximate=True))
+    return graph.add(x, linear(graph, active, f"{name}/mlp/c_proj/w", f"{name}/mlp/c_proj/b", wide), wide)
+
+
+def linear(graph: Graph, x: int, weight: str, bias: str | None, shape: tuple[int, int]) -> int:
+    """x [T, inputs] → [T, outputs]. LiteRT rounds each row of x by itself where the matrix is int8."""
+    inputs = [x, graph.matrix(weight), graph.weight(bias) if bias else -1]
+    return graph.apply("FULLY_CONNECTED", inputs, shape, schema.FullyConnectedOptionsT(asymmetricQuantizeInputs=False))
+
+
+def layer_norm(graph: Graph, x: int, name: str, shape: tuple[int, int]) -> int:
+    """Normalizes x [T, C] over its channels."""
+    column, last, keep = (shape[0], 1), graph.constant([1], "int32"), schema.ReducerOptionsT(keepDims=True)
+    mean = graph.apply("MEAN", [x, last], column, keep)
+    squares = graph.apply("SQUARED_DIFFERENCE", [x, mean], shape, schema.SquaredDifferenceOptionsT())
+    variance = graph.add(graph.apply("MEAN", [squares, last], column, keep), graph.constant(1e-5), column)
+    normal = graph.apply("SUB", [x, mean], shape, schema.SubOptionsT())
+    normal = graph.multiply(normal, graph.apply("RSQRT", [variance], column), shape)
+    return graph.add(graph.multiply(normal, graph.weight(f"{name}/g"), shape), graph.weight(f"{name}/b"), shape)
