@@ -104,24 +104,17 @@ def read_logits(output: Path) -> LogitsOf:
         interpreter.allocate_tensors()
     prefill, decode = (interpreter.get_signature_runner(name) for name in ("prefill", "decode"))
     shapes = {name: details["shape"] for name, details in prefill.get_input_details().items()}
-    chunk = int(shapes.pop("tokens")[1])
-    del shapes["input_pos"]
-    n_ctx = int(shapes["kv_cache_k_0"][2])
+    chunk, caches = shapes["tokens"][1], [name for name in shapes if name.startswith("kv_cache")]
 
     def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
-        cache, logits, known = {name: np.zeros(shape, "float32") for name, shape in shapes.items()}, [], 0
+        cache, logits, end = {name: np.zeros(shapes[name], "float32") for name in caches}, [], 0
         prompt, *later = split_steps(np.asarray(ids, "int32"), steps)
-        for end in range(chunk, len(prompt) + chunk, chunk):
-            begin = min(end, n_ctx) - chunk  # the last of a context repeats some tokens
-            new = prompt[begin : begin + chunk]
-            tokens = np.pad(new, (0, chunk - len(new)))[None]
-            cache = prefill(tokens=tokens, input_pos=np.arange(begin, begin + chunk, dtype="int32"), **cache)
-            logits.append(cache.pop("logits")[0, known - begin : len(new)])
-            known = begin + len(new)
-        for token in later:
-            cache = decode(tokens=token[None], input_pos=np.array([known], "int32"), **cache)
-            logits.append(cache.pop("logits")[0])
-            known += 1
+        for new in [*np.split(prompt, range(chunk, len(prompt), chunk)), *later]:
+            begin, end = end, end + len(new)
+            run, padding = (prefill, (0, chunk - len(new))) if begin < len(prompt) else (decode, (0, 0))
+            positions = np.arange(begin, end, dtype="int32")
+            cache = run(tokens=np.pad(new, padding)[None], input_pos=np.pad(positions, padding), **cache)
+            logits.append(cache.pop("logits")[0, : len(new)])
         return np.concatenate(logits)
 
     return logits_of

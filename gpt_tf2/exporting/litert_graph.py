@@ -1,8 +1,10 @@
 """The network as a LiteRT model of builtin operators, written operator by operator, without its tensors' values.
 
-One graph runs CHUNK tokens, another one token; both read the same tensors. Letters in shapes are those of `model.py`,
-but the cache has room for S = n_ctx positions. A matrix is [outputs, inputs], in float32, or in int8 with a scale for
-each of its outputs.
+One graph runs CHUNK tokens, another one token; both read the same tensors. A matrix is [outputs, inputs], in float32, or
+in int8 with a scale for each of its outputs.
+
+Letters in shapes are those of `model.py`, but S is the room in the cache: that of the context and of a chunk. So the
+last chunk may be padded wherever it begins. Otherwise DYNAMIC_UPDATE_SLICE would move it over earlier tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from gpt_tf2.config import GPT2Config, output_matrix, tensor_shapes
 
-CHUNK = 64  # tokens of a prompt that run together
+CHUNK = 64  # tokens of a prompt that run together, or all of a shorter context
 PER_CHANNEL = 12  # the version of FULLY_CONNECTED that reads a scale per output; all else is in each operator's first
 
 Scales = Mapping[str, np.ndarray]  # of the matrices in int8, by OpenAI's names
@@ -122,11 +124,11 @@ class Graph:
 def build_model(config: GPT2Config, scales: Scales) -> tuple[Any, dict[str, int]]:
     """The model, and the number of the buffer of each tensor by OpenAI's name. These buffers are empty.
 
-    Both signatures have the same inputs and outputs. `prefill` takes T = min(CHUNK, n_ctx) tokens, `decode` T = 1.
+    Both signatures have the same inputs and outputs: `prefill` for a chunk, padded at its end, `decode` for T = 1.
 
     Inputs:
         tokens: int32 [1, T].
-        input_pos: int32 [T], the tokens' positions, one after another, each below n_ctx.
+        input_pos: int32 [T], the tokens' positions, one after another, each below n_ctx; of padding, 0.
         kv_cache_k_N, kv_cache_v_N: float32 [1, H, S, D] of each block. Positions after a token's own are not read.
 
     Outputs:
@@ -140,9 +142,10 @@ def build_model(config: GPT2Config, scales: Scales) -> tuple[Any, dict[str, int]
     buffers = [schema.BufferT() for _ in range(len(weights) + 1)]
     model = schema.ModelT(version=3, description="GPT-2 by gpt-tf2", buffers=buffers, operatorCodes=[])
     model.subgraphs, model.signatureDefs = [], []
-    for name, length in (("prefill", min(CHUNK, config.n_ctx)), ("decode", 1)):
+    chunk = min(CHUNK, config.n_ctx)
+    for name, length in (("prefill", chunk), ("decode", 1)):
         graph = Graph(model, weights, shapes, scales)
-        add_network(graph, config, length)
+        add_network(graph, config, length, config.n_ctx + chunk)
         graph.close(name)
     return model, weights
 
@@ -157,16 +160,16 @@ def is_matrix(name: str) -> bool:
     return name in ("wte", "lm_head") or name.endswith("/w")
 
 
-def add_network(graph: Graph, config: GPT2Config, length: int) -> None:
-    """The whole network for `length` new tokens."""
-    wide, positions = (length, config.n_embd), (length, config.n_ctx)
+def add_network(graph: Graph, config: GPT2Config, length: int, room: int) -> None:
+    """The whole network for `length` new tokens. room: positions in the cache."""
+    wide, positions = (length, config.n_embd), (length, room)
     tokens, input_pos = (
         graph.add_input("tokens", (1, length), "int32"),
         graph.add_input("input_pos", (length,), "int32"),
     )
     ids = graph.reshape(tokens, (length,), "int32")
     x = graph.add(embed(graph, ids, wide), graph.gather(graph.weight("wpe"), input_pos, wide), wide)
-    each, own = graph.constant([range(config.n_ctx)], "int32"), graph.reshape(input_pos, (length, 1), "int32")
+    each, own = graph.constant([range(room)], "int32"), graph.reshape(input_pos, (length, 1), "int32")
     visible = graph.apply("LESS_EQUAL", [each, own], positions, schema.LessEqualOptionsT(), "bool")
     choice = [visible, graph.constant([[0.0]]), graph.constant([[-1e9]])]
     bias = graph.apply("SELECT_V2", choice, positions, schema.SelectV2OptionsT())
@@ -175,7 +178,7 @@ def add_network(graph: Graph, config: GPT2Config, length: int) -> None:
     corner = [graph.constant([0, 0], "int32"), first, begin]
     start = graph.apply("CONCATENATION", corner, (4,), schema.ConcatenationOptionsT(), "int32")
     for block in range(config.n_layer):
-        x = add_block(graph, config, block, x, bias, start, length)
+        x = add_block(graph, config, block, x, bias, start, positions)
     x = layer_norm(graph, x, "ln_f", wide)
     logits = linear(graph, x, output_matrix(config), None, (length, config.n_vocab))
     graph.add_output("logits", graph.reshape(logits, (1, length, config.n_vocab)))
@@ -191,15 +194,19 @@ def embed(graph: Graph, ids: int, shape: tuple[int, int]) -> int:
     return graph.multiply(whole, scale, shape)
 
 
-def add_block(graph: Graph, config: GPT2Config, block: int, x: int, bias: int, start: int, length: int) -> int:
+def add_block(
+    graph: Graph, config: GPT2Config, block: int, x: int, bias: int, start: int, positions: tuple[int, int]
+) -> int:
     """One block: x [T, C] → [T, C]. Its cache is read and written.
 
     bias: of the scores [T, S].
     start: int32 [4], where in the cache the new tokens begin.
+    positions: T, S.
     """
+    length, room = positions
     heads, depth, name = config.n_head, config.n_embd // config.n_head, f"h{block}"
     wide, by_token, by_head = (length, config.n_embd), (1, length, heads, depth), (1, heads, length, depth)
-    cache, scores = (1, heads, config.n_ctx, depth), (1, heads, length, config.n_ctx)
+    cache, scores = (1, heads, room, depth), (1, heads, length, room)
     turn = graph.constant([0, 2, 1, 3], "int32")
 
     def transpose(tensor: int, shape: Sequence[int]) -> int:

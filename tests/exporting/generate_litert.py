@@ -12,9 +12,9 @@ prefill, decode = (interpreter.get_signature_runner(name) for name in ("prefill"
 inputs = prefill.get_input_details()
 cache = {name: np.zeros(x["shape"], "float32") for name, x in inputs.items() if name.startswith("kv_cache")}
 chunk = inputs["tokens"]["shape"][1]
-tokens = np.zeros((1, chunk), "int32")
-tokens[0, : len(prompt)] = prompt
-out = prefill(tokens=tokens, input_pos=np.arange(chunk, dtype="int32"), **cache)
+padding = [0] * (chunk - len(prompt))
+tokens, positions = (np.array([*values, *padding], "int32") for values in (prompt, range(len(prompt))))
+out = prefill(tokens=tokens[None], input_pos=positions, **cache)
 logits, ids = out.pop("logits")[0, len(prompt) - 1], list(prompt)
 for position in range(len(prompt), len(prompt) + count):
     ids.append(int(logits.argmax()))

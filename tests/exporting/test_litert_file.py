@@ -43,7 +43,7 @@ def files(model: OpenedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_both_signatures_give_openais_logits(files: dict[str, Path]) -> None:
     expected = np.load(OPENAI_TINY / "expected.npz")
     logits_of, ids = litert_file.read_logits(files["float32"]), expected["tokens"][0]
-    for steps in (0, 40, len(ids)):
+    for steps in (0, 40, len(ids) - 1):
         np.testing.assert_allclose(logits_of(ids, steps), expected["logits"][0], atol=1e-5)
 
 
