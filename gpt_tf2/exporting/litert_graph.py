@@ -1,7 +1,7 @@
 """The network as a LiteRT model of builtin operators, written operator by operator, without its tensors' values.
 
-One graph runs CHUNK tokens, another one token; both read the same tensors. A matrix is [outputs, inputs], in float32, or
-in int8 with a scale for each of its outputs.
+One graph runs CHUNK tokens, another one token; both read the same tensors. A matrix is [outputs, inputs], in float32,
+or in int8 with a scale for each of its outputs.
 
 Letters in shapes are those of `model.py`, but S is the room in the cache: that of the context and of a chunk. So the
 last chunk may be padded wherever it begins. Otherwise DYNAMIC_UPDATE_SLICE would move it over earlier tokens.
