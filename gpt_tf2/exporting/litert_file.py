@@ -14,7 +14,8 @@ from gpt_tf2.checkpoints.chat_templates import JINJA
 from gpt_tf2.checkpoints.huggingface import describe
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.exporting.chat_jinja import find_chat_jinja
-from gpt_tf2.exporting.litert_graph import Scales, build_model, is_matrix, stored_shapes
+from gpt_tf2.exporting.litert_graph import build_model, is_matrix, stored_shapes
+from gpt_tf2.exporting.litert_operators import Scales
 from gpt_tf2.exporting.proof import LogitsOf, split_steps
 from gpt_tf2.storage.files import atomic_write
 
