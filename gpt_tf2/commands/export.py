@@ -64,6 +64,14 @@ FORMATS = {
         "hf_folder", "-hf", {"float32": ROUNDING}, "transformers", ("torch", "transformers"), "torch transformers"
     ),
     "keras": Format("keras_file", ".keras", {"float32": ROUNDING}, "Keras", ("keras",), "keras"),
+    "litert": Format(
+        "litert_file",
+        ".tflite",
+        {"float32": ROUNDING, "int8": QUANTIZED},
+        "LiteRT",
+        ("ai_edge_litert",),
+        "ai-edge-litert",
+    ),
     "onnx": Format(
         "onnx_file",
         "-onnx",
