@@ -128,11 +128,11 @@ def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: 
     if task.running_text:
         check_whole(settings)
         settings = dataclasses.replace(settings, engine="graph")  # whatever suits this machine for generating
+    called = name_model(settings.model) if is_on_hub(settings.model) else ""  # in the cache all have the same name
+    path = find_model_path(settings.model, settings.offline, settings.base)
+    settings = dataclasses.replace(settings, model=str(path))  # whatever it was called
     model, engine = find_model(settings)
     task, _ = choose_template(task, None, model.chat_template)
-    path = find_model_path(settings.model, settings.offline, settings.base)
-    called = name_model(settings.model) if is_on_hub(settings.model) else ""  # in the cache all have the same name
-    settings = dataclasses.replace(settings, model=str(path))  # whatever it was called
     if not task.running_text:
         choose_max_new_tokens(settings, model)  # now, not after hours of work
     workers = find_workers(settings.devices)
