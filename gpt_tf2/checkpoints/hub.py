@@ -133,7 +133,7 @@ def explain(hub: ModuleType, model: HubModel, error: Exception, done: str = "fet
     errors = hub.errors
     page = f"{hub.constants.ENDPOINT}/{model.repo}"
     if isinstance(error, errors.GatedRepoError):
-        return InputError(f"{model}: is gated: accept its terms at {page}, and set HF_TOKEN to a token of that account")
+        return InputError(f"{model}: is gated: accept its terms at {page}, and set HF_TOKEN to a token of your account")
     if isinstance(error, errors.RevisionNotFoundError):
         return InputError(f"{model}: no such revision: see {page} for branches, tags and commits")
     if isinstance(error, errors.RepositoryNotFoundError):

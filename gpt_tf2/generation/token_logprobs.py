@@ -11,7 +11,7 @@ from gpt_tf2.generation.sampling import Sampler
 
 @dataclasses.dataclass(frozen=True)
 class TokenLogprobs:
-    """A token of a text with log-probabilities, in nats.
+    """One token of a text, with its log-probabilities in nats.
 
     id, logprob: the token.
     top: ids and log-probabilities of the most likely tokens, most likely first.

@@ -22,7 +22,7 @@ KEY = "lantern"
 
 
 class Trained:
-    """A run that writes the steps it is told to."""
+    """A run whose steps a test writes."""
 
     def __init__(self, folder: Path, lr: float = 0.1, steps: int = 40):
         self.history = HistoryFile(LoggedRun(folder.name, {"lr": lr, "batch_size": 2}), folder / HISTORY, steps)

@@ -1,4 +1,4 @@
-"""What the page of `watch` is told: the runs that there are, and what they have written since it asked last."""
+"""What `watch` tells its page: which runs there are, and what each has written since the last request."""
 
 import json
 import os
