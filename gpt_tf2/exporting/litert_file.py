@@ -107,15 +107,13 @@ def read_logits(output: Path) -> LogitsOf:
     shapes = {name: details["shape"] for name, details in prefill.get_input_details().items()}
     chunk, caches = shapes["tokens"][1], [name for name in shapes if name.startswith("kv_cache")]
 
-    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
-        cache, logits, end = {name: np.zeros(shapes[name], "float32") for name in caches}, [], 0
-        prompt, *later = split_steps(np.asarray(ids, "int32"), steps)
-        for new in [*np.split(prompt, range(chunk, len(prompt), chunk)), *later]:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> Iterator[np.ndarray]:
+        cache, end = {name: np.zeros(shapes[name], "float32") for name in caches}, 0
+        for new in split_steps(np.asarray(ids, "int32"), steps, chunk):
             begin, end = end, end + len(new)
-            run, padding = (prefill, (0, chunk - len(new))) if begin < len(prompt) else (decode, (0, 0))
+            run, padding = (prefill, (0, chunk - len(new))) if end <= len(ids) - steps else (decode, (0, 0))
             positions = np.arange(begin, end, dtype="int32")
             cache = run(tokens=np.pad(new, padding)[None], input_pos=np.pad(positions, padding), **cache)
-            logits.append(cache.pop("logits")[0, : len(new)])
-        return np.concatenate(logits)
+            yield cache.pop("logits")[0, : len(new)]
 
     return logits_of

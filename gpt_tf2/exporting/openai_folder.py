@@ -1,5 +1,6 @@
 """A folder as OpenAI released its models in, for programs of TensorFlow 1, such as gpt-2-simple."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ def read_logits(output: Path) -> LogitsOf:
     """Reads a folder back with TensorFlow, but into our network: OpenAI's own code needs TensorFlow 1."""
     network = load_model(output)
 
-    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> Iterator[np.ndarray]:
         del steps  # the network has no cache of its own
-        return np.asarray(network(ids[None]))[0]
+        yield np.asarray(network(ids[None]))[0]
 
     return logits_of
