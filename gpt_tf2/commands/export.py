@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_tf2.backend.memory import return_freed_memory
+from gpt_tf2.backend.memory import return_freed_memory, trim_heap
 from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.find_model import find_model_and_base, name_model
@@ -200,6 +200,7 @@ def compare(
     """
     with tempfile.TemporaryFile(dir=written.parent) as logits:
         expected = compute_expected(Reference(model), model.config.n_ctx, text, logits)
+        trim_heap()
         if obstacle := import_program(format):
             print_to_stderr(f"not compared in {format.program}: {obstacle}")
             return None

@@ -152,6 +152,8 @@ def read_logits(output: Path) -> LogitsOf:
         llama.reset()
         for new in split_steps(ids, steps):
             llama.eval(new.tolist())
-            yield llama.scores[llama.n_tokens - len(new) : llama.n_tokens].copy()
+            logits = llama.scores[llama.n_tokens - len(new) : llama.n_tokens].copy()
+            llama.scores = np.empty_like(llama.scores)  # the old array filled up with each token's logits
+            yield logits
 
     return logits_of

@@ -9,7 +9,8 @@ from typing import IO, Any
 import flatbuffers
 import numpy as np
 
-from gpt_tf2.backend.starting import silence_stderr, start_backend
+from gpt_tf2.backend.int8 import quantize
+from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.checkpoints.chat_templates import JINJA
 from gpt_tf2.checkpoints.huggingface import describe
 from gpt_tf2.checkpoints.opened import OpenedModel
@@ -60,9 +61,6 @@ def measure_scales(model: OpenedModel) -> Scales:
 
 def read_tensors(model: OpenedModel, int8: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
     """The tensors one by one: the name, the values as they are stored, and if these are int8 their scales."""
-    if int8:
-        start_backend()
-        from gpt_tf2.model import quantize
     for name in stored_shapes(model.config):
         values = model.checkpoint.read(name)
         values = values.T if name.endswith("/w") else values
