@@ -7,11 +7,6 @@ and then is `lm_eval`.
 import sys
 from typing import Any
 
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from gpt_tf2.commands.flags import make_settings
@@ -22,6 +17,18 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.evaluation.continuations import score_continuations
 from gpt_tf2.generation.completions import CompletionRules, Prompt, complete_prompts
 from gpt_tf2.generation.sampling import make_sampler
+
+try:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    print_to_stderr(f"lm_eval: cannot be imported ({error}): run pip install '.[lm-eval]'")
+    sys.exit(2)
 
 BATCH_SIZE = 8
 MAX_NEW_TOKENS = 256  # where a task does not say; as of the harness's own models
@@ -77,6 +84,10 @@ class HarnessModel(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         return self._model.tokenizer.encode(string, allow_special=True)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        fix = "leave it out, or export the model to hf, and run the harness's own hf"
+        raise InputError(f"not in the harness's model gpt-tf2: {fix}", "apply_chat_template")
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any

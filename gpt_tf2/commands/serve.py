@@ -114,7 +114,7 @@ def run_serve(settings: ServeSettings) -> None:
 
         def announce() -> None:
             names = ", ".join(models.served)
-            to_everyone = "" if local or api_key else ", to everyone"
+            to_everyone = "" if local or api_key else ", for everyone"
             logging_to = "" if log is None else f", logging prompts and answers to {settings.log_prompts}"
             print(f"serving {names} at {address}{to_everyone}{logging_to}", flush=True)
 
