@@ -43,9 +43,9 @@ def choose_engine(engine: str, quantize: str | None, precision: str = "auto") ->
         raise InputError(f"needs LiteRT: leave it out, or {jax}set `engine` to litert", "quantize", quantize)
     if asked == "litert":
         if requested_backend() == "jax":
-            message = "needs TensorFlow, but KERAS_BACKEND=jax is set: unset it, or leave `engine` out"
+            message = "does not run beside JAX, but KERAS_BACKEND=jax is set: unset it, or leave `engine` out"
             raise InputError(message, "engine", "litert")
-        os.environ["KERAS_BACKEND"] = "tensorflow"  # converts the model, also where JAX has a GPU
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # for all else in this process, also where JAX has a GPU
     return engine
 
 
