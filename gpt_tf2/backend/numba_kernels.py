@@ -11,8 +11,13 @@ import numpy as np
 
 # Before Numba is imported: its idle threads would otherwise spin on the cores that LiteRT needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-from numba import njit
-from numba.core.caching import FunctionCache
+from gpt_tf2.backend.starting import hide_module, pause_collection
+
+# SciPy's import, for products of matrices that no kernel has, takes 0.1 s.
+with pause_collection(), hide_module("scipy.linalg"):
+    import numba.np.arraymath  # noqa: F401
+    from numba import njit
+    from numba.core.caching import FunctionCache
 
 f32 = np.float32
 LOG2_E, LN_2 = f32(math.log2(math.e)), f32(math.log(2))
@@ -29,7 +34,8 @@ class ForgivingCache(FunctionCache):
     def load_overload(self, *arguments: Any) -> Any | None:
         """Returns the code of a function for its types; None if it is not cached or damaged."""
         try:
-            return super().load_overload(*arguments)
+            with pause_collection():  # the first makes Numba list all that it can compile
+                return super().load_overload(*arguments)
         except Exception:  # unpickling a damaged file may raise any
             with contextlib.suppress(Exception):
                 self.flush()  # or it could not be replaced either

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,23 @@ def hide_module(name: str) -> Iterator[None]:
     finally:
         if hidden:
             del sys.modules[name]
+
+
+@contextlib.contextmanager
+def pause_collection() -> Iterator[None]:
+    """Do not look for garbage within the context.
+
+    An import makes hundreds of thousands of objects and no garbage, which Python would look for again and again: half a
+    second of the two that Keras and TensorFlow take.
+    """
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.freeze()
+            gc.enable()
 
 
 def start_backend(lean: bool = False) -> str:

@@ -87,7 +87,7 @@ class OpenedModel:
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
-        """The weights, checked against the hyper-parameters. Opening a TF1 checkpoint imports TensorFlow.
+        """The weights, checked against the hyper-parameters.
 
         Raises InputError if a file is truncated or damaged, or if it belongs to another network.
         """
