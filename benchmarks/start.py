@@ -18,10 +18,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import generation
 from models import write_model, write_text
 from processes import Row, first_and_last_character, processor, rows_of, timed_lines, vocabulary, write_rows
 
+import generation
 import training
 from gpt_tf2.config import SIZES
 
