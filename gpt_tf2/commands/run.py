@@ -14,8 +14,8 @@ from gpt_tf2.checkpoints.added_tokens import add_tokens
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.formats import try_to_locate
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
-from gpt_tf2.commands.data_settings import choose_template, find_task_of
 from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine
+from gpt_tf2.commands.find_task import choose_template, find_task_of
 from gpt_tf2.commands.finetune_settings import LENGTH, FinetuneSettings, identify_run, list_trained
 from gpt_tf2.commands.flags import join_items
 from gpt_tf2.commands.from_scratch import open_random_model
