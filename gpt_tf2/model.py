@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend.compiling import fuse
+from gpt_tf2.backend.compiling import copy_array, fuse
 from gpt_tf2.backend.starting import compute_exactly
 from gpt_tf2.config import GPT2Config, output_matrix, scale_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
@@ -296,7 +296,7 @@ class GPT2(keras.Model):
         self.config = config
         self.dropout = dropout
         self.int8 = int8
-        self._place = place or ops.convert_to_tensor
+        self._place = place or copy_array
         self.decoder: Any = None  # of `generate`, from its first call on
         self.dropout_seed = keras.random.SeedGenerator(0)
         self.blocks: list[dict[str, keras.Variable]] = [{} for _ in range(config.n_layer)]

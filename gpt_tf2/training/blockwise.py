@@ -267,4 +267,4 @@ def sum_by_token(dx: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
         inverse: the number of the sum that each of them goes to [B·T + K].
     """
     both = ops.concatenate([flatten(ops.cast(dx, "float32")), rows])
-    return ops.segment_sum(both, inverse, len(inverse))
+    return ops.segment_sum(both, inverse, ops.shape(inverse)[0])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2 import GPT2
-from gpt_tf2.commands.export import GELU_TABLE, QUANTIZED, ROUNDING
+from gpt_tf2.commands.export_settings import GELU_TABLE, QUANTIZED, ROUNDING
 from gpt_tf2.decoding.keras_graph import GraphDecoder
 from gpt_tf2.exporting.proof import Expected, LogitsOf, compute_expected, prove
 from gpt_tf2.model import random_tensors
