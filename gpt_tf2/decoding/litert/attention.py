@@ -21,7 +21,9 @@ from gpt_tf2.decoding.litert.products import GROUP, add_products, take_next
 TILE = 128  # positions
 THREADS = numba.get_num_threads()
 ONE_THREAD_BYTES = 1 << 19  # one thread reads this much of the cache before it would have woken another
+BLOCKS = 4  # that each thread takes of the heads, one after another: neighbors in memory belong to one thread
 INT8_MAX = f32(127)
+ROUNDER = f32(1.5 * 2**23)  # the sum with a small number ends with the bits of that number, rounded to an integer
 
 
 def attend(
@@ -73,27 +75,33 @@ def attend_heads(
     firsts: int [B], the index in `new` of each sequence's first token.
     """
     heads, taken = out.shape[1], np.zeros(1, np.int64)
-    last = len(counts) * heads - 1
+    total = len(counts) * heads
+    size = max(1, total // (BLOCKS * threads))
     for _ in prange(threads):
-        work = take_next(taken)
-        while work <= last:
-            following = take_next(taken)
-            then = min(following, last)
-            sequence, head = work // heads, work % heads
-            attend_head(
-                new,
-                firsts[sequence],
-                counts[sequence],
-                head,
-                lengths[sequence],
-                cache[sequence, 0, head],
-                cache[sequence, 1, head],
-                scales[sequence, 0, head],
-                scales[sequence, 1, head],
-                cache[then // heads, 0, then % heads, 0],
-                out,
-            )
-            work = following
+        weights = np.zeros((GROUP, TILE), np.float32)
+        largest, totals = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
+        first = size * take_next(taken)
+        while first < total:
+            for work in range(first, min(first + size, total)):
+                following = min(work + 1, total - 1)
+                sequence, head = work // heads, work % heads
+                attend_head(
+                    new,
+                    firsts[sequence],
+                    counts[sequence],
+                    head,
+                    lengths[sequence],
+                    cache[sequence, 0, head],
+                    cache[sequence, 1, head],
+                    scales[sequence, 0, head],
+                    scales[sequence, 1, head],
+                    cache[following // heads, 0, following % heads, 0],
+                    weights,
+                    largest,
+                    totals,
+                    out,
+                )
+            first = size * take_next(taken)
 
 
 @compile_kernel
@@ -108,13 +116,18 @@ def attend_head(
     key_scales: np.ndarray,
     value_scales: np.ndarray,
     following: np.ndarray,
+    weights: np.ndarray,
+    largest: np.ndarray,
+    totals: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """One head of one sequence with `length` cached positions: new [T, 3, D] → out [T, D].
+    """One head of one sequence with `length` cached positions and `count` new ones, of `new` and `out` from `start` on.
 
     Args:
         keys, values: [N, D·TILE].
         key_scales, value_scales: [N, TILE].
+        following: [D·TILE], the keys that are read next.
+        weights, largest, totals: float32 [GROUP, TILE], [GROUP] and [GROUP], room to work in.
     """
     depth = new.shape[3]
     for t in range(count):
@@ -123,17 +136,19 @@ def attend_head(
         key_scales[tile, offset] = store(new[start + t, 1, head], key) / f32(math.sqrt(depth))
         value_scales[tile, offset] = store(new[start + t, 2, head], value)
     size = GROUP if count >= GROUP else 1
-    queries, weights = np.empty((size, depth), np.float32), np.empty((size, TILE), np.float32)
-    sums, largest, totals = np.empty((size, depth), np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     for group in range(0, count, size):
         first = min(group, count - size)  # the last group may overlap the one before
+        tokens = slice(start + first, start + first + size)
+        queries, sums = new[tokens, 0, head], out[tokens, head]
         for query in range(size):
+            largest[query], totals[query] = -np.inf, 0
             for d in range(depth):
-                queries[query, d] = new[start + first + query, 0, head, d]
-        sums[:], largest[:], totals[:] = 0, -np.inf, 0
+                sums[query, d] = 0
         tiles = (length + first + size - 1) // TILE + 1
         for n in range(tiles):
-            weights[:] = 0
+            for query in range(size):
+                for s in range(TILE):
+                    weights[query, s] = 0
             add_products(queries, keys[n].reshape(depth, TILE), weights, values[n].reshape(depth, TILE))
             for query in range(size):
                 visible = length + first + query + 1 - n * TILE
@@ -145,10 +160,11 @@ def attend_head(
                     sums[query, d] *= shrink
             used = min(TILE, length + first + size - n * TILE)
             ahead = keys[n + 1] if n + 1 < tiles else following
-            add_products(weights, values[n].reshape(TILE, depth)[:used], sums, ahead.reshape(TILE, depth))
+            add_products(weights[:size], values[n].reshape(TILE, depth)[:used], sums, ahead.reshape(TILE, depth))
         for query in range(size):
+            normalizer = f32(1) / totals[query]
             for d in range(depth):
-                out[start + first + query, head, d] = sums[query, d] / totals[query]
+                sums[query, d] *= normalizer
 
 
 @compile_kernel
@@ -159,7 +175,7 @@ def store(vector: np.ndarray, target: np.ndarray) -> np.float32:
         scale = max(find_largest_size(vector), f32(1e-30)) / INT8_MAX
         factor = f32(1) / scale
         for d in range(len(vector)):
-            target[d] = np.rint(vector[d] * factor)
+            target[d] = f32(vector[d] * factor + ROUNDER).view(np.int32)  # its low byte
     else:
         for d in range(len(vector)):
             target[d] = vector[d]

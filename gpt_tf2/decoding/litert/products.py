@@ -108,7 +108,7 @@ add_to_group, add_lanes_to_group = make_block_product(GROUP, GROUP_WIDTH), make_
 
 @compile_kernel
 def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray, ahead: np.ndarray) -> None:
-    """Adds the product of left [1 or GROUP, K] and right [K, M] to out [1 or GROUP, M].
+    """Adds the product of left [1 or GROUP, K] and right [K, M] to the first rows of out [GROUP, M].
 
     ahead: of right's shape and type, the memory that is read next.
     """
