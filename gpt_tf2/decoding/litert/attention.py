@@ -15,15 +15,32 @@ import numba
 import numpy as np
 from numba import prange
 
-from gpt_tf2.backend.numba_kernels import compile_kernel, compute_exponential, f32, find_largest, find_largest_size
+from gpt_tf2.backend.numba_kernels import (
+    compile_kernel,
+    compute_exponential,
+    f32,
+    find_largest,
+    find_largest_size,
+    flip_if_negative,
+)
+from gpt_tf2.decoding.litert.pair_products import (
+    HAS_PAIRS,
+    INT16_MAX,
+    ROUNDER,
+    WIDTH,
+    add_pair_products,
+    multiply_and_round,
+    pair_rows,
+    round_vector,
+)
 from gpt_tf2.decoding.litert.products import GROUP, add_products, take_next
 
 TILE = 128  # positions
 THREADS = numba.get_num_threads()
-ONE_THREAD_BYTES = 1 << 19  # one thread reads this much of the cache before it would have woken another
+ONE_THREAD_BYTES = 1 << 21  # one thread reads this much of the cache before LiteRT's threads let another begin
+MANY = 4 * GROUP  # new tokens of a sequence from which on preparing a tile for them pays
 BLOCKS = 4  # that each thread takes of the heads, one after another: neighbors in memory belong to one thread
 INT8_MAX = f32(127)
-ROUNDER = f32(1.5 * 2**23)  # the sum with a small number ends with the bits of that number, rounded to an integer
 
 
 def attend(
@@ -96,6 +113,7 @@ def attend_heads(
                     scales[sequence, 0, head],
                     scales[sequence, 1, head],
                     cache[following // heads, 0, following % heads, 0],
+                    cache[following // heads, 1, following % heads, 0],
                     weights,
                     largest,
                     totals,
@@ -115,7 +133,8 @@ def attend_head(
     values: np.ndarray,
     key_scales: np.ndarray,
     value_scales: np.ndarray,
-    following: np.ndarray,
+    next_keys: np.ndarray,
+    next_values: np.ndarray,
     weights: np.ndarray,
     largest: np.ndarray,
     totals: np.ndarray,
@@ -135,6 +154,10 @@ def attend_head(
         key, value = keys[tile].reshape(depth, TILE)[:, offset], values[tile].reshape(TILE, depth)[offset]
         key_scales[tile, offset] = store(new[start + t, 1, head], key) / f32(math.sqrt(depth))
         value_scales[tile, offset] = store(new[start + t, 2, head], value)
+    if HAS_PAIRS and keys.itemsize == 1 and depth % WIDTH == 0 and count >= MANY:
+        many = count // GROUP * GROUP
+        attend_many(new, start, many, head, length, keys, values, key_scales, value_scales, out)
+        start, count, length = start + many, count - many, length + many
     size = GROUP if count >= GROUP else 1
     for group in range(0, count, size):
         first = min(group, count - size)  # the last group may overlap the one before
@@ -149,7 +172,8 @@ def attend_head(
             for query in range(size):
                 for s in range(TILE):
                     weights[query, s] = 0
-            add_products(queries, keys[n].reshape(depth, TILE), weights, values[n].reshape(depth, TILE))
+            ahead = keys[n + 1] if n + 1 < tiles else next_keys
+            add_products(queries, keys[n].reshape(depth, TILE), weights, ahead.reshape(depth, TILE))
             for query in range(size):
                 visible = length + first + query + 1 - n * TILE
                 highest = scale_scores(weights[query], visible, key_scales[n], largest[query])
@@ -159,12 +183,65 @@ def attend_head(
                 for d in range(depth):
                     sums[query, d] *= shrink
             used = min(TILE, length + first + size - n * TILE)
-            ahead = keys[n + 1] if n + 1 < tiles else following
+            ahead = values[n + 1] if n + 1 < tiles else next_values
             add_products(weights[:size], values[n].reshape(TILE, depth)[:used], sums, ahead.reshape(TILE, depth))
         for query in range(size):
             normalizer = f32(1) / totals[query]
             for d in range(depth):
                 sums[query, d] *= normalizer
+
+
+@compile_kernel
+def attend_many(
+    new: np.ndarray,
+    start: int,
+    count: int,
+    head: int,
+    length: int,
+    keys: np.ndarray,
+    values: np.ndarray,
+    key_scales: np.ndarray,
+    value_scales: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """As `attend_head` for a multiple of GROUP tokens whose keys and values are stored, in 16-bit integers.
+
+    Prepares each tile once, for all queries.
+    """
+    depth = new.shape[3]
+    queries, factors = np.empty((count, depth), np.int16), np.empty(count, np.float32)
+    largest, totals = np.full(count, f32(-np.inf)), np.zeros(count, np.float32)
+    scores, weights = np.empty((GROUP, TILE), np.float32), np.empty((GROUP, TILE), np.int16)
+    key_pairs, value_pairs = np.empty((depth // 2, TILE), np.int32), np.empty((TILE // 2, depth), np.int32)
+    for t in range(count):
+        factors[t] = round_vector(new[start + t, 0, head], queries[t])
+        for d in range(depth):
+            out[start + t, head, d] = 0
+    for n in range((length + count - 1) // TILE + 1):
+        pair_rows(keys[n].reshape(depth, TILE), key_pairs)
+        pair_rows(values[n].reshape(TILE, depth), value_pairs)
+        unit = max(find_largest(value_scales[n]), f32(1e-30)) / INT16_MAX  # of weights times scales
+        units = np.full(GROUP, unit)
+        for first in range(max(0, n * TILE - length) // GROUP * GROUP, count, GROUP):
+            sums = out[start + first : start + first + GROUP, head]
+            for query in range(GROUP):
+                for s in range(TILE):
+                    scores[query, s] = 0
+            add_pair_products(queries[first : first + GROUP], factors[first : first + GROUP], key_pairs, scores)
+            for query in range(GROUP):
+                t = first + query
+                highest = scale_scores(scores[query], length + t + 1 - n * TILE, key_scales[n], largest[t])
+                shrink = compute_exponential(largest[t] - highest)
+                largest[t] = highest
+                totals[t] = shrink * totals[t] + weigh(scores[query], highest, value_scales[n])
+                multiply_and_round(scores[query], f32(1) / unit, weights[query])
+                for d in range(depth):
+                    sums[query, d] *= shrink
+            add_pair_products(weights, units, value_pairs, sums)
+    for t in range(count):
+        normalizer = f32(1) / totals[t]
+        for d in range(depth):
+            out[start + t, head, d] *= normalizer
 
 
 @compile_kernel
@@ -188,11 +265,14 @@ def scale_scores(scores: np.ndarray, visible: int, scales: np.ndarray, largest: 
 
     Returns the largest score, or `largest` if that is more.
     """
-    for s in range(TILE):
-        scores[s] *= scales[s]
-    for s in range(max(0, visible), TILE):
+    shown, highest = min(max(visible, 0), TILE), flip_if_negative(f32(largest).view(np.int32))
+    for s in range(shown):
+        score = scores[s] * scales[s]
+        scores[s] = score
+        highest = max(highest, flip_if_negative(f32(score).view(np.int32)))  # see `find_largest`
+    for s in range(shown, TILE):
         scores[s] = f32(-np.inf)
-    return max(largest, find_largest(scores))
+    return np.int32(flip_if_negative(highest)).view(np.float32)
 
 
 @compile_kernel
