@@ -39,7 +39,7 @@ TILE = 128  # positions
 THREADS = numba.get_num_threads()
 ONE_THREAD_BYTES = 1 << 21  # one thread reads this much of the cache before LiteRT's threads let another begin
 MANY = 4 * GROUP  # new tokens of a sequence from which on preparing a tile for them pays
-BLOCKS = 4  # that each thread takes of the heads, one after another: neighbors in memory belong to one thread
+BLOCKS = 4  # of heads for each thread: if threads alternated head by head, each would fetch the other's memory
 INT8_MAX = f32(127)
 
 
@@ -91,8 +91,8 @@ def attend_heads(
 
     firsts: int [B], the index in `new` of each sequence's first token.
     """
-    heads, taken = out.shape[1], np.zeros(1, np.int64)
-    total = len(counts) * heads
+    sequences, taken = len(counts), np.zeros(1, np.int64)
+    total = sequences * out.shape[1]
     size = max(1, total // (BLOCKS * threads))
     for _ in prange(threads):
         weights = np.zeros((GROUP, TILE), np.float32)
@@ -101,7 +101,7 @@ def attend_heads(
         while first < total:
             for work in range(first, min(first + size, total)):
                 following = min(work + 1, total - 1)
-                sequence, head = work // heads, work % heads
+                head, sequence = work // sequences, work % sequences  # each thread gets all: their work differs
                 attend_head(
                     new,
                     firsts[sequence],
@@ -112,8 +112,8 @@ def attend_heads(
                     cache[sequence, 1, head],
                     scales[sequence, 0, head],
                     scales[sequence, 1, head],
-                    cache[following // heads, 0, following % heads, 0],
-                    cache[following // heads, 1, following % heads, 0],
+                    cache[following % sequences, 0, following // sequences, 0],
+                    cache[following % sequences, 1, following // sequences, 0],
                     weights,
                     largest,
                     totals,
