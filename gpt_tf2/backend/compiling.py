@@ -101,7 +101,7 @@ def fuse(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     import tensorflow as tf
 
-    return tf.function(function, reduce_retracing=True, jit_compile=True)
+    return tf.function(function, jit_compile=True)
 
 
 def compile_in_place(function: Callable[..., Any]) -> Callable[..., None]:
