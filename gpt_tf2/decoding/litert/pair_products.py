@@ -6,16 +6,16 @@ It multiplies twice as fast as float32 does. 16 bits for the left side make its 
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import compile_kernel, f32, find_largest_size
-from gpt_tf2.decoding.litert.products import FLAGS, FLOATS, GROUP, INT32, LANES, Matrix
+from gpt_tf2.decoding.litert.products import FEATURES, FLAGS, FLOATS, GROUP, INT32, LANES, Matrix
 
-HAS_PAIRS = bool(binding.get_host_cpu_features().get("avx512vnni"))
+HAS_PAIRS = bool(FEATURES.get("avx512vnni"))
 WIDTH = 4 * LANES  # columns whose sums for GROUP rows fit into the registers
 INT16_MAX = f32(2**15 - 1)
 ROUNDER = f32(1.5 * 2**23)  # the sum with a small number ends with the bits of that number, rounded to an integer

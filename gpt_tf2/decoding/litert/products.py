@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import compile_kernel, f32
 
-LANES = 16 if binding.get_host_cpu_features().get("avx512f") else 8  # float32 numbers in a vector register
+SETTINGS: Any = config
+FEATURES = binding.get_host_cpu_features() if SETTINGS.CPU_NAME is None else {}  # else Numba compiles for another CPU
+LANES = 16 if FEATURES.get("avx512f") else 8  # float32 numbers in a vector register
 GROUP = 4  # vectors that are multiplied together: they share each number of the matrix
 WIDTH = 8 * LANES  # columns whose sums fit into the registers
 GROUP_WIDTH = LANES * (4 if LANES == 16 else 2)  # the same for GROUP vectors
