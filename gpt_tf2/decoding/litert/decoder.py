@@ -29,7 +29,7 @@ class LiteRTDecoder:
         undrawn: the ids without a token.
     """
 
-    prefill_chunk = 128  # more is no faster, and takes more memory
+    prefill_chunk = 256  # twice as many are a tenth faster, but hold up the other sequences of a step
     loops_on_device = False
 
     def __init__(self, folder: Path, config: GPT2Config, precision: str, undrawn: np.ndarray = NO_IDS):
