@@ -21,6 +21,7 @@ import numpy as np
 from keras import ops
 
 from gpt_tf2.backend.compiling import copy_array, fuse
+from gpt_tf2.backend.int8 import quantize
 from gpt_tf2.backend.starting import compute_exactly
 from gpt_tf2.config import GPT2Config, output_matrix, scale_shapes, tensor_shapes
 from gpt_tf2.errors import InputError
@@ -77,16 +78,6 @@ def dequantize(w: Tensor, scale: Tensor, x: Tensor) -> Tensor:
 @fuse
 def scale_columns(w: Tensor, scale: Tensor, zero: Tensor, dtype: str) -> Tensor:
     return ops.cast(ops.cast(w + zero, "float32") * scale, dtype)
-
-
-def quantize(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Round a matrix [inputs, outputs] to int8, and return it with the scale of each output, float32 [outputs].
-
-    A scale is the largest absolute value over 127 (Dettmers et al. 2022, section 2, row- and column-wise).
-    """
-    largest = np.abs(w).max(axis=0)
-    scale = np.where(largest > 0, largest / 127, 1).astype("float32")
-    return np.rint(w / scale).astype("int8"), scale
 
 
 def gelu(x: Tensor) -> Tensor:

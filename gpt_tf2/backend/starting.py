@@ -81,8 +81,8 @@ def pause_collection() -> Iterator[None]:
 def import_fast() -> Iterator[None]:
     """Import Keras and its backend within the context in half the time.
 
-    Nothing looks for garbage meanwhile, nor later in what was imported. What Keras imports only for its pictures and for
-    notebooks is executed when somebody uses it.
+    Nothing looks for garbage meanwhile, nor later in what was imported. What Keras imports only for its pictures and
+    for notebooks is executed when somebody uses it.
     """
     if "keras" in sys.modules:  # nothing is left to import, and the objects are somebody else's
         yield

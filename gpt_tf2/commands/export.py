@@ -1,24 +1,26 @@
 """`export`: a model in the format of another program, opened there and compared."""
 
-import gc
 import importlib
 import importlib.util
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt_tf2.backend.starting import silence_stderr, start_backend
+from gpt_tf2.backend.memory import return_freed_memory, trim_heap
+from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.export_settings import FORMATS, ExportSettings, Format
 from gpt_tf2.commands.find_model import find_model_and_base, name_model
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.data.held_out import TOKENS
-from gpt_tf2.decoding.engine import open_decoder, read_sample
+from gpt_tf2.decoding.engine import read_sample
 from gpt_tf2.errors import InputError, to_line
 from gpt_tf2.exporting.modelfile import write_modelfile
-from gpt_tf2.exporting.proof import Expected, LogitsOf, Proof, compute_expected, prove
+from gpt_tf2.exporting.proof import LogitsOf, Proof, compute_expected, prove
+from gpt_tf2.exporting.reference import Reference
 from gpt_tf2.storage.folders import check_new, stage
 from gpt_tf2.storage.text_files import read_text
 
@@ -55,15 +57,15 @@ def export(settings: ExportSettings) -> tuple[Path, Proof | None]:
     precision = settings.precision or next(iter(format.precisions))
     output = Path(settings.output) if settings.output else name_output(settings.model, format, precision)
     check_output(output, format, model)
+    return_freed_memory()  # the parts of a comparison run one after the other
     module: Any = importlib.import_module(f"gpt_tf2.exporting.{format.module}")
-    obstacle = find_obstacle(format)
-    if obstacle:
-        print_to_stderr(f"not compared in {format.program}: {obstacle}")
-    expected = None if obstacle else compute_here(model, text)
+    is_there = all(map(importlib.util.find_spec, format.imported))
+    if not is_there:
+        print_to_stderr(f"not compared in {format.program}: pip install {format.packages}")
     with stage(output) as written:
         module.write(model, written, precision)
         model.check_unchanged()
-        proof = compare(expected, written, module.read_logits, format, precision) if expected else None
+        proof = compare(model, text, written, module.read_logits, format, precision) if is_there else None
     if settings.ollama:
         write_modelfile(output, model)
     return output, proof
@@ -81,11 +83,42 @@ def check_output(output: Path, format: Format, model: OpenedModel) -> None:
         raise InputError("is the model itself: choose another name", "output", output)
 
 
-def find_obstacle(format: Format) -> str | None:
-    """Why a format's own program cannot run here; None if it can. The program is imported."""
-    if not all(map(importlib.util.find_spec, format.imported)):
-        return f"pip install {format.packages}"
-    start_backend(lean=True)  # first: one of the programs is its own
+def compare(
+    model: OpenedModel,
+    text: np.ndarray,
+    written: Path,
+    read_logits: Callable[[Path], LogitsOf],
+    format: Format,
+    precision: str,
+) -> Proof | None:
+    """Opens what was written in its own program, and compares it on a text, int [N].
+
+    Returns None if the program cannot be imported, or lacks memory or a part of its own. Raises SystemExit, see
+    `run_export`.
+    """
+    with tempfile.TemporaryFile(dir=written.parent) as logits:
+        expected = compute_expected(Reference(model), model.config.n_ctx, text, logits)
+        trim_heap()
+        if obstacle := import_program(format):
+            print_to_stderr(f"not compared in {format.program}: {obstacle}")
+            return None
+        try:
+            proof = prove(expected, read_logits(written))
+        except Exception as error:  # the program's own, of any kind
+            if isinstance(error, (ImportError, MemoryError)) or "alloc" in str(error):  # as each says in its own way
+                print_to_stderr(to_line(f"not compared in {format.program}: {error or 'too little memory'}"))
+                return None
+            problem = f"{format.program} does not run it ({error})"
+        else:
+            if proof.holds(format.precisions[precision]):
+                return proof
+            problem = f"in {format.program} it is another model: {proof.describe()}"
+    print_to_stderr(to_line(f"gpt-tf2 export: nothing is written: {problem}"))
+    raise SystemExit(1)
+
+
+def import_program(format: Format) -> str | None:
+    """Imports a format's own program. Returns why that is impossible; None if it is not."""
     for name in format.imported:
         try:
             with silence_stderr():  # TensorFlow beside JAX reports that it finds no GPU
@@ -93,37 +126,6 @@ def find_obstacle(format: Format) -> str | None:
         except Exception as error:  # a broken installation raises errors of any kind
             return to_line(f"{name} cannot be imported ({error}): pip install it again")
     return None
-
-
-def compute_here(model: OpenedModel, text: np.ndarray) -> Expected:
-    """What our network computes on a text, int [N]. Its memory is free again afterwards."""
-    decoder = open_decoder(model, "graph", "float32", say=lambda line: None, show=lambda done, total: None)
-    expected = compute_expected(decoder, text)
-    del decoder
-    gc.collect()  # its parts refer to each other
-    return expected
-
-
-def compare(
-    expected: Expected, written: Path, read_logits: Callable[[Path], LogitsOf], format: Format, precision: str
-) -> Proof | None:
-    """Opens what was written in its own program, and compares it. None if that lacks memory or a part of its own.
-
-    Raises SystemExit, see `run_export`.
-    """
-    try:
-        proof = prove(expected, read_logits(written))
-    except Exception as error:  # the program's own, of any kind
-        if isinstance(error, (ImportError, MemoryError)) or "alloc" in str(error):  # as each says in its own way
-            print_to_stderr(to_line(f"not compared in {format.program}: {error or 'too little memory'}"))
-            return None
-        problem = f"{format.program} does not run it ({error})"
-    else:
-        if proof.holds(format.precisions[precision]):
-            return proof
-        problem = f"in {format.program} it is another model: {proof.describe()}"
-    print_to_stderr(to_line(f"gpt-tf2 export: nothing is written: {problem}"))
-    raise SystemExit(1)
 
 
 def read_text_to_compare(data: str | None, model: OpenedModel) -> np.ndarray:

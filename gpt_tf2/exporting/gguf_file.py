@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.errors import InputError
 from gpt_tf2.exporting.chat_jinja import find_chat_jinja
 from gpt_tf2.exporting.gguf_vocabulary import to_gguf
-from gpt_tf2.exporting.proof import LogitsOf, split_steps
+from gpt_tf2.exporting.proof import PART, LogitsOf, split_steps
 from gpt_tf2.storage.files import atomic_write
 
 if TYPE_CHECKING:
@@ -143,12 +144,16 @@ def read_logits(output: Path) -> LogitsOf:
 
     silence_llama_cpp()
     float32 = llama_cpp.GGML_TYPE_F32
-    llama = llama_cpp.Llama(str(output), n_ctx=0, logits_all=True, type_k=float32, type_v=float32, verbose=False)
+    llama = llama_cpp.Llama(
+        str(output), n_ctx=0, n_batch=PART, logits_all=True, type_k=float32, type_v=float32, verbose=False
+    )
 
-    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> Iterator[np.ndarray]:
         llama.reset()
         for new in split_steps(ids, steps):
             llama.eval(new.tolist())
-        return llama.scores[: len(ids)].copy()
+            logits = llama.scores[llama.n_tokens - len(new) : llama.n_tokens].copy()
+            llama.scores = np.empty_like(llama.scores)  # the old array filled up with each token's logits
+            yield logits
 
     return logits_of

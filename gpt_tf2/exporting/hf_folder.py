@@ -1,5 +1,6 @@
 """A folder in Hugging Face's format, for transformers, vLLM, text-generation-inference and their like."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,11 @@ def read_logits(output: Path) -> LogitsOf:
     disable_progress_bar()
     network = AutoModelForCausalLM.from_pretrained(output, local_files_only=True).eval()
 
-    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> Iterator[np.ndarray]:
         cache = DynamicCache()  # which the network fills; versions differ in the argument's name, not in its place
-        with torch.no_grad():
-            parts = [network(torch.tensor(new)[None], cache, use_cache=True) for new in split_steps(ids, steps)]
-        return np.concatenate([part.logits[0].numpy() for part in parts])
+        for new in split_steps(ids, steps):
+            with torch.no_grad():
+                part = network(torch.tensor(new)[None], cache, use_cache=True)
+            yield part.logits[0].numpy()
 
     return logits_of

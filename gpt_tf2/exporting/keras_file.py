@@ -1,5 +1,6 @@
 """A `.keras` file, for programs of Keras in which `gpt_tf2` is installed, on any of its backends."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,8 @@ def read_logits(output: Path) -> LogitsOf:
 
     network = keras.models.load_model(output)
 
-    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> Iterator[np.ndarray]:
         del steps  # the network has no cache of its own
-        return np.asarray(network(ids[None]))[0]
+        yield np.asarray(network(ids[None]))[0]
 
     return logits_of

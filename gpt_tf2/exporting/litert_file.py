@@ -9,7 +9,8 @@ from typing import IO, Any
 import flatbuffers
 import numpy as np
 
-from gpt_tf2.backend.starting import silence_stderr, start_backend
+from gpt_tf2.backend.int8 import quantize
+from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.checkpoints.chat_templates import JINJA
 from gpt_tf2.checkpoints.huggingface import describe
 from gpt_tf2.checkpoints.opened import OpenedModel
@@ -60,9 +61,6 @@ def measure_scales(model: OpenedModel) -> Scales:
 
 def read_tensors(model: OpenedModel, int8: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
     """The tensors one by one: the name, the values as they are stored, and if these are int8 their scales."""
-    if int8:
-        start_backend()
-        from gpt_tf2.model import quantize
     for name in stored_shapes(model.config):
         values = model.checkpoint.read(name)
         values = values.T if name.endswith("/w") else values
@@ -107,15 +105,13 @@ def read_logits(output: Path) -> LogitsOf:
     shapes = {name: details["shape"] for name, details in prefill.get_input_details().items()}
     chunk, caches = shapes["tokens"][1], [name for name in shapes if name.startswith("kv_cache")]
 
-    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
-        cache, logits, end = {name: np.zeros(shapes[name], "float32") for name in caches}, [], 0
-        prompt, *later = split_steps(np.asarray(ids, "int32"), steps)
-        for new in [*np.split(prompt, range(chunk, len(prompt), chunk)), *later]:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> Iterator[np.ndarray]:
+        cache, end = {name: np.zeros(shapes[name], "float32") for name in caches}, 0
+        for new in split_steps(np.asarray(ids, "int32"), steps, chunk):
             begin, end = end, end + len(new)
-            run, padding = (prefill, (0, chunk - len(new))) if begin < len(prompt) else (decode, (0, 0))
+            run, padding = (prefill, (0, chunk - len(new))) if end <= len(ids) - steps else (decode, (0, 0))
             positions = np.arange(begin, end, dtype="int32")
             cache = run(tokens=np.pad(new, padding)[None], input_pos=np.pad(positions, padding), **cache)
-            logits.append(cache.pop("logits")[0, : len(new)])
-        return np.concatenate(logits)
+            yield cache.pop("logits")[0, : len(new)]
 
     return logits_of

@@ -1,6 +1,7 @@
 """ONNX: a folder that ONNX Runtime, optimum and transformers.js open."""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,15 +78,14 @@ def read_logits(output: Path) -> LogitsOf:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     empty = {x.name: np.zeros((1, x.shape[1], 0, x.shape[3]), "float32") for x in session.get_inputs()[3:]}
 
-    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
-        logits, cache, end = [], empty, 0
+    def logits_of(ids: np.ndarray, steps: int = 0) -> Iterator[np.ndarray]:
+        cache, end = empty, 0
         for new in split_steps(np.asarray(ids, "int64"), steps):
             begin, end = end, end + len(new)
             inputs = {"input_ids": new[None], "attention_mask": np.ones((1, end), "int64")}
             inputs["position_ids"] = np.arange(begin, end)[None]
             following, *caches = session.run(None, inputs | cache)
             cache = dict(zip(empty, caches, strict=True))
-            logits.append(following[0])
-        return np.concatenate(logits)
+            yield following[0]
 
     return logits_of

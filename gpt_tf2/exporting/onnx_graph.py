@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt_tf2.backend.starting import start_backend
+from gpt_tf2.backend.int8 import quantize
 from gpt_tf2.config import GPT2Config, output_matrix, tensor_shapes
 
 if TYPE_CHECKING:
@@ -245,9 +245,6 @@ def is_matrix(name: str) -> bool:
 
 def read_tensors(checkpoint: "Checkpoint", config: GPT2Config, int8: bool) -> Iterator[np.ndarray]:
     """The tensors of the graph, in the order of `tensor_types`, read one by one."""
-    start_backend()
-    from gpt_tf2.model import quantize
-
     for name in tensor_shapes(config):
         values = checkpoint.read(name)
         values = values.T if name in ENDS else values

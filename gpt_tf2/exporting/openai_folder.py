@@ -1,5 +1,6 @@
 """A folder as OpenAI released its models in, for programs of TensorFlow 1, such as gpt-2-simple."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,8 @@ def read_logits(output: Path) -> LogitsOf:
     tensors, shapes = import_tensorflow_for_files().train.load_checkpoint(output / "model.ckpt"), tensor_shapes(config)
     network = GPT2(config, read=lambda name: tensors.get_tensor(f"model/{name}").reshape(shapes[name]))
 
-    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> Iterator[np.ndarray]:
         del steps  # the network has no cache of its own
-        return np.asarray(network(ids[None]))[0]
+        yield np.asarray(network(ids[None]))[0]
 
     return logits_of

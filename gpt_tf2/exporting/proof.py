@@ -1,51 +1,68 @@
 """The proof that a model arrived in another format: what it computes there, beside what it computes here."""
 
-import math
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.evaluation.logprobs import log_softmax_at
 
 PROMPT, GREEDY = 16, 64  # the first tokens of the text, and how many are added to them
+PART = 128  # tokens of a text that run together: the logits of these are in memory
 
 
 class LogitsOf(Protocol):
-    """A model in another program."""
+    """A model in a program."""
 
-    def __call__(self, ids: np.ndarray, steps: int = 0) -> np.ndarray:
-        """The float32 logits [T, n_vocab] of the token after each of ids, int [T].
+    def __call__(self, ids: np.ndarray, steps: int = 0) -> Iterable[np.ndarray]:
+        """The float32 logits of the token after each of ids, int [T]: arrays [t, n_vocab] of the first t, the next t …
 
         steps: how many of the last ids are added one at a time, each to the cache of those before it.
         """
 
 
-def split_steps(ids: np.ndarray, steps: int) -> list[np.ndarray]:
-    """The ids that are run together, and each of the last `steps` by itself.
+class Network(Protocol):
+    """A model of ours; see `Reference`."""
+
+    def begin(self) -> Any:
+        """A cache without tokens."""
+
+    def extend(self, cache: Any, ids: np.ndarray) -> Iterable[np.ndarray]:
+        """The logits of the token after each of ids, which join the cache; as of `LogitsOf`."""
+
+
+def split_steps(ids: np.ndarray, steps: int, part: int = PART) -> list[np.ndarray]:
+    """The ids in parts that are run together, and each of the last `steps` by itself.
 
     Example:
-        >>> split_steps(np.array([5, 6, 7, 8]), 2)
-        [array([5, 6]), array([7]), array([8])]
+        >>> split_steps(np.array([5, 6, 7, 8, 9]), 2, part=2)
+        [array([5, 6]), array([7]), array([8]), array([9])]
     """
-    return np.split(ids, range(len(ids) - steps, len(ids)))
+    first = len(ids) - steps
+    return np.split(ids, [*range(part, first, part), *range(first, len(ids))])
 
 
 class Expected(NamedTuple):
     """What our model computes.
 
     text: token ids, int [T].
-    logits: of the token after each of them, float32 [T, n_vocab].
+    logits: a file of those of the token after each of them, float32 [T, n_vocab].
     prompt: the first tokens of the text, int [P].
     greedy: the tokens that our model likes best after these, int [G].
     steps: the logits that they have the largest of, float32 [G, n_vocab].
     """
 
     text: np.ndarray
-    logits: np.ndarray
+    logits: IO[bytes]
     prompt: np.ndarray
     greedy: np.ndarray
     steps: np.ndarray
+
+    def read_logits(self) -> Iterator[np.ndarray]:
+        """The logits [n_vocab] of the token after each of the text."""
+        self.logits.seek(0)
+        for _ in self.text:
+            yield np.fromfile(self.logits, "float32", self.steps.shape[1])
 
 
 class Proof(NamedTuple):
@@ -84,18 +101,22 @@ class Proof(NamedTuple):
         return f"largest logit difference {self.difference:.2g}, {tokens}, {perplexity}"
 
 
-def compute_expected(decoder: Decoder, text: np.ndarray) -> Expected:
+def compute_expected(network: Network, n_ctx: int, text: np.ndarray, logits: IO[bytes]) -> Expected:
     """What our model computes.
 
-    text: token ids, int [N], at least 2; as many as fit the context are used.
+    Args:
+        n_ctx: its context.
+        text: token ids, int [N], at least 2; as many as fit the context are used.
+        logits: an empty file that they are written to; for a text of 1,024 tokens they would fill 0.2 GB of memory.
     """
-    n_ctx = decoder.config.n_ctx
     text = text[:n_ctx]
-    logits = decoder.extend(decoder.begin(), [text.tolist()])
-    prompt, state = text[: min(PROMPT, n_ctx // 2)], decoder.begin()
-    steps = [decoder.extend(state, [prompt.tolist()], [1])[0]]
+    for part in network.extend(network.begin(), text):
+        part.tofile(logits)
+    prompt, cache = text[: min(PROMPT, n_ctx // 2)], network.begin()
+    *_, last = each_row(network.extend(cache, prompt))
+    steps = [last]
     for _ in range(min(GREEDY, n_ctx - len(prompt)) - 1):
-        steps.append(decoder.extend(state, [[int(steps[-1].argmax())]])[0])
+        steps += each_row(network.extend(cache, np.array([steps[-1].argmax()])))
     return Expected(text, logits, prompt, np.argmax(steps, axis=-1), np.array(steps))
 
 
@@ -105,20 +126,32 @@ def prove(expected: Expected, logits_of: LogitsOf) -> Proof:
     Its greedy tokens are those that it likes best after ours, which are added one at a time to its cache. While both
     are equal, they are what it would write.
     """
-    begin, greedy = expected.prompt, expected.greedy
-    theirs, continued = logits_of(expected.text), logits_of(np.concatenate([begin, greedy[:-1]]), len(greedy) - 1)
-    their_steps = continued[len(begin) - 1 :]
-    pairs = [
-        *zip(expected.logits, theirs, strict=True),
-        *zip(expected.steps, their_steps, strict=True),
-    ]
-    difference = float(np.max([np.abs(ours - other).max() for ours, other in pairs]))
-    spread = float(np.mean([ours.std() for ours, _ in pairs]))
-    perplexities = measure_perplexity(expected.logits, expected.text), measure_perplexity(theirs, expected.text)
+    text, begin, greedy = expected.text, expected.prompt, expected.greedy
+    differences, spreads, logprobs = [], [], []
+    following = np.append(text[1:], 0)  # the last is not in the text
+    rows = zip(expected.read_logits(), each_row(logits_of(text)), following[:, None], strict=True)
+    for ours, theirs, token in rows:
+        differences.append(np.abs(ours - theirs).max())
+        spreads.append(ours.std())
+        logprobs.append([log_softmax_at(logits[None], token)[0] for logits in (ours, theirs)])
+    continued = each_row(logits_of(np.concatenate([begin, greedy[:-1]]), len(greedy) - 1))
+    their_steps = np.array([*continued][len(begin) - 1 :])
+    for ours, theirs in zip(expected.steps, their_steps, strict=True):
+        differences.append(np.abs(ours - theirs).max())
+        spreads.append(ours.std())
+    perplexities = np.exp(-np.mean(logprobs[:-1], axis=0))
     parted = np.flatnonzero(their_steps.argmax(axis=-1) != greedy)
-    return Proof(difference, spread, int(parted[0]) if parted.size else len(greedy), len(greedy), perplexities)
+    equal = int(parted[0]) if parted.size else len(greedy)
+    return Proof(
+        float(np.max(differences)),  # which is NaN if one is
+        float(np.mean(spreads)),
+        equal,
+        len(greedy),
+        (float(perplexities[0]), float(perplexities[1])),
+    )
 
 
-def measure_perplexity(logits: np.ndarray, text: np.ndarray) -> float:
-    """The perplexity of a text but for its first token, by the logits [T, n_vocab] after each of its tokens."""
-    return math.exp(-log_softmax_at(logits[:-1], text[1:]).mean())
+def each_row(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The logits [n_vocab] one by one."""
+    for part in parts:
+        yield from part

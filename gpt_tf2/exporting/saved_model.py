@@ -1,5 +1,6 @@
 """A folder in TensorFlow's SavedModel format, for TensorFlow Serving and programs without this package."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ def read_logits(output: Path) -> LogitsOf:
 
     served = tf.saved_model.load(str(output))
 
-    def logits_of(ids: np.ndarray, steps: int = 0) -> np.ndarray:
+    def logits_of(ids: np.ndarray, steps: int = 0) -> Iterator[np.ndarray]:
         del steps  # the graph has no cache
-        return served.signatures[SIGNATURE](ids=tf.constant(ids[None], tf.int32))["logits"].numpy()[0]
+        yield served.signatures[SIGNATURE](ids=tf.constant(ids[None], tf.int32))["logits"].numpy()[0]
 
     return logits_of

@@ -51,7 +51,7 @@ def test_what_is_another_model_there_is_not_kept(
     def read_logits(output: Path) -> gguf_file.LogitsOf:
         if fault == "does not open":
             raise ValueError("Failed to load model from file")
-        return lambda ids, steps=0: np.random.default_rng(0).standard_normal((len(ids), WIDE.n_vocab), "float32")
+        return lambda ids, steps=0: [np.random.default_rng(0).standard_normal((len(ids), WIDE.n_vocab), "float32")]
 
     monkeypatch.setitem(FORMATS, "gguf", dataclasses.replace(MISSING, imported=("numpy",)))
     monkeypatch.setattr(gguf_file, "read_logits", read_logits)

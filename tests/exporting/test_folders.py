@@ -9,6 +9,7 @@ from gpt_tf2 import InputError
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.exporting import hf_folder, openai_folder
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE
+from helpers.exporting import run
 from helpers.markers import skip_on_jax
 from helpers.workplace import OPENAI_TINY, list_names
 
@@ -23,9 +24,9 @@ def test_transformers_computes_and_tokenizes_what_openais_graph_does(tmp_path: P
     )
     hf_folder.write(model, tmp_path / "hf", "float32")
     expected = np.load(OPENAI_TINY / "expected.npz")
-    logits = hf_folder.read_logits(tmp_path / "hf")(expected["tokens"][0])
+    logits = run(hf_folder.read_logits(tmp_path / "hf"), expected["tokens"][0])
     np.testing.assert_allclose(logits, expected["logits"][0], atol=1e-5)
-    logits = hf_folder.read_logits(tmp_path / "hf")(expected["tokens"][0], steps=5)
+    logits = run(hf_folder.read_logits(tmp_path / "hf"), expected["tokens"][0], steps=5)
     np.testing.assert_allclose(logits, expected["logits"][0], atol=1e-5)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     text = "I'll count 12 boats  \n\nhome.<|endoftext|>"
@@ -44,5 +45,5 @@ def test_openais_checkpoint_comes_back_to_the_byte(tmp_path: Path) -> None:
         if name not in ("hparams.json", "checkpoint"):
             assert (tmp_path / "openai" / name).read_bytes() == (OPENAI_TINY / name).read_bytes(), name
     expected = np.load(OPENAI_TINY / "expected.npz")
-    logits = openai_folder.read_logits(tmp_path / "openai")(expected["tokens"][0])
+    logits = run(openai_folder.read_logits(tmp_path / "openai"), expected["tokens"][0])
     np.testing.assert_allclose(logits, expected["logits"][0], atol=1e-4)

@@ -17,6 +17,7 @@ from gpt_tf2.evaluation.logprobs import log_softmax_at
 from gpt_tf2.exporting import litert_file
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, format_template
 from gpt_tf2.tasks.chat_template import FILE as CHAT_TEMPLATE
+from helpers.exporting import run
 from helpers.markers import skip_on_jax
 from helpers.workplace import OPENAI_TINY
 
@@ -44,7 +45,7 @@ def test_both_signatures_give_openais_logits(files: dict[str, Path]) -> None:
     expected = np.load(OPENAI_TINY / "expected.npz")
     logits_of, ids = litert_file.read_logits(files["float32"]), expected["tokens"][0]
     for steps in (0, 40, len(ids) - 1):
-        np.testing.assert_allclose(logits_of(ids, steps), expected["logits"][0], atol=1e-5)
+        np.testing.assert_allclose(run(logits_of, ids, steps), expected["logits"][0], atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -62,7 +63,7 @@ def test_a_context_of_no_whole_chunks_an_own_output_matrix_and_a_chat_template(
     ours = np.asarray(network(ids[None]))[0]
     most = 1e-5 if precision == "float32" else 0.1 * ours.std()
     for count, steps in ((150, 0), (140, 0), (150, 20), (64, 0), (65, 0), (3, 0)):
-        np.testing.assert_allclose(logits_of(ids[:count], steps), ours[:count], atol=most)
+        np.testing.assert_allclose(run(logits_of, ids[:count], steps), ours[:count], atol=most)
     assert "chat_template.jinja" in zipfile.ZipFile(tmp_path / "x.tflite").namelist()
 
 
@@ -71,7 +72,7 @@ def test_int8_hardly_changes_the_perplexity(files: dict[str, Path]) -> None:
     nats = {}
     for precision, path in files.items():
         logits_of = litert_file.read_logits(path)
-        nats[precision] = -np.mean([log_softmax_at(logits_of(ids[:-1]), ids[1:]).mean() for ids in tokens])
+        nats[precision] = -np.mean([log_softmax_at(run(logits_of, ids[:-1]), ids[1:]).mean() for ids in tokens])
     assert nats["int8"] != nats["float32"] and abs(nats["int8"] - nats["float32"]) < 0.01
 
 

@@ -14,12 +14,11 @@ from gpt_tf2 import GPT2
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model
 from gpt_tf2.commands.export import FORMATS
 from gpt_tf2.config import GPT2Config
-from gpt_tf2.decoding.keras_graph import GraphDecoder
 from gpt_tf2.exporting.gguf_file import read_logits, write
-from gpt_tf2.exporting.proof import compute_expected, prove
+from gpt_tf2.exporting.proof import prove
 from gpt_tf2.model import random_tensors
 from gpt_tf2.tokenizer import Tokenizer
-from helpers.exporting import write_wide_model
+from helpers.exporting import expect, run, write_wide_model
 from helpers.markers import skip_on_jax
 from helpers.workplace import OPENAI_TINY
 
@@ -82,7 +81,7 @@ def test_llama_cpp_computes_the_same(precision: str, tied: bool, tmp_path: Path)
     save_model(network, tmp_path / "model.safetensors", tokenizer)
     write(open_model(tmp_path), tmp_path / "m.gguf", precision)
     text = np.random.default_rng(1).integers(0, 512, 128)
-    expected = compute_expected(GraphDecoder(network), text)
+    expected = expect(open_model(tmp_path), text)
     proof = prove(expected, read_logits(tmp_path / "m.gguf"))
     assert proof.holds(FORMATS["gguf"].precisions[precision]) and proof.spread > 0.5
     if precision == "float32":
@@ -95,7 +94,7 @@ def test_llama_cpp_computes_the_same(precision: str, tied: bool, tmp_path: Path)
 def test_a_short_context_is_opened_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write(open_model(OPENAI_TINY), tmp_path / "m.gguf", "float32")
     logits_of = read_logits(tmp_path / "m.gguf")
-    assert logits_of(np.array([1, 2, 3])).shape == (3, 512)
+    assert run(logits_of, np.array([1, 2, 3])).shape == (3, 512)
     assert capfd.readouterr() == ("", "")
 
 
@@ -107,7 +106,7 @@ def test_all_but_gelu_is_exact(tmp_path: Path) -> None:
     tokenizer = Tokenizer(OPENAI_TINY / "encoder.json", OPENAI_TINY / "vocab.bpe")
     save_model(network, tmp_path / "model.safetensors", tokenizer)
     write(open_model(tmp_path), tmp_path / "m.gguf", "float32")
-    expected = compute_expected(GraphDecoder(network), np.random.default_rng(1).integers(0, 512, 128))
+    expected = expect(open_model(tmp_path), np.random.default_rng(1).integers(0, 512, 128))
     proof = prove(expected, read_logits(tmp_path / "m.gguf"))
     assert proof.difference < 3e-4 and proof.spread > 2 and proof.equal == 64
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,10 @@ from gpt_tf2 import InputError
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model, save_model
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.exporting import onnx_file, onnx_tensors
+from gpt_tf2.exporting.proof import LogitsOf
 from gpt_tf2.tasks.chat_template import DEFAULT_TEMPLATE, format_template
 from gpt_tf2.tasks.chat_template import FILE as CHAT_TEMPLATE
+from helpers.exporting import run
 from helpers.markers import skip_on_jax
 from helpers.workplace import OPENAI_TINY, list_names
 
@@ -37,7 +38,7 @@ def model() -> OpenedModel:
 def greedy(model: OpenedModel) -> list[int]:
     """The prompt and 64 greedy tokens of our network."""
     network = model.load()
-    return continue_greedily(lambda ids: np.asarray(network(ids[None]))[0])
+    return continue_greedily(lambda ids, steps=0: [np.asarray(network(ids[None]))[0]])
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,11 @@ def folders(model: OpenedModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folders
 
 
-def continue_greedily(logits_of: Callable[[np.ndarray], np.ndarray]) -> list[int]:
+def continue_greedily(logits_of: LogitsOf) -> list[int]:
     """The prompt and 64 tokens, without a cache."""
     ids = list(PROMPT)
     for _ in range(64):
-        ids.append(int(logits_of(np.array(ids))[-1].argmax()))
+        ids.append(int(run(logits_of, np.array(ids))[-1].argmax()))
     return ids
 
 
@@ -82,7 +83,7 @@ class Session:
 def test_the_graph_gives_openais_logits(folders: Path) -> None:
     expected = np.load(OPENAI_TINY / "expected.npz")
     logits_of = onnx_file.read_logits(folders / "float32")
-    assert np.abs(logits_of(expected["tokens"][0]) - expected["logits"][0]).max() < 1e-5
+    assert np.abs(run(logits_of, expected["tokens"][0]) - expected["logits"][0]).max() < 1e-5
 
 
 def test_64_greedy_tokens_are_ours_with_and_without_the_cache(folders: Path, greedy: list[int]) -> None:
@@ -92,7 +93,7 @@ def test_64_greedy_tokens_are_ours_with_and_without_the_cache(folders: Path, gre
         cached.append(int(session.extend(np.array([cached[-1:]]))[0, -1].argmax()))
     assert cached == greedy and len(set(greedy)) > 10
     logits_of, ids = onnx_file.read_logits(folders / "float32"), np.array(greedy[:-1])
-    assert np.abs(logits_of(ids, steps=60) - logits_of(ids)).max() < 1e-4
+    assert np.abs(run(logits_of, ids, steps=60) - run(logits_of, ids)).max() < 1e-4
 
 
 @pytest.mark.parametrize("precision", GRAPHS)
@@ -114,7 +115,7 @@ def test_int8_hardly_changes_the_perplexity(folders: Path) -> None:
     for precision in GRAPHS:
         logits_of, losses = onnx_file.read_logits(folders / precision), []
         for ids in tokens:
-            logits = logits_of(ids[:-1]).astype("float64")
+            logits = run(logits_of, ids[:-1]).astype("float64")
             totals = np.log(np.exp(logits).sum(axis=-1))
             losses.append(totals - logits[np.arange(len(ids) - 1), ids[1:]])
         nats[precision] = np.mean(losses)
@@ -147,7 +148,7 @@ def test_an_own_output_matrix_ids_without_a_token_and_a_chat_template_come_along
     (tmp_path / CHAT_TEMPLATE).write_text(format_template(DEFAULT_TEMPLATE))
     onnx_file.write(open_model(tmp_path / "model.safetensors"), tmp_path / "out" / "web")
     ids = np.arange(9)
-    theirs = onnx_file.read_logits(tmp_path / "out" / "web")(ids)
+    theirs = run(onnx_file.read_logits(tmp_path / "out" / "web"), ids)
     assert np.abs(theirs - np.asarray(network(ids[None]))[0]).max() < 1e-5
     generation = json.loads((tmp_path / "out" / "web" / "generation_config.json").read_text())
     assert generation["suppress_tokens"] == [512, 513, 514]
@@ -170,7 +171,7 @@ def test_what_is_too_large_for_a_file_lies_beside_it(
     config = json.loads((tmp_path / "parts" / "config.json").read_text())
     assert config["transformers.js_config"]["use_external_data_format"] == {"model.onnx": 4}
     ids = np.arange(20)
-    whole, parts = (onnx_file.read_logits(folder)(ids) for folder in (folders / "float32", tmp_path / "parts"))
+    whole, parts = (run(onnx_file.read_logits(folder), ids) for folder in (folders / "float32", tmp_path / "parts"))
     assert np.array_equal(whole, parts)
 
 

@@ -12,6 +12,7 @@ import pytest
 from gpt_tf2 import InputError
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.exporting import saved_model
+from helpers.exporting import run
 from helpers.workplace import OPENAI_TINY, list_names
 
 on_jax = os.environ.get("KERAS_BACKEND") == "jax"
@@ -47,7 +48,7 @@ def test_tensorflow_computes_what_openais_graph_does_and_finds_the_vocabulary(fo
     import tensorflow as tf
 
     expected = np.load(OPENAI_TINY / "expected.npz")
-    logits = saved_model.read_logits(folder)(expected["tokens"][0], steps=5)
+    logits = run(saved_model.read_logits(folder), expected["tokens"][0], steps=5)
     np.testing.assert_allclose(logits, expected["logits"][0], atol=1e-4)
     loaded = tf.saved_model.load(str(folder))
     files = {Path(asset.asset_path.numpy().decode()) for asset in loaded.vocabulary}

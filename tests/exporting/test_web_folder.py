@@ -16,6 +16,7 @@ from gpt_tf2 import InputError
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.exporting import onnx_file, web_folder
 from helpers.browser import BROWSERS
+from helpers.exporting import run
 from helpers.markers import skip_on_jax
 from helpers.workplace import OPENAI_TINY, ROOT, list_names
 
@@ -87,7 +88,7 @@ def test_the_page_writes_our_greedy_text_stops_and_asks_no_other_server(address:
     prompt = tokenizer.encode("The tide")
     logits_of, ids = onnx_file.read_logits(Path("web/model")), list(prompt)
     for _ in range(20):
-        ids.append(int(logits_of(np.array(ids))[-1].argmax()))
+        ids.append(int(run(logits_of, np.array(ids))[-1].argmax()))
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])  # CI runs as root
         context = browser.new_context()

@@ -1,13 +1,17 @@
 """Models to export."""
 
 import shutil
+import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 from gpt_tf2.checkpoints.formats import write_checkpoint
+from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.config import GPT2Config, tensor_shapes
+from gpt_tf2.exporting.proof import Expected, LogitsOf, compute_expected
+from gpt_tf2.exporting.reference import Reference
 from helpers.workplace import OPENAI_TINY
 
 WIDE = GPT2Config(n_vocab=512, n_ctx=128, n_embd=64, n_head=4, n_layer=2)
@@ -29,3 +33,13 @@ def write_wide_model(
     for file in vocabulary:
         shutil.copy(file, folder)
     return folder
+
+
+def run(logits_of: LogitsOf, ids: np.ndarray, steps: int = 0) -> np.ndarray:
+    """The logits [T, n_vocab] of the token after each of ids, int [T]."""
+    return np.concatenate([*logits_of(ids, steps)])
+
+
+def expect(model: OpenedModel, text: np.ndarray) -> Expected:
+    """What our model computes on a text, int [T]."""
+    return compute_expected(Reference(model), model.config.n_ctx, text, tempfile.TemporaryFile())

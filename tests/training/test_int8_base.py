@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from gpt_tf2 import GPT2, GPT2Config, InputError, save_model
+from gpt_tf2.backend.int8 import quantize
 from gpt_tf2.checkpoints.formats import open_adapters
 from gpt_tf2.cli import main
 from gpt_tf2.commands.finetune import finetune, run_finetune
 from gpt_tf2.commands.run import Call
 from gpt_tf2.config import MATRICES, adapter_shapes
 from gpt_tf2.data.batches import Batch, whole_rows
-from gpt_tf2.model import quantize, random_tensors
+from gpt_tf2.model import random_tensors
 from gpt_tf2.training.blockwise import BlockwiseModel
 from helpers.finetuning import are_identical, change_settings, read_hdf5
 from helpers.gradients import compute_gradients
