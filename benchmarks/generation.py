@@ -1,34 +1,43 @@
 """Measures generation at the 124M shape: gpt-tf2 and other systems in fresh processes, in turn.
 
-    python benchmarks/generation.py [--rounds 3] [--work one five articles steps] [--systems gpt-tf2 ctranslate2]
+    python benchmarks/generation.py --folder FOLDER --work one greedy [--rounds 3] [--systems gpt-tf2 openvino]
 
-`one` adds 200 tokens to one short prompt, `five` draws five samples of it, and `articles` adds 100 tokens to each of
-eight prompts of 900 tokens. All use the nucleus of 0.8, random weights and random prompts, and none stops early. Speeds
-are new tokens per second of a second run in the same process, prefill included, loading excluded. `command` is the time
-that a person waits for a second run of `inference.py` with 20 new tokens; keras-hub runs its shortest script, with
-random weights instead of a checkpoint.
+`one` adds 200 tokens to one short prompt with a nucleus of 0.8, `greedy` the likeliest 200. `five` draws five samples
+of the prompt, `sixteen` and `thirty-two` as many of 100 tokens. `articles` adds 100 tokens to each of eight prompts of
+900. The model has random weights, the prompts are random, and no text ends early. Speeds are new tokens per second of a
+second run in the same process, prefill included, loading excluded. Each of gpt-tf2's is also shown by that of the best
+peer; gpt-tf2 in float32 beside peers in float32 only.
+
+OpenVINO comes as its `ContinuousBatchingPipeline` (`openvino`) and its `LLMPipeline` (`openvino-llm`). It reads one
+graph in float32 and computes in float32 or bfloat16, or a graph with weights in int8, where it computes as it likes.
+llama.cpp's binding completes one prompt only. Systems that are not installed are left out.
 
 Of gpt-tf2 alone: `steps` is the milliseconds of a step at 100 and 1,000 tokens of context. In `draft` and `evaluate` a
 sampling rule dictates the text, which copies from its article as summaries do. `draft` compares runs with and without
 draft tokens. `evaluate` completes 64 articles with the scheduler and draft tokens, as `evaluate.py` does, and in fixed
 batches of eight.
+
+The model is first converted for each system, in a process of its own, whose seconds and peak memory are printed.
+`--folder` keeps what is converted for the next call, so that each workload can be a call of its own.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import itertools
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from models import random_tensors
+from openvino_peer import run_batching, run_whole, write_openvino
 from peers import (
     Run,
     run_ctranslate2,
@@ -38,40 +47,59 @@ from peers import (
     write_ctranslate2,
     write_llama_cpp,
 )
-from processes import Row, first_and_last_character, peaks, rows_of, run_alone, vocabulary, write_rows
+from processes import Row, peaks, processor, rows_of, run_alone, vocabulary, write_rows
 
 from gpt_tf2.checkpoints import huggingface
 from gpt_tf2.checkpoints.formats import open_checkpoint
-from gpt_tf2.config import SIZES, tensor_shapes
+from gpt_tf2.config import SIZES
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.generation.sampling import Sampler, make_sampler
 from gpt_tf2.generation.scheduler import Request, Scheduler
 
-ROOT = Path(__file__).parent.parent
 CONFIG = SIZES["124M"]
-STARTER = "The tide"
-WORK = {"one": (1, 8, 200), "five": (5, 8, 200), "articles": (8, 900, 100)}  # samples, tokens of the prompt, new tokens
-PRECISIONS = {
-    "gpt-tf2": ("float32", "int8"),
-    "transformers": ("float32", "bfloat16"),
-    "keras-hub": ("float32",),
-    "ctranslate2": ("float32", "int8"),
-    "llama.cpp": ("float32", "q8_0"),
+OURS, SPEED, PREFILL = "gpt-tf2", "tokens/s", "prefill tokens/s"
+Contender = tuple[str, str]  # a system and its precision
+
+
+class Work(NamedTuple):
+    """A workload: how many samples, the tokens of the prompt of each, and the new ones."""
+
+    rows: int
+    prompt: int
+    new: int
+    greedy: bool = False
+
+
+WORK = {
+    "one": Work(1, 8, 200),
+    "greedy": Work(1, 8, 200, greedy=True),
+    "five": Work(5, 8, 200),
+    "sixteen": Work(16, 8, 100),
+    "thirty-two": Work(32, 8, 100),
+    "articles": Work(8, 900, 100),
 }
 
 
-def prompts(work: str) -> list[list[int]]:
-    rows, length, _ = WORK[work]
-    draw = np.random.default_rng(0)
-    if work == "articles":
-        return draw.integers(0, 50000, (rows, length)).tolist()
-    return [draw.integers(0, 50000, length).tolist()] * rows
+class System(NamedTuple):
+    """How to run a system.
+
+    module: what must be installed for it.
+    run: returns what completes prompts. Takes the path of the model, its precision, and whether to generate greedily.
+    read_as: the name of what it reads, by its precision; "hf" is the model in Hugging Face's format.
+    write: converts the model in Hugging Face's format. Takes its folder, the path to write and the precision.
+    """
+
+    module: str
+    run: Callable[[Path, str, bool], Run]
+    read_as: dict[str, str]
+    write: Callable[[Path, Path, str], None] | None = None
 
 
-def run_ours(precision: str, folder: Path) -> Run:
+def run_ours(model_path: Path, precision: str, greedy: bool) -> Run:
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
-    decoder, sampler = LiteRTDecoder(folder / precision, CONFIG, precision), make_sampler(top_p=0.8)
+    decoder = LiteRTDecoder(model_path, CONFIG, precision)
+    sampler = make_sampler(temperature=0) if greedy else make_sampler(top_p=0.8)
 
     def run(prompts: list[list[int]], new_tokens: int) -> None:
         requests = [
@@ -83,84 +111,100 @@ def run_ours(precision: str, folder: Path) -> Run:
     return run
 
 
+def write_ours(hf: Path, target: Path, precision: str) -> None:
+    from gpt_tf2.backend.starting import start_backend
+    from gpt_tf2.decoding.litert.graphs import convert
+
+    start_backend()
+    target.mkdir()
+    convert(open_checkpoint(hf), CONFIG, target, precision == "int8", lambda done, total: None)
+
+
+LITERT = {"float32": "litert-float32", "int8": "litert-int8"}
+CT2 = {"float32": "ctranslate2-float32", "int8": "ctranslate2-int8"}
+GGUF = {"float32": "float32.gguf", "q8_0": "q8_0.gguf"}
+OPENVINO = {"float32": "openvino-float32", "bfloat16": "openvino-float32", "int8": "openvino-int8"}
 SYSTEMS = {
-    "gpt-tf2": run_ours,
-    "transformers": run_transformers,
-    "keras-hub": run_keras_hub,
-    "ctranslate2": run_ctranslate2,
-    "llama.cpp": run_llama_cpp,
+    OURS: System("gpt_tf2", run_ours, LITERT, write_ours),
+    "openvino": System("openvino_genai", run_batching, OPENVINO, write_openvino),
+    "openvino-llm": System("openvino_genai", run_whole, OPENVINO, write_openvino),
+    "ctranslate2": System("ctranslate2", run_ctranslate2, CT2, write_ctranslate2),
+    "llama.cpp": System("llama_cpp", run_llama_cpp, GGUF, write_llama_cpp),
+    "transformers": System("transformers", run_transformers, {"float32": "hf", "bfloat16": "hf"}),
+    "keras-hub": System("keras_hub", run_keras_hub, {"float32": "hf"}),
 }
 
 
-def prepare(folder: Path, systems: list[str]) -> None:
-    """Writes one random model in the format that each system reads."""
-    draw, shapes = np.random.default_rng(0), tensor_shapes(CONFIG)
-    tensors = {name: 0.02 * draw.standard_normal(shape, "float32") for name, shape in shapes.items()}
-    model = folder / "hf" / "model.safetensors"
-    huggingface.write(model, CONFIG, tensors)
-    for file, name in zip(vocabulary(), ("vocab.json", "merges.txt"), strict=True):
-        (model.parent / name).write_bytes(file.read_bytes())
-    if "ctranslate2" in systems:
-        for precision in PRECISIONS["ctranslate2"]:
-            write_ctranslate2(folder, precision)
-    if "llama.cpp" in systems:
-        for precision in PRECISIONS["llama.cpp"]:
-            write_llama_cpp(folder, precision, CONFIG, tensors)
-    if "gpt-tf2" in systems:
-        from gpt_tf2.backend.starting import start_backend
-        from gpt_tf2.decoding.litert.graphs import convert
-
-        start_backend()
-        for precision in PRECISIONS["gpt-tf2"]:
-            (folder / precision).mkdir()
-            quantized = precision == "int8"
-            convert(open_checkpoint(model), CONFIG, folder / precision, quantized, lambda done, total: None)
+def prompts(work: Work) -> list[list[int]]:
+    """Random ids: those of long prompts differ, and short ones are samples of one prompt."""
+    draw = np.random.default_rng(0)
+    if work.prompt > 100:
+        return draw.integers(0, 50000, (work.rows, work.prompt)).tolist()
+    return [draw.integers(0, 50000, work.prompt).tolist()] * work.rows
 
 
-def measure(system: str, precision: str, work: str, folder: Path) -> None:
-    """Runs one system in this process and prints its figures as JSON."""
-    if work in OWN:
-        print(json.dumps(OWN[work](precision, folder)))
-        return
-    if work == "command":
-        print(json.dumps(command(system, precision, folder)))
-        return
-    if work == "twenty tokens":
-        SYSTEMS[system](precision, folder)(prompts("one"), 20)
-        print(STARTER, "and 20 tokens")
-        return
-    given, new_tokens = prompts(work), WORK[work][2]
+def write_missing(folder: Path, systems: list[str]) -> Iterator[Row]:
+    """Writes the random model, and converts it for systems that do not find their own in the folder; yields figures."""
+    hf = folder / "hf"
+    if not hf.exists():
+        with whole(hf) as made:
+            huggingface.write(made / "model.safetensors", CONFIG, random_tensors(CONFIG))
+            for file, name in zip(vocabulary(), ("vocab.json", "merges.txt"), strict=True):
+                (made / name).write_bytes(file.read_bytes())
+    for who in systems:
+        for precision, name in SYSTEMS[who].read_as.items():
+            if (folder / name).exists():
+                continue
+            figures = run_alone(__file__, "--folder", str(folder), "--one", who, precision, "convert")
+            print(f"convert {name}: " + ", ".join(f"{value:.4g} {unit}" for unit, value in figures.items()), flush=True)
+            yield from rows_of("convert", who, precision, figures)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to inside the `with` block, which is renamed to `path` when all is written."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        made = Path(temporary) / path.name
+        yield made
+        made.rename(path)
+
+
+def convert(who: str, precision: str, folder: Path) -> dict[str, float]:
+    system, began = SYSTEMS[who], time.monotonic()
+    assert system.write is not None
+    with whole(folder / system.read_as[precision]) as made:
+        system.write(folder / "hf", made, precision)
+    return {"seconds": time.monotonic() - began, **peaks()}
+
+
+def measure(who: str, precision: str, name: str, folder: Path) -> dict[str, float]:
+    """Runs one system in this process."""
+    if name == "convert":
+        return convert(who, precision, folder)
+    system = SYSTEMS[who]
+    if name in OWN:
+        return OWN[name](precision, folder / system.read_as[precision])
+    work = WORK[name]
+    given = prompts(work)
     began = time.monotonic()
-    run = SYSTEMS[system](precision, folder)
+    run = system.run(folder / system.read_as[precision], precision, work.greedy)
     run(given, 1)
-    first = time.monotonic() - began
-    began = time.monotonic()
-    run(given, 1)
-    prefill = time.monotonic() - began
+    figures = {"seconds to the first token, loading included": time.monotonic() - began}
+    if name == "articles":
+        began = time.monotonic()
+        run(given, 1)
+        figures = {PREFILL: work.rows * work.prompt / (time.monotonic() - began), **figures}
     run(given, 8)
     began = time.monotonic()
-    run(given, new_tokens)
-    seconds = time.monotonic() - began
-    figures = {"tokens/s": len(given) * new_tokens / seconds, "seconds to the first token, loading included": first}
-    figures["prefill tokens/s"] = sum(map(len, {tuple(ids): ids for ids in given}.values())) / prefill
-    print(json.dumps({**figures, **peaks()}))
+    run(given, work.new)
+    return {SPEED: work.rows * work.new / (time.monotonic() - began), **figures, **peaks()}
 
 
-def command(system: str, precision: str, folder: Path) -> dict[str, float]:
-    """Seconds from typing a command to its first token, and to its end."""
-    typed = [sys.executable, __file__, "--folder", str(folder), "--one", system, precision, "twenty tokens"]
-    if system == "gpt-tf2":
-        typed = [sys.executable, str(ROOT / "inference.py"), f"--model_path={folder / 'hf'}", "--output_length=20"]
-        typed += [f"--starter={STARTER}", "--nucleus", "--top_p=0.8"] + ["--quantize=int8"] * (precision == "int8")
-        subprocess.run(typed, check=True, capture_output=True)  # the first run converts
-    return first_and_last_character(typed, STARTER)
-
-
-def steps(precision: str, folder: Path) -> dict[str, float]:
+def steps(precision: str, model_path: Path) -> dict[str, float]:
     """Milliseconds of a step of one sequence, after 100 and 1,000 tokens."""
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
-    decoder = LiteRTDecoder(folder / precision, CONFIG, precision)
+    decoder = LiteRTDecoder(model_path, CONFIG, precision)
     figures = {}
     for context in (100, 1000):
         state, seconds = decoder.begin(), []
@@ -195,11 +239,11 @@ def copied(article: list[int], count: int, draw: np.random.Generator) -> list[in
     return text[:count]
 
 
-def draft(precision: str, folder: Path) -> dict[str, float]:
+def draft(precision: str, model_path: Path) -> dict[str, float]:
     """New tokens per second, 200 after a prompt of 300, with and without draft tokens."""
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
-    decoder, draw = LiteRTDecoder(folder / precision, CONFIG, precision), np.random.default_rng(0)
+    decoder, draw = LiteRTDecoder(model_path, CONFIG, precision), np.random.default_rng(0)
     article = draw.integers(0, 50000, 300).tolist()
     speeds: dict[str, list[float]] = {}
     for turn in range(6):  # the first is a warm-up
@@ -224,11 +268,11 @@ def noted(times: list[float], id: int) -> bool:
     return True
 
 
-def evaluate(precision: str, folder: Path) -> dict[str, float]:
+def evaluate(precision: str, model_path: Path) -> dict[str, float]:
     """Seconds for 64 completions, as `evaluate.py` makes them and in fixed batches, of short and of long articles."""
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 
-    decoder, draw, figures = LiteRTDecoder(folder / precision, CONFIG, precision), np.random.default_rng(0), {}
+    decoder, draw, figures = LiteRTDecoder(model_path, CONFIG, precision), np.random.default_rng(0), {}
     for mean in (200, 900):
         sizes = np.minimum(draw.lognormal(np.log(mean) - 0.125, 0.5, 64), 920).astype(int)
         articles = [draw.integers(0, 50000, size).tolist() for size in sizes]
@@ -268,20 +312,20 @@ def fixed_batch(decoder: Decoder, requests: list[Request]) -> list[list[int]]:
 
 
 OWN = {"steps": steps, "draft": draft, "evaluate": evaluate}  # workloads of gpt-tf2 alone
-WORKS = [*WORK, "command", *OWN]
+WORKS = [*WORK, *OWN]
 
 
-def systems_of(work: str) -> list[str]:
-    """The systems that run a workload."""
-    if work in OWN:
-        return ["gpt-tf2"]
-    if work == "command":
-        return ["gpt-tf2", "keras-hub"]
-    return [who for who in SYSTEMS if work == "one" or who != "llama.cpp"]  # its binding runs one sequence only
+def contenders_of(name: str, systems: list[str]) -> list[Contender]:
+    """The systems that run a workload, in each of their precisions."""
+    if name in OWN:
+        systems = [OURS]
+    elif WORK[name].rows > 1:
+        systems = [who for who in systems if who != "llama.cpp"]
+    return [(who, precision) for who in systems for precision in SYSTEMS[who].read_as]
 
 
 def main() -> None:
-    installed = [who for who in SYSTEMS if who != "llama.cpp" or importlib.util.find_spec("llama_cpp")]
+    installed = [who for who, system in SYSTEMS.items() if importlib.util.find_spec(system.module)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each system (default: 3)")
     parser.add_argument("--work", nargs="+", default=WORKS, choices=WORKS)
@@ -293,41 +337,54 @@ def main() -> None:
     )
     flags = parser.parse_args()
     if flags.one:
-        return measure(*flags.one, Path(flags.folder))
-    rows: list[Row] = []
+        print(json.dumps(measure(*flags.one, Path(flags.folder))))
+        return
+    print(processor(), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(flags.folder or temporary)
-        if not (folder / "hf").exists():
-            prepare(folder, flags.systems)
-        for work in flags.work:
-            systems = [who for who in flags.systems if who in systems_of(work)]
-            contenders = [(who, precision) for who in systems for precision in PRECISIONS[who]]
-            found: dict[tuple[str, str], list[dict]] = {contender: [] for contender in contenders}
+        folder.mkdir(exist_ok=True)
+        rows = list(write_missing(folder, flags.systems))
+        for name in flags.work:
+            found: dict[Contender, list[dict]] = {who: [] for who in contenders_of(name, flags.systems)}
             for _ in range(flags.rounds):
                 for (who, precision), runs in found.items():
-                    runs.append(run_alone(__file__, "--folder", str(folder), "--one", who, precision, work))
+                    runs.append(run_alone(__file__, "--folder", str(folder), "--one", who, precision, name))
             medians = {
-                contender: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+                contender: {metric: statistics.median(run[metric] for run in runs) for metric in runs[0]}
                 for contender, runs in found.items()
             }
+            for (who, precision), ratios in compare(medians).items():
+                rows += rows_of(
+                    name, who, precision, {f"{metric}, times the best": x for metric, (x, _) in ratios.items()}
+                )
             for (who, precision), figures in medians.items():
-                rows += rows_of(work, who, precision, figures)
+                rows += rows_of(name, who, precision, figures)
             write_rows(flags.json, rows)
-            show(work, medians)
+            show(name, medians)
 
 
-def show(work: str, medians: dict[tuple[str, str], dict[str, float]]) -> None:
-    """Prints one line per system, with gpt-tf2's speed relative to it."""
+def compare(medians: dict[Contender, dict[str, float]]) -> dict[Contender, dict[str, tuple[float, Contender]]]:
+    """For gpt-tf2 in each precision: each speed by that of the best peer, and that peer."""
+    ratios: dict[Contender, dict[str, tuple[float, Contender]]] = {}
+    for ours, own in medians.items():
+        if ours[0] != OURS:
+            continue
+        peers = [peer for peer in medians if peer[0] != OURS and (ours[1] != "float32" or peer[1] == "float32")]
+        for metric in (SPEED, PREFILL):
+            if peers and metric in own:
+                best = max(peers, key=lambda peer: medians[peer][metric])
+                ratios.setdefault(ours, {})[metric] = (own[metric] / medians[best][metric], best)
+    return ratios
+
+
+def show(name: str, medians: dict[Contender, dict[str, float]]) -> None:
+    """Prints one line per system, and gpt-tf2's speeds by those of the best peers."""
     for (who, precision), figures in medians.items():
-        metrics = ", ".join(f"{value:.4g} {name}" for name, value in figures.items())
-        ratios = [
-            f"{ours[1]} {own['tokens/s'] / figures['tokens/s']:.2f} ×"
-            for ours, own in medians.items()
-            if ours[0] == "gpt-tf2" != who and "tokens/s" in figures
-        ]
-        print(
-            f"{work} {who} {precision}: {metrics}" + (f" (gpt-tf2 {', '.join(ratios)})" if ratios else ""), flush=True
-        )
+        metrics = ", ".join(f"{value:.4g} {metric}" for metric, value in figures.items())
+        print(f"{name} {who} {precision}: {metrics}", flush=True)
+    for (_, precision), ratios in compare(medians).items():
+        for metric, (ratio, best) in ratios.items():
+            print(f"{name} {OURS} {precision}: {ratio:.2f} × the best, {' '.join(best)}, in {metric}", flush=True)
 
 
 if __name__ == "__main__":

@@ -208,8 +208,8 @@ def share_of_peak(work: Training, tokens_per_second: float) -> float | None:
 
 def generate_ours(work: Generation) -> Measure:
     """The decoder and scheduler of `generate`."""
+    from gpt_tf2.commands.decoders import find_model, load_decoder
     from gpt_tf2.commands.generate import GenerateSettings
-    from gpt_tf2.commands.model_settings import find_model, load_decoder
     from gpt_tf2.generation.scheduler import Request
     from gpt_tf2.generation.scheduling import make_scheduler
 

@@ -8,6 +8,8 @@ import numpy as np
 from gpt_tf2.checkpoints import huggingface
 from gpt_tf2.config import GPT2Config, tensor_shapes
 
+PEAK = 7  # of the last layer's scale: a nucleus of 0.8 then holds some 100 tokens, like a trained model's
+
 
 def write_model(folder: Path, config: GPT2Config, vocabulary: list[Path]) -> None:
     """Writes a random `model.safetensors`, with the vocabulary's files beside it.
@@ -18,6 +20,18 @@ def write_model(folder: Path, config: GPT2Config, vocabulary: list[Path]) -> Non
     huggingface.write(folder / "model.safetensors", config, RepeatedTensors(config, values))
     for file in vocabulary:
         shutil.copy(file, folder / file.name)
+
+
+def random_tensors(config: GPT2Config) -> dict[str, np.ndarray]:
+    """Random tensors by OpenAI's names, which predict as sharply as a trained model's and never the end of text."""
+    draw = np.random.default_rng(0)
+    tensors = {
+        name: np.ones(shape, "float32") if name.endswith("/g") else 0.02 * draw.standard_normal(shape, "float32")
+        for name, shape in tensor_shapes(config).items()
+    }
+    tensors["ln_f/g"] *= PEAK
+    tensors["wte"][-1] = 0  # the end of text: far below the likely tokens
+    return tensors
 
 
 class RepeatedTensors(dict[str, np.ndarray]):

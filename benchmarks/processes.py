@@ -1,9 +1,12 @@
 """What the benchmarks share: running one system in its own process, and the rows of figures that all of them write."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
+import platform
+import re
 import resource
 import signal
 import subprocess
@@ -18,13 +21,41 @@ Row = dict[str, object]
 
 def peaks() -> dict[str, float]:
     """This process's peak resident memory, and torch's or JAX's peak on a GPU, in GB of 10⁹ bytes."""
-    figures = {"peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
+    figures = {"peak GB": peak_resident() / 1e9}
     torch, jax = sys.modules.get("torch"), sys.modules.get("jax")
     if torch and torch.cuda.is_available():
         figures["peak GPU GB"] = torch.cuda.max_memory_allocated() / 1e9
     elif jax and not torch and jax.default_backend() == "gpu":
         figures["peak GPU GB"] = jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 1e9
     return figures
+
+
+def peak_resident() -> int:
+    """This program's peak resident memory in bytes.
+
+    On Linux `ru_maxrss` would begin at what the parent process held when it started this one, so the kernel's own count
+    for the program's memory is read instead. Other systems have no such count: there it is `ru_maxrss`, in macOS's
+    bytes.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE)[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name, its cores, and its fast products of bfloat16 and int8, as far as the system says."""
+    name, products = platform.processor(), ""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        found = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", information.read_text(), re.MULTILINE))  # of the last core
+        name = found.get("model name", name)
+        if "cpu family" in found:
+            name += f" (family {found['cpu family']}, model {found['model']})"
+        flags = set(found.get("flags", "").split())
+        products = " ".join(sorted(flags & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}))
+    return ", ".join(part for part in (name, f"{os.cpu_count()} cores", products) if part)
 
 
 def vocabulary(folder: Path | None = None) -> list[Path]:
@@ -115,8 +146,8 @@ def first_and_last_character(
 
 
 def rows_of(workload: str, system: str, precision: str, figures: dict[str, object]) -> list[Row]:
-    """One row per figure."""
-    where = {"workload": workload, "system": system, "precision": precision}
+    """One row per figure, each with the processor's name."""
+    where = {"workload": workload, "system": system, "precision": precision, "processor": processor()}
     return [{**where, "metric": metric, "value": value} for metric, value in figures.items()]
 
 

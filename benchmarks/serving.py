@@ -1,6 +1,6 @@
 """Measures servers at the 124M shape, int8 weights, 8 clients at a time over loopback: gpt-tf2's and others', in turn.
 
-    python benchmarks/serving.py [--rounds 3] [--llama_server PATH] [--openvino PYTHON]
+    python benchmarks/serving.py [--rounds 3] [--llama_server PATH]
 
 Each client sends the next of 24 prompts of 64 tokens once it has the 128 tokens for its last one. All use a nucleus
 of 0.8 on one model with random weights, whose end of text is never drawn. `generate` completes the same prompts with
@@ -10,7 +10,7 @@ event of a short streamed answer, 20 times on the idle server.
 
 llama.cpp comes in two forms: its own `llama-server`, which batches, and the server of llama-cpp-python, which completes
 one request at a time. OpenVINO has no server in Python, so its `ContinuousBatchingPipeline` stands in for one, without
-HTTP; it needs a Python of its own, with openvino-genai and optimum-intel. What is missing is left out.
+HTTP. What is missing is left out.
 """
 
 import argparse
@@ -31,11 +31,12 @@ from pathlib import Path
 
 import numpy as np
 from clients import complete, measure_first_token, measure_tokens_per_second
+from models import random_tensors
 from peers import THREADS, write_llama_cpp
 from processes import Row, rows_of, vocabulary, write_rows
 
 from gpt_tf2.checkpoints import huggingface
-from gpt_tf2.config import SIZES, tensor_shapes
+from gpt_tf2.config import SIZES
 
 GPT_TF2 = [sys.executable, "-c", "import sys; from gpt_tf2.cli import main; sys.exit(main(sys.argv[1:]))"]
 CONFIG = SIZES["124M"]
@@ -45,7 +46,6 @@ PROMPTS = 24
 FIRST_TOKENS = 20  # times that the first token is measured
 SENTENCE = "the tide has counted every boat that left our small grey harbor before a bell rang over wet stones"
 SAMPLING = {"temperature": 1, "top_p": 0.8, "top_k": 0, "min_p": 0, "repeat_penalty": 1}
-PEAK = 7  # of the last layer's scale: a nucleus of 0.8 then holds some 100 tokens, like a trained model's
 PRECISIONS = {"gpt-tf2 serve": "int8", "gpt-tf2 generate": "int8", "openvino": "int8"}
 OURS = "gpt-tf2 serve"
 SPEED, STREAMED, FIRST = "tokens/s", "tokens/s streamed", "ms to the first token"
@@ -61,19 +61,13 @@ def make_prompts(count: int, seed: int) -> list[str]:
 
 def prepare(folder: Path) -> None:
     """Writes one random model, also as GGUF if that can be written."""
-    draw, shapes = np.random.default_rng(0), tensor_shapes(CONFIG)
-    tensors = {
-        name: np.ones(shape, "float32") if name.endswith("/g") else 0.02 * draw.standard_normal(shape, "float32")
-        for name, shape in shapes.items()
-    }
-    tensors["ln_f/g"] *= PEAK
-    tensors["wte"][-1] = 0  # the end of text: far below the likely tokens
+    tensors = random_tensors(CONFIG)
     model = folder / "hf" / "model.safetensors"
     huggingface.write(model, CONFIG, tensors)
     for file, name in zip(vocabulary(), ("vocab.json", "merges.txt"), strict=True):
         shutil.copy(file, model.parent / name)
     if importlib.util.find_spec("gguf"):
-        write_llama_cpp(folder, "q8_0", CONFIG, tensors)
+        write_llama_cpp(folder / "hf", folder / "q8_0.gguf", "q8_0")
 
 
 def server_command(system: str, folder: Path, port: int, llama_server: str | None) -> list[str]:
@@ -144,12 +138,12 @@ def measure_generate(folder: Path) -> dict[str, float]:
     return {SPEED: float(speed[1].replace(",", ""))}
 
 
-def measure_openvino(python: str, folder: Path) -> dict[str, float]:
+def measure_openvino(folder: Path) -> dict[str, float]:
     """The speed of OpenVINO's batching without a server; see `openvino_batch.py`."""
     prompts = {"warm_up": make_prompts(CLIENTS, 1), "prompts": make_prompts(PROMPTS, 2)}
     asked = {**prompts, "max_new_tokens": NEW_TOKENS, "top_p": 0.8, "at_a_time": CLIENTS}
     script = Path(__file__).with_name("openvino_batch.py")
-    typed = [python, str(script), str(folder / "hf"), str(folder / "openvino")]
+    typed = [sys.executable, str(script), str(folder / "hf"), str(folder / "openvino")]
     done = subprocess.run(typed, input=json.dumps(asked), capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(typed)} failed:\n{done.stderr[-2000:]}")
@@ -174,7 +168,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each system (default: 3)")
     parser.add_argument("--systems", nargs="+", help="measure these only")
     parser.add_argument("--llama_server", default=shutil.which("llama-server"), help="llama.cpp's own server")
-    parser.add_argument("--openvino", metavar="PYTHON", help="the Python that has openvino-genai and optimum-intel")
     parser.add_argument("--json", help="file for all figures")
     parser.add_argument("--folder", help="folder of the model, written if missing (default: a temporary folder)")
     flags = parser.parse_args()
@@ -183,7 +176,7 @@ def main() -> None:
         "gpt-tf2 generate": True,
         "llama-server": flags.llama_server and importlib.util.find_spec("gguf"),
         "llama-cpp-python": importlib.util.find_spec("llama_cpp") and importlib.util.find_spec("gguf"),
-        "openvino": flags.openvino,
+        "openvino": importlib.util.find_spec("openvino_genai"),
     }
     systems = flags.systems or [system for system, found in there.items() if found]
     with tempfile.TemporaryDirectory() as temporary:
@@ -196,7 +189,7 @@ def main() -> None:
                 if system == "gpt-tf2 generate":
                     runs.append(measure_generate(folder))
                 elif system == "openvino":
-                    runs.append(measure_openvino(flags.openvino, folder))
+                    runs.append(measure_openvino(folder))
                 else:
                     runs.append(measure_server(system, folder, flags.llama_server))
     medians = {

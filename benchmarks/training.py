@@ -1,12 +1,17 @@
 """Measures training at the 124M shape: gpt-tf2, transformers and keras-hub in fresh processes, in turn.
 
-    python benchmarks/training.py [--rounds 3] [--work 1x1024 4x256 stories1 stories4] [--precision float32 bfloat16]
+    python benchmarks/training.py --work 1x1024 [--rounds 3] [--precision float32 bfloat16]
     KERAS_BACKEND=jax python benchmarks/training.py --systems gpt-tf2 transformers --precision bfloat16    # on a GPU
 
 `BxT` is B sequences of T random tokens with the loss on every token, in tokens/s. `storiesB` is made-up stories of
 CNN/Daily Mail's lengths with the loss on the summary, in examples/s. gpt-tf2 packs them; the others are fed the usual
 way, one story per sequence with a masked loss, padded to the longest of the B in a batch. All train random weights with
-Adam or AdamW. benchmarks/README.md says how to install the other systems.
+Adam or AdamW. `transformers` runs eagerly and `torch.compile` compiled, both with torch's fused AdamW.
+
+On a CPU, gpt-tf2's process then measures the matrix rate: TensorFlow's products of the network's shapes, forward and
+backward, in the same precision. For `BxT` each system is shown with its share of that rate, at 6 FLOP per token and
+weight of a matrix (12 layers of 12 E² and the head's V E, E = 768, V = 50,257), and 12 T E per token and layer for
+attention, which counts what the mask hides (PaLM, Chowdhery et al. 2022, appendix B): 0.854 GFLOP a token at T = 1,024.
 """
 
 import argparse
@@ -15,15 +20,17 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from processes import Row, peaks, rows_of, run_alone, write_rows
+from processes import Row, peaks, processor, rows_of, run_alone, write_rows
 
 if TYPE_CHECKING:
     from gpt_tf2.data.packing import PackedExamples
 
-VOCABULARY, LENGTH = 50257, 1024
+VOCABULARY, LENGTH, LAYERS, WIDTH = 50257, 1024, 12, 768
+OURS, RATE = "gpt-tf2", "matrix GFLOP/s"
 STEPS, WARM_UP = 6, 3
 STORIES, STORIES_WARM_UP = 24, 8
 Step = Callable[[object], float]
@@ -108,16 +115,16 @@ def padded(work: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         yield ids, present, learned
 
 
-def run_transformers(precision: str, work: str) -> Iterator[tuple[int, Callable[[], float]]]:
+def run_transformers(precision: str, work: str, compiled: bool = False) -> Iterator[tuple[int, Callable[[], float]]]:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.set_num_threads(os.cpu_count() or 1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = GPT2LMHeadModel(GPT2Config(attn_pdrop=0, embd_pdrop=0, resid_pdrop=0)).train().to(device)
-    if device == "cuda":
+    if compiled or device == "cuda":
         model = torch.compile(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0, fused=True)
 
     def step(**inputs: torch.Tensor) -> float:
         inputs = {name: array.to(device) for name, array in inputs.items()}
@@ -168,7 +175,50 @@ def run_keras_hub(precision: str, work: str) -> Iterator[tuple[int, Callable[[],
         yield ids.size, lambda: step(ids, np.ones_like(ids), np.ones_like(ids))
 
 
-CONTENDERS = {"gpt-tf2": run_ours, "transformers": run_transformers, "keras-hub": run_keras_hub}
+CONTENDERS = {
+    OURS: run_ours,
+    "transformers": run_transformers,
+    "torch.compile": partial(run_transformers, compiled=True),
+    "keras-hub": run_keras_hub,
+}
+
+
+def matrix_rate(precision: str, positions: int) -> float:
+    """GFLOP/s of TensorFlow's products in a step: of each matrix forward, and back to its input and its weights.
+
+    Each product is taken at its fastest of five, and weighted as often as the network has it.
+
+    Args:
+        positions: in a batch.
+    """
+    import tensorflow as tf
+
+    multiply = tf.function(tf.matmul)
+    kinds = {(WIDTH, 3 * WIDTH): LAYERS, (WIDTH, WIDTH): LAYERS, (WIDTH, 4 * WIDTH): LAYERS, (4 * WIDTH, WIDTH): LAYERS}
+    seconds = operations = 0.0
+    for (rows, columns), count in (kinds | {(WIDTH, VOCABULARY): 1}).items():
+        draw = partial(tf.random.normal, dtype=getattr(tf, precision))
+        given, weights, gradient = draw((positions, rows)), draw((rows, columns)), draw((positions, columns))
+        products = [
+            partial(multiply, given, weights),
+            partial(multiply, gradient, weights, transpose_b=True),
+            partial(multiply, given, gradient, transpose_a=True),
+        ]
+        seconds += count * sum(min(seconds_of(product) for _ in range(5)) for product in products)
+        operations += count * 2 * len(products) * positions * rows * columns
+    return operations / seconds / 1e9
+
+
+def seconds_of(product: Callable[[], object]) -> float:
+    began = time.monotonic()
+    product()  # it is done when it returns
+    return time.monotonic() - began
+
+
+def operations_of(work: str) -> float:
+    """The FLOP of a token in training; the module says how they are counted."""
+    matrices = LAYERS * 12 * WIDTH**2 + VOCABULARY * WIDTH
+    return 6 * matrices + LAYERS * 12 * rows(work)[1] * WIDTH
 
 
 def measure(who: str, precision: str, work: str) -> None:
@@ -187,6 +237,8 @@ def measure(who: str, precision: str, work: str) -> None:
     else:
         speed = counts[0] / statistics.median(seconds[WARM_UP:])
     figures = {"speed": speed, "seconds to the first step": first, **peaks()}
+    if who == OURS and not work.startswith("stories") and os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+        figures[RATE] = matrix_rate(precision, counts[0])
     print(json.dumps({**figures, "first loss": losses[0], "last loss": losses[-1]}))
 
 
@@ -201,6 +253,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.one:
         return measure(*flags.one)
+    print(processor(), flush=True)
     rows: list[Row] = []
     for work in flags.work:
         for precision in flags.precision:
@@ -213,14 +266,20 @@ def main() -> None:
                 for who, runs in runs_of.items()
             }
             for who, figures in medians.items():
-                unit = unit_of(work)
-                speed = {unit: figures["speed"]}
-                if "gpt-tf2" in medians:
-                    speed[f"gpt-tf2's {unit}, times"] = medians["gpt-tf2"]["speed"] / figures["speed"]
+                own = compare(work, who, medians)
                 rest = {name: value for name, value in figures.items() if name != "speed"}
-                rows += rows_of(work, who, precision, speed | rest)
+                rows += rows_of(work, who, precision, {unit_of(work): figures["speed"], **own, **rest})
             write_rows(flags.json, rows)
             show(work, precision, medians)
+
+
+def compare(work: str, who: str, medians: dict[str, dict[str, float]]) -> dict[str, float]:
+    """gpt-tf2's speed by a system's, and a system's share of the matrix rate, if they are known."""
+    speed, ours = medians[who]["speed"], medians.get(OURS, {})
+    figures = {f"{OURS}'s {unit_of(work)}, times": ours["speed"] / speed} if ours and who != OURS else {}
+    if RATE in ours:
+        figures["share of the matrix rate"] = speed * operations_of(work) / 1e9 / ours[RATE]
+    return figures
 
 
 def unit_of(work: str) -> str:
@@ -228,15 +287,18 @@ def unit_of(work: str) -> str:
 
 
 def show(work: str, precision: str, medians: dict[str, dict[str, float]]) -> None:
-    """Prints one line per system, with gpt-tf2's speed relative to it."""
+    """Prints one line per system, with gpt-tf2's speed relative to it and to the best of the others."""
     for who, median in medians.items():
-        ours = f" (gpt-tf2 {medians['gpt-tf2']['speed'] / median['speed']:.2f} ×)" if "gpt-tf2" in medians else ""
-        on_gpu = f", {median['peak GPU GB']:.2f} GB on the GPU" if "peak GPU GB" in median else ""
-        print(
-            f"{work} {precision} {who}: {median['speed']:.4g} {unit_of(work)}{ours}, "
-            f"first step after {median['seconds to the first step']:.1f} s, {median['peak GB']:.2f} GB{on_gpu}",
-            flush=True,
-        )
+        first, peak = f"first step after {median['seconds to the first step']:.1f} s", f"{median['peak GB']:.2f} GB"
+        parts = [f"{median['speed']:.4g} {unit_of(work)}", first, peak]
+        parts += [f"{value:.3g} {name}" for name, value in compare(work, who, medians).items()]
+        parts += [f"{median[name]:.4g} {name}" for name in (RATE, "peak GPU GB") if name in median]
+        print(f"{work} {precision} {who}: " + ", ".join(parts), flush=True)
+    peers = [who for who in medians if who != OURS]
+    if peers and OURS in medians:
+        best = max(peers, key=lambda who: medians[who]["speed"])
+        ratio = medians[OURS]["speed"] / medians[best]["speed"]
+        print(f"{work} {precision} {OURS}: {ratio:.2f} × the best, {best}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,137 +5,13 @@ import dataclasses
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any
 
-from gpt_tf2.backend.starting import leave_processes
 from gpt_tf2.commands.flags import suggest
 from gpt_tf2.commands.parsing import find_typed, parse
 from gpt_tf2.errors import InputError, to_line
-
-
-def demo() -> "Parts":
-    from gpt_tf2.commands.demo import DemoSettings, run_demo
-
-    return DemoSettings, run_demo
-
-
-def download() -> "Parts":
-    from gpt_tf2.commands.download import DownloadSettings, print_download
-
-    return DownloadSettings, print_download
-
-
-def models() -> "Parts":
-    from gpt_tf2.commands.models import ModelsSettings, print_models
-
-    return ModelsSettings, print_models
-
-
-def plan() -> "Parts":
-    from gpt_tf2.commands.plan import PlanSettings, print_plan
-
-    return PlanSettings, print_plan
-
-
-def vocabulary() -> "Parts":
-    from gpt_tf2.commands.vocabulary import VocabularySettings, learn_vocabulary
-
-    return VocabularySettings, learn_vocabulary
-
-
-def finetune() -> "Parts":
-    from gpt_tf2.commands.finetune import run_finetune
-    from gpt_tf2.commands.finetune_settings import FinetuneSettings
-
-    return FinetuneSettings, run_finetune
-
-
-def watch() -> "Parts":
-    from gpt_tf2.commands.watch import WatchSettings, run_watch
-
-    return WatchSettings, run_watch
-
-
-def merge() -> "Parts":
-    from gpt_tf2.commands.merge import MergeSettings, print_merge
-
-    return MergeSettings, print_merge
-
-
-def generate() -> "Parts":
-    from gpt_tf2.commands.generate import GenerateSettings, print_samples
-
-    return GenerateSettings, print_samples
-
-
-def chat() -> "Parts":
-    from gpt_tf2.commands.chat import ChatSettings, chat
-
-    return ChatSettings, chat
-
-
-def serve() -> "Parts":
-    from gpt_tf2.commands.serve import ServeSettings, run_serve
-
-    return ServeSettings, run_serve
-
-
-def evaluate() -> "Parts":
-    from gpt_tf2.commands.evaluate import EvaluateSettings, run_evaluate
-
-    return EvaluateSettings, run_evaluate
-
-
-def compare() -> "Parts":
-    from gpt_tf2.commands.compare import CompareSettings, print_comparison
-
-    return CompareSettings, print_comparison
-
-
-def score_rouge() -> "Parts":
-    from gpt_tf2.commands.score import RougeSettings, print_rouge
-
-    return RougeSettings, print_rouge
-
-
-def score_coqa() -> "Parts":
-    from gpt_tf2.commands.score import CoqaSettings, print_coqa
-
-    return CoqaSettings, print_coqa
-
-
-def show_data() -> "Parts":
-    from gpt_tf2.commands.show_data import ShowDataSettings, show_data
-
-    return ShowDataSettings, show_data
-
-
-def export() -> "Parts":
-    from gpt_tf2.commands.export import ExportSettings, run_export
-
-    return ExportSettings, run_export
-
-
-def push() -> "Parts":
-    from gpt_tf2.commands.push import PushSettings, print_push
-
-    return PushSettings, print_push
-
-
-def import_() -> "Parts":
-    from gpt_tf2.commands.import_gguf import ImportSettings, import_gguf
-
-    return ImportSettings, import_gguf
-
-
-def completion() -> "Parts":
-    from gpt_tf2.commands.completion import CompletionSettings, print_completion
-
-    return CompletionSettings, lambda settings: print_completion(settings, COMMANDS)
-
-
-Parts = tuple[type, Callable[[Any], object]]  # the settings of a command, and the function that runs it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,57 +20,160 @@ class Command:
 
     group: the heading under which the help lists it.
     about: what it does, in one line.
-    load: imports its settings and its function, when it is called.
+    settings, function: the class of its settings, and what is called with them, in this package. The help imports only
+        the first, which imports no library: it is there at once.
     positional: the settings given without a flag, in order.
     """
 
     group: str
     about: str
-    load: Callable[[], Parts]
+    settings: str
+    function: str
     positional: Sequence[str] = ()
+
+    def find_settings(self) -> type:
+        """Imports the class of its settings."""
+        return resolve_name(f"gpt_tf2.{self.settings}")
+
+    def run(self, settings: Any) -> None:
+        """Imports its function and calls it."""
+        resolve_name(f"gpt_tf2.{self.function}")(settings)
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("start", "train a small GPT-2 on Python's language reference, without a download", demo),
-    "download": Command("start", "download one of OpenAI's models", download, ["size"]),
-    "models": Command("start", "list the released models and your own: size, place, what they were made from", models),
-    "finetune": Command("train", "fine-tune a model on a text, pairs, chats, summaries or your own task", finetune),
-    "vocabulary": Command("train", "learn a vocabulary from a text, for finetune --from_scratch", vocabulary, ["data"]),
-    "plan": Command("train", "predict the memory of fine-tuning, by optimizer, --remat and LoRA", plan),
-    "show-data": Command("train", "print a data set's prompts and completions as a model sees them", show_data),
+    "demo": Command(
+        "start",
+        "train a small GPT-2 on Python's language reference, without a download",
+        "commands.demo_settings:DemoSettings",
+        "commands.demo:run_demo",
+    ),
+    "download": Command(
+        "start",
+        "download one of OpenAI's models",
+        "commands.download_settings:DownloadSettings",
+        "commands.download:print_download",
+        ["size"],
+    ),
+    "models": Command(
+        "start",
+        "list the released models and your own: size, place, what they were made from",
+        "commands.models_settings:ModelsSettings",
+        "commands.models:print_models",
+    ),
+    "finetune": Command(
+        "train",
+        "fine-tune a model on a text, pairs, chats, summaries or your own task",
+        "commands.finetune_settings:FinetuneSettings",
+        "commands.finetune:run_finetune",
+    ),
+    "vocabulary": Command(
+        "train",
+        "learn a vocabulary from a text, for finetune --from_scratch",
+        "commands.vocabulary_settings:VocabularySettings",
+        "commands.vocabulary:learn_vocabulary",
+        ["data"],
+    ),
+    "plan": Command(
+        "train",
+        "predict the memory of fine-tuning, by optimizer, --remat and LoRA",
+        "commands.plan_settings:PlanSettings",
+        "commands.plan:print_plan",
+    ),
+    "show-data": Command(
+        "train",
+        "print a data set's prompts and completions as a model sees them",
+        "commands.show_data_settings:ShowDataSettings",
+        "commands.show_data:show_data",
+    ),
     "watch": Command(
-        "train", "show fine-tunings in a browser while they run: losses, speed, samples", watch, ["output"]
+        "train",
+        "show fine-tunings in a browser while they run: losses, speed, samples",
+        "commands.watch_settings:WatchSettings",
+        "commands.watch:run_watch",
+        ["output"],
     ),
-    "merge": Command("train", "merge a model and its LoRA adapters into one checkpoint", merge, ["adapters", "output"]),
-    "generate": Command("use", "continue a text with a model", generate),
+    "merge": Command(
+        "train",
+        "merge a model and its LoRA adapters into one checkpoint",
+        "commands.merge_settings:MergeSettings",
+        "commands.merge:print_merge",
+        ["adapters", "output"],
+    ),
+    "generate": Command(
+        "use",
+        "continue a text with a model",
+        "commands.generate_settings:GenerateSettings",
+        "commands.generate:print_samples",
+    ),
     "chat": Command(
-        "use", "talk to a model fine-tuned on chats, or ask one fine-tuned on CoQA about a text", chat, ["model"]
+        "use",
+        "talk to a model fine-tuned on chats, or ask one fine-tuned on CoQA about a text",
+        "commands.chat_settings:ChatSettings",
+        "commands.chat:chat",
+        ["model"],
     ),
-    "serve": Command("use", "answer programs over HTTP with one model or several: OpenAI's API", serve, ["model"]),
-    "evaluate": Command("score", "score a model's summaries or answers, or its perplexity on a text", evaluate),
+    "serve": Command(
+        "use",
+        "answer programs over HTTP with one model or several: OpenAI's API",
+        "commands.serve_settings:ServeSettings",
+        "commands.serve:run_serve",
+        ["model"],
+    ),
+    "evaluate": Command(
+        "score",
+        "score a model's summaries or answers, or its perplexity on a text",
+        "commands.evaluate_settings:EvaluateSettings",
+        "commands.evaluate:run_evaluate",
+    ),
     "compare": Command(
         "score",
         "two models on a text: perplexities, how often they agree, KL divergence",
-        compare,
+        "commands.compare_settings:CompareSettings",
+        "commands.compare:print_comparison",
         ["model", "other"],
     ),
     "score rouge": Command(
-        "score", "ROUGE-1, -2 and -L of a file, as ROUGE-1.5.5 prints them", score_rouge, ["predictions", "references"]
+        "score",
+        "ROUGE-1, -2 and -L of a file, as ROUGE-1.5.5 prints them",
+        "commands.score_settings:RougeSettings",
+        "commands.score:print_rouge",
+        ["predictions", "references"],
     ),
     "score coqa": Command(
-        "score", "F1 and exact match of a file, as CoQA's evaluator computes them", score_coqa, ["gold", "predictions"]
+        "score",
+        "F1 and exact match of a file, as CoQA's evaluator computes them",
+        "commands.score_settings:CoqaSettings",
+        "commands.score:print_coqa",
+        ["gold", "predictions"],
     ),
     "export": Command(
         "move",
         "write a model for another program, such as llama.cpp, and compare it there",
-        export,
+        "commands.export_settings:ExportSettings",
+        "commands.export:run_export",
         ["model", "format"],
     ),
     "push": Command(
-        "move", "put a model on the Hugging Face Hub, with a card that its run fills in", push, ["model", "repository"]
+        "move",
+        "put a model on the Hugging Face Hub, with a card that its run fills in",
+        "commands.push_settings:PushSettings",
+        "commands.push:print_push",
+        ["model", "repository"],
     ),
-    "import": Command("move", "turn llama.cpp's file of a GPT-2 (.gguf) into a checkpoint", import_, ["file"]),
-    "completion": Command("shell", "print a script that completes commands and flags", completion, ["shell"]),
+    "import": Command(
+        "move",
+        "turn llama.cpp's file of a GPT-2 (.gguf) into a checkpoint",
+        "commands.import_gguf_settings:ImportSettings",
+        "commands.import_gguf:import_gguf",
+        ["file"],
+    ),
+    "completion": Command(
+        "shell",
+        "print a script that completes commands and flags",
+        "commands.completion_settings:CompletionSettings",
+        "cli:print_completion",
+        ["shell"],
+    ),
 }
 
 
@@ -247,9 +226,10 @@ def run(name: str, arguments: Sequence[str], prog: str) -> None:
         print(answer(arguments))
         return
     command = COMMANDS[name]
-    settings, function = command.load()
     about = f"{command.about[0].upper()}{command.about[1:]}."
-    function(parse(settings, arguments, prog, about, command.positional))
+    command.run(parse(command.find_settings(), arguments, prog, about, command.positional))
+    from gpt_tf2.backend.starting import leave_processes
+
     leave_processes()
 
 
@@ -271,6 +251,13 @@ def answer(arguments: Sequence[str]) -> str:
     return list_commands(commands)
 
 
+def print_completion(settings: Any) -> None:
+    """Prints a script that completes all commands."""
+    from gpt_tf2.commands import completion
+
+    completion.print_completion(settings, COMMANDS)
+
+
 def list_commands(commands: Mapping[str, Command]) -> str:
     """The commands in groups, one line each."""
     lines = ["usage: gpt-tf2 COMMAND [flags]"]
@@ -284,7 +271,7 @@ def list_commands(commands: Mapping[str, Command]) -> str:
 def find_names(command: str, arguments: Sequence[str]) -> dict[str, str]:
     """The names that the user has typed for settings, for messages."""
     with contextlib.suppress(InputError):
-        return find_typed(COMMANDS[command].load()[0], arguments) if command else {}
+        return find_typed(COMMANDS[command].find_settings(), arguments) if command else {}
     return {}
 
 

@@ -13,9 +13,10 @@ from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.chat_templates import save_chat_template
 from gpt_tf2.checkpoints.formats import check_format, try_to_locate
 from gpt_tf2.checkpoints.opened import OpenedModel, save_model
+from gpt_tf2.commands.decoders import find_model
 from gpt_tf2.commands.flags import make_settings, suggest
 from gpt_tf2.commands.generate import GenerateSettings
-from gpt_tf2.commands.model_settings import ModelSettings, find_model
+from gpt_tf2.commands.model_settings import ModelSettings
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.decoding.engine import open_decoder
 from gpt_tf2.errors import InputError

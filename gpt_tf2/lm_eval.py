@@ -9,8 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gpt_tf2.commands.decoders import find_model
 from gpt_tf2.commands.flags import make_settings
-from gpt_tf2.commands.model_settings import ModelSettings, find_model
+from gpt_tf2.commands.model_settings import ModelSettings
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.decoding.engine import open_decoder
 from gpt_tf2.errors import InputError

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gpt_tf2.backend.compiling import fuse
+from gpt_tf2.backend.compiling import copy_array, fuse
 from gpt_tf2.backend.int8 import quantize
 from gpt_tf2.backend.starting import compute_exactly
 from gpt_tf2.config import GPT2Config, output_matrix, scale_shapes, tensor_shapes
@@ -41,11 +41,10 @@ def layer_norm(x: Tensor, weights: Weights, name: str) -> Tensor:
     return ops.layer_normalization(x, weights[f"{name}/g"], weights[f"{name}/b"], epsilon=1e-5)
 
 
-def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
-    """Project x [..., inputs] to [..., outputs], plus LoRA's update if there is one (Hu et al. 2021, 4.1)."""
+def project(x: Tensor, weights: Weights, name: str) -> Tensor:
+    """Project x [..., inputs] to [..., outputs] without the bias, plus LoRA's update if any (Hu et al. 2021, 4.1)."""
     w, scale = weights[f"{name}/w"], weights.get(f"{name}/w_scale")
-    product = ops.matmul(x, ops.cast(w, x.dtype)) if scale is None else multiply_by_int8(x, w, scale)
-    y = product + ops.cast(weights[f"{name}/b"], x.dtype)
+    y = ops.matmul(x, ops.cast(w, x.dtype)) if scale is None else multiply_by_int8(x, w, scale)
     if f"{name}/lora_a" not in weights:
         return y
     down, up = weights[f"{name}/lora_a"], weights[f"{name}/lora_b"]
@@ -53,6 +52,11 @@ def linear(x: Tensor, weights: Weights, name: str) -> Tensor:
         down = ops.multiply(down, weights[f"{name}/lora_scale"])  # before the cast, which would round the scale
     down, up = ops.cast(down, x.dtype), ops.cast(up, x.dtype)
     return y + ops.matmul(ops.matmul(x, down), up)
+
+
+def add_bias(product: Tensor, bias: Tensor) -> Tensor:
+    """Add a bias [outputs] to a product [..., outputs]."""
+    return product + ops.cast(bias, product.dtype)
 
 
 @ops.custom_gradient
@@ -81,9 +85,19 @@ def gelu(x: Tensor) -> Tensor:
     return ops.gelu(x, approximate=True)
 
 
+def add_and_gelu(product: Tensor, bias: Tensor) -> Tensor:
+    """Add a bias, then apply GELU."""
+    return gelu(add_bias(product, bias))
+
+
 def identity(x: Tensor) -> Tensor:
     """Return x: stands in for dropout where nothing is dropped."""
     return x
+
+
+def add_to_residual(x: Tensor, product: Tensor, bias: Tensor, drop: SameShape = identity) -> Tensor:
+    """Add a product with its bias, after dropout, to the residual stream x."""
+    return x + drop(add_bias(product, bias))
 
 
 def embed(weights: Weights, tokens: Tensor, positions: Tensor, dtype: str) -> Tensor:
@@ -97,6 +111,12 @@ def split_heads(x: Tensor, n_head: int) -> Tensor:
     """[B, T, C] → [B, H, T, D]."""
     shape = (*ops.shape(x)[:2], n_head, x.shape[-1] // n_head)
     return ops.transpose(ops.reshape(x, shape), (0, 2, 1, 3))
+
+
+def split_qkv(product: Tensor, bias: Tensor, n_head: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Add a bias, then split queries, keys and values: [B, T, 3·C] → [B, H, T, D] each."""
+    query, keys, values = (split_heads(part, n_head) for part in ops.split(add_bias(product, bias), 3, axis=-1))
+    return query, keys, values
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -159,18 +179,44 @@ def attend(
     return (ops.matmul(scores, values) + ops.matmul(cached, cached_values)) / total  # [B, H, T, D]
 
 
+@dataclasses.dataclass(frozen=True)
+class BlockFunctions:
+    """What a block computes between its matrix products; training has functions with gradients of their own.
+
+    The products [..., outputs] come without their bias [outputs].
+
+    Attributes:
+        norm: `norm(x, weights, name)`; see `layer_norm`.
+        split: `split(product, bias, n_head)`; see `split_qkv`.
+        activate: `activate(product, bias)`; see `add_and_gelu`.
+        add: `add(x, product, bias)`; see `add_to_residual`.
+    """
+
+    norm: Callable[[Tensor, Weights, str], Tensor] = layer_norm
+    split: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]] = split_qkv
+    activate: Callable[[Tensor, Tensor], Tensor] = add_and_gelu
+    add: Callable[[Tensor, Tensor, Tensor], Tensor] = add_to_residual
+
+
+PLAIN = BlockFunctions()
+
+
+def project_normal(weights: Weights, x: Tensor, functions: BlockFunctions = PLAIN) -> Tensor:
+    """The part of a block before its attention, without the bias: x [..., C] → [..., 3·C]."""
+    return project(functions.norm(x, weights, "ln_1"), weights, "attn/c_attn")
+
+
 def before_attention(weights: Weights, x: Tensor) -> Tensor:
     """The part of a block before its attention: x [..., C] → queries, keys and values [..., 3·C]."""
-    return linear(layer_norm(x, weights, "ln_1"), weights, "attn/c_attn")
+    return add_bias(project_normal(weights, x), weights["attn/c_attn/b"])
 
 
-def after_attention(
-    weights: Weights, x: Tensor, attended: Tensor, drop: SameShape = identity, activation: SameShape = gelu
-) -> Tensor:
+def after_attention(weights: Weights, x: Tensor, attended: Tensor, functions: BlockFunctions = PLAIN) -> Tensor:
     """The part of a block after its attention: the block's x and the attended values, each [..., C] → [..., C]."""
-    x = x + drop(linear(attended, weights, "attn/c_proj"))
-    inner = activation(linear(layer_norm(x, weights, "ln_2"), weights, "mlp/c_fc"))  # [..., 4·C]
-    return x + drop(linear(inner, weights, "mlp/c_proj"))
+    x = functions.add(x, project(attended, weights, "attn/c_proj"), weights["attn/c_proj/b"])
+    product = project(functions.norm(x, weights, "ln_2"), weights, "mlp/c_fc")
+    inner = functions.activate(product, weights["mlp/c_fc/b"])  # [..., 4·C]
+    return functions.add(x, project(inner, weights, "mlp/c_proj"), weights["mlp/c_proj/b"])
 
 
 def transformer_block(
@@ -178,8 +224,7 @@ def transformer_block(
     x: Tensor,
     n_head: int,
     attention: Callable[[Tensor, Tensor, Tensor], Tensor],
-    drop: SameShape = identity,
-    activation: SameShape = gelu,
+    functions: BlockFunctions = PLAIN,
 ) -> tuple[Tensor, KeysValues]:
     """One transformer block: pre-norm self-attention, then a pre-norm two-layer perceptron.
 
@@ -187,15 +232,14 @@ def transformer_block(
         weights: the block's tensors.
         x: [B, T, C].
         attention: queries, keys and values of the new tokens, each [B, H, T, D] → attended values of that shape.
-        drop: dropout after both projections.
 
     Returns:
         The next block's x [B, T, C], and the keys and values of the new tokens.
     """
-    qkv = before_attention(weights, x)  # [B, T, 3·C]
-    query, keys, values = (split_heads(part, n_head) for part in ops.split(qkv, 3, axis=-1))  # [B, H, T, D] each
+    product = project_normal(weights, x, functions)  # [B, T, 3·C]
+    query, keys, values = functions.split(product, weights["attn/c_attn/b"], n_head)  # [B, H, T, D] each
     attended = merge_heads(attention(query, keys, values))  # [B, T, C]
-    return after_attention(weights, x, attended, drop, activation), (keys, values)
+    return after_attention(weights, x, attended, functions), (keys, values)
 
 
 @keras.saving.register_keras_serializable(package="gpt_tf2")
@@ -243,7 +287,7 @@ class GPT2(keras.Model):
         self.config = config
         self.dropout = dropout
         self.int8 = int8
-        self._place = place or ops.convert_to_tensor
+        self._place = place or copy_array
         self.decoder: Any = None  # of `generate`, from its first call on
         self.dropout_seed = keras.random.SeedGenerator(0)
         self.blocks: list[dict[str, keras.Variable]] = [{} for _ in range(config.n_layer)]
@@ -302,6 +346,7 @@ class GPT2(keras.Model):
             The hidden states [B, T, C], and each block's keys and values of the new tokens.
         """
         drop = self.drop if training and self.dropout else identity
+        functions = BlockFunctions(add=functools.partial(add_to_residual, drop=drop))
         x = drop(embed(self.ends, tokens, positions, self.compute_dtype))  # [B, T, C]
         bias = attention_bias(mask, self.compute_dtype)
         cache_bias = attention_bias(cache_mask, self.compute_dtype) if cache else None
@@ -309,7 +354,7 @@ class GPT2(keras.Model):
         for i, weights in enumerate(self.blocks):
             cached = (*cache[i], cache_bias) if cache else None
             attention = functools.partial(attend, bias=bias, cache=cached, drop=drop)
-            x, keys_values = transformer_block(weights, x, self.config.n_head, attention, drop)
+            x, keys_values = transformer_block(weights, x, self.config.n_head, attention, functions)
             new_keys_values.append(keys_values)
         return layer_norm(x, self.ends, "ln_f"), new_keys_values
 

@@ -46,5 +46,4 @@ def test_what_the_image_copies_exists_and_is_not_ignored() -> None:
 def test_the_command_line_is_one(words: list[str]) -> None:
     command, rest = split_command(words[1:])
     assert (words[0].rpartition("/")[2], command) == ("gpt-tf2", "serve")
-    settings, _ = COMMANDS["serve"].load()
-    parse(settings, rest, "gpt-tf2", "", COMMANDS["serve"].positional)
+    parse(COMMANDS["serve"].find_settings(), rest, "gpt-tf2", "", COMMANDS["serve"].positional)

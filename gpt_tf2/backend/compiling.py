@@ -34,7 +34,7 @@ def compile_with_model(
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, reduce_retracing=True, jit_compile=uses_xla())
+        return tf.function(function, autograph=False, reduce_retracing=True, jit_compile=uses_xla())
     import jax
 
     # JAX would copy weights into the graph if the function closed over them; so they are arguments.
@@ -61,8 +61,8 @@ def compile_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     import tensorflow as tf
 
     if uses_xla():
-        return tf.function(function, reduce_retracing=True, jit_compile=True)
-    traced, graphs = tf.function(lambda *arrays: function(*arrays)), {}
+        return tf.function(function, autograph=False, reduce_retracing=True, jit_compile=True)
+    traced, graphs = tf.function(lambda *arrays: function(*arrays), autograph=False), {}
 
     def run(*arrays: Any) -> Any:
         if tf.config.functions_run_eagerly():
@@ -101,7 +101,7 @@ def fuse(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     import tensorflow as tf
 
-    return tf.function(function, reduce_retracing=True, jit_compile=True)
+    return tf.function(function, autograph=False, jit_compile=True)
 
 
 def compile_in_place(function: Callable[..., Any]) -> Callable[..., None]:
@@ -118,7 +118,7 @@ def compile_in_place(function: Callable[..., Any]) -> Callable[..., None]:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        @tf.function(reduce_retracing=True, jit_compile=True)
+        @tf.function(autograph=False, reduce_retracing=True, jit_compile=True)
         def assign(state: Any, *arrays: Any) -> None:
             new = function(tf.nest.map_structure(lambda variable: variable.read_value(), state), *arrays)
             for variable, value in zip(tf.nest.flatten(state), tf.nest.flatten(new), strict=True):
@@ -146,6 +146,22 @@ def read_value(variable: "keras.Variable") -> Any:
     import tensorflow as tf
 
     return tf.convert_to_tensor(variable.value)
+
+
+def copy_array(array: Any, dtype: str | None = None) -> Any:
+    """Return an array of NumPy's, copied to the backend, in a dtype.
+
+    As Keras does it, but TensorFlow on a CPU copies an array twice then, the first time into memory of NumPy's, whose
+    huge pages can take the system a second per GB.
+    """
+    from keras import ops
+
+    if uses_xla():
+        return ops.convert_to_tensor(array, dtype=dtype)
+    import tensorflow as tf
+
+    copy = tf.raw_ops.DeepCopy(x=array)
+    return ops.cast(copy, dtype) if dtype else copy
 
 
 def make_row_adder() -> Callable[[Any, Any, Any], Any]:

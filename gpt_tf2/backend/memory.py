@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import mmap
 import os
 import re
 import subprocess
@@ -111,3 +112,14 @@ def trim_heap() -> None:
     """Return free pages between small allocations to the system: hundreds of megabytes after a compilation."""
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def release_pages(path: Path) -> None:
+    """Give back the memory of a file that a library has mapped to read it. What is read again comes from the disk."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        libc = ctypes.CDLL(None)
+        for line in read_or_empty("/proc/self/maps").splitlines():
+            span, *_, name = line.split(maxsplit=5)
+            if name == str(path):
+                begin, end = (int(address, 16) for address in span.split("-"))
+                libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)

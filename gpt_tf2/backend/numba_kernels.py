@@ -11,8 +11,13 @@ import numpy as np
 
 # Before Numba is imported: its idle threads would otherwise spin on the cores that LiteRT needs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-from numba import njit
-from numba.core.caching import FunctionCache
+from gpt_tf2.backend.starting import hide_module, pause_collection
+
+# SciPy's import, for products of matrices that no kernel has, takes 0.1 s.
+with pause_collection(), hide_module("scipy.linalg"):
+    import numba.np.arraymath  # noqa: F401
+    from numba import njit
+    from numba.core.caching import FunctionCache
 
 f32 = np.float32
 LOG2_E, LN_2 = f32(math.log2(math.e)), f32(math.log(2))
@@ -29,7 +34,8 @@ class ForgivingCache(FunctionCache):
     def load_overload(self, *arguments: Any) -> Any | None:
         """Returns the code of a function for its types; None if it is not cached or damaged."""
         try:
-            return super().load_overload(*arguments)
+            with pause_collection():  # the first makes Numba list all that it can compile
+                return super().load_overload(*arguments)
         except Exception:  # unpickling a damaged file may raise any
             with contextlib.suppress(Exception):
                 self.flush()  # or it could not be replaced either
@@ -69,6 +75,15 @@ def find_largest(x: np.ndarray) -> np.float32:
 
 
 @compile_kernel
+def find_largest_size(x: np.ndarray) -> np.float32:
+    """The largest absolute value of float32 [N]."""
+    bits, largest = x.view(np.int32), np.int32(0)
+    for i in range(len(bits)):
+        largest = max(largest, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
+    return np.int32(largest).view(np.float32)
+
+
+@compile_kernel
 def flip_if_negative(bits: np.int32) -> np.int32:
     """A float's bits as an integer of the same order: all but the sign flipped if negative. Its own inverse."""
     return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
@@ -76,14 +91,20 @@ def flip_if_negative(bits: np.int32) -> np.int32:
 
 @compile_kernel
 def exponentiate(x: np.ndarray, largest: np.float32) -> None:
-    """Replaces float32 x [N] by exp(x - largest), with a relative error below 4e-6; zero below 2^-126.
+    """Replaces float32 x [N] by exp(x - largest); see `compute_exponential`."""
+    for i in range(len(x)):
+        x[i] = compute_exponential(x[i] - largest)
+
+
+@compile_kernel
+def compute_exponential(x: np.float32) -> np.float32:
+    """Returns exp(x) of x up to 0, with a relative error below 4e-6; zero below 2^-126.
 
     Computes 2^whole · e^rest by a Taylor polynomial, which vectorizes; the library's function does not.
     """
-    for i in range(len(x)):
-        scaled = max((x[i] - largest) * LOG2_E, f32(-127))
-        whole = np.floor(scaled)
-        rest = (scaled - whole) * LN_2
-        power = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)  # 2^whole by its bits
-        series = f32(1 / 24) + rest * (f32(1 / 120) + rest * (f32(1 / 720) + rest * f32(1 / 5040)))
-        x[i] = power * (f32(1) + rest * (f32(1) + rest * (f32(1 / 2) + rest * (f32(1 / 6) + rest * series))))
+    scaled = max(x * LOG2_E, f32(-127))
+    whole = np.rint(scaled)
+    rest = (scaled - whole) * LN_2
+    power = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)  # 2^whole by its bits
+    series = f32(1 / 24) + rest * (f32(1 / 120) + rest * f32(1 / 720))
+    return power * (f32(1) + rest * (f32(1) + rest * (f32(1 / 2) + rest * (f32(1 / 6) + rest * series))))

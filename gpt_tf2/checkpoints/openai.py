@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401 - makes bfloat16 known to numpy
 import numpy as np
 
 from gpt_tf2.backend.starting import import_tensorflow_for_files
@@ -66,7 +67,7 @@ def find_latest(folder: Path) -> Path | None:
 def open_checkpoint(prefix: Path) -> Checkpoint:
     """Opens a TF1 checkpoint; tensors lose the prefix `model/`, and matrices their leading dimension 1.
 
-    What an optimizer keeps is left out. TensorFlow is imported when the first tensor is read.
+    What an optimizer keeps is left out. TensorFlow is not imported.
 
     Raises InputError if one of the two files is missing, truncated or damaged.
     """
@@ -80,24 +81,27 @@ def open_checkpoint(prefix: Path) -> Checkpoint:
     if len(keys) < len(entries):
         raise InputError(f"{index}: a tensor with the prefix model/ and without: {fix}")
     shapes = {name: drop_width(entries[key].shape) for name, key in keys.items()}
-    reader: Any = None
 
     def read(name: str) -> np.ndarray:
-        nonlocal reader
-        tf = import_tensorflow_for_files()
-        if not entries[keys[name]].is_float:
+        from gpt_tf2.checkpoints.crc32c import crc32c  # with Numba
+
+        entry = entries[keys[name]]
+        if not entry.dtype:
             raise InputError(f"{index}: tensor {name} holds no floating-point numbers: {fix}")
-        # TensorFlow turns some of its errors into Python's own, for example when the data ends too early.
         try:
-            # Unlike `tf.train.load_checkpoint` it also reads a prefix that is the name of a folder as well.
-            reader = reader or tf.compat.v1.train.NewCheckpointReader(str(prefix))
-            array = reader.get_tensor(keys[name])
-        except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
-            damage = f"tensor {name} is truncated or damaged ({first_line(error)})"
-            raise InputError(f"{data}: {damage}: {fix}") from None
-        return array.astype("float32", copy=False).reshape(shapes[name])
+            content = np.fromfile(data, "uint8", entry.size, offset=entry.end - entry.size)
+        except OSError as error:
+            raise InputError(f"{data}: cannot be read ({error.strerror or error}): {fix}") from None
+        if len(content) < entry.size or mask_checksum(crc32c(content)) != entry.checksum:
+            raise InputError(f"{data}: tensor {name} is truncated or damaged: {fix}")
+        return content.view(entry.dtype).astype("float32", copy=False).reshape(shapes[name])
 
     return Checkpoint(prefix, shapes, read)
+
+
+def mask_checksum(checksum: int) -> int:
+    """A CRC-32C as TensorFlow stores it: turned by 15 bits, plus a constant (tensorflow/core/lib/hash/crc32c.h)."""
+    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def drop_optimizer(entries: dict[str, Entry]) -> dict[str, Entry]:
@@ -105,7 +109,7 @@ def drop_optimizer(entries: dict[str, Entry]) -> dict[str, Entry]:
 
     Example:
         >>> sizes = {"global_step": (), "model/wpe": (8, 4), "model/wpe/Adam": (8, 4)}
-        >>> list(drop_optimizer({name: Entry(shape, True, 0, 0) for name, shape in sizes.items()}))
+        >>> list(drop_optimizer({name: Entry(shape, "float32", 0, 0, 0) for name, shape in sizes.items()}))
         ['model/wpe']
     """
     inside = any(name.startswith("model/") for name in entries)  # what is outside belongs to no network of OpenAI's

@@ -22,6 +22,7 @@ from gpt_tf2.checkpoints.formats import (
 )
 from gpt_tf2.checkpoints.jinja_templates import find_jinja, parse_jinja, read_token_names
 from gpt_tf2.checkpoints.merged import MergedTensors
+from gpt_tf2.checkpoints.read_ahead import read_ahead
 from gpt_tf2.checkpoints.transformers_settings import NOTHING_KEPT, TransformersSettings
 from gpt_tf2.checkpoints.vocabularies import find_vocabulary, save_vocabulary
 from gpt_tf2.config import GPT2Config
@@ -87,7 +88,7 @@ class OpenedModel:
 
     @functools.cached_property
     def checkpoint(self) -> Checkpoint:
-        """The weights, checked against the hyper-parameters. Opening a TF1 checkpoint imports TensorFlow.
+        """The weights, checked against the hyper-parameters.
 
         Raises InputError if a file is truncated or damaged, or if it belongs to another network.
         """
@@ -116,6 +117,11 @@ class OpenedModel:
         network = read_model(checkpoint, self.config, dropout, precision, held, place, int8)
         self.check_unchanged()
         return network
+
+    def read_ahead(self) -> "OpenedModel":
+        """The same model, whose weights are being read from now on, in a thread; see `read_ahead`."""
+        ahead = read_ahead(self.checkpoint)
+        return dataclasses.replace(self, open_weights=lambda path: ahead)
 
     def check_unchanged(self) -> None:
         """Raises InputError if a file has changed since the model was found: half of what was read may be another's."""

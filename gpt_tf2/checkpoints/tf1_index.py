@@ -1,4 +1,4 @@
-"""A reader of a TF1 checkpoint's index, which checks it before TensorFlow sees it: TensorFlow aborts on some.
+"""A reader of a TF1 checkpoint's index.
 
 The index is a table of LevelDB whose blocks are not compressed (TensorFlow compresses none). Its values are messages
 of tensorflow/core/protobuf/tensor_bundle.proto: a header under the empty name, then one entry for each tensor.
@@ -17,19 +17,26 @@ FOOTER = 48  # bytes
 MOST_BYTES = 1 << 22  # of an index; that of 1558M has 24 kB
 LONGEST_NAME = 1024  # bytes
 # DataType in tensorflow/core/framework/types.proto → bytes of a number. Of text only the place is checked.
-FLOAT_SIZES = {1: 4, 2: 8, 14: 2, 19: 2}
-SIZES = FLOAT_SIZES | {3: 4, 4: 1, 5: 2, 6: 1, 7: 0, 8: 8, 9: 8, 10: 1, 17: 2, 22: 4, 23: 8}
+FLOATS = {1: "float32", 2: "float64", 14: "bfloat16", 19: "float16"}
+SIZES = {1: 4, 2: 8, 14: 2, 19: 2} | {3: 4, 4: 1, 5: 2, 6: 1, 7: 0, 8: 8, 9: 8, 10: 1, 17: 2, 22: 4, 23: 8}
 TEXT = 7
 Message = dict[int, list[int | bytes]]  # field number → values
 
 
 class Entry(NamedTuple):
-    """A tensor: its shape, whether it holds floating-point numbers, its size in bytes and where in the data it ends."""
+    """A tensor.
+
+    dtype: of floating-point numbers; empty for others.
+    size: in bytes.
+    end: where in the data it ends.
+    checksum: masked CRC-32C.
+    """
 
     shape: tuple[int, ...]
-    is_float: bool
+    dtype: str
     size: int
     end: int
+    checksum: int
 
 
 class Damage(Exception):
@@ -135,7 +142,10 @@ def parse_entry(name: str, message: Message) -> Entry:
     shape = parse_shape(message.get(2, []))
     if kind not in SIZES or shard or (kind != TEXT and math.prod(shape) * SIZES[kind] != size):
         raise Damage(f"tensor {name} {list(shape)} has another size than it says")
-    return Entry(shape, kind in FLOAT_SIZES, size, offset + size)
+    checksums = message.get(6, [bytes(4)])
+    if len(checksums) != 1 or not isinstance(checksums[0], bytes) or len(checksums[0]) != 4:
+        raise Damage(f"tensor {name} has no checksum of four bytes")
+    return Entry(shape, FLOATS.get(kind, ""), size, offset + size, *struct.unpack("<I", checksums[0]))
 
 
 def parse_shape(messages: list[int | bytes]) -> tuple[int, ...]:

@@ -1,13 +1,11 @@
 """`chat`: a model replies to messages, or answers questions about a passage as it learned from CoQA."""
 
-import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.commands.data_settings import ENCODING
-from gpt_tf2.commands.flags import flag
-from gpt_tf2.commands.model_settings import ModelSettings, choose_max_new_tokens, find_model, load_decoder
+from gpt_tf2.commands.chat_settings import ChatSettings
+from gpt_tf2.commands.decoders import choose_max_new_tokens, find_model, load_decoder
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.commands.template_notes import UNREAD
 from gpt_tf2.data.encoding import encode_text
@@ -24,20 +22,6 @@ from gpt_tf2.tasks.chats import Message, make_chat
 from gpt_tf2.tasks.task import Example, Turn
 
 REPLY = Message("assistant", "…", True)  # stands for those that the model writes
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ChatSettings(ModelSettings):
-    """The settings of `chat`."""
-
-    passage: str | None = flag(
-        None, "the file with the text to ask about, for a model that learned from CoQA", group="text", metavar="FILE"
-    )
-    system: str | None = flag(None, "the system message, which comes before the chat", group="text", metavar="TEXT")
-    encoding: str | None = flag(None, **ENCODING | {"group": "text"})
-    temperature: float = flag(
-        0.0, "0 takes the most likely token, higher values vary more", group="sampling", kind=float, at_least=0
-    )
 
 
 def chat(settings: ChatSettings) -> None:

@@ -1,14 +1,12 @@
 """`compare`: two models on a text."""
 
-import dataclasses
 import json
 
 import numpy as np
 
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
+from gpt_tf2.commands.compare_settings import PAGE, CompareSettings
 from gpt_tf2.commands.find_model import find_model_path
-from gpt_tf2.commands.flags import check_ranges, flag
-from gpt_tf2.commands.model_settings import MODEL, OFFLINE
 from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.data.encoding import read_streams
 from gpt_tf2.decoding.engine import encode_reference, open_decoder
@@ -16,25 +14,6 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.evaluation.comparison import Comparison, compare_models
 from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.lookup import find_task
-
-PAGE = "a page of Python's language reference"
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareSettings:
-    """The settings of `compare`.
-
-    Raises InputError for a value of a wrong kind.
-    """
-
-    model: str = flag(dataclasses.MISSING, f"A: {MODEL}")
-    other: str = flag(dataclasses.MISSING, "B: another model with the same tokens, in any of these forms")
-    data: str | None = flag(None, f"the text: a file, a folder or a glob ({PAGE})", metavar="PATH")
-    offline: bool = flag(False, **OFFLINE)
-    json: bool = flag(False, "print JSON instead of lines", kind=bool)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def compare(settings: CompareSettings) -> Comparison:

@@ -1,26 +1,15 @@
 """`completion`: a script that completes commands and flags in a shell."""
 
 import argparse
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import shtab
 
-from gpt_tf2.commands.flags import check_ranges, flag
+from gpt_tf2.commands.completion_settings import CompletionSettings
 from gpt_tf2.commands.parsing import build_parser
 
 FILES = {"FILE": shtab.FILE, "PATH": shtab.FILE, "MODEL": shtab.FILE, "FOLDER": shtab.DIRECTORY}  # by metavar
-
-
-@dataclasses.dataclass(frozen=True)
-class CompletionSettings:
-    """The settings of `completion`."""
-
-    shell: str = flag(dataclasses.MISSING, "the shell that is to run the script", choices=tuple(shtab.SUPPORTED_SHELLS))
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def print_completion(settings: CompletionSettings, commands: Mapping[str, Any]) -> None:
@@ -38,7 +27,7 @@ def print_completion(settings: CompletionSettings, commands: Mapping[str, Any]) 
         if second and first not in nested:
             nested[first] = names.add_parser(first, help="score a file of predictions").add_subparsers()
         parent = nested[first] if second else names
-        own = build_parser(command.load()[0], f"gpt-tf2 {name}", command.about, command.positional)
+        own = build_parser(command.find_settings(), f"gpt-tf2 {name}", command.about, command.positional)
         for action in own._actions:
             if action.metavar in FILES:
                 action.complete = FILES[action.metavar]  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
 """`demo`: trains a small GPT-2 on Python's language reference in about a minute, without a download."""
 
-import dataclasses
 from pathlib import Path
 
+from gpt_tf2.commands.demo_settings import DemoSettings
 from gpt_tf2.commands.finetune import run_finetune
 from gpt_tf2.commands.finetune_settings import FinetuneSettings
 from gpt_tf2.commands.generate import GenerateSettings, generate
@@ -32,11 +32,6 @@ TRAINING = FinetuneSettings(
     sample_every=0,
 )
 STARTER = 'The "for" statement\n*******************\n'
-
-
-@dataclasses.dataclass(frozen=True)
-class DemoSettings:
-    """The demo has no settings."""
 
 
 def run_demo(settings: DemoSettings) -> Path:

@@ -1,6 +1,5 @@
 """`download`: one of OpenAI's models, into the user's cache folder or another one."""
 
-import dataclasses
 import functools
 import time
 from pathlib import Path
@@ -9,7 +8,6 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 
 from gpt_tf2.checkpoints.download import download_file
 from gpt_tf2.checkpoints.released import (
-    BASE_URL_VARIABLE,
     FILES,
     cached_folder,
     expected_size,
@@ -18,27 +16,10 @@ from gpt_tf2.checkpoints.released import (
     find_largest_size,
     find_server,
 )
-from gpt_tf2.commands.flags import check_ranges, flag
+from gpt_tf2.commands.download_settings import DownloadSettings
 from gpt_tf2.commands.progress import SECONDS_BETWEEN_LINES, Display, print_to_stderr
-from gpt_tf2.config import SIZES
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable
-
-
-@dataclasses.dataclass(frozen=True)
-class DownloadSettings:
-    """The settings of `download`. Raises InputError for an unknown size."""
-
-    size: str = flag(dataclasses.MISSING, "the model, by its number of parameters", choices=tuple(SIZES))
-    folder: str | None = flag(
-        None, "where to put it, in FOLDER/SIZE: models is searched too (the cache folder)", metavar="FOLDER"
-    )
-    base_url: str | None = flag(
-        None, f"URL of the folder that holds all sizes (${BASE_URL_VARIABLE}, or OpenAI's)", metavar="URL"
-    )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def download(settings: DownloadSettings) -> Path:

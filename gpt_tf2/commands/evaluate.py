@@ -12,16 +12,9 @@ from gpt_tf2.backend.workers import Workers, find_workers
 from gpt_tf2.checkpoints.formats import try_to_locate
 from gpt_tf2.checkpoints.hub import is_on_hub
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.commands.data_settings import (
-    COLUMN,
-    DATA,
-    ENCODING,
-    HIGHLIGHTS,
-    LITERAL_SPECIALS,
-    TASK,
-    choose_template,
-    find_task_of,
-)
+from gpt_tf2.commands.data_settings import HIGHLIGHTS
+from gpt_tf2.commands.decoders import choose_max_new_tokens, find_model, load_decoder
+from gpt_tf2.commands.evaluate_settings import EvaluateSettings
 from gpt_tf2.commands.evaluation_output import (
     claim_output,
     identify,
@@ -30,8 +23,7 @@ from gpt_tf2.commands.evaluation_output import (
     write_scores,
 )
 from gpt_tf2.commands.find_model import find_model_path, find_on_machine, name_model
-from gpt_tf2.commands.flags import flag
-from gpt_tf2.commands.model_settings import COUNT, ModelSettings, choose_max_new_tokens, find_model, load_decoder
+from gpt_tf2.commands.find_task import choose_template, find_task_of
 from gpt_tf2.commands.progress import Counter, print_to_stderr
 from gpt_tf2.commands.recipes import read_run
 from gpt_tf2.commands.score import print_table
@@ -46,54 +38,6 @@ from gpt_tf2.storage.files import write_text
 from gpt_tf2.storage.kept import Sources
 from gpt_tf2.tasks.examples import Skipped, read_examples
 from gpt_tf2.tasks.task import ChatText, Example, RunningText, Scores, Task
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(ModelSettings):
-    """The settings of `evaluate.py`, named like its flags.
-
-    Raises InputError for a value that is out of range.
-    """
-
-    data: str = flag(dataclasses.MISSING, **DATA)
-    task: str = flag("text", **TASK)
-    encoding: str | None = flag(None, **ENCODING)
-    column: str | None = flag(None, **COLUMN)
-    literal_specials: bool = flag(False, **LITERAL_SPECIALS)
-    highlights: str | None = flag(
-        None, **HIGHLIGHTS | {"help": f"{HIGHLIGHTS['help']} (as the model learned; else one)"}
-    )
-    split: str | None = flag(
-        None, "train, val or test of jsonl and cnndm, train or dev of coqa (the last)", group="data"
-    )
-    limit: int | None = flag(None, "most examples to evaluate (all)", group="data", **COUNT)
-    references: str | None = flag(
-        None,
-        "file to score against: for cnndm one line of <t> … </t> per story, for coqa a gold file (the data's own)",
-        group="data",
-        metavar="FILE",
-    )
-    num_trials: int = flag(
-        1, "samples of a story that together make up its summary (2019: 3)", group="sampling", **COUNT
-    )
-    gold_answers: bool = flag(
-        False, "put the data's answers into the context instead of the model's own", group="data", kind=bool
-    )
-    output: str | None = flag(
-        None,
-        "file for the predictions (output/MODEL_TASK_SPLIT.txt, .json for coqa)",
-        also=("output_file",),
-        group="output",
-        metavar="FILE",
-    )
-    batch_size: int = flag(8, "sequences at a time", group="memory", **COUNT)
-    seed: int = flag(0, "seed of the samples", group="sampling", kind=int, at_least=0)
-    devices: int | None = flag(
-        None,
-        "devices to split the work over, with KERAS_BACKEND=jax (1, or all of several processes)",
-        group="memory",
-        **COUNT,
-    )
 
 
 def run_evaluate(settings: EvaluateSettings, is_written: bool = True, is_shown: bool = True) -> Scores:

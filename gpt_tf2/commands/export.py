@@ -1,11 +1,10 @@
 """`export`: a model in the format of another program, opened there and compared."""
 
-import dataclasses
 import gc
 import importlib
 import importlib.util
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import numpy as np
 from gpt_tf2.backend.memory import return_freed_memory, trim_heap
 from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
+from gpt_tf2.commands.export_settings import FORMATS, ExportSettings, Format
 from gpt_tf2.commands.find_model import find_model_and_base, name_model
-from gpt_tf2.commands.flags import Flag, check_ranges, flag
-from gpt_tf2.commands.model_settings import BASE, MODEL, OFFLINE
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.data.held_out import TOKENS
 from gpt_tf2.decoding.engine import read_sample
@@ -28,106 +26,6 @@ from gpt_tf2.storage.folders import check_new, stage
 from gpt_tf2.storage.text_files import read_text
 
 OUTPUT = Path("output")
-# What makes logits differ, and by how much at most, as a share of their standard deviation. GELU's other form, of erf,
-# makes 1e-3 and more. Random weights of 124M differ by 1e-5, in llama.cpp by 2e-3; trained ones round more coarsely.
-ROUNDING, GELU_TABLE, QUANTIZED = 1e-4, 0.01, 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """A format to export to.
-
-    module: in `gpt_tf2.exporting`, with the functions `write` and `read_logits`.
-    suffix: of the file or folder that is written.
-    precisions: of the weights, each with the largest difference of a logit that it may make, as a share of the logits'
-        standard deviation. The first is the default.
-    program: runs the format, and is what an export is compared in.
-    imported: its modules.
-    packages: what to install.
-    """
-
-    module: str
-    suffix: str
-    precisions: Mapping[str, float]
-    program: str
-    imported: tuple[str, ...]
-    packages: str
-
-
-FORMATS = {
-    "gguf": Format(
-        "gguf_file",
-        ".gguf",
-        {"float32": GELU_TABLE, "float16": 0.1, "q8_0": QUANTIZED},
-        "llama.cpp",
-        ("llama_cpp",),
-        "llama-cpp-python",
-    ),
-    "hf": Format(
-        "hf_folder", "-hf", {"float32": ROUNDING}, "transformers", ("torch", "transformers"), "torch transformers"
-    ),
-    "keras": Format("keras_file", ".keras", {"float32": ROUNDING}, "Keras", ("keras",), "keras"),
-    "litert": Format(
-        "litert_file",
-        ".tflite",
-        {"float32": ROUNDING, "int8": QUANTIZED},
-        "LiteRT",
-        ("ai_edge_litert",),
-        "ai-edge-litert",
-    ),
-    "onnx": Format(
-        "onnx_file",
-        "-onnx",
-        {"float32": ROUNDING, "int8": QUANTIZED},
-        "ONNX Runtime",
-        ("onnxruntime",),
-        "onnxruntime",
-    ),
-    "openai": Format("openai_folder", "-openai", {"float32": ROUNDING}, "TensorFlow", ("tensorflow",), "tensorflow"),
-    "saved_model": Format(
-        "saved_model", "-saved_model", {"float32": ROUNDING}, "TensorFlow", ("tensorflow",), "tensorflow"
-    ),
-    "web": Format(
-        "web_folder",
-        "-web",
-        {"int8": QUANTIZED, "float32": ROUNDING},
-        "ONNX Runtime",
-        ("onnxruntime",),
-        "onnxruntime",
-    ),
-}
-PRECISIONS = tuple(dict.fromkeys(precision for format in FORMATS.values() for precision in format.precisions))
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportSettings:
-    """The settings of `export`.
-
-    Raises InputError for a value that is out of range.
-    """
-
-    model: str = flag(dataclasses.MISSING, MODEL)
-    format: str = flag(dataclasses.MISSING, f"the format: {', '.join(FORMATS)}", choices=tuple(FORMATS))
-    output: str | None = flag(None, "the file or folder to write (output/MODEL.FORMAT)", metavar="PATH")
-    precision: str | None = flag(
-        None,
-        "numbers of the weights (float32; web: int8): float16 is half as large, q8_0 and int8 a quarter",
-        choices=PRECISIONS,
-    )
-    data: str | None = flag(
-        None, "a text to compare on (what the model's run held out, or Python's language reference)", metavar="FILE"
-    )
-    ollama: bool = flag(False, "write a Modelfile for Ollama beside a gguf file", kind=bool)
-    base: str | None = flag(None, **BASE, metavar="MODEL")
-    offline: bool = flag(False, **OFFLINE)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        allowed = Flag("", choices=tuple(FORMATS[self.format].precisions))
-        if self.precision and not allowed.accepts(self.precision):
-            raise InputError(f"not in {self.format}: use {allowed.describe_range()}", "precision", self.precision)
-        if self.ollama and self.format != "gguf":
-            raise InputError(f"reads gguf alone, not {self.format}: leave it out, or export to gguf", "ollama")
 
 
 def run_export(settings: ExportSettings) -> Path:

@@ -143,8 +143,6 @@ def first_weights(run: Run, digests: dict[str, str]) -> dict[str, str]:
 def train(run: Run, trainer: "Trainer", history: History) -> None:
     """Trains to the end of the run, or until it is told to stop; shows progress, saves and samples on the way."""
     from gpt_tf2.decoding.keras_graph import GraphDecoder
-    from gpt_tf2.generation.samples import sample_text
-    from gpt_tf2.generation.sampling import make_sampler
     from gpt_tf2.training.callbacks import Callbacks
     from gpt_tf2.training.loggers.history_file import HISTORY
     from gpt_tf2.training.loop import TrainingPlan, train
@@ -155,6 +153,9 @@ def train(run: Run, trainer: "Trainer", history: History) -> None:
     decoder = GraphDecoder(trainer.model, run.device, model.tokenizer.undrawn(model.config.n_vocab))
 
     def sample() -> str:
+        from gpt_tf2.generation.samples import sample_text  # here, as its kernels take a moment to import
+        from gpt_tf2.generation.sampling import make_sampler
+
         decoder.model = trainer.model  # with its current weights, which a compiled step may still hold elsewhere
         text = sample_text(decoder, model.tokenizer, data.prompt, 100, make_sampler(top_k=40), settings.seed)
         text = text.split(run.task.stop)[0] if run.task.stop else text

@@ -5,29 +5,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt_tf2.checkpoints import peft
-from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
-from gpt_tf2.commands.data_settings import (
-    CHAT_TEMPLATE,
-    COLUMN,
-    DATA,
-    ENCODING,
-    HIGHLIGHTS,
-    LITERAL_SPECIALS,
-    TASK,
-)
-from gpt_tf2.commands.find_model import name_model
+from gpt_tf2.commands.data_settings import CHAT_TEMPLATE, COLUMN, DATA, ENCODING, HIGHLIGHTS, LITERAL_SPECIALS, TASK
 from gpt_tf2.commands.flags import check_ranges, flag, flags_of, join_items
 from gpt_tf2.commands.model_settings import BASE, MODEL, OF_MODEL, OFFLINE
-from gpt_tf2.commands.recipes import is_utf8
 from gpt_tf2.config import MATRICES, GPT2Config, adapter_shapes, output_matrix, tensor_shapes
 from gpt_tf2.errors import InputError
-from gpt_tf2.tasks.chat_template import ChatTemplate, format_template
-from gpt_tf2.training.loggers.opening import LOGGERS
 from gpt_tf2.training.memory import STATE_PER_WEIGHT, MemoryPlan, parse_memory
-from gpt_tf2.training.state import TEMPLATE, VOCABULARY
 
 if TYPE_CHECKING:
+    from gpt_tf2.tasks.chat_template import ChatTemplate
     from gpt_tf2.training.schedule import Schedule
 
 SHAPE = ("n_layer", "n_embd", "n_head")  # of a network from scratch
@@ -272,6 +258,8 @@ class FinetuneSettings:
     eager: bool = flag(False, "run without compiled graphs: slow, for debugging", group="output", kind=bool)
 
     def __post_init__(self) -> None:
+        from gpt_tf2.training.loggers.opening import LOGGERS
+
         check_ranges(self)
         if self.accumulate > self.batch_size:
             message = f"the batch has only {self.batch_size} sequences: raise `batch_size`"
@@ -319,6 +307,8 @@ class FinetuneSettings:
 
     def check_added_tokens(self) -> None:
         """Raises InputError for tokens that no text could hold, or whose embeddings would not be trained."""
+        from gpt_tf2.commands.recipes import is_utf8
+
         if self.add_tokens is None:
             return
         for token in self.add_tokens or ("",):
@@ -407,6 +397,10 @@ class FinetuneSettings:
 
     def output_path(self) -> Path:
         """The file to write; for a TF1 checkpoint its prefix."""
+        from gpt_tf2.checkpoints import peft
+        from gpt_tf2.checkpoints.formats import HDF5_SUFFIXES, check_format
+        from gpt_tf2.commands.find_model import name_model
+
         data = Path(self.data)
         made_from = f"{(data.resolve().stem if data.exists() else '') or 'data'}_{name_model(self.model)}.h5"
         name = self.output or self.output_name or made_from
@@ -460,7 +454,7 @@ def identify_run(
     settings: FinetuneSettings,
     config: GPT2Config,
     vocabulary: str,
-    template: ChatTemplate | None,
+    template: "ChatTemplate | None",
     data_key: str,
     is_shortened: bool,
 ) -> dict[str, Any]:
@@ -475,6 +469,9 @@ def identify_run(
         data_key: identifies the training data.
         is_shortened: whether examples are shortened that would be skipped otherwise.
     """
+    from gpt_tf2.tasks.chat_template import format_template
+    from gpt_tf2.training.state import TEMPLATE, VOCABULARY
+
     shared = {
         f"--{[*declared.also, name][0]}": join_items(getattr(settings, name))
         for name, declared in flags_of(settings).items()

@@ -1,6 +1,5 @@
 """`import`: a model in a GGUF file to a checkpoint."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from gpt_tf2.checkpoints.gguf_files import open_checkpoint, read_vocabulary
 from gpt_tf2.checkpoints.jinja_templates import parse_jinja
 from gpt_tf2.checkpoints.read_tensors import ReadTensors
 from gpt_tf2.checkpoints.vocabularies import save_vocabulary
-from gpt_tf2.commands.flags import check_ranges, flag
+from gpt_tf2.commands.import_gguf_settings import ImportSettings
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.gguf import GGUFFile, open_gguf
@@ -20,22 +19,6 @@ from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tokenizer import Tokenizer
 
 OUTPUT = Path("output")
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportSettings:
-    """The settings of `import`.
-
-    Raises InputError for a value of a wrong kind.
-    """
-
-    file: str = flag(dataclasses.MISSING, "a .gguf file of a GPT-2: float32, float16 or q8_0")
-    output: str | None = flag(
-        None, "the path of the checkpoint to write, .h5, .safetensors or .ckpt (output/NAME.h5)", metavar="PATH"
-    )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 def import_gguf(settings: ImportSettings) -> Path:

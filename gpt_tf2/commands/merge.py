@@ -1,6 +1,5 @@
 """`merge`: a model and its LoRA adapters to one checkpoint."""
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,7 @@ from gpt_tf2.checkpoints.formats import check_format, locate, locate_base, open_
 from gpt_tf2.checkpoints.hub import is_on_hub
 from gpt_tf2.checkpoints.opened import OpenedModel, load_model, open_model, save_model
 from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine
-from gpt_tf2.commands.flags import flag
-from gpt_tf2.commands.model_settings import BASE, OFFLINE
+from gpt_tf2.commands.merge_settings import MergeSettings
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.errors import InputError
 
@@ -25,16 +23,6 @@ if TYPE_CHECKING:
 
 TOKENS = 16  # whose logits are compared
 BESIDE = (*OF_VOCABULARY, *OF_MODEL)
-
-
-@dataclasses.dataclass(frozen=True)
-class MergeSettings:
-    """The settings of `merge`."""
-
-    adapters: str = flag(dataclasses.MISSING, "the adapters: a .h5 file of finetune --lora_rank, or peft's folder")
-    output: str = flag(dataclasses.MISSING, "the path of the checkpoint to write: .h5, .safetensors or .ckpt")
-    base: str | None = flag(None, **BASE, metavar="MODEL")
-    offline: bool = flag(False, **OFFLINE)
 
 
 def merge(settings: MergeSettings) -> tuple[Path, float]:

@@ -12,20 +12,13 @@ from gpt_tf2.checkpoints.formats import locate, open_adapters, read_config
 from gpt_tf2.checkpoints.opened import choose_config
 from gpt_tf2.checkpoints.released import cached_folder, count_bytes
 from gpt_tf2.commands.find_model import find_on_machine, list_own_models
-from gpt_tf2.commands.flags import flag
+from gpt_tf2.commands.models_settings import ModelsSettings
 from gpt_tf2.commands.recipes import read_run
 from gpt_tf2.config import SIZES
 from gpt_tf2.errors import InputError
 
 NAMES = 36  # columns of a name; a longer one has a line to itself
 WIDTH = 60
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelsSettings:
-    """The settings of `models`."""
-
-    json: bool = flag(False, "print JSON instead of a table", kind=bool)
 
 
 @dataclasses.dataclass(frozen=True)

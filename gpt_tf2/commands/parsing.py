@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from gpt_tf2.commands.flags import Flag, flags_of, make_settings, names_of, split_items, suggest
-from gpt_tf2.commands.recipes import read_recipe
 from gpt_tf2.errors import InputError
 
 Settings = TypeVar("Settings")
@@ -100,6 +99,8 @@ def take_operands(values: dict[str, Any]) -> dict[str, Any]:
 
 def read_without_rivals(recipe: str, settings: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a recipe, without those that given ones stand for."""
+    from gpt_tf2.commands.recipes import read_recipe
+
     values, flags = read_recipe(recipe, settings), flags_of(settings)
     for name, declared in flags.items():
         if declared.replaces in given:

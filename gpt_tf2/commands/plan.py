@@ -1,6 +1,5 @@
 """`plan`: the memory that each way of fine-tuning a model takes, and what fits."""
 
-import dataclasses
 import functools
 import math
 import os
@@ -10,30 +9,13 @@ from typing import Any
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.commands.find_model import find_config
 from gpt_tf2.commands.finetune_settings import LENGTH, OPTIMIZERS, FinetuneSettings
-from gpt_tf2.commands.flags import check_ranges, flag
 from gpt_tf2.commands.measured_plan import measure_plan
-from gpt_tf2.commands.model_settings import MODEL
+from gpt_tf2.commands.plan_settings import PlanSettings
 from gpt_tf2.commands.progress import Counter
 from gpt_tf2.errors import InputError
 from gpt_tf2.training.memory import LORA_RANK, MemoryPlan, parse_memory
 
 INT8 = "--base_precision int8"
-
-
-@dataclasses.dataclass(frozen=True)
-class PlanSettings:
-    """The settings of `plan`."""
-
-    model: str = flag("124M", f"{MODEL}; nothing is downloaded", metavar="MODEL")
-    memory: str | None = flag(None, "memory limit, such as 11GB: marks what fits", metavar="SIZE")
-    batch_size: int = flag(1, "sequences per step", kind=int, at_least=1)
-    length: int | None = flag(None, "tokens per sequence (1024, or the model's n_ctx)", kind=int, at_least=2)
-    precision: str = flag("bfloat16", "precision of the computation", choices=("float32", "bfloat16", "float16"))
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.memory is not None:
-            parse_memory(self.memory)
 
 
 def plan(settings: PlanSettings) -> list[tuple[MemoryPlan, dict[str, float]]]:

@@ -1,45 +1,19 @@
 """`push`: a model to the Hugging Face Hub, in transformers' format and with a card."""
 
 import dataclasses
-import re
 import shutil
 import tempfile
 from pathlib import Path
 
 from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.commands.find_model import find_model_and_base
-from gpt_tf2.commands.flags import check_ranges, flag
-from gpt_tf2.commands.model_settings import BASE, MODEL, OFFLINE
 from gpt_tf2.commands.progress import print_to_stderr
+from gpt_tf2.commands.push_settings import PushSettings
 from gpt_tf2.commands.training_facts import read_facts
-from gpt_tf2.errors import InputError
 from gpt_tf2.exporting import hf_folder
 from gpt_tf2.exporting.hub_upload import check_access, upload
 from gpt_tf2.exporting.model_card import CARD, make_card
 from gpt_tf2.storage.files import write_text
-
-
-@dataclasses.dataclass(frozen=True)
-class PushSettings:
-    """The settings of `push`.
-
-    Raises InputError for a value that is out of range.
-    """
-
-    model: str = flag(dataclasses.MISSING, MODEL)
-    repository: str = flag(dataclasses.MISSING, "where to put it: owner/name", metavar="OWNER/NAME")
-    public: bool = flag(False, "let everyone read a new repository, not you alone", kind=bool)
-    license: str | None = flag(None, "the license that the card names, such as mit (none)", metavar="NAME")
-    token: str | None = flag(None, "a token that may write (HF_TOKEN, or that of hf auth login)", metavar="TOKEN")
-    base: str | None = flag(None, **BASE, metavar="MODEL")
-    offline: bool = flag(False, **OFFLINE)
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+", self.repository):
-            raise InputError("use owner/name", "repository", self.repository)
-        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
-            raise InputError("use a short name, such as mit or apache-2.0", "license", self.license)
 
 
 def push(settings: PushSettings) -> str:

@@ -1,6 +1,5 @@
 """`score`: the scores of predictions in a file."""
 
-import dataclasses
 import json
 import sys
 from collections.abc import Mapping
@@ -9,29 +8,11 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from gpt_tf2.commands.flags import flag
+from gpt_tf2.commands.score_settings import CoqaSettings, RougeSettings
 from gpt_tf2.errors import InputError
 from gpt_tf2.scoring import coqa, rouge
 
 WIDTH = 60  # columns of a table, at most
-
-
-@dataclasses.dataclass(frozen=True)
-class RougeSettings:
-    """The settings of `score rouge`."""
-
-    predictions: str = flag(dataclasses.MISSING, "file with one text per line, its sentences in <t> … </t>")
-    references: str = flag(dataclasses.MISSING, "file with one reference per line, in the same form")
-    json: bool = flag(False, "print JSON instead of a table", kind=bool)
-
-
-@dataclasses.dataclass(frozen=True)
-class CoqaSettings:
-    """The settings of `score coqa`."""
-
-    gold: str = flag(dataclasses.MISSING, "CoQA's JSON file with the answers")
-    predictions: str = flag(dataclasses.MISSING, "JSON list of objects with id, turn_id and answer")
-    json: bool = flag(False, "print JSON instead of a table", kind=bool)
 
 
 def score_rouge(settings: RougeSettings) -> dict[str, dict[str, float]]:

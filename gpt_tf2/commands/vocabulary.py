@@ -1,50 +1,19 @@
 """`vocabulary`: learns a byte-level BPE vocabulary from a text, to train a network on from random weights."""
 
-import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from gpt_tf2.checkpoints.formats import try_to_locate
-from gpt_tf2.commands.data_settings import COLUMN, ENCODING, find_task_of
-from gpt_tf2.commands.find_model import MODELS
-from gpt_tf2.commands.flags import check_ranges, flag
+from gpt_tf2.commands.find_task import find_task_of
 from gpt_tf2.commands.progress import print_to_stderr
+from gpt_tf2.commands.vocabulary_settings import VocabularySettings
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.files import check_writable, read_or_empty, write_text
 from gpt_tf2.tasks.examples import Skipped
 from gpt_tf2.tasks.task import MarkedText, Part, RunningText
 from gpt_tf2.tokenizer import END_OF_TEXT, Tokenizer
 from gpt_tf2.vocabularies.byte_level import byte_characters
-
-LEAST = 257  # tokens: 256 bytes and the end of text
-
-
-@dataclasses.dataclass(frozen=True)
-class VocabularySettings:
-    """The settings of `vocabulary`."""
-
-    data: str = flag(dataclasses.MISSING, "the text: a file, a folder or a glob; - is stdin")
-    size: int = flag(32000, "tokens, the 256 bytes and the end of text included", kind=int, at_least=LEAST, below=2**31)
-    output: str | None = flag(
-        None, "the folder to write, in models/ unless it names another one (the name of the text)", metavar="FOLDER"
-    )
-    encoding: str | None = flag(None, **ENCODING)
-    column: str | None = flag(None, **COLUMN)
-
-    task, literal_specials, highlights = "text", False, "one"  # how the data is read
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-    def folder(self) -> Path:
-        """The folder to write. Raises InputError if the text has no name."""
-        if self.output:
-            return MODELS / self.output if Path(self.output).name == self.output else Path(self.output)
-        text = Path(self.data)
-        if not text.exists() or not text.stem:
-            raise InputError("gives the vocabulary no name: give the `output`", "data", self.data)
-        return MODELS / text.absolute().stem
 
 
 def learn_vocabulary(settings: VocabularySettings) -> Tokenizer:

@@ -16,7 +16,7 @@ from gpt_tf2.data.held_out import TOKENS, read_held_out
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.decoding.litert.conversion import Perplexities, open_conversion
-from gpt_tf2.decoding.sample_perplexity import measure_perplexity
+from gpt_tf2.decoding.sample_perplexity import cut_windows, decode_windows, measure_perplexity
 from gpt_tf2.errors import InputError
 from gpt_tf2.tokenizer import Tokenizer
 
@@ -43,9 +43,9 @@ def choose_engine(engine: str, quantize: str | None, precision: str = "auto") ->
         raise InputError(f"needs LiteRT: leave it out, or {jax}set `engine` to litert", "quantize", quantize)
     if asked == "litert":
         if requested_backend() == "jax":
-            message = "needs TensorFlow, but KERAS_BACKEND=jax is set: unset it, or leave `engine` out"
+            message = "does not run beside JAX, but KERAS_BACKEND=jax is set: unset it, or leave `engine` out"
             raise InputError(message, "engine", "litert")
-        os.environ["KERAS_BACKEND"] = "tensorflow"  # converts the model, also where JAX has a GPU
+        os.environ["KERAS_BACKEND"] = "tensorflow"  # for all else in this process, also where JAX has a GPU
     return engine
 
 
@@ -90,24 +90,22 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
 
 def convert(model: OpenedModel, precision: str, folder: Path, say: Say, show: Show) -> Perplexities | None:
     """Convert a model for LiteRT into a folder. Returns what int8 costs, or None for float32."""
-    checkpoint = model.checkpoint
-    start_backend()
     from gpt_tf2.decoding.litert.attention import compile_for
     from gpt_tf2.decoding.litert.graphs import convert as write_graphs
 
-    write_graphs(checkpoint, model.config, folder, precision == "int8", show)
+    write_graphs(model.checkpoint, model.config, folder, precision == "int8", show)
     compile_for(precision)
     return measure_int8(model, folder, say) if precision == "int8" else None
 
 
 def measure_int8(model: OpenedModel, folder: Path, say: Say) -> Perplexities:
     """The perplexity of a sample in float32, and in int8 by the conversion in a folder."""
-    from gpt_tf2.decoding.keras_graph import GraphDecoder
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
+    from gpt_tf2.decoding.litert.streaming import stream_windows
 
-    ids = read_sample(model, say)
-    exact = measure_perplexity(GraphDecoder(model.load()), ids)
-    return exact, measure_perplexity(LiteRTDecoder(folder, model.config, "int8"), ids)
+    windows = cut_windows(read_sample(model, say), model.config.n_ctx)
+    exact = measure_perplexity(stream_windows(model.checkpoint, model.config, windows, folder), windows)
+    return exact, measure_perplexity(decode_windows(LiteRTDecoder(folder, model.config, "int8"), windows), windows)
 
 
 def read_sample(model: OpenedModel, say: Say) -> np.ndarray:

@@ -1,26 +1,39 @@
-"""Perplexity by a decoder: what a conversion to int8 costs is measured on a sample of text."""
+"""Perplexity of a sample of text: what a conversion to int8 costs is measured on one."""
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from gpt_tf2.decoding.decoder import Decoder
 
+PIECE = 128  # tokens whose logits are in memory together
 
-def measure_perplexity(decoder: Decoder, ids: np.ndarray) -> float:
-    """The perplexity per token of a sample.
 
-    Splits the sample into windows of the decoder's context, without overlap. The first token of each is not predicted;
-    tokens after the last whole window are left out.
+def cut_windows(ids: np.ndarray, n_ctx: int) -> np.ndarray:
+    """Splits a sample [N] into windows of a context, without overlap: [B, T]. Tokens after the last are left out."""
+    length = min(n_ctx, len(ids))
+    return ids[: len(ids) // length * length].reshape(-1, length)
+
+
+def decode_windows(decoder: Decoder, windows: np.ndarray) -> Iterator[np.ndarray]:
+    """The logits [N, n_vocab] after each token of each window [B, T] but its last, some at a time."""
+    for window in windows:
+        state = decoder.begin()
+        for first in range(0, len(window) - 1, PIECE):
+            yield decoder.extend(state, [window[first : first + PIECE][: len(window) - 1 - first].tolist()])
+
+
+def measure_perplexity(logits: Iterable[np.ndarray], windows: np.ndarray) -> float:
+    """The perplexity per token of windows, whose first tokens are not predicted.
 
     Args:
-        ids: int [N], at least 2.
+        logits: float32 [N, n_vocab] after each token of each window but its last, some at a time.
+        windows: int [B, T], T at least 2.
     """
-    nats, length = 0.0, min(decoder.config.n_ctx, len(ids))
-    for first in range(0, len(ids) - length + 1, length):
-        window = ids[first : first + length]
-        logits = decoder.extend(decoder.begin(), [window[:-1].tolist()]).astype("float64")  # [length - 1, n_vocab]
-        largest = logits.max(axis=-1)
-        log_total = largest + np.log(np.exp(logits - largest[:, None]).sum(axis=-1))
-        nats += float((log_total - logits[np.arange(length - 1), window[1:]]).sum())
-    return math.exp(nats / (len(ids) // length * (length - 1)))
+    nats = 0.0
+    rows = (row.astype("float64") for piece in logits for row in piece)  # one by one: the vocabulary is large
+    for row, expected in zip(rows, windows[:, 1:].flat, strict=True):
+        largest = row.max()
+        nats += largest + math.log(np.exp(row - largest).sum()) - row[expected]
+    return math.exp(nats / windows[:, 1:].size)

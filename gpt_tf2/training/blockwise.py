@@ -17,7 +17,7 @@ from gpt_tf2.backend.compiling import compile_kernel, make_row_adder, read_value
 from gpt_tf2.backend.memory import trim_heap
 from gpt_tf2.config import output_matrix
 from gpt_tf2.data.batches import Batch, PairBatch
-from gpt_tf2.model import GPT2, Tensor, attend, attention_bias, embed, layer_norm, segment_mask, transformer_block
+from gpt_tf2.model import GPT2, Tensor, attend, attention_bias, embed, segment_mask, transformer_block
 from gpt_tf2.training import custom_gradients
 from gpt_tf2.training.chunks import count_chunk_logits
 from gpt_tf2.training.dpo import weigh_pairs
@@ -26,10 +26,10 @@ from gpt_tf2.training.pullbacks import DifferentiableFunction, Pullback
 
 DRAWS_PER_STEP = 1 << 12  # states of the random generator that one step's dropout may use
 DRAWS_PER_BLOCK = 1 << 3
-SPLIT_FROM = 512  # tokens from which attention in halves is faster
+ATTENTION_PARTS = 4, 2, 1  # of the tokens; see `custom_gradients.attend`
+PART = 256  # tokens: smaller parts are slower
 
 Gradients = dict[str, Tensor]  # by names within a part
-Attention = Callable[..., Tensor]
 
 
 class BlockwiseModel:
@@ -56,10 +56,9 @@ class BlockwiseModel:
         )
         self._embed = compile_kernel(lambda weights, tokens, positions: embed(weights, tokens, positions, dtype))
         self._dropout = DifferentiableFunction(lambda x, draws: self._with_draws(draws, lambda: model.drop(x)))
-        self._short_block, self._long_block = (
-            DifferentiableFunction(functools.partial(self._run_block, attention=attention))
-            for attention in (custom_gradients.attend, custom_gradients.attend_in_halves)
-        )
+        self._blocks = {
+            parts: DifferentiableFunction(functools.partial(self._run_block, parts=parts)) for parts in ATTENTION_PARTS
+        }
         self._last_norm = DifferentiableFunction(normalize_picks)
         self._sum_by_token = compile_kernel(sum_by_token)
         self._add_rows = make_row_adder()
@@ -187,7 +186,8 @@ class BlockwiseModel:
         return next((i for i in numbers if any(name.startswith(f"h{i}/") for name in self.trained)), len(numbers))
 
     def _choose_block(self, batch: Batch) -> DifferentiableFunction:
-        return self._long_block if batch.tokens.shape[1] >= SPLIT_FROM else self._short_block
+        time = batch.tokens.shape[1]
+        return next(block for parts, block in self._blocks.items() if time >= parts * PART or parts == 1)
 
     def _embed_batch(self, batch: Batch) -> Tensor:
         return self._embed(self._read_ends(("wte", "wpe")), batch.tokens, batch.positions)  # [B, T, C]
@@ -217,17 +217,18 @@ class BlockwiseModel:
         frozen: Any,
         bias: Tensor,
         draws: Tensor | None,
-        attention: Attention,
+        parts: int,
     ) -> Tensor:
         """The function that is compiled for a block: its output [B, T, C]."""
         trained, x = inputs
-        weights, n_head, gelu = frozen | trained, self.model.config.n_head, custom_gradients.gelu
+        run = functools.partial(transformer_block, frozen | trained, x, self.model.config.n_head)
         if draws is None:
-            attention = functools.partial(attention, bias=bias)
-            return transformer_block(weights, x, n_head, attention, activation=gelu)[0]
+            return run(functools.partial(custom_gradients.attend, bias=bias, parts=parts), custom_gradients.FUNCTIONS)[
+                0
+            ]
         drop = self.model.drop
-        attention = functools.partial(attend, bias=bias, drop=drop)
-        return self._with_draws(draws, lambda: transformer_block(weights, x, n_head, attention, drop, gelu)[0])
+        attention, functions = functools.partial(attend, bias=bias, drop=drop), custom_gradients.with_dropout(drop)
+        return self._with_draws(draws, lambda: run(attention, functions)[0])
 
     def _with_draws(self, draws: Tensor, function: Callable[[], Tensor]) -> Tensor:
         """Call a function with its dropout starting at a state of the random generator, uint32 [2]."""
@@ -244,7 +245,7 @@ def cast_matrices(weights: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
 def normalize_picks(inputs: tuple[dict[str, Tensor], Tensor], picks: Tensor) -> Tensor:
     """Apply the last layer norm to the tokens whose next token is learned: [B, T, C] → [K, C]."""
     weights, x = inputs
-    return layer_norm(ops.take(flatten(x), picks, axis=0), weights, "ln_f")
+    return custom_gradients.layer_norm(ops.take(flatten(x), picks, axis=0), weights, "ln_f")
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -266,4 +267,4 @@ def sum_by_token(dx: Tensor, rows: Tensor, inverse: Tensor) -> Tensor:
         inverse: the number of the sum that each of them goes to [B·T + K].
     """
     both = ops.concatenate([flatten(ops.cast(dx, "float32")), rows])
-    return ops.segment_sum(both, inverse, len(inverse))
+    return ops.segment_sum(both, inverse, ops.shape(inverse)[0])

@@ -66,7 +66,7 @@ class BlockwiseTrainer:
         self.scales_loss = model.compute_dtype == "float16"
         self.collect = collect or accumulate > 1 or clip_norm > 0 or self.scales_loss
         self.optimizer_state = {
-            name: tuple(zeros(shape, f"{name}/{i}") for i, shape in enumerate(optimizer.state_shapes(variable.shape)))
+            name: tuple(zeros(shape) for shape in optimizer.state_shapes(variable.shape))
             for name, variable in self.trained.items()
         }
         self.step_state = StepState.first(self.scales_loss)
@@ -139,8 +139,8 @@ class BlockwiseTrainer:
         }
 
 
-def zeros(shape: tuple[int, ...], name: str) -> keras.Variable:
-    return keras.Variable(ops.zeros(shape), trainable=False, name=name.replace("/", "_"))
+def zeros(shape: tuple[int, ...]) -> keras.Variable:
+    return keras.Variable(ops.zeros(shape), trainable=False, name="state")  # TensorFlow is slow to learn a new name
 
 
 def add(one: Gradients, other: Gradients) -> Gradients:

@@ -246,7 +246,7 @@ def run_block(
     else:
         query, keys, values = (split_heads(part, n_head) for part in ops.split(qkv, 3, axis=-1))
         attended = merge_heads(attend(query, keys, values, bias, drop=drop))
-    return after_attention(weights, x, attended, drop, custom_gradients.gelu)
+    return after_attention(weights, x, attended, custom_gradients.fused_by_xla(drop))
 
 
 def is_cast(w: Tensor) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
+from gpt_tf2.backend.compiling import copy_array
 from gpt_tf2.backend.devices import take_devices
 from gpt_tf2.errors import InputError
 from gpt_tf2.model import Tensor
@@ -56,7 +56,7 @@ class Devices:
     def place(self, values: np.ndarray, dtype: str | None = None) -> Tensor:
         """Put a tensor of the model or of the optimizer on the devices."""
         if not self.mesh:
-            return ops.convert_to_tensor(values, dtype=dtype)
+            return copy_array(values, dtype)
         return distribute(np.asarray(values, dtype), self.sharding(values.shape))
 
     def spread(self, values: np.ndarray) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt_tf2.backend.starting import pause_collection
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage.json_text import parse_json, read_json
 from gpt_tf2.storage.text_files import read_blocks
@@ -34,6 +35,7 @@ JSON_FIX = "fetch or write the file again"
 ENCODER_FIX = "give the model's encoder.json"
 
 
+@pause_collection()  # of the hundred thousands of names none is garbage
 def read_vocabulary(encoder_json: Path, vocab_bpe: Path | None) -> tuple[tuple[Path, ...], Vocabulary]:
     """The files that were read, and the vocabulary. The arguments are those of `Tokenizer`."""
     source, folder = str(encoder_json), encoder_json.parent

@@ -78,9 +78,9 @@ def test_a_made_index_is_read_as_tensorflow_reads_it(tmp_path: Path) -> None:
     import tensorflow as tf
 
     index, data = write_index(tmp_path, make_index(("a", entry(2, 3)), ("b", entry(kind=9, offset=24, size=8))))
-    assert {name: (e.shape, e.is_float) for name, e in read_index(index, data).items()} == {
-        "a": ((2, 3), True),
-        "b": ((), False),
+    assert {name: (e.shape, e.dtype) for name, e in read_index(index, data).items()} == {
+        "a": ((2, 3), "float32"),
+        "b": ((), ""),
     }
     assert tf.train.load_checkpoint(str(tmp_path / "model.ckpt")).get_variable_to_shape_map() == {"a": [2, 3], "b": []}
 

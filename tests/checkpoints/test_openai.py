@@ -157,3 +157,25 @@ def test_of_two_that_save_at_once_each_saves_a_whole_checkpoint() -> None:
         processes = [start(value, 4) for value in "12"]
         assert [process.communicate(timeout=120) and process.returncode for process in processes] == [0, 0]
         assert read() in (1.0, 2.0) and list_names(Path("m")) == WHOLE
+
+
+def test_tensors_are_read_as_tensorflow_wrote_them_and_a_changed_byte_is_found() -> None:
+    """Of each type of floating-point numbers, and of sizes that no word of the checksum divides."""
+    import tensorflow as tf
+
+    draw = np.random.default_rng(0)
+    written = {
+        name: draw.standard_normal(3 + 2 * i) for i, name in enumerate(("float32", "float64", "float16", "bfloat16"))
+    }
+    tensors = [tf.cast(values, name) for name, values in written.items()]
+    tf.raw_ops.SaveV2(prefix="m/model.ckpt", tensor_names=list(written), shape_and_slices=[""] * 4, tensors=tensors)
+    checkpoint = openai.open_checkpoint(Path("m/model.ckpt"))
+    for name, tensor in zip(written, tensors, strict=True):
+        np.testing.assert_array_equal(checkpoint.read(name), tf.cast(tensor, "float32"))
+    data = Path("m/model.ckpt.data-00000-of-00001")
+    content = bytearray(data.read_bytes())
+    content[-1] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(InputError, match="tensor bfloat16 is truncated or damaged"):
+        checkpoint.read("bfloat16")
+    assert len(checkpoint.read("float32")) == 3

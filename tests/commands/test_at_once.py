@@ -125,7 +125,7 @@ def test_killed_preparations_are_made_again_and_leave_nothing(folder: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="LiteRT needs TensorFlow")
+@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="LiteRT does not run beside JAX")
 def test_killed_conversions_are_made_again_and_leave_nothing(folder: Path) -> None:
     flags = ["--model=models/tiny", "--starter=The", "--output_length=8", "--temperature=0", "--output_file=s.txt"]
     draw, home = random.Random(3), folder / "models" / "tiny" / ".gpt_tf2"

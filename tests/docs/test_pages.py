@@ -57,11 +57,10 @@ def test_every_command_line_is_one(words: list[str]) -> None:
     if rest in ([], ["--help"], ["--version"]):
         return
     assert command
-    settings, _ = COMMANDS[command].load()
     if "--config" in rest:
         del rest[rest.index("--config") : rest.index("--config") + 2]
         rest = [*rest, "--data", "book.txt"]
-    parse(settings, rest, "gpt-tf2", "", COMMANDS[command].positional)
+    parse(COMMANDS[command].find_settings(), rest, "gpt-tf2", "", COMMANDS[command].positional)
 
 
 def test_every_command_is_in_the_pages() -> None:

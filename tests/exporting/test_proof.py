@@ -7,7 +7,7 @@ import pytest
 
 from gpt_tf2 import GPT2
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
-from gpt_tf2.commands.export import GELU_TABLE, QUANTIZED, ROUNDING
+from gpt_tf2.commands.export_settings import GELU_TABLE, QUANTIZED, ROUNDING
 from gpt_tf2.exporting.proof import Expected, LogitsOf, prove
 from helpers.exporting import WIDE, expect, write_wide_model
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2 import InputError, Tokenizer
-from gpt_tf2.commands.data_settings import choose_template
+from gpt_tf2.commands.find_task import choose_template
 from gpt_tf2.data.dataset import Silent, Source, open_training_data
 from gpt_tf2.tasks.chat_template import ChatTemplate
 from gpt_tf2.tasks.in_memory import PLACE, make_task_in_memory

@@ -14,9 +14,9 @@ from keras import ops
 from gpt_tf2 import GPT2, GPT2Config
 from gpt_tf2.config import MATRICES, adapter_shapes
 from gpt_tf2.data.batches import Batch, parts, whole_rows
-from gpt_tf2.model import attend, attention_bias, segment_mask
+from gpt_tf2.model import PLAIN, Tensor, attend, attention_bias, segment_mask
 from gpt_tf2.training import custom_gradients
-from gpt_tf2.training.blockwise import BlockwiseModel
+from gpt_tf2.training.blockwise import ATTENTION_PARTS, BlockwiseModel
 from gpt_tf2.training.blockwise_trainer import BlockwiseTrainer
 from gpt_tf2.training.lora import add_adapters
 from gpt_tf2.training.optimizers import AdamW
@@ -223,14 +223,37 @@ def test_an_adapters_gradients_follow_from_its_matrixs_gradient() -> None:
             assert not gradient.any()
 
 
-@pytest.mark.parametrize("time", [5, 513])
+@pytest.mark.parametrize("time", [9, 513])
 def test_attention_with_custom_gradients_is_the_models(time: int) -> None:
     generator = np.random.default_rng(0)
     inputs = [ops.convert_to_tensor(generator.standard_normal((2, 2, time, 4)).astype("float32")) for _ in range(3)]
     dy = ops.convert_to_tensor(generator.standard_normal((2, 2, time, 4)).astype("float32"))
     bias = attention_bias(segment_mask(np.sort(generator.integers(0, 3, (2, time)))), "float32")
     results = []
-    for attention in (attend, custom_gradients.attend, custom_gradients.attend_in_halves):
+    for attention in (attend, *(functools.partial(custom_gradients.attend, parts=count) for count in ATTENTION_PARTS)):
         y, pull_back = vjp(lambda inputs, attention=attention: attention(*inputs, bias), inputs)
         results.append(dict(enumerate(np.asarray(array) for array in (y, *pull_back(dy)))))
-    assert are_close(results[1], results[0]) and are_close(results[2], results[0])
+    assert all(are_close(result, results[0]) for result in results[1:])
+
+
+def test_what_a_block_computes_between_its_products_is_the_models() -> None:
+    generator = np.random.default_rng(0)
+
+    def draw(*shape: int) -> Tensor:
+        return ops.convert_to_tensor(generator.standard_normal(shape).astype("float32"))
+
+    x, wide, narrow, gain = draw(2, 5, 12), draw(2, 5, 36), draw(2, 5, 12), draw(12)
+    weights = {"ln/g": gain, "ln/b": draw(12)}
+    calls = {
+        "norm": (lambda norm, given: norm(given[0], given[1], "ln"), (x, weights), draw(2, 5, 12)),
+        "split": (lambda split, given: ops.stack(split(*given, 3)), (wide, draw(36)), draw(3, 2, 3, 5, 4)),
+        "activate": (lambda activate, given: activate(*given), (narrow, draw(12)), draw(2, 5, 12)),
+        "add": (lambda add, given: add(*given), (x, narrow, draw(12)), draw(2, 5, 12)),
+    }
+    for name, (call, inputs, dy) in calls.items():
+        results = []
+        for functions in (PLAIN, custom_gradients.FUNCTIONS):
+            function = getattr(functions, name)
+            y, pull_back = vjp(lambda given, call=call, function=function: call(function, given), inputs)
+            results.append({i: np.asarray(a) for i, a in enumerate(keras.tree.flatten((y, pull_back(dy))))})
+        assert are_close(results[1], results[0]), name

@@ -15,12 +15,31 @@ import numba
 import numpy as np
 from numba import prange
 
-from gpt_tf2.backend.numba_kernels import compile_kernel, exponentiate, f32, find_largest
+from gpt_tf2.backend.numba_kernels import (
+    compile_kernel,
+    compute_exponential,
+    f32,
+    find_largest,
+    find_largest_size,
+    flip_if_negative,
+)
+from gpt_tf2.decoding.litert.pair_products import (
+    HAS_PAIRS,
+    INT16_MAX,
+    ROUNDER,
+    WIDTH,
+    add_pair_products,
+    multiply_and_round,
+    pair_rows,
+    round_vector,
+)
+from gpt_tf2.decoding.litert.products import GROUP, add_products, take_next
 
 TILE = 128  # positions
-GROUP = 4  # queries that are computed together, if a sequence has that many new tokens: they share each byte read
 THREADS = numba.get_num_threads()
-ONE_THREAD_BYTES = 1 << 19  # one thread reads this much of the cache before it would have woken another
+ONE_THREAD_BYTES = 1 << 21  # one thread reads this much of the cache before LiteRT's threads let another begin
+MANY = 4 * GROUP  # new tokens of a sequence from which on preparing a tile for them pays
+BLOCKS = 4  # of heads for each thread: if threads alternated head by head, each would fetch the other's memory
 INT8_MAX = f32(127)
 
 
@@ -42,8 +61,9 @@ def attend(
     """
     out = np.empty((len(new), *new.shape[2:]), "float32")
     bytes_read = 2 * int((counts * (lengths + counts)).sum()) * out[0].size * cache.itemsize
-    numba.set_num_threads(THREADS if bytes_read > ONE_THREAD_BYTES else 1)
-    attend_heads(new, counts, np.cumsum(counts) - counts, lengths, cache, scales, out)
+    threads = THREADS if bytes_read > ONE_THREAD_BYTES else 1
+    numba.set_num_threads(threads)
+    attend_heads(new, counts, np.cumsum(counts) - counts, lengths, cache, scales, out, threads)
     return out
 
 
@@ -62,23 +82,121 @@ def attend_heads(
     cache: np.ndarray,
     scales: np.ndarray,
     out: np.ndarray,
+    threads: int,
 ) -> None:
     """As `attend`, into `out` [T, H, D].
 
+    Each thread takes the next head when it is done with one: the second may begin late, as LiteRT's threads go on
+    spinning on the cores for a while.
+
     firsts: int [B], the index in `new` of each sequence's first token.
     """
-    sequences, heads = len(counts), out.shape[1]
-    for i in prange(sequences * heads):
-        head, sequence = i // sequences, i % sequences  # each thread gets all sequences, as their lengths differ
-        tokens = slice(firsts[sequence], firsts[sequence] + counts[sequence])
-        keys, values = cache[sequence, 0, head], cache[sequence, 1, head]
-        key_scales, value_scales = scales[sequence, 0, head], scales[sequence, 1, head]
-        attend_head(new[tokens, :, head], lengths[sequence], keys, values, key_scales, value_scales, out[tokens, head])
+    sequences, taken = len(counts), np.zeros(1, np.int64)
+    total = sequences * out.shape[1]
+    size = max(1, total // (BLOCKS * threads))
+    for _ in prange(threads):
+        weights = np.zeros((GROUP, TILE), np.float32)
+        largest, totals = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
+        first = size * take_next(taken)
+        while first < total:
+            for work in range(first, min(first + size, total)):
+                following = min(work + 1, total - 1)
+                head, sequence = work // sequences, work % sequences  # each thread gets all: their work differs
+                attend_head(
+                    new,
+                    firsts[sequence],
+                    counts[sequence],
+                    head,
+                    lengths[sequence],
+                    cache[sequence, 0, head],
+                    cache[sequence, 1, head],
+                    scales[sequence, 0, head],
+                    scales[sequence, 1, head],
+                    cache[following % sequences, 0, following // sequences, 0],
+                    cache[following % sequences, 1, following // sequences, 0],
+                    weights,
+                    largest,
+                    totals,
+                    out,
+                )
+            first = size * take_next(taken)
 
 
 @compile_kernel
 def attend_head(
     new: np.ndarray,
+    start: int,
+    count: int,
+    head: int,
+    length: int,
+    keys: np.ndarray,
+    values: np.ndarray,
+    key_scales: np.ndarray,
+    value_scales: np.ndarray,
+    next_keys: np.ndarray,
+    next_values: np.ndarray,
+    weights: np.ndarray,
+    largest: np.ndarray,
+    totals: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """One head of one sequence with `length` cached positions and `count` new ones, of `new` and `out` from `start` on.
+
+    Args:
+        keys, values: [N, D·TILE].
+        key_scales, value_scales: [N, TILE].
+        following: [D·TILE], the keys that are read next.
+        weights, largest, totals: float32 [GROUP, TILE], [GROUP] and [GROUP], room to work in.
+    """
+    depth = new.shape[3]
+    for t in range(count):
+        tile, offset = (length + t) // TILE, (length + t) % TILE
+        key, value = keys[tile].reshape(depth, TILE)[:, offset], values[tile].reshape(TILE, depth)[offset]
+        key_scales[tile, offset] = store(new[start + t, 1, head], key) / f32(math.sqrt(depth))
+        value_scales[tile, offset] = store(new[start + t, 2, head], value)
+    if HAS_PAIRS and keys.itemsize == 1 and depth % WIDTH == 0 and count >= MANY:
+        many = count // GROUP * GROUP
+        attend_many(new, start, many, head, length, keys, values, key_scales, value_scales, out)
+        start, count, length = start + many, count - many, length + many
+    size = GROUP if count >= GROUP else 1
+    for group in range(0, count, size):
+        first = min(group, count - size)  # the last group may overlap the one before
+        tokens = slice(start + first, start + first + size)
+        queries, sums = new[tokens, 0, head], out[tokens, head]
+        for query in range(size):
+            largest[query], totals[query] = -np.inf, 0
+            for d in range(depth):
+                sums[query, d] = 0
+        tiles = (length + first + size - 1) // TILE + 1
+        for n in range(tiles):
+            for query in range(size):
+                for s in range(TILE):
+                    weights[query, s] = 0
+            ahead = keys[n + 1] if n + 1 < tiles else next_keys
+            add_products(queries, keys[n].reshape(depth, TILE), weights, ahead.reshape(depth, TILE))
+            for query in range(size):
+                visible = length + first + query + 1 - n * TILE
+                highest = scale_scores(weights[query], visible, key_scales[n], largest[query])
+                shrink = compute_exponential(largest[query] - highest)
+                largest[query] = highest
+                totals[query] = shrink * totals[query] + weigh(weights[query], highest, value_scales[n])
+                for d in range(depth):
+                    sums[query, d] *= shrink
+            used = min(TILE, length + first + size - n * TILE)
+            ahead = values[n + 1] if n + 1 < tiles else next_values
+            add_products(weights[:size], values[n].reshape(TILE, depth)[:used], sums, ahead.reshape(TILE, depth))
+        for query in range(size):
+            normalizer = f32(1) / totals[query]
+            for d in range(depth):
+                sums[query, d] *= normalizer
+
+
+@compile_kernel
+def attend_many(
+    new: np.ndarray,
+    start: int,
+    count: int,
+    head: int,
     length: int,
     keys: np.ndarray,
     values: np.ndarray,
@@ -86,36 +204,44 @@ def attend_head(
     value_scales: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """One head of one sequence with `length` cached positions: new [T, 3, D] → out [T, D].
+    """As `attend_head` for a multiple of GROUP tokens whose keys and values are stored, in 16-bit integers.
 
-    Args:
-        keys, values: [N, D·TILE].
-        key_scales, value_scales: [N, TILE].
+    Prepares each tile once, for all queries.
     """
-    count, _, depth = new.shape
+    depth = new.shape[3]
+    queries, factors = np.empty((count, depth), np.int16), np.empty(count, np.float32)
+    largest, totals = np.full(count, f32(-np.inf)), np.zeros(count, np.float32)
+    scores, weights = np.empty((GROUP, TILE), np.float32), np.empty((GROUP, TILE), np.int16)
+    key_pairs, value_pairs = np.empty((depth // 2, TILE), np.int32), np.empty((TILE // 2, depth), np.int32)
     for t in range(count):
-        tile, offset = (length + t) // TILE, (length + t) % TILE
-        key, value = keys[tile].reshape(depth, TILE)[:, offset], values[tile].reshape(TILE, depth)[offset]
-        key_scales[tile, offset] = store(new[t, 1], key) / f32(math.sqrt(depth))
-        value_scales[tile, offset] = store(new[t, 2], value)
-    size = GROUP if count >= GROUP else 1
-    queries = np.empty((size, depth), np.float32)
-    for start in range(0, count, size):
-        first = min(start, count - size)  # the last group may overlap the one before
-        for query in range(size):
-            for d in range(depth):
-                queries[query, d] = new[first + query, 0, d]
-        tiles = (length + first + size - 1) // TILE + 1
-        weights, sums = np.zeros((tiles, size, TILE), np.float32), np.zeros((size, depth), np.float32)
-        for n in range(tiles):
-            add_products(queries, keys[n].reshape(depth, TILE), weights[n])
-        for query in range(size):
-            softmax(weights, query, length + first + query + 1, key_scales, value_scales)
-        for n in range(tiles):
-            add_products(weights[n], values[n].reshape(TILE, depth), sums)
-        for query in range(size):
-            for d in range(depth):
-                out[first + query, d] = sums[query, d]
+        factors[t] = round_vector(new[start + t, 0, head], queries[t])
+        for d in range(depth):
+            out[start + t, head, d] = 0
+    for n in range((length + count - 1) // TILE + 1):
+        pair_rows(keys[n].reshape(depth, TILE), key_pairs)
+        pair_rows(values[n].reshape(TILE, depth), value_pairs)
+        unit = max(find_largest(value_scales[n]), f32(1e-30)) / INT16_MAX  # of weights times scales
+        units = np.full(GROUP, unit)
+        for first in range(max(0, n * TILE - length) // GROUP * GROUP, count, GROUP):
+            sums = out[start + first : start + first + GROUP, head]
+            for query in range(GROUP):
+                for s in range(TILE):
+                    scores[query, s] = 0
+            add_pair_products(queries[first : first + GROUP], factors[first : first + GROUP], key_pairs, scores)
+            for query in range(GROUP):
+                t = first + query
+                highest = scale_scores(scores[query], length + t + 1 - n * TILE, key_scales[n], largest[t])
+                shrink = compute_exponential(largest[t] - highest)
+                largest[t] = highest
+                totals[t] = shrink * totals[t] + weigh(scores[query], highest, value_scales[n])
+                multiply_and_round(scores[query], f32(1) / unit, weights[query])
+                for d in range(depth):
+                    sums[query, d] *= shrink
+            add_pair_products(weights, units, value_pairs, sums)
+    for t in range(count):
+        normalizer = f32(1) / totals[t]
+        for d in range(depth):
+            out[start + t, head, d] *= normalizer
 
 
 @compile_kernel
@@ -123,12 +249,10 @@ def store(vector: np.ndarray, target: np.ndarray) -> np.float32:
     """Writes a vector [D] to its position in the cache, rounded if that is int8, and returns its scale."""
     scale = f32(1)
     if target.itemsize == 1:
-        largest = f32(1e-30)
+        scale = max(find_largest_size(vector), f32(1e-30)) / INT8_MAX
+        factor = f32(1) / scale
         for d in range(len(vector)):
-            largest = max(largest, abs(vector[d]))
-        scale = largest / INT8_MAX
-        for d in range(len(vector)):
-            target[d] = np.rint(vector[d] / scale)
+            target[d] = f32(vector[d] * factor + ROUNDER).view(np.int32)  # its low byte
     else:
         for d in range(len(vector)):
             target[d] = vector[d]
@@ -136,81 +260,27 @@ def store(vector: np.ndarray, target: np.ndarray) -> np.float32:
 
 
 @compile_kernel
-def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
-    """Adds the product of left [1 or GROUP, K] and right [K, M] to out [1 or GROUP, M].
+def scale_scores(scores: np.ndarray, visible: int, scales: np.ndarray, largest: np.float32) -> np.float32:
+    """Multiplies a tile's scores [TILE] by the keys' scales, in place. Those from `visible` on become -inf.
 
-    Each element of `right` is read once for all rows of `left`. Each access to `out` adds eight rows of `right`, or
-    four in a group.
+    Returns the largest score, or `largest` if that is more.
     """
-    inner, columns = right.shape
-    done = 0
-    if len(left) == 1:
-        x, y = left[0], out[0]
-        for group in range(inner // 8):  # a range with a step would not vectorize
-            k = 8 * group
-            x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
-            r0, r1, r2, r3 = right[k], right[k + 1], right[k + 2], right[k + 3]
-            r4, r5, r6, r7 = right[k + 4], right[k + 5], right[k + 6], right[k + 7]
-            for m in range(columns):
-                y[m] += (
-                    x0 * f32(r0[m])
-                    + x1 * f32(r1[m])
-                    + x2 * f32(r2[m])
-                    + x3 * f32(r3[m])
-                    + x4 * f32(r4[m])
-                    + x5 * f32(r5[m])
-                    + x6 * f32(r6[m])
-                    + x7 * f32(r7[m])
-                )
-        done = inner // 8 * 8
-    else:
-        a, b, c, d = left[0], left[1], left[2], left[3]
-        ya, yb, yc, yd = out[0], out[1], out[2], out[3]
-        for group in range(inner // 4):
-            k = 4 * group
-            a0, a1, a2, a3 = a[k], a[k + 1], a[k + 2], a[k + 3]
-            b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
-            c0, c1, c2, c3 = c[k], c[k + 1], c[k + 2], c[k + 3]
-            d0, d1, d2, d3 = d[k], d[k + 1], d[k + 2], d[k + 3]
-            r0, r1, r2, r3 = right[k], right[k + 1], right[k + 2], right[k + 3]
-            for m in range(columns):
-                v0, v1, v2, v3 = f32(r0[m]), f32(r1[m]), f32(r2[m]), f32(r3[m])
-                ya[m] += a0 * v0 + a1 * v1 + a2 * v2 + a3 * v3
-                yb[m] += b0 * v0 + b1 * v1 + b2 * v2 + b3 * v3
-                yc[m] += c0 * v0 + c1 * v1 + c2 * v2 + c3 * v3
-                yd[m] += d0 * v0 + d1 * v1 + d2 * v2 + d3 * v3
-        done = inner // 4 * 4
-    for k in range(done, inner):
-        for i in range(len(left)):
-            for m in range(columns):
-                out[i, m] += left[i, k] * f32(right[k, m])
+    shown, highest = min(max(visible, 0), TILE), flip_if_negative(f32(largest).view(np.int32))
+    for s in range(shown):
+        score = scores[s] * scales[s]
+        scores[s] = score
+        highest = max(highest, flip_if_negative(f32(score).view(np.int32)))  # see `find_largest`
+    for s in range(shown, TILE):
+        scores[s] = f32(-np.inf)
+    return np.int32(flip_if_negative(highest)).view(np.float32)
 
 
 @compile_kernel
-def softmax(scores: np.ndarray, query: int, visible: int, key_scales: np.ndarray, value_scales: np.ndarray) -> None:
-    """Turns a query's scores into attention weights times the values' scales, in place.
-
-    Args:
-        scores: [N, 1 or GROUP, TILE], products with the keys as they are cached.
-        query: which row of each tile.
-        visible: how many positions the query may attend to. Weights of later ones become zero.
-        key_scales, value_scales: [N, TILE].
-    """
-    largest, total = f32(-np.inf), f32(0)
-    for n in range(len(scores)):
-        tile, tile_scales = scores[n, query], key_scales[n]
-        for s in range(TILE):
-            tile[s] *= tile_scales[s]
-        for s in range(max(0, visible - n * TILE), TILE):
-            tile[s] = f32(-np.inf)
-        largest = max(largest, find_largest(tile))
-    for n in range(len(scores)):
-        tile = scores[n, query]
-        exponentiate(tile, largest)
-        for s in range(TILE):
-            total += tile[s]
-    normalizer = f32(1) / total
-    for n in range(len(scores)):
-        tile, tile_scales = scores[n, query], value_scales[n]
-        for s in range(TILE):
-            tile[s] *= normalizer * tile_scales[s]
+def weigh(scores: np.ndarray, largest: np.float32, scales: np.ndarray) -> np.float32:
+    """Turns a tile's scores [TILE] into weights times the values' scales, in place. Returns the sum of the weights."""
+    total = f32(0)
+    for s in range(TILE):
+        weight = compute_exponential(scores[s] - largest)
+        total += weight
+        scores[s] = weight * scales[s]
+    return total

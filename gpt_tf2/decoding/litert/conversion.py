@@ -15,7 +15,7 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.storage.kept import KEPT_FOLDER, Sources, open_or_build
 from gpt_tf2.storage.machine import user_cache
 
-FORMAT = 3  # of the graphs: a conversion of another format is converted again
+FORMAT = 4  # of the graphs: a conversion of another format is converted again
 
 Perplexities = tuple[float, float]  # of a sample of text: in float32, in int8
 

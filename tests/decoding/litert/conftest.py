@@ -1,4 +1,4 @@
-"""LiteRT belongs to TensorFlow, which converts for it: nothing here depends on JAX."""
+"""LiteRT belongs to TensorFlow, whose converter is its oracle: nothing here depends on JAX."""
 
 import os
 

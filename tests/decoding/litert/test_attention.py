@@ -59,3 +59,17 @@ def test_the_largest_is_numpys() -> None:
         x = draw.normal(draw.choice([-9, 0, 9]), 3, draw.integers(1, 99)).astype("float32")
         x[draw.random(len(x)) < 0.3] = -np.inf
         assert find_largest(x) == x.max()
+
+
+def test_a_prompt_gets_the_same_from_an_int8_cache_in_one_step_as_in_many() -> None:
+    """Where the processor can, many tokens are multiplied as 16-bit integers."""
+    new = np.random.default_rng(0).normal(0, 2, (2 * TILE + 3, 3, 1, 64)).astype("float32")
+
+    def attend_in_steps_of(size: int) -> np.ndarray:
+        cache, scales = np.zeros((1, 2, 1, 3, 64 * TILE), "int8"), np.zeros((1, 2, 1, 3, TILE), "float32")
+        steps = [(first, new[first : first + size]) for first in range(0, len(new), size)]
+        counts = [(np.array([len(step)], "int32"), np.array([first], "int32"), step) for first, step in steps]
+        return np.concatenate([attend(step, count, length, cache, scales) for count, length, step in counts])
+
+    few, many = attend_in_steps_of(3), attend_in_steps_of(TILE)
+    assert np.abs(many - few).max() < 5e-4 * np.abs(few).max()
