@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+
 from processes import rows_of, vocabulary, write_rows
 
 WORDS, SPREAD = 781, 0.5  # of log-normal lengths: the mean, and the standard deviation of the logarithm

@@ -36,6 +36,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from gpt_tf2.checkpoints import huggingface
+from gpt_tf2.checkpoints.formats import open_checkpoint
+from gpt_tf2.config import SIZES
+from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.generation.sampling import Sampler, make_sampler
+from gpt_tf2.generation.scheduler import Request, Scheduler
 from models import random_tensors
 from openvino_peer import run_batching, run_whole, write_openvino
 from peers import (
@@ -48,13 +55,6 @@ from peers import (
     write_llama_cpp,
 )
 from processes import Row, peaks, processor, rows_of, run_alone, vocabulary, write_rows
-
-from gpt_tf2.checkpoints import huggingface
-from gpt_tf2.checkpoints.formats import open_checkpoint
-from gpt_tf2.config import SIZES
-from gpt_tf2.decoding.decoder import Decoder
-from gpt_tf2.generation.sampling import Sampler, make_sampler
-from gpt_tf2.generation.scheduler import Request, Scheduler
 
 CONFIG = SIZES["124M"]
 OURS, SPEED, PREFILL = "gpt-tf2", "tokens/s", "prefill tokens/s"

@@ -26,11 +26,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from gpt_tf2.config import SIZES, GPT2Config
 from gpu_work import OURS, PEERS, ROOT, WORKS, Figures
 from models import write_model, write_text
 from processes import end, first_and_last_character, timed_lines, vocabulary
-
-from gpt_tf2.config import SIZES, GPT2Config
 
 GROUPS = (  # what fits into the memory of one GPU together
     ("train-8x1024", "train-32x1024", "train-1x1024", "train-stories", "logits"),

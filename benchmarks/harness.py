@@ -11,13 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from models import write_model
-from processes import run_alone, vocabulary
-
 from gpt_tf2 import Tokenizer
 from gpt_tf2.checkpoints.vocabularies import save_vocabulary
 from gpt_tf2.config import SIZES
 from gpt_tf2.data.reference_text import read_reference_text
+from models import write_model
+from processes import run_alone, vocabulary
 
 MODELS = {"gpt-tf2": {}, "gpt-tf2 int8": {"quantize": "int8"}, "hf": {"device": "cpu"}}
 TASK = "dataset_path: json\ndataset_kwargs: {{data_files: {{test: {file}}}}}\ntest_split: test\n"

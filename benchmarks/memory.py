@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 import psutil
+
 from processes import Row, peaks, rows_of, write_rows
 
 LENGTH, RATE = 1024, {"adamw": 1e-4, "adafactor": 1e-2, "lora": 1e-3, "int8": 1e-3}

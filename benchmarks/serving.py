@@ -30,13 +30,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
 from clients import complete, measure_first_token, measure_tokens_per_second
+from gpt_tf2.checkpoints import huggingface
+from gpt_tf2.config import SIZES
 from models import random_tensors
 from peers import THREADS, write_llama_cpp
 from processes import Row, rows_of, vocabulary, write_rows
-
-from gpt_tf2.checkpoints import huggingface
-from gpt_tf2.config import SIZES
 
 GPT_TF2 = [sys.executable, "-c", "import sys; from gpt_tf2.cli import main; sys.exit(main(sys.argv[1:]))"]
 CONFIG = SIZES["124M"]

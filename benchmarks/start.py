@@ -18,12 +18,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from models import write_model, write_text
-from processes import Row, first_and_last_character, processor, rows_of, timed_lines, vocabulary, write_rows
-
 import generation
 import training
 from gpt_tf2.config import SIZES
+from models import write_model, write_text
+from processes import Row, first_and_last_character, processor, rows_of, timed_lines, vocabulary, write_rows
 
 GPT_TF2 = [sys.executable, "-c", "import sys; from gpt_tf2.cli import main; sys.exit(main(sys.argv[1:]))"]
 ROOT = Path(__file__).parent.parent

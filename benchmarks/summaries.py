@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-from processes import rows_of, write_rows
 
 import gpt_tf2
 from gpt_tf2.commands.vocabulary import make_vocabulary, write_vocabulary
+from processes import rows_of, write_rows
 
 LENGTH = 64
 WORDS, SPREAD = 40, 0.5  # of log-normal lengths, as in data.py: 36 % of the stories are too long with a highlight

@@ -11,10 +11,10 @@ import statistics
 import time
 
 import tiktoken.load
-from processes import rows_of, write_rows
 from tokenizers import ByteLevelBPETokenizer
 
 from gpt_tf2 import Tokenizer
+from processes import rows_of, write_rows
 
 ROUNDS = 5
 

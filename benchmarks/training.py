@@ -24,6 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from processes import Row, peaks, processor, rows_of, run_alone, write_rows
 
 if TYPE_CHECKING:
