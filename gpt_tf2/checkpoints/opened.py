@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gpt_tf2.model import GPT2, Place
 
 Note = Callable[[str, str], None]
+READ_WITHOUT_IMPORTS = {SAFETENSORS, ".h5", ".json"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,13 @@ class OpenedModel:
         return network
 
     def read_ahead(self) -> "OpenedModel":
-        """The same model, whose weights are being read from now on, in a thread; see `read_ahead`."""
+        """The same model, whose weights are being read from now on, in a thread; see `read_ahead`.
+
+        Only from files whose reading imports nothing: no module can be imported by two threads at once.
+        """
+        suffixes = {source.suffix for source in self.sources}
+        if self.path not in self.sources or not suffixes <= READ_WITHOUT_IMPORTS:
+            return self
         ahead = read_ahead(self.checkpoint)
         return dataclasses.replace(self, open_weights=lambda path: ahead)
 

@@ -13,7 +13,6 @@ from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.added_tokens import add_tokens
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.formats import try_to_locate
-from gpt_tf2.checkpoints.openai import is_prefix
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
 from gpt_tf2.commands.find_model import find_model_and_base, find_model_path, find_on_machine
 from gpt_tf2.commands.find_task import choose_template, find_task_of
@@ -186,8 +185,7 @@ def resolve(settings: FinetuneSettings, call: Call = COMMAND_LINE) -> Run:
     data = open_split(settings, call, task, model, task.splits[0], settings.val_fraction)
     if settings.val_split:
         data = data.validate_on(open_split(settings, call, task, model, settings.val_split), settings.val_split)
-    if not is_prefix(model.settings_beside or model.path):  # reading a TF1 checkpoint needs what is imported next
-        model = model.read_ahead()
+    model = model.read_ahead()  # beside the import that follows
     device = start_backend(lean=is_memory_short(settings, model.config))
     from gpt_tf2.training.devices import find_devices
 

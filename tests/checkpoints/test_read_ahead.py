@@ -1,5 +1,7 @@
 """Tensors that are read before they are asked for."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -8,8 +10,11 @@ import pytest
 
 from gpt_tf2.checkpoints import read_ahead as module
 from gpt_tf2.checkpoints.checkpoint import Checkpoint, hash_arrays
+from gpt_tf2.checkpoints.formats import write_checkpoint
+from gpt_tf2.checkpoints.opened import open_weights
 from gpt_tf2.checkpoints.read_ahead import read_ahead
 from gpt_tf2.errors import InputError
+from helpers.exporting import write_wide_model
 
 NAMES = ("a", "b", "c")
 VALUES = {name: np.full((2, 3), i, "float32") for i, name in enumerate(NAMES)}
@@ -56,3 +61,25 @@ def test_an_error_comes_with_its_tensor() -> None:
     assert checkpoint.read("a") is VALUES["a"] and checkpoint.read("c") is VALUES["c"]
     with pytest.raises(InputError, match="tensor b"):
         checkpoint.read("b")
+
+
+READ_ALL = """
+import sys
+from pathlib import Path
+from gpt_tf2.checkpoints.opened import open_model
+model = open_model(sys.argv[1])
+ahead, before = model.read_ahead(), set(sys.modules)
+for name in ahead.checkpoint.shapes:
+    ahead.checkpoint.read(name)
+print(ahead is not model, len(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".safetensors"])
+def test_what_is_read_in_a_thread_imports_nothing(suffix: str, tmp_path: Path) -> None:
+    write_wide_model(tmp_path)
+    path = tmp_path / f"copy{suffix}"
+    config, checkpoint = open_weights(tmp_path)
+    write_checkpoint(path, config, {name: checkpoint.read(name) for name in checkpoint.shapes})
+    result = subprocess.run([sys.executable, "-c", READ_ALL, path], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["True", "0"]
