@@ -223,9 +223,8 @@ class BlockwiseModel:
         trained, x = inputs
         run = functools.partial(transformer_block, frozen | trained, x, self.model.config.n_head)
         if draws is None:
-            return run(functools.partial(custom_gradients.attend, bias=bias, parts=parts), custom_gradients.FUNCTIONS)[
-                0
-            ]
+            attention = functools.partial(custom_gradients.attend, bias=bias, parts=parts)
+            return run(attention, custom_gradients.FUNCTIONS)[0]
         drop = self.model.drop
         attention, functions = functools.partial(attend, bias=bias, drop=drop), custom_gradients.with_dropout(drop)
         return self._with_draws(draws, lambda: run(attention, functions)[0])
