@@ -216,7 +216,7 @@ def import_tensorflow_for_files() -> Any:
                 with contextlib.suppress(RuntimeError):  # TensorFlow runs already, as whoever started it chose
                     tf.config.set_visible_devices([], "GPU")
     except ImportError as error:
-        raise InputError(f"checkpoints of TensorFlow 1 need it ({error}): pip install tensorflow") from None
+        raise InputError(f"writing TensorFlow 1 checkpoints needs it ({error}): pip install tensorflow") from None
     return tf
 
 
