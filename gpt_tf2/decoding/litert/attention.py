@@ -145,7 +145,7 @@ def attend_head(
     Args:
         keys, values: [N, D·TILE].
         key_scales, value_scales: [N, TILE].
-        following: [D·TILE], the keys that are read next.
+        next_keys, next_values: [D·TILE], the first tiles of what is read next.
         weights, largest, totals: float32 [GROUP, TILE], [GROUP] and [GROUP], room to work in.
     """
     depth = new.shape[3]

@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import compile_kernel, f32, find_largest_size
-from gpt_tf2.decoding.litert.products import FEATURES, FLAGS, FLOATS, GROUP, INT32, LANES, Matrix
+from gpt_tf2.decoding.litert.products import FEATURES, FLAGS, FLOATS, GROUP, INT32, LANES, Matrix, repeat
 
 HAS_PAIRS = bool(FEATURES.get("avx512vnni"))
 WIDTH = 4 * LANES  # columns whose sums for GROUP rows fit into the registers
@@ -93,9 +93,3 @@ def make_add_pair_block(_: Any, left: Any, factors: Any, pairs: Any, out: Any, c
 
 
 add_pair_block: Any = intrinsic(make_add_pair_block)
-
-
-def repeat(builder: ir.IRBuilder, number: ir.Value, kind: ir.VectorType) -> ir.Value:
-    """A vector of the same number."""
-    single = builder.insert_element(ir.Constant(kind, ir.Undefined), number, INT32(0))
-    return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))

@@ -52,9 +52,13 @@ class Matrix:
 
     def repeat(self, row: ir.Value) -> ir.Value:
         """LANES times the number in the first column."""
-        number = self._builder.load(self.point(row, 0, self._number))
-        single = self._builder.insert_element(ir.Constant(FLOATS, ir.Undefined), number, INT32(0))
-        return self._builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))
+        return repeat(self._builder, self._builder.load(self.point(row, 0, self._number)), FLOATS)
+
+
+def repeat(builder: ir.IRBuilder, number: ir.Value, kind: ir.VectorType) -> ir.Value:
+    """A vector of LANES times the same number."""
+    single = builder.insert_element(ir.Constant(kind, ir.Undefined), number, INT32(0))
+    return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))
 
 
 def fetch(builder: ir.IRBuilder, start: ir.Value, size: int) -> None:

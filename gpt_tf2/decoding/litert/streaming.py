@@ -16,8 +16,7 @@ from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.litert.attention import TILE, attend
 from gpt_tf2.decoding.litert.decoder import count_tiles, load_signatures
 from gpt_tf2.decoding.litert.graphs import HEAD, name_stage, write_graphs
-
-PIECE = 128  # tokens whose logits are in memory together
+from gpt_tf2.decoding.sample_perplexity import PIECE
 
 
 def stream_windows(
