@@ -112,10 +112,8 @@ def run_ours(model_path: Path, precision: str, greedy: bool) -> Run:
 
 
 def write_ours(hf: Path, target: Path, precision: str) -> None:
-    from gpt_tf2.backend.starting import start_backend
     from gpt_tf2.decoding.litert.graphs import convert
 
-    start_backend()
     target.mkdir()
     convert(open_checkpoint(hf), CONFIG, target, precision == "int8", lambda done, total: None)
 
