@@ -90,7 +90,7 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
 
 def convert(model: OpenedModel, precision: str, folder: Path, say: Say, show: Show) -> Perplexities | None:
     """Convert a model for LiteRT into a folder. Returns what int8 costs, or None for float32."""
-    from gpt_tf2.decoding.litert.attention import compile_for
+    from gpt_tf2.decoding.kernels.attention import compile_for
     from gpt_tf2.decoding.litert.graphs import convert as write_graphs
 
     write_graphs(model.checkpoint, model.config, folder, precision == "int8", show)

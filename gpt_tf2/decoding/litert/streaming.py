@@ -13,7 +13,7 @@ import numpy as np
 from gpt_tf2.backend.memory import trim_heap
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config
-from gpt_tf2.decoding.litert.attention import TILE, attend
+from gpt_tf2.decoding.kernels.attention import TILE, attend
 from gpt_tf2.decoding.litert.decoder import count_tiles, load_signatures
 from gpt_tf2.decoding.litert.graphs import HEAD, name_stage, write_graphs
 from gpt_tf2.decoding.sample_perplexity import PIECE

@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import compile_kernel, f32, find_largest_size
-from gpt_tf2.decoding.litert.products import FEATURES, FLAGS, FLOATS, GROUP, INT32, LANES, Matrix, repeat
+from gpt_tf2.decoding.kernels.products import FEATURES, FLAGS, FLOATS, GROUP, INT32, LANES, Matrix, repeat
 
 HAS_PAIRS = bool(FEATURES.get("avx512vnni"))
 WIDTH = 4 * LANES  # columns whose sums for GROUP rows fit into the registers

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2.backend.numba_kernels import exponentiate, find_largest
-from gpt_tf2.decoding.litert.attention import TILE, attend
+from gpt_tf2.decoding.kernels.attention import TILE, attend
 
 
 def define_attention(new: np.ndarray) -> np.ndarray:

@@ -61,12 +61,12 @@ def repeat(builder: ir.IRBuilder, number: ir.Value, kind: ir.VectorType) -> ir.V
     return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))
 
 
-def fetch(builder: ir.IRBuilder, start: ir.Value, size: int) -> None:
+def fetch(builder: ir.IRBuilder, start: ir.Value, size: int, write: int = 0) -> None:
     """Has the processor fetch that many bytes of memory while it computes."""
     kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), INT32, INT32, INT32])
     prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
     for offset in range(0, size, CACHE_LINE):
-        builder.call(prefetch, [builder.gep(start, [INT32(offset)]), INT32(0), INT32(3), INT32(1)])
+        builder.call(prefetch, [builder.gep(start, [INT32(offset)]), INT32(write), INT32(3), INT32(1)])
 
 
 def make_block_product(rows: int, width: int) -> Any:

@@ -23,7 +23,7 @@ from gpt_tf2.backend.numba_kernels import (
     find_largest_size,
     flip_if_negative,
 )
-from gpt_tf2.decoding.litert.pair_products import (
+from gpt_tf2.decoding.kernels.pair_products import (
     HAS_PAIRS,
     INT16_MAX,
     ROUNDER,
@@ -33,7 +33,7 @@ from gpt_tf2.decoding.litert.pair_products import (
     pair_rows,
     round_vector,
 )
-from gpt_tf2.decoding.litert.products import GROUP, add_products, take_next
+from gpt_tf2.decoding.kernels.products import GROUP, add_products, take_next
 
 TILE = 128  # positions
 THREADS = numba.get_num_threads()

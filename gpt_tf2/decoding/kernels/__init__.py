@@ -1,0 +1,1 @@
+"""Compiled kernels of decoding on a CPU. Private."""

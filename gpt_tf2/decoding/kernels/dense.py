@@ -1,0 +1,141 @@
+"""What lies between two attentions, compiled: layer norm, rounding to bytes, and products with packed matrices.
+
+Letters in shapes: N rows, K inputs and M outputs of a matrix, C channels.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gpt_tf2.backend.numba_kernels import compile_kernel, f32, flip_if_negative
+from gpt_tf2.decoding.kernels.pair_products import ROUNDER
+from gpt_tf2.decoding.kernels.tiles import ADD, GELU, ROWS, TILES, WRITE, fetch_columns
+from gpt_tf2.decoding.kernels.work import end_phase, take_item
+
+FEW = 3  # rows: each thread prepares them for itself, which is shorter than waiting for another
+PREPARED = 4  # rows that a thread prepares at a time
+MULTIPLIED = 8 * ROWS  # rows that a thread multiplies at a time
+BYTE_MAX = f32(255)
+EPSILON = f32(1e-5)  # of layer norm
+
+
+@compile_kernel
+def prepare(
+    rows: np.ndarray,
+    chosen: np.ndarray,
+    norm: np.ndarray,
+    left: np.ndarray,
+    factors: np.ndarray,
+    counters: np.ndarray,
+    phase: int,
+    thread: int,
+    threads: int,
+) -> None:
+    """Makes rows ready for a product: normalizes and rounds them.
+
+    Args:
+        rows: float32 [any, K].
+        chosen: int64 [N], the indices of those that are prepared.
+        norm: float32 [2, K], gain and bias of a layer norm; [0, K] for none.
+        left: uint8 or float32 [N, K or more], written. Of FEW rows, each thread's own.
+        factors: float32 [N, 2], written: a row's scale and zero point.
+    """
+    if len(chosen) <= FEW:
+        for i in range(len(chosen)):
+            prepare_row(rows[chosen[i]], norm, left[i], factors[i])
+        return
+    items, done = -(-len(chosen) // PREPARED), 0
+    item = take_item(counters, phase, thread, threads, items)
+    while item >= 0:
+        for i in range(item * PREPARED, min((item + 1) * PREPARED, len(chosen))):
+            prepare_row(rows[chosen[i]], norm, left[i], factors[i])
+        done += 1
+        item = take_item(counters, phase, thread, threads, items)
+    end_phase(counters, phase, threads, done, items)
+
+
+@compile_kernel
+def prepare_row(row: np.ndarray, norm: np.ndarray, left: np.ndarray, factors: np.ndarray) -> None:
+    """As `prepare`, one row."""
+    size, scale, shift = len(row), f32(1), f32(0)  # of its normalization
+    if len(norm):
+        total, squares = f32(0), f32(0)
+        for i in range(size):
+            total += row[i]
+        shift = total / f32(size)
+        for i in range(size):
+            difference = row[i] - shift
+            squares += difference * difference
+        scale = f32(1) / f32(math.sqrt(squares / f32(size) + EPSILON))
+    if left.itemsize == 4:
+        for i in range(size):
+            left[i] = (row[i] - shift) * scale * norm[0, i] + norm[1, i] if len(norm) else row[i]
+        return
+    values = np.empty(size, np.float32)
+    for i in range(size):
+        values[i] = (row[i] - shift) * scale * norm[0, i] + norm[1, i] if len(norm) else row[i]
+    low, high = find_range(values)
+    width = max(high - low, f32(1e-30))
+    zero = np.rint(-low * (BYTE_MAX / width))
+    for i in range(size):
+        left[i] = f32(min(values[i] * (BYTE_MAX / width) + zero, BYTE_MAX) + ROUNDER).view(np.int32)  # its low byte
+    factors[0], factors[1] = width / BYTE_MAX, zero
+
+
+@compile_kernel
+def find_range(values: np.ndarray) -> tuple[np.float32, np.float32]:
+    """The least and the largest of float32 [N] and zero, compared as in `find_largest`."""
+    bits, least, most = values.view(np.int32), np.int32(0), np.int32(0)
+    for i in range(len(bits)):
+        least = min(least, flip_if_negative(bits[i]))
+        most = max(most, flip_if_negative(bits[i]))
+    return np.int32(flip_if_negative(least)).view(np.float32), np.int32(most).view(np.float32)
+
+
+def make_multiply(use: int) -> Any:
+    """A kernel that multiplies prepared rows by a matrix and adds its bias; see `make_tile` for `use`."""
+    one, two, three, four, five, six = (TILES[rows, use] for rows in range(1, ROWS + 1))
+
+    @compile_kernel
+    def multiply(
+        left: np.ndarray,
+        factors: np.ndarray,
+        packed: np.ndarray,
+        columns: np.ndarray,
+        out: np.ndarray,
+        counters: np.ndarray,
+        phase: int,
+        thread: int,
+        threads: int,
+    ) -> None:
+        parts = -(-len(left) // MULTIPLIED)
+        items, done = parts * len(packed), 0
+        item = take_item(counters, phase, thread, threads, items)
+        while item >= 0:
+            block, part = item // parts, item % parts
+            row, last = part * MULTIPLIED, min((part + 1) * MULTIPLIED, len(left))
+            while row < last:
+                count = min(ROWS, last - row)
+                fetch_columns(out, row, count, block)
+                if count == 1:
+                    one(left, factors, row, packed, columns, block, out)
+                elif count == 2:
+                    two(left, factors, row, packed, columns, block, out)
+                elif count == 3:
+                    three(left, factors, row, packed, columns, block, out)
+                elif count == 4:
+                    four(left, factors, row, packed, columns, block, out)
+                elif count == 5:
+                    five(left, factors, row, packed, columns, block, out)
+                else:
+                    six(left, factors, row, packed, columns, block, out)
+                row += count
+            done += 1
+            item = take_item(counters, phase, thread, threads, items)
+        end_phase(counters, phase, threads, done, items)
+
+    return multiply
+
+
+multiply_and_write, multiply_and_add, multiply_and_gelu = (make_multiply(use) for use in (WRITE, ADD, GELU))

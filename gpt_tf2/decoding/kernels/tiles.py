@@ -1,0 +1,174 @@
+"""Products of a few rows with a block of a packed matrix, whose sums stay in vector registers, as LLVM instructions.
+
+A matrix is packed into blocks of COLUMNS columns, so that it is read from first to last byte: in float32 a block is
+[K, COLUMNS]; in int8 [K / 4, COLUMNS, 4], as one instruction adds four products of bytes to a sum.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+from gpt_tf2.backend.numba_kernels import LN_2, LOG2_E
+from gpt_tf2.decoding.kernels.products import BYTE, FEATURES, FLAGS, FLOATS, INT32, LANES, fetch, repeat
+
+HAS_TILES = bool(FEATURES.get("avx512vnni"))
+VECTORS = 4  # registers that a row's sums take
+COLUMNS = VECTORS * LANES
+ROWS = 6  # at most: their sums and a block's vectors fill the registers
+AHEAD = 2048  # bytes from what is read to what is fetched
+WRITE, ADD, GELU = 0, 1, 2  # what becomes of a product
+
+INDEX, INTEGERS = ir.IntType(64), ir.VectorType(INT32, LANES)
+
+
+def make_tile(rows: int, use: int) -> Any:
+    """A kernel (left, factors, row, packed, columns, block, out) that multiplies rows with a block and adds the bias.
+
+    Args:
+        rows: how many rows of left and out, from `row` on.
+        use: WRITE replaces out, ADD adds to it, GELU replaces it by the GELU of the product.
+
+    Of the kernel:
+        left: float32 [N, K], or in int8 uint8 [N, K]. factors: float32 [N, 2], a row's scale and zero point in int8.
+        packed: [blocks, K·COLUMNS]. columns: float32 [3, blocks·COLUMNS], see `Network`.
+        out: float32 [N, blocks·COLUMNS].
+        All lie in memory without gaps.
+    """
+
+    @intrinsic
+    def multiply_tile(
+        _: Any, left: Any, factors: Any, row: Any, packed: types.Array, columns: Any, block: Any, out: Any
+    ) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+            def open_array(i: int) -> Any:
+                return make_array(signature.args[i])(context, builder, arguments[i])
+
+            left, factors, packed, columns, out = (open_array(i) for i in (0, 1, 3, 4, 6))
+            numbers = [builder.add(arguments[2], INDEX(i)) for i in range(rows)]
+            sums = multiply_block(builder, left, numbers, packed, arguments[5])
+            first, width = builder.mul(arguments[5], INDEX(COLUMNS)), builder.extract_value(out.shape, 1)
+            table = read_columns(builder, columns, first, width)
+            for number, row_sums in zip(numbers, sums, strict=True):
+                values = row_sums if row_sums[0].type == FLOATS else scale_sums(builder, row_sums, factors, number, table)
+                place = builder.gep(out.data, [builder.add(builder.mul(number, width), first)])
+                for i, (value, bias) in enumerate(zip(values, table[2], strict=True)):
+                    target = builder.bitcast(builder.gep(place, [INDEX(LANES * i)]), FLOATS.as_pointer())
+                    result = builder.fadd(value, bias, FLAGS)
+                    if use == ADD:
+                        result = builder.fadd(result, builder.load(target, align=4), FLAGS)
+                    builder.store(compute_gelu(builder, result) if use == GELU else result, target, align=4)
+            return context.get_dummy_value()
+
+        return types.void(left, factors, types.intp, packed, columns, types.intp, out), generate
+
+    return multiply_tile
+
+
+def multiply_block(builder: ir.IRBuilder, left: Any, rows: list[ir.Value], packed: Any, block: ir.Value) -> list:
+    """The products of some of the left's rows with a block: for each row VECTORS vectors, of floats or of integers."""
+    kind = FLOATS if packed.data.type.pointee == FLOATS.element else INTEGERS
+    inner = builder.extract_value(left.shape, 1)
+    steps = inner if kind == FLOATS else builder.lshr(inner, INDEX(2))
+    numbers = builder.bitcast(left.data, kind.element.as_pointer())
+    starts = [builder.gep(numbers, [builder.mul(row, steps)]) for row in rows]
+    size = builder.extract_value(packed.shape, 1)
+    vectors = builder.bitcast(builder.gep(packed.data, [builder.mul(block, size)]), kind.as_pointer())
+    sums = [[cgutils.alloca_once_value(builder, ir.Constant(kind, None)) for _ in range(VECTORS)] for _ in rows]
+    for total in sum(sums, []):
+        builder.store(ir.Constant(kind, None), total)
+    with cgutils.for_range(builder, steps) as loop:
+        place = builder.gep(vectors, [builder.mul(loop.index, INDEX(VECTORS))])
+        fetch(builder, builder.gep(builder.bitcast(place, BYTE.as_pointer()), [INDEX(AHEAD)]), 4 * COLUMNS)
+        read = [builder.load(builder.gep(place, [INDEX(i)]), align=4) for i in range(VECTORS)]
+        for start, row_sums in zip(starts, sums, strict=True):
+            number = repeat(builder, builder.load(builder.gep(start, [loop.index]), align=1), kind)
+            for total, vector in zip(row_sums, read, strict=True):
+                builder.store(add_product(builder, builder.load(total), number, vector), total)
+    return [[builder.load(total) for total in row_sums] for row_sums in sums]
+
+
+def add_product(builder: ir.IRBuilder, total: ir.Value, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Adds to vectors of sums: in float32 a product each, in integers that of four unsigned and four signed bytes."""
+    if total.type == FLOATS:
+        return builder.fadd(total, builder.fmul(left, right, FLAGS), FLAGS)
+    kind = ir.FunctionType(INTEGERS, [INTEGERS, INTEGERS, INTEGERS])
+    multiply = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
+    return builder.call(multiply, [total, left, right])
+
+
+def read_columns(builder: ir.IRBuilder, columns: Any, first: ir.Value, width: ir.Value) -> list:
+    """The scales, sums and biases of a block's columns, VECTORS vectors each.
+
+    Before anything is written: a processor holds up what is read from the same place of another page.
+    """
+    table = []
+    for row in range(3):
+        start = builder.gep(columns.data, [builder.add(builder.mul(width, INDEX(row)), first)])
+        vectors = builder.bitcast(start, FLOATS.as_pointer())
+        table.append([builder.load(builder.gep(vectors, [INDEX(i)]), align=4) for i in range(VECTORS)])
+    return table
+
+
+def scale_sums(builder: ir.IRBuilder, sums: list, factors: Any, row: ir.Value, table: list) -> list[ir.Value]:
+    """The products that a row's sums of integers stand for."""
+    start = builder.gep(factors.data, [builder.mul(row, INDEX(2))])
+    scale = repeat(builder, builder.load(start), FLOATS)
+    zero = repeat(builder, builder.fptosi(builder.load(builder.gep(start, [INDEX(1)])), INT32), INTEGERS)
+    values = []
+    for total, column_scale, column_sum in zip(sums, table[0], table[1], strict=True):
+        shifted = builder.sub(total, builder.mul(zero, builder.fptosi(column_sum, INTEGERS)))
+        values.append(builder.fmul(builder.sitofp(shifted, FLOATS), builder.fmul(scale, column_scale)))
+    return values
+
+
+def compute_gelu(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """GELU in the tanh approximation (see `gelu` in `model.py`), as (1 + tanh u) / 2 is 1 / (1 + exp(-2 u))."""
+    cube = builder.fmul(x, builder.fmul(x, x))
+    double = builder.fadd(builder.fmul(x, constant(1.5957691216)), builder.fmul(cube, constant(0.0713548163)), FLAGS)
+    power = compute_exponential(builder, builder.fneg(double))
+    return builder.fdiv(x, builder.fadd(power, constant(1.0)))
+
+
+def compute_exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """As the function of that name in `numba_kernels.py`, from 2^-126 to 2^126."""
+    scaled = builder.fmul(x, constant(float(LOG2_E)))
+    for bound, order in ((-126.0, "<"), (126.0, ">")):
+        beyond = builder.fcmp_ordered(order, scaled, constant(bound))
+        scaled = builder.select(beyond, constant(bound), scaled)
+    kind = ir.FunctionType(FLOATS, [FLOATS])
+    whole = builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.rint.v{LANES}f32"), [scaled])
+    rest = builder.fmul(builder.fsub(scaled, whole), constant(float(LN_2)))
+    exponent = builder.add(builder.fptosi(whole, INTEGERS), ir.Constant(INTEGERS, [127] * LANES))
+    power = builder.bitcast(builder.shl(exponent, ir.Constant(INTEGERS, [23] * LANES)), FLOATS)
+    series = constant(1 / 720)
+    for divisor in (120, 24, 6, 2, 1, 1):
+        series = builder.fadd(builder.fmul(series, rest, FLAGS), constant(1 / divisor), FLAGS)
+    return builder.fmul(power, series)
+
+
+def constant(number: float) -> ir.Constant:
+    """A vector of LANES times a number."""
+    return ir.Constant(FLOATS, [number] * LANES)
+
+
+def make_fetch_columns(_: Any, out: types.Array, row: Any, count: Any, block: Any) -> Any:
+    """The type and the instructions of `fetch_columns`."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        out = make_array(signature.args[0])(context, builder, arguments[0])
+        width = builder.extract_value(out.shape, 1)
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            row = builder.mul(builder.add(arguments[1], loop.index), width)
+            start = builder.gep(out.data, [builder.add(row, builder.mul(arguments[3], INDEX(COLUMNS)))])
+            fetch(builder, builder.bitcast(start, BYTE.as_pointer()), 4 * COLUMNS, write=1)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, types.intp, types.intp), generate
+
+
+fetch_columns: Any = intrinsic(make_fetch_columns)  # has a block's columns of `count` rows fetched, to be written
+TILES = {(rows, use): make_tile(rows, use) for rows in range(1, ROWS + 1) for use in (WRITE, ADD, GELU)}

@@ -1,0 +1,78 @@
+"""Threads that share the work of a kernel, phase by phase, without the system's help.
+
+A phase is a number of items. Each thread takes those of its own share first, which lie beside each other in memory, and
+then helps the others. When none is left, it waits until all are done. A thread that begins late, or never, holds up
+nobody: the others take its items.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array
+
+from gpt_tf2.backend.numba_kernels import compile_kernel
+
+LINE = 8  # int64 numbers in a line of the processor's cache: no two counters share one
+
+
+def count_numbers(phases: int, threads: int) -> int:
+    """The size of the array of counters, int64 and zero, that a kernel of so many phases needs."""
+    return phases * (threads + 1) * LINE
+
+
+@compile_kernel
+def take_item(counters: np.ndarray, phase: int, thread: int, threads: int, items: int) -> int:
+    """An item of a phase that no thread has taken; -1 if none is left."""
+    for i in range(threads):
+        owner = (thread + i) % threads
+        first, last = owner * items // threads, (owner + 1) * items // threads
+        place = (phase * (threads + 1) + owner) * LINE
+        if counters[place] < last - first:
+            item = first + add_to_counter(counters, place, 1)
+            if item < last:
+                return item
+    return -1
+
+
+@compile_kernel
+def end_phase(counters: np.ndarray, phase: int, threads: int, done: int, items: int) -> None:
+    """Reports how many items a thread has done, and waits for the others."""
+    place = (phase * (threads + 1) + threads) * LINE
+    if done:
+        add_to_counter(counters, place, done)
+    while read_counter(counters, place) < items:
+        pause()
+
+
+def make_add_to_counter(_: Any, counters: types.Array, place: Any, number: Any) -> Any:
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        data = make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", builder.gep(data, [arguments[1]]), arguments[2], "acq_rel")
+
+    return types.int64(counters, types.intp, types.int64), generate
+
+
+def make_read_counter(_: Any, counters: types.Array, place: Any) -> Any:
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        data = make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load_atomic(builder.gep(data, [arguments[1]]), "acquire", 8)
+
+    return types.int64(counters, types.intp), generate
+
+
+def make_pause(_: Any) -> Any:
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        kind = ir.FunctionType(ir.VoidType(), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+add_to_counter: Any = intrinsic(make_add_to_counter)  # returns the counter as it was before
+read_counter: Any = intrinsic(make_read_counter)
+pause: Any = intrinsic(make_pause)  # tells the processor that a thread waits
