@@ -10,11 +10,11 @@ import numpy as np
 from numba import prange
 
 from gpt_tf2.backend.numba_kernels import compile_kernel
-from gpt_tf2.decoding.kernels.attention import attend_head
+from gpt_tf2.decoding.kernels.attention import TILE, attend_head
+from gpt_tf2.decoding.kernels.byte_attention import attend_bytes, make_room
 from gpt_tf2.decoding.kernels.dense import FEW, multiply_and_add, multiply_and_gelu, multiply_and_write, prepare
 from gpt_tf2.decoding.kernels.products import GROUP
-from gpt_tf2.decoding.kernels.attention import TILE
-from gpt_tf2.decoding.kernels.tiles import COLUMNS
+from gpt_tf2.decoding.kernels.tiles import COLUMNS, HAS_TILES
 from gpt_tf2.decoding.kernels.work import end_phase, take_item
 
 PHASES = 9  # of a block
@@ -147,30 +147,50 @@ def shape_left(left: np.ndarray, rows: int, packed: np.ndarray) -> np.ndarray:
 @compile_kernel
 def attend_share(new, counts, firsts, lengths, cache, scales, out, counters, phase, thread, threads):
     sequences = len(counts)
-    items, done = sequences * new.shape[2], 0
+    heads, items, done = new.shape[2], sequences * new.shape[2], 0
     weights = np.zeros((GROUP, TILE), np.float32)
     largest, totals = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
+    tiles, room = cache.shape[3], make_room(new.shape[3])
+    every_tile, every_scale = cache.reshape(-1, cache.shape[4]), scales.reshape(-1, TILE)
     item = take_item(counters, phase, thread, threads, items)
     while item >= 0:
         head, sequence = item // sequences, item % sequences
         following = min(item + 1, items - 1)
-        attend_head(
-            new,
-            firsts[sequence],
-            counts[sequence],
-            head,
-            lengths[sequence],
-            cache[sequence, 0, head],
-            cache[sequence, 1, head],
-            scales[sequence, 0, head],
-            scales[sequence, 1, head],
-            cache[following % sequences, 0, following // sequences, 0],
-            cache[following % sequences, 1, following // sequences, 0],
-            weights,
-            largest,
-            totals,
-            out,
-        )
+        next_head, next_sequence = following // sequences, following % sequences
+        if HAS_TILES and cache.itemsize == 1:
+            attend_bytes(
+                new,
+                firsts[sequence],
+                counts[sequence],
+                head,
+                lengths[sequence],
+                every_tile,
+                every_scale,
+                (2 * sequence * heads + head) * tiles,
+                (2 * next_sequence * heads + next_head) * tiles,
+                lengths[next_sequence] + counts[next_sequence],
+                heads * tiles,
+                room,
+                out,
+            )
+        else:
+            attend_head(
+                new,
+                firsts[sequence],
+                counts[sequence],
+                head,
+                lengths[sequence],
+                cache[sequence, 0, head],
+                cache[sequence, 1, head],
+                scales[sequence, 0, head],
+                scales[sequence, 1, head],
+                cache[next_sequence, 0, next_head, 0],
+                cache[next_sequence, 1, next_head, 0],
+                weights,
+                largest,
+                totals,
+                out,
+            )
         done += 1
         item = take_item(counters, phase, thread, threads, items)
     end_phase(counters, phase, threads, done, items)
