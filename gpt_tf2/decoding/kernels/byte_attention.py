@@ -27,6 +27,7 @@ from gpt_tf2.decoding.kernels.byte_tiles import (
     store_key,
     store_value,
     weigh,
+    weigh_group,
 )
 from gpt_tf2.decoding.kernels.products import CACHE_LINE, LANES
 
@@ -158,10 +159,13 @@ def attend_together(
             for row in range(rows):
                 for s in range(max(0, length + first + row + 1 - n * TILE), TILE):
                     room.scores[row, s] = HIDDEN
-                weigh(
-                    room.scores, row, first + row, room.factors, room.largest, room.totals,
-                    room.ratios, room.weights, room.shrinks,
-                )  # fmt: skip
+            weighed = (
+                room.scores, first, room.factors, room.largest, room.totals, room.ratios, room.weights, room.shrinks
+            )  # fmt: skip
+            if rows == GROUP:
+                weigh_group(*weighed)
+            else:
+                weigh(*weighed)
             add = (
                 room.weights, room.shrinks, unit, cache, tile + apart, ahead + apart, ahead_used, steps, first, room.sums
             )  # fmt: skip

@@ -211,34 +211,42 @@ def generate_relate(builder: ir.IRBuilder, arguments: Arguments) -> ir.Value:
     return get_first(builder, unit)
 
 
-def generate_weigh(builder: ir.IRBuilder, arguments: Arguments) -> None:
-    """Turns a row of a tile's scores into weights times values' scales, split. Updates its query's largest and total.
+def make_weigh(rows: int) -> Any:
+    """A kernel that turns a tile's scores into weights times values' scales, split, in rows of some queries.
 
-    The row's `shrinks` is what sums over earlier tiles must be multiplied by, as the largest score may have grown.
+    Updates the queries' largest scores and totals of weights. A row's `shrinks` is what its sums over earlier tiles
+    must be multiplied by, as the largest score may have grown.
     """
-    row, query, vectors = arguments["row"], arguments["query"], range(TILE // LANES)
-    factor = repeat(builder, builder.load(arguments.point("factors", FLOAT, query)), FLOATS)
-    largest_place = arguments.point("largest", FLOAT, query)
-    before = repeat(builder, builder.load(largest_place), FLOATS)
-    scores = [read(builder, arguments.point("scores", FLOATS, row), INDEX(i)) for i in vectors]
-    ratios = [read(builder, arguments.point("ratios", FLOATS), INDEX(i)) for i in vectors]
-    total_place = arguments.point("totals", FLOATS, query)
-    total = builder.load(total_place, align=4)
-    pairs = list(scores)
-    while len(pairs) > 1:
-        pairs = [choose_larger(builder, *pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
-    largest = choose_larger(builder, before, spread_largest(builder, pairs[0]))
-    shrink = raise_two(builder, builder.fmul(builder.fsub(before, largest), factor))
-    total, split = builder.fmul(total, shrink), arguments.point("weights", BYTES, row)
-    for i in vectors:
-        weight = raise_two(builder, builder.fmul(builder.fsub(scores[i], largest), factor))
-        total = builder.fadd(total, weight)
-        product = builder.fadd(builder.fmul(weight, ratios[i], FLAGS), constant(float(ROUNDER)), FLAGS)
-        integers = builder.bitcast(product, INTEGERS)  # its low 16 bits: see ROUNDER
-        builder.store(split_integers(builder, integers), builder.gep(split, [INDEX(i)]), align=1)
-    builder.store(total, total_place, align=4)
-    builder.store(get_first(builder, largest), largest_place)
-    builder.store(get_first(builder, shrink), arguments.point("shrinks", FLOAT, row))
+
+    def generate(builder: ir.IRBuilder, arguments: Arguments) -> None:
+        vectors, ratios = range(TILE // LANES), arguments.point("ratios", FLOATS)
+        queries = [builder.add(arguments["query"], INDEX(row)) for row in range(rows)]
+        all_scores = [arguments.point("scores", FLOATS, INDEX(row)) for row in range(rows)]
+        before = [repeat(builder, builder.load(arguments.point("largest", FLOAT, query)), FLOATS) for query in queries]
+        largest = []  # of all rows first: each waits for many instructions
+        for scores, earlier in zip(all_scores, before, strict=True):
+            candidates = [read(builder, scores, INDEX(i)) for i in vectors]
+            while len(candidates) > 1:
+                pairs = zip(candidates[::2], candidates[1::2], strict=True)
+                candidates = [choose_larger(builder, *pair) for pair in pairs]
+            largest.append(choose_larger(builder, earlier, spread_largest(builder, candidates[0])))
+        for row, query in enumerate(queries):
+            factor = repeat(builder, builder.load(arguments.point("factors", FLOAT, query)), FLOATS)
+            shrink = raise_two(builder, builder.fmul(builder.fsub(before[row], largest[row]), factor))
+            place, split = arguments.point("totals", FLOATS, query), arguments.point("weights", BYTES, INDEX(row))
+            total = builder.fmul(builder.load(place, align=4), shrink)
+            for i in vectors:
+                score = read(builder, all_scores[row], INDEX(i))
+                weight = raise_two(builder, builder.fmul(builder.fsub(score, largest[row]), factor))
+                total = builder.fadd(total, weight)
+                product = builder.fmul(weight, read(builder, ratios, INDEX(i)))
+                bits = builder.bitcast(builder.fadd(product, constant(float(ROUNDER))), INTEGERS)
+                builder.store(split_integers(builder, bits), builder.gep(split, [INDEX(i)]), align=1)
+            builder.store(total, place, align=4)
+            builder.store(get_first(builder, largest[row]), arguments.point("largest", FLOAT, query))
+            builder.store(get_first(builder, shrink), arguments.point("shrinks", FLOAT, INDEX(row)))
+
+    return make_kernel("scores query factors largest totals ratios weights shrinks", generate)
 
 
 def make_add_values(rows: int, vectors: int) -> Any:
@@ -364,15 +372,16 @@ def choose_larger(builder: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.V
     return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
 
-def raise_two(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """2^x of x up to 0, with a relative error below 3e-6; at least 2^-127, which weights round to zero."""
-    x = choose_larger(builder, x, constant(-126.0))
+def raise_two(builder, x):
     whole = call(builder, "llvm.rint", x)
     rest, series = builder.fsub(x, whole), constant(POWER_SERIES[-1])
     for factor in reversed(POWER_SERIES[:-1]):
         series = builder.fadd(builder.fmul(series, rest), constant(factor))
-    exponent = builder.shl(builder.fptosi(whole, INTEGERS), integer(23))
-    return builder.bitcast(builder.add(builder.bitcast(series, INTEGERS), exponent), FLOATS)
+
+    half = ir.IntType(16)
+    kind = ir.FunctionType(FLOATS, [FLOATS, FLOATS, FLOATS, half, INT32])
+    scale = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.mask.scalef.ps.512")
+    return builder.call(scale, [series, whole, series, half(-1), INT32(4)])
 
 
 def get_first(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
@@ -396,6 +405,6 @@ begin = make_kernel("new token head query queries factors offsets largest totals
 finish = make_kernel("query totals sums out token head", generate_finish)
 score, score_group = make_score(1), make_score(GROUP)
 relate = make_kernel("scales tile used ahead ahead_values ratios", generate_relate, types.float32)
-weigh = make_kernel("scores row query factors largest totals ratios weights shrinks", generate_weigh)
+weigh, weigh_group = make_weigh(1), make_weigh(GROUP)
 add_values, add_group_values = make_add_values(1, VECTORS), make_add_values(GROUP, VECTORS)
 add_narrow_values, add_narrow_group_values = make_add_values(1, 1), make_add_values(GROUP, 1)
