@@ -31,7 +31,7 @@ from gpt_tf2.decoding.kernels.byte_tiles import (
 )
 from gpt_tf2.decoding.kernels.products import CACHE_LINE, LANES
 
-SHARED = 32 * GROUP  # queries that share a tile while it is in the processor's first cache
+SHARED = 16 * GROUP  # queries that share a tile while all lies in the processor's first cache
 
 
 class Room(NamedTuple):
