@@ -15,6 +15,7 @@ from gpt_tf2.decoding.kernels.byte_tiles import (
     HIDDEN,
     SPLIT,
     TILE,
+    add_first_values,
     add_group_values,
     add_narrow_group_values,
     add_narrow_values,
@@ -23,6 +24,7 @@ from gpt_tf2.decoding.kernels.byte_tiles import (
     finish,
     relate,
     score,
+    score_first,
     score_group,
     store_key,
     store_value,
@@ -150,33 +152,38 @@ def attend_together(
             rows = GROUP if first + GROUP <= count else 1
             used = min(TILE, length + first + rows - n * TILE)
             blocks, steps = (used + BLOCK - 1) // BLOCK, (used + 3) // 4
-            if rows == GROUP:
-                score_group(
-                    new, first, room.queries, room.offsets, cache, tile, ahead, ahead_used, scales, blocks, room.scores
-                )
+            scored = (
+                new, first, room.queries, room.offsets, cache, tile, ahead, ahead_used, scales, blocks, room.scores
+            )  # fmt: skip
+            if rows == 1:
+                score(*scored)
+            elif first == 0:
+                score_first(*scored)
             else:
-                score(new, first, room.queries, room.offsets, cache, tile, ahead, ahead_used, scales, blocks, room.scores)
+                score_group(*scored)
             for row in range(rows):
                 for s in range(max(0, length + first + row + 1 - n * TILE), TILE):
                     room.scores[row, s] = HIDDEN
             weighed = (
                 room.scores, first, room.factors, room.largest, room.totals, room.ratios, room.weights, room.shrinks
             )  # fmt: skip
-            if rows == GROUP:
-                weigh_group(*weighed)
-            else:
+            if rows == 1:
                 weigh(*weighed)
-            add = (
+            else:
+                weigh_group(*weighed)
+            added = (
                 room.weights, room.shrinks, unit, cache, tile + apart, ahead + apart, ahead_used, steps, first, room.sums
             )  # fmt: skip
-            if rows == GROUP and is_wide:
-                add_group_values(*add)
-            elif rows == GROUP:
-                add_narrow_group_values(*add)
-            elif is_wide:
-                add_values(*add)
+            if rows == 1 and is_wide:
+                add_values(*added)
+            elif rows == 1:
+                add_narrow_values(*added)
+            elif not is_wide:
+                add_narrow_group_values(*added)
+            elif first == 0:
+                add_first_values(*added)
             else:
-                add_narrow_values(*add)
+                add_group_values(*added)
             first += rows
     for t in range(count):
         finish(t, room.totals, room.sums, out, start + t, head)

@@ -163,7 +163,7 @@ def generate_finish(builder: ir.IRBuilder, arguments: Arguments) -> None:
         builder.store(result, builder.gep(out, [loop.index]), align=4)
 
 
-def make_score(rows: int) -> Any:
+def make_score(rows: int, is_fetching: bool) -> Any:
     """A kernel that multiplies some queries by the keys of a tile's first blocks, and by the keys' scales."""
 
     def generate(builder: ir.IRBuilder, arguments: Arguments) -> None:
@@ -176,7 +176,7 @@ def make_score(rows: int) -> Any:
         with cgutils.for_range(builder, arguments["blocks"]) as loop:
             first = builder.mul(loop.index, INDEX(VECTORS))
             right, fetched = builder.gep(keys, [first]), None
-            if rows == 1:
+            if is_fetching:
                 is_used = builder.icmp_signed("<", builder.mul(loop.index, INDEX(BLOCK)), arguments["ahead_used"])
                 fetched = builder.gep(builder.select(is_used, ahead, keys), [first]), steps
             sums = multiply_split(builder, lefts, right, steps, INDEX(TILE // LANES), VECTORS, starts, True, fetched)
@@ -249,7 +249,7 @@ def make_weigh(rows: int) -> Any:
     return make_kernel("scores query factors largest totals ratios weights shrinks", generate)
 
 
-def make_add_values(rows: int, vectors: int) -> Any:
+def make_add_values(rows: int, vectors: int, is_fetching: bool) -> Any:
     """A kernel that adds a tile's values, weighted, to some queries' sums, in blocks of so many vectors of D."""
 
     def generate(builder: ir.IRBuilder, arguments: Arguments) -> None:
@@ -263,7 +263,7 @@ def make_add_values(rows: int, vectors: int) -> Any:
         with cgutils.for_range(builder, builder.udiv(width, INDEX(vectors))) as loop:
             first = builder.mul(loop.index, INDEX(vectors))
             right, fetched = builder.gep(values, [first]), None
-            if rows == 1:
+            if is_fetching:
                 fetched = builder.gep(ahead, [first]), builder.lshr(builder.add(arguments["ahead_used"], INDEX(3)), INDEX(2))
             starts = [integer(0)] * rows
             sums = multiply_split(builder, lefts, right, arguments["steps"], width, vectors, starts, False, fetched)
@@ -403,8 +403,10 @@ store_key = make_kernel("new token head cache tile scales position", generate_st
 store_value = make_kernel("new token head cache tile scales position", generate_store_value)
 begin = make_kernel("new token head query queries factors offsets largest totals sums", generate_begin)
 finish = make_kernel("query totals sums out token head", generate_finish)
-score, score_group = make_score(1), make_score(GROUP)
+score, score_first, score_group = make_score(1, True), make_score(GROUP, True), make_score(GROUP, False)
 relate = make_kernel("scales tile used ahead ahead_values ratios", generate_relate, types.float32)
 weigh, weigh_group = make_weigh(1), make_weigh(GROUP)
-add_values, add_group_values = make_add_values(1, VECTORS), make_add_values(GROUP, VECTORS)
-add_narrow_values, add_narrow_group_values = make_add_values(1, 1), make_add_values(GROUP, 1)
+add_values, add_first_values, add_group_values = (
+    make_add_values(rows, VECTORS, is_fetching) for rows, is_fetching in ((1, True), (GROUP, True), (GROUP, False))
+)
+add_narrow_values, add_narrow_group_values = make_add_values(1, 1, True), make_add_values(GROUP, 1, False)
