@@ -102,7 +102,7 @@ def attend_bytes(
     """One head of one sequence with `length` cached positions and `count` new ones, of `new` and `out` from `start` on.
 
     Args:
-        new: float32 [T, 3, H, D], queries, keys and values. D must be a multiple of 64.
+        new: float32 [T, 3, H, D], queries, keys and values. D must be a multiple of LANES, and is best one of BLOCK.
         cache: int8 [N, D·TILE], the tiles of all sequences and heads. scales: float32 [N, TILE], their scales.
         keys, next_keys: the first tile of the head's keys, and that of the head whose `next_used` positions come next.
         apart: tiles from those of keys to those of their values.
@@ -153,7 +153,7 @@ def attend_together(
             used = min(TILE, length + first + rows - n * TILE)
             blocks, steps = (used + BLOCK - 1) // BLOCK, (used + 3) // 4
             scored = (
-                new, first, room.queries, room.offsets, cache, tile, ahead, ahead_used, scales, blocks, room.scores
+                first, room.queries, room.offsets, cache, tile, ahead, ahead_used, scales, blocks, room.scores
             )  # fmt: skip
             if rows == 1:
                 score(*scored)
@@ -172,7 +172,8 @@ def attend_together(
             else:
                 weigh_group(*weighed)
             added = (
-                room.weights, room.shrinks, unit, cache, tile + apart, ahead + apart, ahead_used, steps, first, room.sums
+                room.weights, room.shrinks, unit, cache, tile + apart, ahead + apart, ahead_used,
+                steps, first, room.sums,
             )  # fmt: skip
             if rows == 1 and is_wide:
                 add_values(*added)

@@ -2,7 +2,7 @@
 
 One instruction multiplies four unsigned with four signed bytes and adds the products to a sum of 32 bits. So the four
 numbers that it takes lie beside each other: a tile's keys are [D / 4, TILE, 4], its values [TILE / 4, D, 4].
-A key is stored plus 128, as an unsigned byte, so that queries can be signed; a value is signed, as weights are positive.
+Keys are stored plus 128, as unsigned bytes, so that queries can be signed. Values are signed, as weights are positive.
 
 Queries and weights keep 16 bits, so that their rounding is negligible beside the cache's: a low and a high byte, each
 multiplied by itself. These split numbers are bytes [K / 4, 4, 4]: of each four numbers the low bytes, the high bytes,
@@ -33,7 +33,7 @@ BLOCK = VECTORS * LANES  # positions whose scores are computed together
 GROUP = 3  # queries that are multiplied together: the sums of both bytes and a tile's vectors fill the registers
 SPLIT = 4  # bytes that a split number takes
 HIGHEST_QUERY = 127 * 256 + 127.0  # both its bytes are 127
-HIGHEST_WEIGHT = 2**16 - 1.0
+HIGHEST_WEIGHT = 65000.0  # times its scale, in units; no rounding carries it to 2^16
 HIGHEST_BYTE = 127.0
 LEAST = 1e-20  # stands for the largest size of zeros
 HIDDEN = -1e30  # the score of what a query may not see: its weight becomes zero
@@ -172,14 +172,16 @@ def make_score(rows: int, is_fetching: bool) -> Any:
         offsets = [builder.load(arguments.point("offsets", INT32, number)) for number in numbers]
         starts = [repeat(builder, offset, INTEGERS) for offset in offsets]
         keys, ahead = (arguments.point("cache", INTEGERS, arguments[name]) for name in ("tile", "ahead"))
-        steps, scales = builder.lshr(arguments.count("new", 3), INDEX(2)), arguments.point("scales", FLOATS, arguments["tile"])
+        scales = arguments.point("scales", FLOATS, arguments["tile"])
+        steps = builder.udiv(arguments.count("queries", 1), INDEX(4 * SPLIT))
         with cgutils.for_range(builder, arguments["blocks"]) as loop:
             first = builder.mul(loop.index, INDEX(VECTORS))
-            right, fetched = builder.gep(keys, [first]), None
-            if is_fetching:
-                is_used = builder.icmp_signed("<", builder.mul(loop.index, INDEX(BLOCK)), arguments["ahead_used"])
-                fetched = builder.gep(builder.select(is_used, ahead, keys), [first]), steps
-            sums = multiply_split(builder, lefts, right, steps, INDEX(TILE // LANES), VECTORS, starts, True, fetched)
+            is_used = builder.icmp_signed("<", builder.mul(loop.index, INDEX(BLOCK)), arguments["ahead_used"])
+            right, fetched = builder.gep(keys, [first]), builder.gep(builder.select(is_used, ahead, keys), [first])
+            sums = multiply_split(
+                builder, lefts, right, steps, INDEX(TILE // LANES), VECTORS, starts, True,
+                (fetched, steps) if is_fetching else None,
+            )  # fmt: skip
             for i in range(VECTORS):
                 number = builder.add(first, INDEX(i))
                 scale = read(builder, scales, number)
@@ -188,11 +190,11 @@ def make_score(rows: int, is_fetching: bool) -> Any:
                     place = builder.gep(arguments.point("scores", FLOATS, INDEX(row)), [number])
                     builder.store(score, place, align=4)
 
-    return make_kernel("new query queries offsets cache tile ahead ahead_used scales blocks scores", generate)
+    return make_kernel("query queries offsets cache tile ahead ahead_used scales blocks scores", generate)
 
 
 def generate_relate(builder: ir.IRBuilder, arguments: Arguments) -> ir.Value:
-    """Divides the scales of a tile's values by a unit in which the largest weight times scale is 16 bits. Returns it."""
+    """Divides the scales of a tile's values by the unit of its weights times scales, which it returns."""
     scales, ratios = arguments.point("scales", FLOATS, arguments["tile"]), arguments.point("ratios", FLOATS)
     for name in ("ahead", "ahead_values"):
         fetch(builder, arguments.point("scales", BYTE, arguments[name]), 4 * TILE)
@@ -260,13 +262,14 @@ def make_add_values(rows: int, vectors: int, is_fetching: bool) -> Any:
         shrinks = [builder.load(arguments.point("shrinks", FLOAT, INDEX(row))) for row in range(rows)]
         values, ahead = (arguments.point("cache", INTEGERS, arguments[name]) for name in ("tile", "ahead"))
         width = count_vectors(builder, arguments.count("sums", 1))
+        ahead_steps = builder.lshr(builder.add(arguments["ahead_used"], INDEX(3)), INDEX(2))
         with cgutils.for_range(builder, builder.udiv(width, INDEX(vectors))) as loop:
             first = builder.mul(loop.index, INDEX(vectors))
-            right, fetched = builder.gep(values, [first]), None
-            if is_fetching:
-                fetched = builder.gep(ahead, [first]), builder.lshr(builder.add(arguments["ahead_used"], INDEX(3)), INDEX(2))
-            starts = [integer(0)] * rows
-            sums = multiply_split(builder, lefts, right, arguments["steps"], width, vectors, starts, False, fetched)
+            right, fetched = builder.gep(values, [first]), (builder.gep(ahead, [first]), ahead_steps)
+            sums = multiply_split(
+                builder, lefts, right, arguments["steps"], width, vectors, [integer(0)] * rows, False,
+                fetched if is_fetching else None,
+            )  # fmt: skip
             for row in range(rows):
                 shrink = repeat(builder, shrinks[row], FLOATS)
                 for i in range(vectors):
@@ -293,7 +296,7 @@ def multiply_split(
 
     Args:
         lefts: pointers to the rows. right: to the first vector.
-        ahead: a pointer to what is fetched meanwhile, and of how many steps.
+        ahead: a pointer to what is fetched meanwhile, and how many steps of it.
         steps: of four numbers each. width: vectors from one step to the next.
         starts: for each row what its sums begin with.
     """
@@ -372,16 +375,16 @@ def choose_larger(builder: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.V
     return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
 
-def raise_two(builder, x):
+def raise_two(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """2^x, zero of a large negative number, with a relative error below 3e-6."""
     whole = call(builder, "llvm.rint", x)
     rest, series = builder.fsub(x, whole), constant(POWER_SERIES[-1])
     for factor in reversed(POWER_SERIES[:-1]):
         series = builder.fadd(builder.fmul(series, rest), constant(factor))
-
-    half = ir.IntType(16)
-    kind = ir.FunctionType(FLOATS, [FLOATS, FLOATS, FLOATS, half, INT32])
+    mask = ir.IntType(LANES)
+    kind = ir.FunctionType(FLOATS, [FLOATS, FLOATS, FLOATS, mask, INT32])
     scale = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.mask.scalef.ps.512")
-    return builder.call(scale, [series, whole, series, half(-1), INT32(4)])
+    return builder.call(scale, [series, whole, series, mask(-1), INT32(4)])  # 4: rounds as all else does
 
 
 def get_first(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
