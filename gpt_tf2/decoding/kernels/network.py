@@ -109,14 +109,17 @@ def run_share(
     """A thread's share of `run_network`."""
     rows, phase = len(x), 0
     every, wide, flat = np.arange(rows), new.reshape(rows, -1), attended.reshape(rows, -1)
-    no_norm = np.empty((0, 0), np.float32)
+    no_norm, room = np.empty((0, 0), np.float32), make_room(new.shape[3])
     for block in range(len(network.norms)):
         norms = network.norms[block]
         packed, columns = network.attention_in[block], network.attention_in_columns[block]
         ready = shape_left(left, rows, packed)
         prepare(x, every, norms[0], ready, factors, counters, phase, thread, threads)
         multiply_and_write(ready, factors, packed, columns, wide, counters, phase + 1, thread, threads)
-        attend_share(new, counts, firsts, lengths, cache[block], scales[block], attended, counters, phase + 2, thread, threads)
+        attend_share(
+            new, counts, firsts, lengths, cache[block], scales[block], room,
+            attended, counters, phase + 2, thread, threads,
+        )  # fmt: skip
         packed, columns = network.attention_out[block], network.attention_out_columns[block]
         ready = shape_left(left, rows, packed)
         prepare(flat, every, no_norm, ready, factors, counters, phase + 3, thread, threads)
@@ -145,12 +148,12 @@ def shape_left(left: np.ndarray, rows: int, packed: np.ndarray) -> np.ndarray:
 
 
 @compile_kernel
-def attend_share(new, counts, firsts, lengths, cache, scales, out, counters, phase, thread, threads):
+def attend_share(new, counts, firsts, lengths, cache, scales, room, out, counters, phase, thread, threads):
     sequences = len(counts)
     heads, items, done = new.shape[2], sequences * new.shape[2], 0
     weights = np.zeros((GROUP, TILE), np.float32)
     largest, totals = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
-    tiles, room = cache.shape[3], make_room(new.shape[3])
+    tiles = cache.shape[3]
     every_tile, every_scale = cache.reshape(-1, cache.shape[4]), scales.reshape(-1, TILE)
     item = take_item(counters, phase, thread, threads, items)
     while item >= 0:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gpt_tf2.decoding.kernels.byte_attention import make_room
 from gpt_tf2.decoding.kernels.byte_tiles import TILE
 from gpt_tf2.decoding.kernels.network import attend_share
 from gpt_tf2.decoding.kernels.tiles import HAS_TILES
@@ -16,7 +17,8 @@ def attend(new: np.ndarray, counts: list, lengths: list, cache: np.ndarray, scal
     out = np.empty((len(new), *new.shape[2:]), "float32")
     firsts = np.cumsum(counts) - counts
     counters = np.zeros(count_numbers(1, 1), "int64")
-    attend_share(new, np.array(counts), firsts, np.array(lengths), cache, scales, out, counters, 0, 0, 1)
+    room = make_room(new.shape[3])
+    attend_share(new, np.array(counts), firsts, np.array(lengths), cache, scales, room, out, counters, 0, 0, 1)
     return out
 
 
