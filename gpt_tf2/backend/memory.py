@@ -2,11 +2,14 @@
 
 import contextlib
 import ctypes
+import math
 import mmap
 import os
 import re
 import subprocess
 from pathlib import Path
+
+import numpy as np
 
 from gpt_tf2.storage.files import read_or_empty
 
@@ -106,6 +109,18 @@ def return_freed_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         for option, value in MALLOC_OPTIONS.values():
             ctypes.CDLL(None).mallopt(option, value)
+
+
+def reserve_zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Return an array of zeros, aligned to pages, of which only those that are written take memory.
+
+    It may be larger than the memory.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if not hasattr(mmap, "MAP_NORESERVE"):  # not Linux
+        return np.zeros(shape, dtype)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
+    return np.frombuffer(mmap.mmap(-1, max(1, size), flags=flags), dtype, math.prod(shape)).reshape(shape)
 
 
 def trim_heap() -> None:

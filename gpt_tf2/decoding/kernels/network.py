@@ -1,33 +1,35 @@
 """The whole network as one compiled function, which runs on all threads at once; see `work.py`.
 
-Letters in shapes: B sequences, N new tokens of all of them, C channels, L blocks, H heads, D size of a head, V tokens of
-the vocabulary.
+Letters in shapes: B sequences, N new tokens of all of them, L blocks, W channels, H heads, D size of a head, V tokens of
+the vocabulary, K inputs and M outputs of a matrix.
 """
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from numba import prange
 
 from gpt_tf2.backend.numba_kernels import compile_kernel
-from gpt_tf2.decoding.kernels.attention import attend_head
-from gpt_tf2.decoding.kernels.dense import FEW, multiply_and_add, multiply_and_gelu, multiply_and_write, prepare
+from gpt_tf2.decoding.kernels.attention import TILE, attend_head
+from gpt_tf2.decoding.kernels.dense import FEW, multiply, prepare
 from gpt_tf2.decoding.kernels.products import GROUP
-from gpt_tf2.decoding.kernels.attention import TILE
-from gpt_tf2.decoding.kernels.tiles import COLUMNS
-from gpt_tf2.decoding.kernels.work import end_phase, take_item
+from gpt_tf2.decoding.kernels.tiles import ADD, COLUMNS, GELU, WRITE
+from gpt_tf2.decoding.kernels.work import count_numbers, end_phase, take_item
 
+THREADS = numba.get_num_threads()
 PHASES = 9  # of a block
 HEAD_PHASES = 2
 
 
 class Network(NamedTuple):
-    """A network's weights, ready for `run_network`. Blocks come first in all shapes.
+    """A network's weights. W is a multiple of COLUMNS and of D, so that the model's C channels may not fill it.
 
     norms: float32 [L, 2, 2, C], gain and bias of a block's two layer norms.
     final_norm: float32 [2, C].
-    attention_in, attention_out, mlp_in, mlp_out, head: int8 or float32 [L, M / COLUMNS, K·COLUMNS], a block's matrices
-        [K, M], packed; see `tiles.py`. The head is of one layer.
+    attention_in, attention_out, mlp_in, mlp_out: int8 or float32 [L, M / COLUMNS, K·COLUMNS], a block's matrices
+        [W, 3·W], [W, W], [W, 4·C] and [4·C, W], packed; see `tiles.py`.
+    head: the same of one matrix [W, V], V filled up to whole blocks.
     …_columns: float32 [L, 3, M]: each column's scale, the sum of its integers, and its bias.
     """
 
@@ -45,8 +47,41 @@ class Network(NamedTuple):
     head_columns: np.ndarray
 
 
-@compile_kernel(parallel=True)
 def run_network(
+    network: Network,
+    x: np.ndarray,
+    counts: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    wanted: np.ndarray,
+) -> np.ndarray:
+    """Runs the network on new tokens of several sequences.
+
+    Args:
+        x: float32 [N, W], the tokens' embeddings, sequence by sequence. Becomes the last block's output.
+        counts: int64 [B], how many new tokens each sequence has.
+        lengths: int64 [B], how many positions of each are cached. There must be room for the new ones.
+        cache: int8 or float32, as the matrices, [L, B, 2, H, tiles, D·TILE], keys and values. Changed in place.
+        scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
+        wanted: int64 [rows], the tokens after which logits are wanted.
+
+    Returns:
+        Float32 logits [rows, V], V filled up to whole blocks.
+    """
+    rows, inner = len(x), max(x.shape[1], network.mlp_in_columns.shape[2])
+    left = np.empty((THREADS if rows <= FEW else 1, rows * inner), "uint8" if cache.itemsize == 1 else "float32")
+    counters = np.zeros(count_numbers(len(network.norms) * PHASES + HEAD_PHASES, THREADS), "int64")
+    logits = np.empty((len(wanted), network.head_columns.shape[2]), "float32")
+    numba.set_num_threads(THREADS)
+    run_on_threads(
+        network, x, counts, np.cumsum(counts) - counts, lengths, cache, scales, wanted, logits, left, counters, THREADS
+    )
+    return logits
+
+
+@compile_kernel(parallel=True)
+def run_on_threads(
     network: Network,
     x: np.ndarray,
     counts: np.ndarray,
@@ -60,25 +95,20 @@ def run_network(
     counters: np.ndarray,
     threads: int,
 ) -> None:
-    """Runs the network on new tokens of several sequences.
+    """As `run_network`.
 
     Args:
-        x: float32 [N, C], the tokens' embeddings, sequence by sequence; becomes the last block's output.
-        counts, firsts, lengths: int [B], of each sequence the number of new tokens, the first one's index in `x`, and
-            how many positions are cached.
-        cache, scales: as `attend` in `attention.py` takes them, of all blocks: [L, B, …].
-        wanted: int [W], the rows of `x` after which logits are wanted.
-        logits: float32 [W, V], written.
-        left: of the matrices' type, [threads, room for N rows of 4·C].
-        counters: int64 zeros.
+        firsts: int64 [B], the index in `x` of each sequence's first token.
+        left: uint8 or float32, room for the rows of a product, of FEW rows for each thread.
+        counters: int64, zeros; see `count_numbers`.
     """
-    rows, channels = x.shape
-    heads = cache.shape[3]
-    new = np.empty((rows, 3, heads, channels // heads), np.float32)
-    attended, hidden = np.empty((rows, heads, channels // heads), np.float32), np.empty((rows, 4 * channels), np.float32)
-    factors = np.empty((threads, rows, 2), np.float32)
+    rows, width, heads = len(x), x.shape[1], cache.shape[3]
+    depth = cache.shape[5] // TILE
+    new = np.empty((rows, 3, width // depth, depth), np.float32)
+    attended, hidden = np.zeros((rows, width), np.float32), np.empty((rows, network.mlp_in_columns.shape[2]), np.float32)
+    factors = np.empty((len(left), rows, 2), np.float32)
     for thread in prange(threads):
-        number = np.int64(thread)  # prange has unsigned integers
+        number = np.int64(thread)  # prange counts in unsigned integers
         own = number if rows <= FEW else 0
         run_share(
             network, x, counts, firsts, lengths, cache, scales, wanted, logits,
@@ -106,35 +136,45 @@ def run_share(
     thread: int,
     threads: int,
 ) -> None:
-    """A thread's share of `run_network`."""
+    """A thread's share of `run_on_threads`.
+
+    Args:
+        left, factors: see `prepare`.
+        new: float32 [N, 3, W / D, D], attended: float32 [N, W], hidden: float32 [N, 4·C], room for what lies between.
+    """
     rows, phase = len(x), 0
-    every, wide, flat = np.arange(rows), new.reshape(rows, -1), attended.reshape(rows, -1)
-    no_norm = np.empty((0, 0), np.float32)
+    every, no_norm = np.arange(rows), np.empty((0, 0), np.float32)
+    projected, heads = new.reshape(rows, -1), attended.reshape(rows, new.shape[2], new.shape[3])
     for block in range(len(network.norms)):
         norms = network.norms[block]
+
         packed, columns = network.attention_in[block], network.attention_in_columns[block]
         ready = shape_left(left, rows, packed)
         prepare(x, every, norms[0], ready, factors, counters, phase, thread, threads)
-        multiply_and_write(ready, factors, packed, columns, wide, counters, phase + 1, thread, threads)
-        attend_share(new, counts, firsts, lengths, cache[block], scales[block], attended, counters, phase + 2, thread, threads)
+        multiply(ready, factors, packed, columns, projected, WRITE, counters, phase + 1, thread, threads)
+
+        attend(new, counts, firsts, lengths, cache[block], scales[block], heads, counters, phase + 2, thread, threads)
+
         packed, columns = network.attention_out[block], network.attention_out_columns[block]
         ready = shape_left(left, rows, packed)
-        prepare(flat, every, no_norm, ready, factors, counters, phase + 3, thread, threads)
-        multiply_and_add(ready, factors, packed, columns, x, counters, phase + 4, thread, threads)
+        prepare(attended, every, no_norm, ready, factors, counters, phase + 3, thread, threads)
+        multiply(ready, factors, packed, columns, x, ADD, counters, phase + 4, thread, threads)
+
         packed, columns = network.mlp_in[block], network.mlp_in_columns[block]
         ready = shape_left(left, rows, packed)
         prepare(x, every, norms[1], ready, factors, counters, phase + 5, thread, threads)
-        multiply_and_gelu(ready, factors, packed, columns, hidden, counters, phase + 6, thread, threads)
+        multiply(ready, factors, packed, columns, hidden, GELU, counters, phase + 6, thread, threads)
+
         packed, columns = network.mlp_out[block], network.mlp_out_columns[block]
         ready = shape_left(left, rows, packed)
         prepare(hidden, every, no_norm, ready, factors, counters, phase + 7, thread, threads)
-        multiply_and_add(ready, factors, packed, columns, x, counters, phase + 8, thread, threads)
-        phase += 9
+        multiply(ready, factors, packed, columns, x, ADD, counters, phase + 8, thread, threads)
+        phase += PHASES
     if len(wanted):
         packed, columns = network.head[0], network.head_columns[0]
         ready = shape_left(left, len(wanted), packed)
         prepare(x, wanted, network.final_norm, ready, factors, counters, phase, thread, threads)
-        multiply_and_write(ready, factors, packed, columns, logits, counters, phase + 1, thread, threads)
+        multiply(ready, factors, packed, columns, logits, WRITE, counters, phase + 1, thread, threads)
 
 
 @compile_kernel
@@ -145,14 +185,27 @@ def shape_left(left: np.ndarray, rows: int, packed: np.ndarray) -> np.ndarray:
 
 
 @compile_kernel
-def attend_share(new, counts, firsts, lengths, cache, scales, out, counters, phase, thread, threads):
+def attend(
+    new: np.ndarray,
+    counts: np.ndarray,
+    firsts: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    out: np.ndarray,
+    counters: np.ndarray,
+    phase: int,
+    thread: int,
+    threads: int,
+) -> None:
+    """The attention of one block, into `out` [N, W / D, D]."""
     sequences = len(counts)
-    items, done = sequences * new.shape[2], 0
+    items, done = sequences * cache.shape[2], 0
     weights = np.zeros((GROUP, TILE), np.float32)
     largest, totals = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
     item = take_item(counters, phase, thread, threads, items)
     while item >= 0:
-        head, sequence = item // sequences, item % sequences
+        head, sequence = item // sequences, item % sequences  # each thread gets all: their work differs
         following = min(item + 1, items - 1)
         attend_head(
             new,

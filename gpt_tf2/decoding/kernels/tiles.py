@@ -18,6 +18,7 @@ from gpt_tf2.decoding.kernels.products import BYTE, FEATURES, FLAGS, FLOATS, INT
 HAS_TILES = bool(FEATURES.get("avx512vnni"))
 VECTORS = 4  # registers that a row's sums take
 COLUMNS = VECTORS * LANES
+BYTES = 4  # of a row that an instruction multiplies in int8
 ROWS = 6  # at most: their sums and a block's vectors fill the registers
 AHEAD = 2048  # bytes from what is read to what is fetched
 WRITE, ADD, GELU = 0, 1, 2  # what becomes of a product
@@ -25,23 +26,22 @@ WRITE, ADD, GELU = 0, 1, 2  # what becomes of a product
 INDEX, INTEGERS = ir.IntType(64), ir.VectorType(INT32, LANES)
 
 
-def make_tile(rows: int, use: int) -> Any:
-    """A kernel (left, factors, row, packed, columns, block, out) that multiplies rows with a block and adds the bias.
+def make_tile(rows: int) -> Any:
+    """A kernel (left, factors, row, packed, columns, block, out, use) that multiplies rows with a block, adds the bias.
 
     Args:
         rows: how many rows of left and out, from `row` on.
-        use: WRITE replaces out, ADD adds to it, GELU replaces it by the GELU of the product.
 
     Of the kernel:
         left: float32 [N, K], or in int8 uint8 [N, K]. factors: float32 [N, 2], a row's scale and zero point in int8.
         packed: [blocks, K·COLUMNS]. columns: float32 [3, blocks·COLUMNS], see `Network`.
-        out: float32 [N, blocks·COLUMNS].
+        out: float32 [N, blocks·COLUMNS]. use: WRITE, ADD or GELU.
         All lie in memory without gaps.
     """
 
     @intrinsic
     def multiply_tile(
-        _: Any, left: Any, factors: Any, row: Any, packed: types.Array, columns: Any, block: Any, out: Any
+        _: Any, left: Any, factors: Any, row: Any, packed: types.Array, columns: Any, block: Any, out: Any, use: Any
     ) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
             def open_array(i: int) -> Any:
@@ -52,20 +52,40 @@ def make_tile(rows: int, use: int) -> Any:
             sums = multiply_block(builder, left, numbers, packed, arguments[5])
             first, width = builder.mul(arguments[5], INDEX(COLUMNS)), builder.extract_value(out.shape, 1)
             table = read_columns(builder, columns, first, width)
-            for number, row_sums in zip(numbers, sums, strict=True):
-                values = row_sums if row_sums[0].type == FLOATS else scale_sums(builder, row_sums, factors, number, table)
-                place = builder.gep(out.data, [builder.add(builder.mul(number, width), first)])
-                for i, (value, bias) in enumerate(zip(values, table[2], strict=True)):
-                    target = builder.bitcast(builder.gep(place, [INDEX(LANES * i)]), FLOATS.as_pointer())
-                    result = builder.fadd(value, bias, FLAGS)
-                    if use == ADD:
-                        result = builder.fadd(result, builder.load(target, align=4), FLAGS)
-                    builder.store(compute_gelu(builder, result) if use == GELU else result, target, align=4)
+            kind = sums[0][0].type
+            kept = cgutils.alloca_once(builder, kind, rows * VECTORS)  # so that what follows is a loop: less code
+            for i, total in enumerate(sum(sums, [])):
+                builder.store(total, builder.gep(kept, [INDEX(i)]))
+            with cgutils.for_range(builder, INDEX(rows)) as loop:
+                row = builder.add(arguments[2], loop.index)
+                places = [builder.add(builder.mul(loop.index, INDEX(VECTORS)), INDEX(i)) for i in range(VECTORS)]
+                values = [builder.load(builder.gep(kept, [place])) for place in places]
+                if kind == INTEGERS:
+                    values = scale_sums(builder, values, factors, row, table)
+                values = [builder.fadd(value, bias, FLAGS) for value, bias in zip(values, table[2], strict=True)]
+                write_row(builder, values, builder.gep(out.data, [builder.add(builder.mul(row, width), first)]), arguments[7])
             return context.get_dummy_value()
 
-        return types.void(left, factors, types.intp, packed, columns, types.intp, out), generate
+        return types.void(left, factors, types.intp, packed, columns, types.intp, out, types.intp), generate
 
     return multiply_tile
+
+
+def write_row(builder: ir.IRBuilder, values: list[ir.Value], place: ir.Value, use: ir.Value) -> None:
+    """Writes the VECTORS vectors of a row, or adds them, or writes their GELU."""
+    vectors = builder.bitcast(place, FLOATS.as_pointer())
+    targets = [builder.gep(vectors, [INDEX(i)]) for i in range(VECTORS)]
+    results = [cgutils.alloca_once_value(builder, ir.Constant(FLOATS, ir.Undefined)) for _ in values]
+    for result, value in zip(results, values, strict=True):
+        builder.store(value, result)
+    with builder.if_then(builder.icmp_signed("==", use, INDEX(ADD))):
+        for result, value, target in zip(results, values, targets, strict=True):
+            builder.store(builder.fadd(value, builder.load(target, align=4), FLAGS), result)
+    with builder.if_then(builder.icmp_signed("==", use, INDEX(GELU))):
+        for result, value in zip(results, values, strict=True):
+            builder.store(compute_gelu(builder, value), result)
+    for result, target in zip(results, targets, strict=True):
+        builder.store(builder.load(result), target, align=4)
 
 
 def multiply_block(builder: ir.IRBuilder, left: Any, rows: list[ir.Value], packed: Any, block: ir.Value) -> list:
@@ -77,7 +97,7 @@ def multiply_block(builder: ir.IRBuilder, left: Any, rows: list[ir.Value], packe
     starts = [builder.gep(numbers, [builder.mul(row, steps)]) for row in rows]
     size = builder.extract_value(packed.shape, 1)
     vectors = builder.bitcast(builder.gep(packed.data, [builder.mul(block, size)]), kind.as_pointer())
-    sums = [[cgutils.alloca_once_value(builder, ir.Constant(kind, None)) for _ in range(VECTORS)] for _ in rows]
+    sums = [[cgutils.alloca_once(builder, kind) for _ in range(VECTORS)] for _ in rows]
     for total in sum(sums, []):
         builder.store(ir.Constant(kind, None), total)
     with cgutils.for_range(builder, steps) as loop:
@@ -171,4 +191,4 @@ def make_fetch_columns(_: Any, out: types.Array, row: Any, count: Any, block: An
 
 
 fetch_columns: Any = intrinsic(make_fetch_columns)  # has a block's columns of `count` rows fetched, to be written
-TILES = {(rows, use): make_tile(rows, use) for rows in range(1, ROWS + 1) for use in (WRITE, ADD, GELU)}
+TILES = [make_tile(rows) for rows in range(1, ROWS + 1)]
