@@ -19,8 +19,8 @@ from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.data.held_out import TOKENS, read_held_out
 from gpt_tf2.data.reference_text import read_reference_text
-from gpt_tf2.decoding.decoder import NO_IDS, Decoder
 from gpt_tf2.decoding.conversion import Perplexities, open_conversion
+from gpt_tf2.decoding.decoder import NO_IDS, Decoder
 from gpt_tf2.decoding.sample_perplexity import cut_windows, decode_windows, measure_perplexity
 from gpt_tf2.errors import InputError
 from gpt_tf2.tokenizer import Tokenizer
@@ -118,7 +118,7 @@ def find_converter(model: OpenedModel, engine: str, precision: str) -> Converter
     """
     from gpt_tf2.decoding.native.packing import runs_natively
 
-    if engine == "litert" or engine == "cpu" and not runs_natively(model.config):
+    if engine == "litert" or (engine == "cpu" and not runs_natively(model.config)):
         return litert_converter(model, precision)
     if not runs_natively(model.config):
         message = "needs a processor with AVX-512 VNNI, and heads of a multiple of 16 channels: leave it out"

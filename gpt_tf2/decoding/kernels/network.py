@@ -105,7 +105,10 @@ def run_on_threads(
     rows, width, heads = len(x), x.shape[1], cache.shape[3]
     depth = cache.shape[5] // TILE
     new = np.empty((rows, 3, width // depth, depth), np.float32)
-    attended, hidden = np.zeros((rows, width), np.float32), np.empty((rows, network.mlp_in_columns.shape[2]), np.float32)
+    attended, hidden = (
+        np.zeros((rows, width), np.float32),
+        np.empty((rows, network.mlp_in_columns.shape[2]), np.float32),
+    )
     factors = np.empty((len(left), rows, 2), np.float32)
     for thread in prange(threads):
         number = np.int64(thread)  # prange counts in unsigned integers

@@ -4,6 +4,7 @@ A matrix is packed into blocks of COLUMNS columns, so that it is read from first
 [K, COLUMNS]; in int8 [K / 4, COLUMNS, 4], as one instruction adds four products of bytes to a sum.
 """
 
+import itertools
 from typing import Any
 
 from llvmlite import ir
@@ -54,7 +55,7 @@ def make_tile(rows: int) -> Any:
             table = read_columns(builder, columns, first, width)
             kind = sums[0][0].type
             kept = cgutils.alloca_once(builder, kind, rows * VECTORS)  # so that what follows is a loop: less code
-            for i, total in enumerate(sum(sums, [])):
+            for i, total in enumerate(itertools.chain(*sums)):
                 builder.store(total, builder.gep(kept, [INDEX(i)]))
             with cgutils.for_range(builder, INDEX(rows)) as loop:
                 row = builder.add(arguments[2], loop.index)
@@ -63,7 +64,9 @@ def make_tile(rows: int) -> Any:
                 if kind == INTEGERS:
                     values = scale_sums(builder, values, factors, row, table)
                 values = [builder.fadd(value, bias, FLAGS) for value, bias in zip(values, table[2], strict=True)]
-                write_row(builder, values, builder.gep(out.data, [builder.add(builder.mul(row, width), first)]), arguments[7])
+                write_row(
+                    builder, values, builder.gep(out.data, [builder.add(builder.mul(row, width), first)]), arguments[7]
+                )
             return context.get_dummy_value()
 
         return types.void(left, factors, types.intp, packed, columns, types.intp, out, types.intp), generate
@@ -98,7 +101,7 @@ def multiply_block(builder: ir.IRBuilder, left: Any, rows: list[ir.Value], packe
     size = builder.extract_value(packed.shape, 1)
     vectors = builder.bitcast(builder.gep(packed.data, [builder.mul(block, size)]), kind.as_pointer())
     sums = [[cgutils.alloca_once(builder, kind) for _ in range(VECTORS)] for _ in rows]
-    for total in sum(sums, []):
+    for total in itertools.chain(*sums):
         builder.store(ir.Constant(kind, None), total)
     with cgutils.for_range(builder, steps) as loop:
         place = builder.gep(vectors, [builder.mul(loop.index, INDEX(VECTORS))])

@@ -11,6 +11,7 @@ from gpt_tf2.decoding.decoder import NO_IDS, State
 from gpt_tf2.decoding.kernels.attention import TILE
 from gpt_tf2.decoding.kernels.network import run_network
 from gpt_tf2.decoding.native.packing import open_network, pad_width
+from gpt_tf2.decoding.native.rows import RowsFile
 
 
 class NativeDecoder:
@@ -31,8 +32,8 @@ class NativeDecoder:
 
     def __init__(self, folder: Path, config: GPT2Config, precision: str, undrawn: np.ndarray = NO_IDS):
         self.config, self.precision, self.undrawn = config, precision, undrawn
-        self.name = f"compiled for this CPU, {precision}"
-        self._wte = np.load(folder / "wte.npy", mmap_mode="r")
+        self.name = f"native on CPU, {precision}"
+        self._wte = RowsFile(folder / "wte.npy")
         self._wpe = np.load(folder / "wpe.npy")
         self._network = open_network(folder)
 
@@ -47,8 +48,9 @@ class NativeDecoder:
         ids = [id for ids in new for id in ids]
         positions = np.arange(len(ids)) + np.repeat(state.lengths + counts - ends, counts)
         x = np.zeros((len(ids), pad_width(self.config)), "float32")
-        np.add(self._wte[ids], self._wpe[positions], out=x[:, : self.config.n_embd])
-        logits = run_network(self._network, x, counts, state.lengths, *state.cache, rows)
+        np.add(self._wte.read(ids), self._wpe[positions], out=x[:, : self.config.n_embd])
+        cache, scales = state.cache
+        logits = run_network(self._network, x, counts, state.lengths, cache, scales, rows)
         state.lengths = state.lengths + counts
         return logits[:, : self.config.n_vocab]
 

@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -87,7 +88,9 @@ def pack_block(checkpoint: Checkpoint, config: GPT2Config, block: int, precision
         matrix, bias = matrix.reshape(len(matrix), parts, -1), bias.reshape(parts, -1)
         inner = len(matrix) if name == "mlp_out" else width
         matrix = np.pad(matrix, ((0, inner - len(matrix)), (0, 0), (0, missing))).reshape(inner, -1)
-        arrays[name], arrays[f"{name}_columns"] = pack(matrix.T, np.pad(bias, ((0, 0), (0, missing))).ravel(), precision)
+        arrays[name], arrays[f"{name}_columns"] = pack(
+            matrix.T, np.pad(bias, ((0, 0), (0, missing))).ravel(), precision
+        )
     return arrays
 
 
@@ -119,7 +122,7 @@ def read_norm(checkpoint: Checkpoint, name: str) -> np.ndarray:
     return np.stack([checkpoint.read(f"{name}/{part}") for part in "gb"])
 
 
-def write_header(file, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def write_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Begins an .npy file, whose values follow."""
     facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, facts)

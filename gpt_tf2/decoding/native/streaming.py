@@ -30,17 +30,18 @@ def stream_windows(checkpoint: Checkpoint, config: GPT2Config, windows: np.ndarr
     for block in range(config.n_layer):
         arrays = {name: array[None] for name, array in pack_block(checkpoint, config, block, "float32").items()}
         network = Network(final_norm=final_norm, head=NOTHING, head_columns=NOTHING, **arrays)
-        cache = make_cache(dataclasses.replace(config, n_layer=1), sequences, "float32")
-        run_network(network, x, counts, lengths, *cache, none)
+        cache, scales = make_cache(dataclasses.replace(config, n_layer=1), sequences, "float32")
+        run_network(network, x, counts, lengths, cache, scales, none)
     no_blocks = {name: array[:0] for name, array in arrays.items()}
-    del arrays, network, cache
+    del arrays, network, cache, scales
     trim_heap()  # the head may be a third of the model
     matrices, columns = zip(*pack_head(checkpoint, config, "float32"), strict=True)
     head = {"head": np.concatenate(matrices)[None], "head_columns": np.concatenate(columns, axis=1)[None]}
     del matrices
-    network, no_cache = Network(final_norm=final_norm, **no_blocks, **head), make_cache(config, 1, "float32")
+    network = Network(final_norm=final_norm, **no_blocks, **head)
+    cache, scales = make_cache(config, 1, "float32")
     for first in range(0, len(x), PIECE):
         piece = x[first : first + PIECE]
         count = np.array([len(piece)])
-        logits = run_network(network, piece, count, lengths[:1], *no_cache, np.arange(len(piece)))
+        logits = run_network(network, piece, count, lengths[:1], cache, scales, np.arange(len(piece)))
         yield logits[:, : config.n_vocab]

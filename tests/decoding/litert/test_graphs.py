@@ -12,8 +12,8 @@ from gpt_tf2.decoding.litert import tracing
 from gpt_tf2.decoding.litert.decoder import load_signatures
 from gpt_tf2.decoding.litert.graphs import TRACED, convert, traced_path, write_graphs
 from gpt_tf2.decoding.litert.model_file import unpack
-from gpt_tf2.decoding.rounding import quantize
 from gpt_tf2.decoding.litert.streaming import stream_windows
+from gpt_tf2.decoding.rounding import quantize
 from gpt_tf2.model import GPT2
 
 CONFIG = GPT2Config(n_vocab=300, n_ctx=40, n_embd=48, n_head=3, n_layer=3)
