@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt_tf2.backend.numba_kernels import compile_kernel, f32, flip_if_negative
 from gpt_tf2.decoding.kernels.pair_products import ROUNDER
-from gpt_tf2.decoding.kernels.tiles import ROWS, TILES, fetch_columns
+from gpt_tf2.decoding.kernels.tiles import ROWS, TILES, fetch_block, fetch_columns
 from gpt_tf2.decoding.kernels.work import end_phase, take_item
 
 FEW = 3  # rows: each thread prepares them for itself, which is shorter than waiting for another
@@ -105,12 +105,16 @@ def multiply(
     columns: np.ndarray,
     out: np.ndarray,
     use: int,
+    following: np.ndarray,
     counters: np.ndarray,
     phase: int,
     thread: int,
     threads: int,
 ) -> None:
-    """Multiplies prepared rows by a matrix and adds its bias; see `make_tile`."""
+    """Multiplies prepared rows by a matrix and adds its bias; see `make_tile`.
+
+    following: what is multiplied next, packed: its beginning is fetched while this thread waits.
+    """
     parts = -(-len(left) // MULTIPLIED)
     items, done = parts * len(packed), 0
     item = take_item(counters, phase, thread, threads, items)
@@ -135,4 +139,6 @@ def multiply(
             row += count
         done += 1
         item = take_item(counters, phase, thread, threads, items)
+    if done:
+        fetch_block(following, thread * len(following) // threads)
     end_phase(counters, phase, threads, done, items)

@@ -154,30 +154,45 @@ def run_share(
         packed, columns = network.attention_in[block], network.attention_in_columns[block]
         ready = shape_left(left, rows, packed)
         prepare(x, every, norms[0], ready, factors, counters, phase, thread, threads)
-        multiply(ready, factors, packed, columns, projected, WRITE, counters, phase + 1, thread, threads)
+        multiply(
+            ready,
+            factors,
+            packed,
+            columns,
+            projected,
+            WRITE,
+            network.attention_out[block],
+            counters,
+            phase + 1,
+            thread,
+            threads,
+        )
 
         attend(new, counts, firsts, lengths, cache[block], scales[block], heads, counters, phase + 2, thread, threads)
 
         packed, columns = network.attention_out[block], network.attention_out_columns[block]
         ready = shape_left(left, rows, packed)
         prepare(attended, every, no_norm, ready, factors, counters, phase + 3, thread, threads)
-        multiply(ready, factors, packed, columns, x, ADD, counters, phase + 4, thread, threads)
+        multiply(ready, factors, packed, columns, x, ADD, network.mlp_in[block], counters, phase + 4, thread, threads)
 
         packed, columns = network.mlp_in[block], network.mlp_in_columns[block]
         ready = shape_left(left, rows, packed)
         prepare(x, every, norms[1], ready, factors, counters, phase + 5, thread, threads)
-        multiply(ready, factors, packed, columns, hidden, GELU, counters, phase + 6, thread, threads)
+        multiply(
+            ready, factors, packed, columns, hidden, GELU, network.mlp_out[block], counters, phase + 6, thread, threads
+        )
 
         packed, columns = network.mlp_out[block], network.mlp_out_columns[block]
+        upcoming = network.attention_in[block + 1] if block + 1 < len(network.norms) else network.head[0]
         ready = shape_left(left, rows, packed)
         prepare(hidden, every, no_norm, ready, factors, counters, phase + 7, thread, threads)
-        multiply(ready, factors, packed, columns, x, ADD, counters, phase + 8, thread, threads)
+        multiply(ready, factors, packed, columns, x, ADD, upcoming, counters, phase + 8, thread, threads)
         phase += PHASES
     if len(wanted):
         packed, columns = network.head[0], network.head_columns[0]
         ready = shape_left(left, len(wanted), packed)
         prepare(x, wanted, network.final_norm, ready, factors, counters, phase, thread, threads)
-        multiply(ready, factors, packed, columns, logits, WRITE, counters, phase + 1, thread, threads)
+        multiply(ready, factors, packed, columns, logits, WRITE, packed, counters, phase + 1, thread, threads)
 
 
 @compile_kernel

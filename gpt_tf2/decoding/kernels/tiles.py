@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import LN_2, LOG2_E
-from gpt_tf2.decoding.kernels.products import BYTE, FEATURES, FLAGS, FLOATS, INT32, LANES, fetch, repeat
+from gpt_tf2.decoding.kernels.products import BYTE, CACHE_LINE, FEATURES, FLAGS, FLOATS, INT32, LANES, fetch, repeat
 
 HAS_TILES = bool(FEATURES.get("avx512vnni"))
 VECTORS = 4  # registers that a row's sums take
@@ -22,6 +22,7 @@ COLUMNS = VECTORS * LANES
 BYTES = 4  # of a row that an instruction multiplies in int8
 ROWS = 6  # at most: their sums and a block's vectors fill the registers
 AHEAD = 2048  # bytes from what is read to what is fetched
+FETCHED = 1 << 14  # bytes of a block's beginning
 WRITE, ADD, GELU = 0, 1, 2  # what becomes of a product
 
 INDEX, INTEGERS = ir.IntType(64), ir.VectorType(INT32, LANES)
@@ -178,6 +179,20 @@ def constant(number: float) -> ir.Constant:
     return ir.Constant(FLOATS, [number] * LANES)
 
 
+def make_fetch_block(_: Any, packed: types.Array, block: Any) -> Any:
+    """The type and the instructions of `fetch_block`."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        packed = make_array(signature.args[0])(context, builder, arguments[0])
+        start = builder.gep(packed.data, [builder.mul(arguments[1], builder.extract_value(packed.shape, 1))])
+        start = builder.bitcast(start, BYTE.as_pointer())
+        with cgutils.for_range(builder, INDEX(FETCHED // CACHE_LINE)) as loop:
+            fetch(builder, builder.gep(start, [builder.mul(loop.index, INDEX(CACHE_LINE))]), CACHE_LINE)
+        return context.get_dummy_value()
+
+    return types.void(packed, types.intp), generate
+
+
 def make_fetch_columns(_: Any, out: types.Array, row: Any, count: Any, block: Any) -> Any:
     """The type and the instructions of `fetch_columns`."""
 
@@ -193,5 +208,6 @@ def make_fetch_columns(_: Any, out: types.Array, row: Any, count: Any, block: An
     return types.void(out, types.intp, types.intp, types.intp), generate
 
 
+fetch_block: Any = intrinsic(make_fetch_block)  # has a block's beginning fetched
 fetch_columns: Any = intrinsic(make_fetch_columns)  # has a block's columns of `count` rows fetched, to be written
 TILES = [make_tile(rows) for rows in range(1, ROWS + 1)]
