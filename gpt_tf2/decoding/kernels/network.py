@@ -1,7 +1,7 @@
 """The whole network as one compiled function, which runs on all threads at once; see `work.py`.
 
-Letters in shapes: B sequences, N new tokens of all of them, L blocks, W channels, H heads, D size of a head, V tokens of
-the vocabulary, K inputs and M outputs of a matrix.
+Letters in shapes: B sequences, N new tokens of all of them, L blocks, W channels, H heads, D size of a head, V
+tokens of the vocabulary, K inputs and M outputs of a matrix.
 """
 
 from typing import NamedTuple
@@ -102,8 +102,7 @@ def run_on_threads(
         left: uint8 or float32, room for the rows of a product, of FEW rows for each thread.
         counters: int64, zeros; see `count_numbers`.
     """
-    rows, width, heads = len(x), x.shape[1], cache.shape[3]
-    depth = cache.shape[5] // TILE
+    rows, width, depth = len(x), x.shape[1], cache.shape[5] // TILE
     new = np.empty((rows, 3, width // depth, depth), np.float32)
     attended, hidden = (
         np.zeros((rows, width), np.float32),
