@@ -35,22 +35,17 @@ class NativeDecoder:
         self.name = f"native on CPU, {precision}"
         self._wte = RowsFile(folder / "wte.npy")
         self._wpe = np.load(folder / "wpe.npy")
-        self._network = open_network(folder)
+        self._network, self._width = open_network(folder), pad_width(config)
 
     def begin(self) -> State:
         return State(np.zeros(1, "int64"), make_cache(self.config, 1, self.precision))
 
     def extend(self, state: State, new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> np.ndarray:
         counts = np.array([len(ids) for ids in new])
-        ends = np.cumsum(counts)
-        shown = counts if wanted is None else wanted
-        rows = np.concatenate([np.arange(end - count, end) for end, count in zip(ends, shown, strict=True)])
-        ids = [id for ids in new for id in ids]
-        positions = np.arange(len(ids)) + np.repeat(state.lengths + counts - ends, counts)
-        x = np.zeros((len(ids), pad_width(self.config)), "float32")
-        np.add(self._wte.read(ids), self._wpe[positions], out=x[:, : self.config.n_embd])
+        shown = counts if wanted is None else np.array(wanted)
+        x = self._wte.read([id for ids in new for id in ids], self._width)
         cache, scales = state.cache
-        logits = run_network(self._network, x, counts, state.lengths, cache, scales, rows)
+        logits = run_network(self._network, x, self._wpe, counts, shown, state.lengths, cache, scales)
         state.lengths = state.lengths + counts
         return logits[:, : self.config.n_vocab]
 

@@ -76,8 +76,9 @@ def test_int8_costs_as_much_as_in_litert_and_float32_is_that_of_the_stream(
 def test_rows_are_read_from_a_file(tmp_path: Path) -> None:
     matrix = np.random.default_rng(0).normal(size=(7, 5)).astype("float32")
     np.save(tmp_path / "matrix.npy", matrix)
-    np.testing.assert_array_equal(RowsFile(tmp_path / "matrix.npy").read([6, 0, 6, 3]), matrix[[6, 0, 6, 3]])
-    assert RowsFile(tmp_path / "matrix.npy").read([]).shape == (0, 5)
+    np.testing.assert_array_equal(RowsFile(tmp_path / "matrix.npy").read([6, 0, 6, 3], 5), matrix[[6, 0, 6, 3]])
+    assert not RowsFile(tmp_path / "matrix.npy").read([1], 8)[0, 5:].any()
+    assert RowsFile(tmp_path / "matrix.npy").read([], 5).shape == (0, 5)
 
 
 def test_reserved_memory_is_taken_when_it_is_written() -> None:
