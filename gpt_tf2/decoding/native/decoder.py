@@ -50,14 +50,13 @@ class NativeDecoder:
         return logits[:, : self.config.n_vocab]
 
     def take(self, state: State, prefixes: Sequence[tuple[int, int]]) -> State:
-        sources, lengths = (np.array([prefix[i] for prefix in prefixes], "int64") for i in range(2))
+        lengths, cache = np.array([tokens for _, tokens in prefixes], "int64"), state.cache
+        moved = [i for i, (source, tokens) in enumerate(prefixes) if source != i and tokens]
         if len(prefixes) != len(state.lengths):
-            cache = make_cache(self.config, len(prefixes), self.precision)
-            copy_prefixes(state.cache, cache, sources, np.arange(len(prefixes)), lengths)
-            return State(lengths, cache)
-        moved = np.flatnonzero((sources != np.arange(len(sources))) & (lengths > 0))
-        copy_prefixes(state.cache, state.cache, sources[moved], moved, lengths[moved])
-        return State(lengths, state.cache)
+            cache, moved = make_cache(self.config, len(prefixes), self.precision), list(range(len(prefixes)))
+        if moved:
+            copy_prefixes(state.cache, cache, [prefixes[i][0] for i in moved], moved, int(lengths[moved].max()))
+        return State(lengths, cache)
 
 
 def make_cache(config: GPT2Config, sequences: int, precision: str) -> list[np.ndarray]:
@@ -69,10 +68,10 @@ def make_cache(config: GPT2Config, sequences: int, precision: str) -> list[np.nd
 
 
 def copy_prefixes(
-    old: list[np.ndarray], new: list[np.ndarray], sources: np.ndarray, targets: np.ndarray, lengths: np.ndarray
+    old: list[np.ndarray], new: list[np.ndarray], sources: list[int], targets: list[int], tokens: int
 ) -> None:
-    """Copies the tiles of prefixes, of so many tokens, between the sequences of two caches, or of one."""
-    tiles = -(-int(max(lengths, default=0)) // TILE)
+    """Copies the tiles of prefixes, of up to so many tokens, from some sequences of a cache to those of another."""
+    tiles = -(-tokens // TILE)
     for source, target in zip(old, new, strict=True):
-        for block in range(len(source) if tiles else 0):  # one by one, so that only one is in memory twice
+        for block in range(len(source)):  # one by one, so that only one is in memory twice
             target[block, targets, :, :, :tiles] = source[block, sources, :, :, :tiles]
