@@ -4,15 +4,17 @@ Letters in shapes: B sequences, N new tokens of all of them, L blocks, W channel
 tokens of the vocabulary, K inputs and M outputs of a matrix.
 """
 
+import functools
 from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import prange
+from numba import prange, types
 
 from gpt_tf2.backend.numba_kernels import compile_kernel
 from gpt_tf2.decoding.kernels.attention import TILE, attend_head
 from gpt_tf2.decoding.kernels.dense import FEW, multiply, prepare
+from gpt_tf2.decoding.kernels.pointers import find_address, make_call
 from gpt_tf2.decoding.kernels.products import GROUP
 from gpt_tf2.decoding.kernels.tiles import ADD, COLUMNS, GELU, WRITE
 from gpt_tf2.decoding.kernels.work import count_numbers, end_phase, take_item
@@ -75,55 +77,29 @@ def run_network(
     left = np.empty((THREADS if rows <= FEW else 1, rows * inner), "uint8" if cache.itemsize == 1 else "float32")
     counters = np.zeros(count_numbers(len(network.norms) * PHASES + HEAD_PHASES, THREADS), "int64")
     numba.set_num_threads(THREADS)
-    return run_on_threads(network, x, wpe, counts, shown, lengths, cache, scales, left, counters, THREADS)
+    share = find_share(str(cache.dtype))
+    return run_on_threads(share, network, x, wpe, counts, shown, lengths, cache, scales, left, counters, THREADS)
 
 
-@compile_kernel(parallel=True)
-def run_on_threads(
-    network: Network,
-    x: np.ndarray,
-    wpe: np.ndarray,
-    counts: np.ndarray,
-    shown: np.ndarray,
-    lengths: np.ndarray,
-    cache: np.ndarray,
-    scales: np.ndarray,
-    left: np.ndarray,
-    counters: np.ndarray,
-    threads: int,
-) -> np.ndarray:
-    """As `run_network`.
+@functools.cache
+def find_share(precision: str) -> int:
+    """The address of `run_share` for a network of float32 or int8."""
 
-    Args:
-        left: uint8 or float32, room for the rows of a product, of FEW rows for each thread.
-        counters: int64, zeros; see `count_numbers`.
-    """
-    rows, width, depth = len(x), x.shape[1], cache.shape[5] // TILE
-    new = np.empty((rows, 3, width // depth, depth), np.float32)
-    attended, hidden = (
-        np.zeros((rows, width), np.float32),
-        np.empty((rows, network.mlp_in_columns.shape[2]), np.float32),
-    )
-    factors = np.empty((len(left), rows, 2), np.float32)
-    firsts, wanted = np.cumsum(counts) - counts, np.empty(shown.sum(), np.int64)
-    logits, found = np.empty((len(wanted), network.head_columns.shape[2]), np.float32), 0
-    for sequence in range(len(counts)):
-        for t in range(counts[sequence]):
-            row = firsts[sequence] + t
-            if len(wpe):
-                for i in range(wpe.shape[1]):
-                    x[row, i] += wpe[lengths[sequence] + t, i]
-            if t >= counts[sequence] - shown[sequence]:
-                wanted[found] = row
-                found += 1
-    for thread in prange(threads):
-        number = np.int64(thread)  # prange counts in unsigned integers
-        own = number if rows <= FEW else 0
-        run_share(
-            network, x, counts, firsts, lengths, cache, scales, wanted, logits,
-            left[own], factors[own], new, attended, hidden, counters, number, threads,
-        )  # fmt: skip
-    return logits
+    def array(kind: str, dimensions: int) -> types.Array:
+        return types.Array(numba.from_dtype(np.dtype(kind)), dimensions, "C")
+
+    floats, indices = "float32", array("int64", 1)
+    fields = [array(floats, 4), array(floats, 2)] + [array(precision, 3), array(floats, 3)] * 5
+    left = array("uint8" if precision == "int8" else floats, 1)
+    room = [array(floats, dimensions) for dimensions in (2, 4, 2, 2)]
+    return find_address(
+        run_share,
+        (
+            types.NamedTuple(fields, Network),
+            array(floats, 2), indices, indices, indices, array(precision, 6), array(floats, 6), indices,
+            array(floats, 2), left, *room, indices, types.int64, types.int64,
+        ),
+    )  # fmt: skip
 
 
 @compile_kernel
@@ -154,7 +130,7 @@ def run_share(
         left, factors: see `prepare`.
         new: float32 [N, 3, W / D, D], attended: float32 [N, W], hidden: float32 [N, 4·C], room for what lies between.
     """
-    rows, phase = len(x), 0
+    rows, phase = len(x), np.int64(0)
     every, no_norm = np.arange(rows), np.empty((0, 0), np.float32)
     projected, heads = new.reshape(rows, -1), attended.reshape(rows, new.shape[2], new.shape[3])
     for block in range(len(network.norms)):
@@ -202,6 +178,62 @@ def run_share(
         ready = shape_left(left, len(wanted), packed)
         prepare(x, wanted, network.final_norm, ready, factors, counters, phase, thread, threads)
         multiply(ready, factors, packed, columns, logits, WRITE, packed, counters, phase + 1, thread, threads)
+
+
+call_share = make_call(run_share)
+
+
+@compile_kernel(parallel=True)
+def run_on_threads(
+    share: int,
+    network: Network,
+    x: np.ndarray,
+    wpe: np.ndarray,
+    counts: np.ndarray,
+    shown: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    left: np.ndarray,
+    counters: np.ndarray,
+    threads: int,
+) -> np.ndarray:
+    """As `run_network`.
+
+    Args:
+        share: the address of `run_share`.
+        left: uint8 or float32, room for the rows of a product, of FEW rows for each thread.
+        counters: int64, zeros; see `count_numbers`.
+    """
+    rows, width, depth = len(x), x.shape[1], cache.shape[5] // TILE
+    new = np.empty((rows, 3, width // depth, depth), np.float32)
+    attended, hidden = (
+        np.zeros((rows, width), np.float32),
+        np.empty((rows, network.mlp_in_columns.shape[2]), np.float32),
+    )
+    factors = np.empty((len(left), rows, 2), np.float32)
+    firsts, wanted = np.cumsum(counts) - counts, np.empty(shown.sum(), np.int64)
+    logits, found = np.empty((len(wanted), network.head_columns.shape[2]), np.float32), 0
+    for sequence in range(len(counts)):
+        for t in range(counts[sequence]):
+            row = firsts[sequence] + t
+            if len(wpe):
+                for i in range(wpe.shape[1]):
+                    x[row, i] += wpe[lengths[sequence] + t, i]
+            if t >= counts[sequence] - shown[sequence]:
+                wanted[found] = row
+                found += 1
+    for thread in prange(threads):
+        number = np.int64(thread)  # prange counts in unsigned integers
+        own = number if rows <= FEW else 0
+        call_share(
+            share,
+            (
+                network, x, counts, firsts, lengths, cache, scales, wanted, logits,
+                left[own], factors[own], new, attended, hidden, counters, number, threads,
+            ),
+        )  # fmt: skip
+    return logits
 
 
 @compile_kernel
