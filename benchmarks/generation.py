@@ -41,6 +41,7 @@ from gpt_tf2.checkpoints import huggingface
 from gpt_tf2.checkpoints.formats import open_checkpoint
 from gpt_tf2.config import SIZES
 from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.decoding.native.packing import runs_natively
 from gpt_tf2.generation.sampling import Sampler, make_sampler
 from gpt_tf2.generation.scheduler import Request, Scheduler
 from models import random_tensors
@@ -96,9 +97,7 @@ class System(NamedTuple):
 
 
 def run_ours(model_path: Path, precision: str, greedy: bool) -> Run:
-    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
-
-    decoder = LiteRTDecoder(model_path, CONFIG, precision)
+    decoder = open_ours(model_path, precision)
     sampler = make_sampler(temperature=0) if greedy else make_sampler(top_p=0.8)
 
     def run(prompts: list[list[int]], new_tokens: int) -> None:
@@ -111,19 +110,34 @@ def run_ours(model_path: Path, precision: str, greedy: bool) -> Run:
     return run
 
 
+def open_ours(model_path: Path, precision: str) -> Decoder:
+    """The decoder that `auto` chooses on this processor."""
+    if runs_natively(CONFIG):
+        from gpt_tf2.decoding.native.decoder import NativeDecoder as CPUDecoder
+    else:
+        from gpt_tf2.decoding.litert.decoder import LiteRTDecoder as CPUDecoder
+    return CPUDecoder(model_path, CONFIG, precision)
+
+
 def write_ours(hf: Path, target: Path, precision: str) -> None:
-    from gpt_tf2.decoding.litert.graphs import convert
-
     target.mkdir()
-    convert(open_checkpoint(hf), CONFIG, target, precision == "int8", lambda done, total: None)
+    if runs_natively(CONFIG):
+        from gpt_tf2.decoding.native.packing import convert
+
+        convert(open_checkpoint(hf), CONFIG, target, precision, lambda done, total: None)
+    else:
+        from gpt_tf2.decoding.litert.graphs import convert
+
+        convert(open_checkpoint(hf), CONFIG, target, precision == "int8", lambda done, total: None)
 
 
-LITERT = {"float32": "litert-float32", "int8": "litert-int8"}
+ENGINE = "native" if runs_natively(CONFIG) else "litert"
+OUR_FOLDERS = {precision: f"{ENGINE}-{precision}" for precision in ("float32", "int8")}
 CT2 = {"float32": "ctranslate2-float32", "int8": "ctranslate2-int8"}
 GGUF = {"float32": "float32.gguf", "q8_0": "q8_0.gguf"}
 OPENVINO = {"float32": "openvino-float32", "bfloat16": "openvino-float32", "int8": "openvino-int8"}
 SYSTEMS = {
-    OURS: System("gpt_tf2", run_ours, LITERT, write_ours),
+    OURS: System("gpt_tf2", run_ours, OUR_FOLDERS, write_ours),
     "openvino": System("openvino_genai", run_batching, OPENVINO, write_openvino),
     "openvino-llm": System("openvino_genai", run_whole, OPENVINO, write_openvino),
     "ctranslate2": System("ctranslate2", run_ctranslate2, CT2, write_ctranslate2),
@@ -200,9 +214,7 @@ def measure(who: str, precision: str, name: str, folder: Path) -> dict[str, floa
 
 def steps(precision: str, model_path: Path) -> dict[str, float]:
     """Milliseconds of a step of one sequence, after 100 and 1,000 tokens."""
-    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
-
-    decoder = LiteRTDecoder(model_path, CONFIG, precision)
+    decoder = open_ours(model_path, precision)
     figures = {}
     for context in (100, 1000):
         state, seconds = decoder.begin(), []
@@ -239,9 +251,7 @@ def copied(article: list[int], count: int, draw: np.random.Generator) -> list[in
 
 def draft(precision: str, model_path: Path) -> dict[str, float]:
     """New tokens per second, 200 after a prompt of 300, with and without draft tokens."""
-    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
-
-    decoder, draw = LiteRTDecoder(model_path, CONFIG, precision), np.random.default_rng(0)
+    decoder, draw = open_ours(model_path, precision), np.random.default_rng(0)
     article = draw.integers(0, 50000, 300).tolist()
     speeds: dict[str, list[float]] = {}
     for turn in range(6):  # the first is a warm-up
@@ -268,9 +278,7 @@ def noted(times: list[float], id: int) -> bool:
 
 def evaluate(precision: str, model_path: Path) -> dict[str, float]:
     """Seconds for 64 completions, as `evaluate.py` makes them and in fixed batches, of short and of long articles."""
-    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
-
-    decoder, draw, figures = LiteRTDecoder(model_path, CONFIG, precision), np.random.default_rng(0), {}
+    decoder, draw, figures = open_ours(model_path, precision), np.random.default_rng(0), {}
     for mean in (200, 900):
         sizes = np.minimum(draw.lognormal(np.log(mean) - 0.125, 0.5, 64), 920).astype(int)
         articles = [draw.integers(0, 50000, size).tolist() for size in sizes]

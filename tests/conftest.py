@@ -72,7 +72,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def conversion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What LiteRT needs of the model `tiny`, a folder; on JAX there is none."""
+    """The conversions of the model `tiny`, a folder; on JAX there is none."""
     from gpt_tf2 import load
 
     folder = tmp_path_factory.mktemp("converted")

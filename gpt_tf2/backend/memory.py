@@ -2,14 +2,19 @@
 
 import contextlib
 import ctypes
+import math
 import mmap
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
+
+import numpy as np
 
 from gpt_tf2.storage.files import read_or_empty
 
+MAP_NORESERVE = 0x4000  # of mmap(2) on x86 and ARM; Python has a name for it from 3.13 on
 # mallopt(3) options and values, measured for docs/performance.md. Smaller sizes cost speed, larger ones memory.
 MALLOC_OPTIONS = {
     "M_ARENA_MAX": (-8, 1),  # one heap for all threads
@@ -106,6 +111,18 @@ def return_freed_memory() -> None:
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         for option, value in MALLOC_OPTIONS.values():
             ctypes.CDLL(None).mallopt(option, value)
+
+
+def reserve_zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Return an array of zeros, aligned to pages, of which only those that are written take memory.
+
+    It may be larger than the memory.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if sys.platform != "linux":
+        return np.zeros(shape, dtype)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    return np.frombuffer(mmap.mmap(-1, max(1, size), flags=flags), dtype, math.prod(shape)).reshape(shape)
 
 
 def trim_heap() -> None:

@@ -26,7 +26,7 @@ def load_decoder(
     settings: ModelSettings, model: OpenedModel, engine: str, say: Say = print_to_stderr, shown: bool = True
 ) -> Decoder:
     """Loads the model, converting it first if its engine needs that, with progress on stderr if that is `shown`."""
-    with Counter("converting for LiteRT, once", "blocks", stderr=True, shown=shown) as counter:
+    with Counter("converting, once", "blocks", stderr=True, shown=shown) as counter:
         return open_decoder(model, engine, settings.quantize or settings.precision, say, counter.show)
 
 

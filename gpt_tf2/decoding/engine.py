@@ -1,5 +1,10 @@
-"""Choosing a model's decoder: LiteRT on a CPU, from a conversion kept beside the checkpoint, or the Keras graph."""
+"""Choosing a model's decoder.
 
+On a CPU that is our own kernels where the processor has the instructions, else LiteRT, both from a conversion that is
+kept beside the checkpoint. Elsewhere it is the Keras graph.
+"""
+
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -14,9 +19,9 @@ from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.data.held_out import TOKENS, read_held_out
 from gpt_tf2.data.reference_text import read_reference_text
-from gpt_tf2.decoding.decoder import Decoder
-from gpt_tf2.decoding.litert.conversion import Perplexities, open_conversion
-from gpt_tf2.decoding.sample_perplexity import cut_windows, decode_windows, measure_perplexity
+from gpt_tf2.decoding.conversion import Perplexities, open_conversion
+from gpt_tf2.decoding.decoder import NO_IDS, Decoder
+from gpt_tf2.decoding.sample_perplexity import cut_windows, decode_windows, measure_perplexity, stream_windows
 from gpt_tf2.errors import InputError
 from gpt_tf2.tokenizer import Tokenizer
 
@@ -27,7 +32,7 @@ Show = Callable[[int, int | None], None]  # shows how much is done, and of how m
 
 
 def choose_engine(engine: str, quantize: str | None, precision: str = "auto") -> str:
-    """`litert` or `graph`: the engine asked for, or for `auto` the one that suits the machine.
+    """The engine asked for: native, litert or graph. For auto, what suits the machine: graph, or cpu for either other.
 
     Raises InputError if it cannot run here, or cannot compute in the precision asked for.
     """
@@ -35,16 +40,16 @@ def choose_engine(engine: str, quantize: str | None, precision: str = "auto") ->
         raise InputError(f"contradicts `quantize` {quantize}: leave one out", "precision", precision)
     asked = engine
     if engine == "auto":
-        engine = "graph" if has_gpu() or find_backend() == "jax" else "litert"
-    if engine == "litert" and precision == "bfloat16":
-        raise InputError("not in LiteRT: leave it out, or set `engine` to graph", "precision", precision)
+        engine = "graph" if has_gpu() or find_backend() == "jax" else "cpu"
+    if engine != "graph" and precision == "bfloat16":
+        raise InputError("only in the Keras graph: leave it out, or set `engine` to graph", "precision", precision)
     if engine == "graph" and quantize:
         jax = "unset KERAS_BACKEND and " if requested_backend() == "jax" else ""
-        raise InputError(f"needs LiteRT: leave it out, or {jax}set `engine` to litert", "quantize", quantize)
-    if asked == "litert":
+        raise InputError(f"not in the Keras graph: leave it out, or {jax}set `engine` to auto", "quantize", quantize)
+    if asked in ("native", "litert"):
         if requested_backend() == "jax":
             message = "does not run beside JAX, but KERAS_BACKEND=jax is set: unset it, or leave `engine` out"
-            raise InputError(message, "engine", "litert")
+            raise InputError(message, "engine", asked)
         os.environ["KERAS_BACKEND"] = "tensorflow"  # for all else in this process, also where JAX has a GPU
     return engine
 
@@ -54,10 +59,11 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
 
     Args:
         engine: of `choose_engine`.
-        precision: float32; also bfloat16 for the graph, int8 for LiteRT; auto: bfloat16 on a GPU, else float32.
+        precision: float32; also bfloat16 for the graph, int8 for the others; auto: bfloat16 on a GPU, else float32.
         say: is called with lines to show; show: with the number of blocks converted.
 
-    Raises InputError if the checkpoint is damaged, or the conversion cannot be written.
+    Raises InputError if the checkpoint is damaged, if the conversion cannot be written, or if the processor lacks what
+    the engine needs.
     """
     if model.remark:
         say(model.remark)
@@ -71,13 +77,13 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
         return GraphDecoder(model.load(precision=precision, held=precision), device, undrawn)
     if precision == "auto":
         precision = "float32"
-    from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
-
+    converter = find_converter(model, engine, precision)
     began = time.monotonic()
     with open_conversion(
         model,
+        converter.engine,
         precision,
-        lambda folder: convert(model, precision, folder, say, show),
+        lambda folder: convert(model, converter, folder, say, show),
         on_wait=lambda: say(f"{model.path}: another process is converting or opening it: waiting"),
     ) as conversion:
         if conversion.is_new:
@@ -85,27 +91,77 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
         if conversion.perplexity:
             for line in describe_int8(*conversion.perplexity):
                 say(line)
-        return LiteRTDecoder(conversion.folder, model.config, precision, undrawn)
+        return converter.open(conversion.folder, undrawn)
 
 
-def convert(model: OpenedModel, precision: str, folder: Path, say: Say, show: Show) -> Perplexities | None:
-    """Convert a model for LiteRT into a folder. Returns what int8 costs, or None for float32."""
-    from gpt_tf2.decoding.kernels.attention import compile_for
-    from gpt_tf2.decoding.litert.graphs import convert as write_graphs
+@dataclasses.dataclass(frozen=True)
+class Converter:
+    """What an engine does with a model, at one precision.
 
-    write_graphs(model.checkpoint, model.config, folder, precision == "int8", show)
-    compile_for(precision)
-    return measure_int8(model, folder, say) if precision == "int8" else None
+    engine: native or litert.
+    write: writes a conversion to a folder. Takes a function to call with the number of blocks done, and in all.
+    open: opens a conversion: a folder, and the ids without a token.
+    """
+
+    engine: str
+    precision: str
+    write: Callable[[Path, Show], None]
+    open: Callable[[Path, np.ndarray], Decoder]
 
 
-def measure_int8(model: OpenedModel, folder: Path, say: Say) -> Perplexities:
-    """The perplexity of a sample in float32, and in int8 by the conversion in a folder."""
+def find_converter(model: OpenedModel, engine: str, precision: str) -> Converter:
+    """The converter of an engine: native, litert, or cpu for native where it runs, else litert.
+
+    Raises InputError if native is asked for and does not run here.
+    """
+    from gpt_tf2.decoding.native.packing import runs_natively
+
+    if engine == "litert" or (engine == "cpu" and not runs_natively(model.config)):
+        return litert_converter(model, precision)
+    if not runs_natively(model.config):
+        message = "needs a processor with AVX-512 VNNI, and heads of a multiple of 16 channels: leave it out"
+        raise InputError(message, "engine", engine)
+    return native_converter(model, precision)
+
+
+def native_converter(model: OpenedModel, precision: str) -> Converter:
+    """The converter of our own kernels."""
+    from gpt_tf2.decoding.native.decoder import NativeDecoder
+    from gpt_tf2.decoding.native.packing import convert
+
+    checkpoint, config = model.checkpoint, model.config
+    return Converter(
+        "native",
+        precision,
+        lambda folder, show: convert(checkpoint, config, folder, precision, show),
+        lambda folder, undrawn: NativeDecoder(folder, config, precision, undrawn),
+    )
+
+
+def litert_converter(model: OpenedModel, precision: str) -> Converter:
+    """LiteRT's converter."""
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
-    from gpt_tf2.decoding.litert.streaming import stream_windows
+    from gpt_tf2.decoding.litert.graphs import convert
 
+    checkpoint, config = model.checkpoint, model.config
+    return Converter(
+        "litert",
+        precision,
+        lambda folder, show: convert(checkpoint, config, folder, precision == "int8", show),
+        lambda folder, undrawn: LiteRTDecoder(folder, config, precision, undrawn),
+    )
+
+
+def convert(model: OpenedModel, converter: Converter, folder: Path, say: Say, show: Show) -> Perplexities | None:
+    """Convert a model into a folder. Returns what int8 costs, or None for float32."""
+    converter.write(folder, show)
+    if converter.precision != "int8":
+        decoder = converter.open(folder, NO_IDS)
+        decoder.extend(decoder.begin(), [[0]])  # here, as compiling takes seconds, once on a machine
+        return None
     windows = cut_windows(read_sample(model, say), model.config.n_ctx)
-    exact = measure_perplexity(stream_windows(model.checkpoint, model.config, windows, folder), windows)
-    return exact, measure_perplexity(decode_windows(LiteRTDecoder(folder, model.config, "int8"), windows), windows)
+    exact = measure_perplexity(stream_windows(model.config, model.checkpoint.read, windows), windows)
+    return exact, measure_perplexity(decode_windows(converter.open(folder, NO_IDS), windows), windows)
 
 
 def read_sample(model: OpenedModel, say: Say) -> np.ndarray:

@@ -375,7 +375,11 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
         nothing,
         ["--precision float32", "--quantize int8", "leave one out"],
     ),
-    "int8 in the Keras graph": (f"{GENERATE} --engine=graph --quantize=int8", nothing, ["--quantize int8", "litert"]),
+    "int8 in the Keras graph": (
+        f"{GENERATE} --engine=graph --quantize=int8",
+        nothing,
+        ["--quantize int8", "--engine", "auto"],
+    ),
     "an unknown value of --draft": (f"{GENERATE} --draft=perhaps", nothing, ["--draft", "perhaps", "off"]),
     "an empty stop text": (f"{GENERATE} --stop=", nothing, ["--stop", "give a text"]),
     "--min_length above --output_length": (f"{GENERATE} --min_length=900", nothing, ["--min_length 900", "0 to"]),

@@ -1,4 +1,4 @@
-"""Both decoders against the plain forward pass: logits, moving and forgetting sequences, long prompts, drafts."""
+"""All decoders against the plain forward pass: logits, moving and forgetting sequences, long prompts, drafts."""
 
 import dataclasses
 import time
@@ -12,12 +12,14 @@ import pytest
 from gpt_tf2 import GPT2, GPT2Config, load_model, save_model
 from gpt_tf2.decoding.decoder import Decoder
 from gpt_tf2.decoding.keras_graph import GraphDecoder
+from gpt_tf2.decoding.native.packing import runs_natively
 from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import make_sampler
 from gpt_tf2.generation.scheduler import Request, Scheduler
 from gpt_tf2.model import random_tensors
 from helpers.litert import convert_to_litert
 from helpers.markers import slow_on_jax
+from helpers.native import convert_to_native
 from helpers.workplace import OPENAI_TINY
 
 TOKENS = np.load(OPENAI_TINY / "expected.npz")["tokens"]
@@ -31,8 +33,12 @@ def make_decoder(model: GPT2, kind: str, folder: Path) -> Decoder:
     if kind == "graph":
         return GraphDecoder(model)
     if keras.backend.backend() != "tensorflow":
-        pytest.skip("LiteRT depends on no backend")
+        pytest.skip("the other engines depend on no backend")
     save_model(model, folder / "model.safetensors")
+    if kind == "native":
+        if not runs_natively(model.config):
+            pytest.skip("this processor lacks the instructions")
+        return convert_to_native(folder / "model.safetensors", model.config, folder)
     return convert_to_litert(folder / "model.safetensors", model.config, folder)
 
 
@@ -41,9 +47,9 @@ def tiny() -> GPT2:
     return load_model(OPENAI_TINY)
 
 
-@pytest.fixture(scope="module", params=["graph", "litert"])
+@pytest.fixture(scope="module", params=["graph", "litert", "native"])
 def decoder(request: pytest.FixtureRequest, tiny: GPT2, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    return make_decoder(tiny, request.param, tmp_path_factory.mktemp("litert"))
+    return make_decoder(tiny, request.param, tmp_path_factory.mktemp("converted"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +86,7 @@ def test_sequences_fork_move_end_and_forget(decoder: Decoder, full_pass: Callabl
         assert np.abs(computed - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("kind", ["graph", "litert"])
+@pytest.mark.parametrize("kind", ["graph", "litert", "native"])
 def test_an_output_matrix_of_its_own_gives_the_logits(kind: str, tmp_path: Path) -> None:
     config = dataclasses.replace(SHORT, tied=False)
     model = GPT2(config, read=random_tensors(config, seed=1, std=0.3))
@@ -98,7 +104,7 @@ def test_the_graph_uses_the_models_current_weights() -> None:
 
 
 @slow_on_jax
-@pytest.mark.parametrize("kind", ["graph", "litert"])
+@pytest.mark.parametrize("kind", ["graph", "litert", "native"])
 @pytest.mark.parametrize(
     ("slots", "count"),
     [(4, 10), pytest.param(1, 50, marks=pytest.mark.slow), pytest.param(8, 50, marks=pytest.mark.slow)],
@@ -141,7 +147,7 @@ def copier() -> GPT2:
 
 
 @slow_on_jax
-@pytest.mark.parametrize("kind", ["graph", "litert"])
+@pytest.mark.parametrize("kind", ["graph", "litert", "native"])
 @pytest.mark.slow
 def test_a_draft_saves_steps_where_the_model_copies_and_costs_none_elsewhere(
     kind: str, copier: GPT2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

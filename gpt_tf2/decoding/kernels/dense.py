@@ -4,13 +4,12 @@ Letters in shapes: N rows, K inputs and M outputs of a matrix, C channels.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
 from gpt_tf2.backend.numba_kernels import compile_kernel, f32, flip_if_negative
 from gpt_tf2.decoding.kernels.pair_products import ROUNDER
-from gpt_tf2.decoding.kernels.tiles import ADD, GELU, ROWS, TILES, WRITE, fetch_columns
+from gpt_tf2.decoding.kernels.tiles import ROWS, TILES, fetch_block, fetch_columns
 from gpt_tf2.decoding.kernels.work import end_phase, take_item
 
 FEW = 3  # rows: each thread prepares them for itself, which is shorter than waiting for another
@@ -18,6 +17,8 @@ PREPARED = 4  # rows that a thread prepares at a time
 MULTIPLIED = 8 * ROWS  # rows that a thread multiplies at a time
 BYTE_MAX = f32(255)
 EPSILON = f32(1e-5)  # of layer norm
+
+multiply_one, multiply_two, multiply_three, multiply_four, multiply_five, multiply_six = TILES
 
 
 @compile_kernel
@@ -57,8 +58,11 @@ def prepare(
 
 @compile_kernel
 def prepare_row(row: np.ndarray, norm: np.ndarray, left: np.ndarray, factors: np.ndarray) -> None:
-    """As `prepare`, one row."""
-    size, scale, shift = len(row), f32(1), f32(0)  # of its normalization
+    """As `prepare`, one row. A norm may be of its first numbers only; the others become zero."""
+    size = norm.shape[1] if len(norm) else len(row)
+    scale, shift = f32(1), f32(0)  # of its normalization
+    for i in range(size, len(left)):
+        left[i] = 0
     if len(norm):
         total, squares = f32(0), f32(0)
         for i in range(size):
@@ -93,49 +97,48 @@ def find_range(values: np.ndarray) -> tuple[np.float32, np.float32]:
     return np.int32(flip_if_negative(least)).view(np.float32), np.int32(most).view(np.float32)
 
 
-def make_multiply(use: int) -> Any:
-    """A kernel that multiplies prepared rows by a matrix and adds its bias; see `make_tile` for `use`."""
-    one, two, three, four, five, six = (TILES[rows, use] for rows in range(1, ROWS + 1))
+@compile_kernel
+def multiply(
+    left: np.ndarray,
+    factors: np.ndarray,
+    packed: np.ndarray,
+    columns: np.ndarray,
+    out: np.ndarray,
+    use: int,
+    following: np.ndarray,
+    counters: np.ndarray,
+    phase: int,
+    thread: int,
+    threads: int,
+) -> None:
+    """Multiplies prepared rows by a matrix and adds its bias; see `make_tile`.
 
-    @compile_kernel
-    def multiply(
-        left: np.ndarray,
-        factors: np.ndarray,
-        packed: np.ndarray,
-        columns: np.ndarray,
-        out: np.ndarray,
-        counters: np.ndarray,
-        phase: int,
-        thread: int,
-        threads: int,
-    ) -> None:
-        parts = -(-len(left) // MULTIPLIED)
-        items, done = parts * len(packed), 0
+    following: what is multiplied next, packed: its beginning is fetched while this thread waits.
+    """
+    parts = -(-len(left) // MULTIPLIED)
+    items, done = parts * len(packed), 0
+    item = take_item(counters, phase, thread, threads, items)
+    while item >= 0:
+        block, part = item // parts, item % parts
+        row, last = part * MULTIPLIED, min((part + 1) * MULTIPLIED, len(left))
+        while row < last:
+            count = min(ROWS, last - row)
+            fetch_columns(out, row, count, block)
+            if count == 1:
+                multiply_one(left, factors, row, packed, columns, block, out, use)
+            elif count == 2:
+                multiply_two(left, factors, row, packed, columns, block, out, use)
+            elif count == 3:
+                multiply_three(left, factors, row, packed, columns, block, out, use)
+            elif count == 4:
+                multiply_four(left, factors, row, packed, columns, block, out, use)
+            elif count == 5:
+                multiply_five(left, factors, row, packed, columns, block, out, use)
+            else:
+                multiply_six(left, factors, row, packed, columns, block, out, use)
+            row += count
+        done += 1
         item = take_item(counters, phase, thread, threads, items)
-        while item >= 0:
-            block, part = item // parts, item % parts
-            row, last = part * MULTIPLIED, min((part + 1) * MULTIPLIED, len(left))
-            while row < last:
-                count = min(ROWS, last - row)
-                fetch_columns(out, row, count, block)
-                if count == 1:
-                    one(left, factors, row, packed, columns, block, out)
-                elif count == 2:
-                    two(left, factors, row, packed, columns, block, out)
-                elif count == 3:
-                    three(left, factors, row, packed, columns, block, out)
-                elif count == 4:
-                    four(left, factors, row, packed, columns, block, out)
-                elif count == 5:
-                    five(left, factors, row, packed, columns, block, out)
-                else:
-                    six(left, factors, row, packed, columns, block, out)
-                row += count
-            done += 1
-            item = take_item(counters, phase, thread, threads, items)
-        end_phase(counters, phase, threads, done, items)
-
-    return multiply
-
-
-multiply_and_write, multiply_and_add, multiply_and_gelu = (make_multiply(use) for use in (WRITE, ADD, GELU))
+    if done:
+        fetch_block(following, thread * len(following) // threads)
+    end_phase(counters, phase, threads, done, items)

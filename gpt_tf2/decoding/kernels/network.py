@@ -1,33 +1,38 @@
 """The whole network as one compiled function, which runs on all threads at once; see `work.py`.
 
-Letters in shapes: B sequences, N new tokens of all of them, C channels, L blocks, H heads, D size of a head, V tokens of
-the vocabulary.
+Letters in shapes: B sequences, N new tokens of all of them, L blocks, W channels, H heads, D size of a head, V
+tokens of the vocabulary, K inputs and M outputs of a matrix.
 """
 
+import functools
 from typing import NamedTuple
 
+import numba
 import numpy as np
-from numba import prange
+from numba import prange, types
 
 from gpt_tf2.backend.numba_kernels import compile_kernel
 from gpt_tf2.decoding.kernels.attention import TILE, attend_head
 from gpt_tf2.decoding.kernels.byte_attention import attend_bytes, make_room
-from gpt_tf2.decoding.kernels.dense import FEW, multiply_and_add, multiply_and_gelu, multiply_and_write, prepare
+from gpt_tf2.decoding.kernels.dense import FEW, multiply, prepare
+from gpt_tf2.decoding.kernels.pointers import find_address, make_call
 from gpt_tf2.decoding.kernels.products import GROUP
-from gpt_tf2.decoding.kernels.tiles import COLUMNS, HAS_TILES
-from gpt_tf2.decoding.kernels.work import end_phase, take_item
+from gpt_tf2.decoding.kernels.tiles import ADD, COLUMNS, GELU, HAS_TILES, WRITE
+from gpt_tf2.decoding.kernels.work import count_numbers, end_phase, take_item
 
+THREADS = numba.get_num_threads()
 PHASES = 9  # of a block
 HEAD_PHASES = 2
 
 
 class Network(NamedTuple):
-    """A network's weights, ready for `run_network`. Blocks come first in all shapes.
+    """A network's weights. W is a multiple of COLUMNS and of D, so that the model's C channels may not fill it.
 
     norms: float32 [L, 2, 2, C], gain and bias of a block's two layer norms.
     final_norm: float32 [2, C].
-    attention_in, attention_out, mlp_in, mlp_out, head: int8 or float32 [L, M / COLUMNS, K·COLUMNS], a block's matrices
-        [K, M], packed; see `tiles.py`. The head is of one layer.
+    attention_in, attention_out, mlp_in, mlp_out: int8 or float32 [L, M / COLUMNS, K·COLUMNS], a block's matrices
+        [W, 3·W], [W, W], [W, 4·C] and [4·C, W], packed; see `tiles.py`.
+    head: the same of one matrix [W, V], V filled up to whole blocks.
     …_columns: float32 [L, 3, M]: each column's scale, the sum of its integers, and its bias.
     """
 
@@ -45,45 +50,57 @@ class Network(NamedTuple):
     head_columns: np.ndarray
 
 
-@compile_kernel(parallel=True)
 def run_network(
     network: Network,
     x: np.ndarray,
+    wpe: np.ndarray,
     counts: np.ndarray,
-    firsts: np.ndarray,
+    shown: np.ndarray,
     lengths: np.ndarray,
     cache: np.ndarray,
     scales: np.ndarray,
-    wanted: np.ndarray,
-    logits: np.ndarray,
-    left: np.ndarray,
-    counters: np.ndarray,
-    threads: int,
-) -> None:
+) -> np.ndarray:
     """Runs the network on new tokens of several sequences.
 
     Args:
-        x: float32 [N, C], the tokens' embeddings, sequence by sequence; becomes the last block's output.
-        counts, firsts, lengths: int [B], of each sequence the number of new tokens, the first one's index in `x`, and
-            how many positions are cached.
-        cache, scales: as `attend` in `attention.py` takes them, of all blocks: [L, B, …].
-        wanted: int [W], the rows of `x` after which logits are wanted.
-        logits: float32 [W, V], written.
-        left: of the matrices' type, [threads, room for N rows of 4·C].
-        counters: int64 zeros.
+        x: float32 [N, W], the tokens' embeddings, sequence by sequence. Becomes the last block's output.
+        wpe: float32 [n_ctx, C], the positions' embeddings, which are added first; [0, C] if `x` has them.
+        counts: int64 [B], how many new tokens each sequence has.
+        shown: int64 [B], after how many of its last new tokens logits are wanted.
+        lengths: int64 [B], how many positions of each are cached. There must be room for the new ones.
+        cache: int8 or float32, as the matrices, [L, B, 2, H, tiles, D·TILE], keys and values. Changed in place.
+        scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
+
+    Returns:
+        Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
     """
-    rows, channels = x.shape
-    heads = cache.shape[3]
-    new = np.empty((rows, 3, heads, channels // heads), np.float32)
-    attended, hidden = np.empty((rows, heads, channels // heads), np.float32), np.empty((rows, 4 * channels), np.float32)
-    factors = np.empty((threads, rows, 2), np.float32)
-    for thread in prange(threads):
-        number = np.int64(thread)  # prange has unsigned integers
-        own = number if rows <= FEW else 0
-        run_share(
-            network, x, counts, firsts, lengths, cache, scales, wanted, logits,
-            left[own], factors[own], new, attended, hidden, counters, number, threads,
-        )  # fmt: skip
+    rows, inner = len(x), max(x.shape[1], network.mlp_in_columns.shape[2])
+    left = np.empty((THREADS if rows <= FEW else 1, rows * inner), "uint8" if cache.itemsize == 1 else "float32")
+    counters = np.zeros(count_numbers(len(network.norms) * PHASES + HEAD_PHASES, THREADS), "int64")
+    numba.set_num_threads(THREADS)
+    share = find_share(str(cache.dtype))
+    return run_on_threads(share, network, x, wpe, counts, shown, lengths, cache, scales, left, counters, THREADS)
+
+
+@functools.cache
+def find_share(precision: str) -> int:
+    """The address of `run_share` for a network of float32 or int8."""
+
+    def array(kind: str, dimensions: int) -> types.Array:
+        return types.Array(numba.from_dtype(np.dtype(kind)), dimensions, "C")
+
+    floats, indices = "float32", array("int64", 1)
+    fields = [array(floats, 4), array(floats, 2)] + [array(precision, 3), array(floats, 3)] * 5
+    left = array("uint8" if precision == "int8" else floats, 1)
+    room = [array(floats, dimensions) for dimensions in (2, 4, 2, 2)]
+    return find_address(
+        run_share,
+        (
+            types.NamedTuple(fields, Network),
+            array(floats, 2), indices, indices, indices, array(precision, 6), array(floats, 6), indices,
+            array(floats, 2), left, *room, indices, types.int64, types.int64,
+        ),
+    )  # fmt: skip
 
 
 @compile_kernel
@@ -106,38 +123,121 @@ def run_share(
     thread: int,
     threads: int,
 ) -> None:
-    """A thread's share of `run_network`."""
-    rows, phase = len(x), 0
-    every, wide, flat = np.arange(rows), new.reshape(rows, -1), attended.reshape(rows, -1)
-    no_norm, room = np.empty((0, 0), np.float32), make_room(new.shape[3])
+    """A thread's share of `run_on_threads`.
+
+    Args:
+        firsts: int64 [B], the index in `x` of each sequence's first token.
+        wanted: int64, the rows of `x` after which `logits` are written.
+        left, factors: see `prepare`.
+        new: float32 [N, 3, W / D, D], attended: float32 [N, W], hidden: float32 [N, 4·C], room for what lies between.
+    """
+    rows, phase = len(x), np.int64(0)
+    every, no_norm = np.arange(rows), np.empty((0, 0), np.float32)
+    room = make_room(new.shape[3])
+    projected, heads = new.reshape(rows, -1), attended.reshape(rows, new.shape[2], new.shape[3])
     for block in range(len(network.norms)):
         norms = network.norms[block]
+
         packed, columns = network.attention_in[block], network.attention_in_columns[block]
         ready = shape_left(left, rows, packed)
         prepare(x, every, norms[0], ready, factors, counters, phase, thread, threads)
-        multiply_and_write(ready, factors, packed, columns, wide, counters, phase + 1, thread, threads)
-        attend_share(
-            new, counts, firsts, lengths, cache[block], scales[block], room,
-            attended, counters, phase + 2, thread, threads,
+        multiply(
+            ready,
+            factors,
+            packed,
+            columns,
+            projected,
+            WRITE,
+            network.attention_out[block],
+            counters,
+            phase + 1,
+            thread,
+            threads,
+        )
+
+        attend(
+            new, counts, firsts, lengths, cache[block], scales[block], room, heads, counters, phase + 2, thread, threads
         )  # fmt: skip
+
         packed, columns = network.attention_out[block], network.attention_out_columns[block]
         ready = shape_left(left, rows, packed)
-        prepare(flat, every, no_norm, ready, factors, counters, phase + 3, thread, threads)
-        multiply_and_add(ready, factors, packed, columns, x, counters, phase + 4, thread, threads)
+        prepare(attended, every, no_norm, ready, factors, counters, phase + 3, thread, threads)
+        multiply(ready, factors, packed, columns, x, ADD, network.mlp_in[block], counters, phase + 4, thread, threads)
+
         packed, columns = network.mlp_in[block], network.mlp_in_columns[block]
         ready = shape_left(left, rows, packed)
         prepare(x, every, norms[1], ready, factors, counters, phase + 5, thread, threads)
-        multiply_and_gelu(ready, factors, packed, columns, hidden, counters, phase + 6, thread, threads)
+        multiply(
+            ready, factors, packed, columns, hidden, GELU, network.mlp_out[block], counters, phase + 6, thread, threads
+        )
+
         packed, columns = network.mlp_out[block], network.mlp_out_columns[block]
+        upcoming = network.attention_in[block + 1] if block + 1 < len(network.norms) else network.head[0]
         ready = shape_left(left, rows, packed)
         prepare(hidden, every, no_norm, ready, factors, counters, phase + 7, thread, threads)
-        multiply_and_add(ready, factors, packed, columns, x, counters, phase + 8, thread, threads)
-        phase += 9
+        multiply(ready, factors, packed, columns, x, ADD, upcoming, counters, phase + 8, thread, threads)
+        phase += PHASES
     if len(wanted):
         packed, columns = network.head[0], network.head_columns[0]
         ready = shape_left(left, len(wanted), packed)
         prepare(x, wanted, network.final_norm, ready, factors, counters, phase, thread, threads)
-        multiply_and_write(ready, factors, packed, columns, logits, counters, phase + 1, thread, threads)
+        multiply(ready, factors, packed, columns, logits, WRITE, packed, counters, phase + 1, thread, threads)
+
+
+call_share = make_call(run_share)
+
+
+@compile_kernel(parallel=True)
+def run_on_threads(
+    share: int,
+    network: Network,
+    x: np.ndarray,
+    wpe: np.ndarray,
+    counts: np.ndarray,
+    shown: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    left: np.ndarray,
+    counters: np.ndarray,
+    threads: int,
+) -> np.ndarray:
+    """As `run_network`.
+
+    Args:
+        share: the address of `run_share`.
+        left: uint8 or float32, room for the rows of a product, of FEW rows for each thread.
+        counters: int64, zeros; see `count_numbers`.
+    """
+    rows, width, depth = len(x), x.shape[1], cache.shape[5] // TILE
+    new = np.empty((rows, 3, width // depth, depth), np.float32)
+    attended, hidden = (
+        np.zeros((rows, width), np.float32),
+        np.empty((rows, network.mlp_in_columns.shape[2]), np.float32),
+    )
+    factors = np.empty((len(left), rows, 2), np.float32)
+    firsts, wanted = np.cumsum(counts) - counts, np.empty(shown.sum(), np.int64)
+    logits, found = np.empty((len(wanted), network.head_columns.shape[2]), np.float32), 0
+    for sequence in range(len(counts)):
+        for t in range(counts[sequence]):
+            row = firsts[sequence] + t
+            if len(wpe):
+                for i in range(wpe.shape[1]):
+                    x[row, i] += wpe[lengths[sequence] + t, i]
+            if t >= counts[sequence] - shown[sequence]:
+                wanted[found] = row
+                found += 1
+    for thread in prange(threads):
+        number = np.int64(thread)  # prange counts in unsigned integers
+        own = number if rows <= FEW else 0
+        call_share(
+            share,
+            (
+                network, x, counts, firsts, lengths, cache, scales, wanted, logits,
+                left[own], factors[own], new, attended, hidden, counters, number, threads,
+            ),
+        )  # fmt: skip
+    return logits
 
 
 @compile_kernel
@@ -148,16 +248,29 @@ def shape_left(left: np.ndarray, rows: int, packed: np.ndarray) -> np.ndarray:
 
 
 @compile_kernel
-def attend_share(new, counts, firsts, lengths, cache, scales, room, out, counters, phase, thread, threads):
-    sequences = len(counts)
-    heads, items, done = new.shape[2], sequences * new.shape[2], 0
+def attend(
+    new: np.ndarray,
+    counts: np.ndarray,
+    firsts: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    room: np.ndarray,
+    out: np.ndarray,
+    counters: np.ndarray,
+    phase: int,
+    thread: int,
+    threads: int,
+) -> None:
+    """The attention of one block, into `out` [N, W / D, D]. See `make_room`."""
+    sequences, heads, tiles = len(counts), cache.shape[2], cache.shape[3]
+    items, done = sequences * heads, 0
+    every_tile, every_scale = cache.reshape(-1, cache.shape[4]), scales.reshape(-1, TILE)
     weights = np.zeros((GROUP, TILE), np.float32)
     largest, totals = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
-    tiles = cache.shape[3]
-    every_tile, every_scale = cache.reshape(-1, cache.shape[4]), scales.reshape(-1, TILE)
     item = take_item(counters, phase, thread, threads, items)
     while item >= 0:
-        head, sequence = item // sequences, item % sequences
+        head, sequence = item // sequences, item % sequences  # each thread gets all: their work differs
         following = min(item + 1, items - 1)
         next_head, next_sequence = following // sequences, following % sequences
         if HAS_TILES and cache.itemsize == 1:

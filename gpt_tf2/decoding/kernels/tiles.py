@@ -4,8 +4,10 @@ A matrix is packed into blocks of COLUMNS columns, so that it is read from first
 [K, COLUMNS]; in int8 [K / 4, COLUMNS, 4], as one instruction adds four products of bytes to a sum.
 """
 
+import itertools
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -13,35 +15,36 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import LN_2, LOG2_E
-from gpt_tf2.decoding.kernels.products import BYTE, FEATURES, FLAGS, FLOATS, INT32, LANES, fetch, repeat
+from gpt_tf2.decoding.kernels.products import BYTE, CACHE_LINE, FEATURES, FLAGS, FLOATS, INT32, LANES, fetch, repeat
 
 HAS_TILES = bool(FEATURES.get("avx512vnni"))
 VECTORS = 4  # registers that a row's sums take
 COLUMNS = VECTORS * LANES
+BYTES = 4  # of a row that an instruction multiplies in int8
 ROWS = 6  # at most: their sums and a block's vectors fill the registers
-AHEAD = 2048  # bytes from what is read to what is fetched
-WRITE, ADD, GELU = 0, 1, 2  # what becomes of a product
+AHEAD = 4096  # bytes from what is read to what is fetched
+FETCHED = 1 << 14  # bytes of a block's beginning
+WRITE, ADD, GELU = np.arange(3)  # what becomes of a product; not literals, for each of which Numba compiles anew
 
 INDEX, INTEGERS = ir.IntType(64), ir.VectorType(INT32, LANES)
 
 
-def make_tile(rows: int, use: int) -> Any:
-    """A kernel (left, factors, row, packed, columns, block, out) that multiplies rows with a block and adds the bias.
+def make_tile(rows: int) -> Any:
+    """A kernel (left, factors, row, packed, columns, block, out, use) that multiplies rows with a block, adds the bias.
 
     Args:
         rows: how many rows of left and out, from `row` on.
-        use: WRITE replaces out, ADD adds to it, GELU replaces it by the GELU of the product.
 
     Of the kernel:
         left: float32 [N, K], or in int8 uint8 [N, K]. factors: float32 [N, 2], a row's scale and zero point in int8.
         packed: [blocks, K·COLUMNS]. columns: float32 [3, blocks·COLUMNS], see `Network`.
-        out: float32 [N, blocks·COLUMNS].
+        out: float32 [N, blocks·COLUMNS]. use: WRITE, ADD or GELU.
         All lie in memory without gaps.
     """
 
     @intrinsic
     def multiply_tile(
-        _: Any, left: Any, factors: Any, row: Any, packed: types.Array, columns: Any, block: Any, out: Any
+        _: Any, left: Any, factors: Any, row: Any, packed: types.Array, columns: Any, block: Any, out: Any, use: Any
     ) -> Any:
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
             def open_array(i: int) -> Any:
@@ -52,20 +55,42 @@ def make_tile(rows: int, use: int) -> Any:
             sums = multiply_block(builder, left, numbers, packed, arguments[5])
             first, width = builder.mul(arguments[5], INDEX(COLUMNS)), builder.extract_value(out.shape, 1)
             table = read_columns(builder, columns, first, width)
-            for number, row_sums in zip(numbers, sums, strict=True):
-                values = row_sums if row_sums[0].type == FLOATS else scale_sums(builder, row_sums, factors, number, table)
-                place = builder.gep(out.data, [builder.add(builder.mul(number, width), first)])
-                for i, (value, bias) in enumerate(zip(values, table[2], strict=True)):
-                    target = builder.bitcast(builder.gep(place, [INDEX(LANES * i)]), FLOATS.as_pointer())
-                    result = builder.fadd(value, bias, FLAGS)
-                    if use == ADD:
-                        result = builder.fadd(result, builder.load(target, align=4), FLAGS)
-                    builder.store(compute_gelu(builder, result) if use == GELU else result, target, align=4)
+            kind = sums[0][0].type
+            kept = cgutils.alloca_once(builder, kind, rows * VECTORS)  # so that what follows is a loop: less code
+            for i, total in enumerate(itertools.chain(*sums)):
+                builder.store(total, builder.gep(kept, [INDEX(i)]))
+            with cgutils.for_range(builder, INDEX(rows)) as loop:
+                row = builder.add(arguments[2], loop.index)
+                places = [builder.add(builder.mul(loop.index, INDEX(VECTORS)), INDEX(i)) for i in range(VECTORS)]
+                values = [builder.load(builder.gep(kept, [place])) for place in places]
+                if kind == INTEGERS:
+                    values = scale_sums(builder, values, factors, row, table)
+                values = [builder.fadd(value, bias, FLAGS) for value, bias in zip(values, table[2], strict=True)]
+                write_row(
+                    builder, values, builder.gep(out.data, [builder.add(builder.mul(row, width), first)]), arguments[7]
+                )
             return context.get_dummy_value()
 
-        return types.void(left, factors, types.intp, packed, columns, types.intp, out), generate
+        return types.void(left, factors, types.intp, packed, columns, types.intp, out, types.intp), generate
 
     return multiply_tile
+
+
+def write_row(builder: ir.IRBuilder, values: list[ir.Value], place: ir.Value, use: ir.Value) -> None:
+    """Writes the VECTORS vectors of a row, or adds them, or writes their GELU."""
+    vectors = builder.bitcast(place, FLOATS.as_pointer())
+    targets = [builder.gep(vectors, [INDEX(i)]) for i in range(VECTORS)]
+    results = [cgutils.alloca_once_value(builder, ir.Constant(FLOATS, ir.Undefined)) for _ in values]
+    for result, value in zip(results, values, strict=True):
+        builder.store(value, result)
+    with builder.if_then(builder.icmp_signed("==", use, INDEX(int(ADD)))):
+        for result, value, target in zip(results, values, targets, strict=True):
+            builder.store(builder.fadd(value, builder.load(target, align=4), FLAGS), result)
+    with builder.if_then(builder.icmp_signed("==", use, INDEX(int(GELU)))):
+        for result, value in zip(results, values, strict=True):
+            builder.store(compute_gelu(builder, value), result)
+    for result, target in zip(results, targets, strict=True):
+        builder.store(builder.load(result), target, align=4)
 
 
 def multiply_block(builder: ir.IRBuilder, left: Any, rows: list[ir.Value], packed: Any, block: ir.Value) -> list:
@@ -77,8 +102,8 @@ def multiply_block(builder: ir.IRBuilder, left: Any, rows: list[ir.Value], packe
     starts = [builder.gep(numbers, [builder.mul(row, steps)]) for row in rows]
     size = builder.extract_value(packed.shape, 1)
     vectors = builder.bitcast(builder.gep(packed.data, [builder.mul(block, size)]), kind.as_pointer())
-    sums = [[cgutils.alloca_once_value(builder, ir.Constant(kind, None)) for _ in range(VECTORS)] for _ in rows]
-    for total in sum(sums, []):
+    sums = [[cgutils.alloca_once(builder, kind) for _ in range(VECTORS)] for _ in rows]
+    for total in itertools.chain(*sums):
         builder.store(ir.Constant(kind, None), total)
     with cgutils.for_range(builder, steps) as loop:
         place = builder.gep(vectors, [builder.mul(loop.index, INDEX(VECTORS))])
@@ -155,6 +180,20 @@ def constant(number: float) -> ir.Constant:
     return ir.Constant(FLOATS, [number] * LANES)
 
 
+def make_fetch_block(_: Any, packed: types.Array, block: Any) -> Any:
+    """The type and the instructions of `fetch_block`."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        packed = make_array(signature.args[0])(context, builder, arguments[0])
+        start = builder.gep(packed.data, [builder.mul(arguments[1], builder.extract_value(packed.shape, 1))])
+        start = builder.bitcast(start, BYTE.as_pointer())
+        with cgutils.for_range(builder, INDEX(FETCHED // CACHE_LINE)) as loop:
+            fetch(builder, builder.gep(start, [builder.mul(loop.index, INDEX(CACHE_LINE))]), CACHE_LINE)
+        return context.get_dummy_value()
+
+    return types.void(packed, types.intp), generate
+
+
 def make_fetch_columns(_: Any, out: types.Array, row: Any, count: Any, block: Any) -> Any:
     """The type and the instructions of `fetch_columns`."""
 
@@ -170,5 +209,6 @@ def make_fetch_columns(_: Any, out: types.Array, row: Any, count: Any, block: An
     return types.void(out, types.intp, types.intp, types.intp), generate
 
 
+fetch_block: Any = intrinsic(make_fetch_block)  # has a block's beginning fetched
 fetch_columns: Any = intrinsic(make_fetch_columns)  # has a block's columns of `count` rows fetched, to be written
-TILES = {(rows, use): make_tile(rows, use) for rows in range(1, ROWS + 1) for use in (WRITE, ADD, GELU)}
+TILES = [make_tile(rows) for rows in range(1, ROWS + 1)]

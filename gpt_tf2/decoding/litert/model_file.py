@@ -8,9 +8,10 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from gpt_tf2.decoding.rounding import quantize
+
 ALIGNMENT = 64  # bytes
 ROWS = 1024  # of a matrix that are rounded at a time
-SMALLEST = 5e-7  # the least value that fills the range of int8
 
 
 def unpack(content: bytes) -> Any:
@@ -55,16 +56,6 @@ def write_model(file: IO[bytes], model: Any, weights: Mapping[str, Any], read: C
             file.write(np.ascontiguousarray(part).data)
     file.seek(0)
     file.write(pack(model))
-
-
-def quantize(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds a matrix [outputs, inputs] to int8, and returns it with the scale of each output, float32 [outputs].
-
-    To the last bit as TensorFlow's converter: it divides in float64, and rounds halves away from zero.
-    """
-    scale = np.maximum(np.abs(matrix).max(axis=1).astype("float64"), SMALLEST) / 127
-    scaled = matrix / scale[:, None]
-    return np.trunc(scaled + np.copysign(0.5, scaled)).astype("int8"), scale.astype("float32")
 
 
 def is_int8(tensor: Any) -> bool:

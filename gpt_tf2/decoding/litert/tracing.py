@@ -17,7 +17,8 @@ from ai_edge_litert import schema_py_generated as schema
 from gpt_tf2.backend.starting import silence_stderr, start_backend
 from gpt_tf2.config import GPT2Config, output_matrix, tensor_shapes
 from gpt_tf2.decoding.litert.graphs import HEAD, TRACED, name_stage, traced_path, turn_matrix
-from gpt_tf2.decoding.litert.model_file import pack, quantize, unpack
+from gpt_tf2.decoding.litert.model_file import pack, unpack
+from gpt_tf2.decoding.rounding import quantize
 
 Weights = Mapping[str, np.ndarray]  # by OpenAI's names
 Function = Any  # a tf.function with a signature

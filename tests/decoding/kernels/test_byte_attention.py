@@ -5,7 +5,7 @@ import pytest
 
 from gpt_tf2.decoding.kernels.byte_attention import make_room
 from gpt_tf2.decoding.kernels.byte_tiles import TILE
-from gpt_tf2.decoding.kernels.network import attend_share
+from gpt_tf2.decoding.kernels.network import attend as attend_block
 from gpt_tf2.decoding.kernels.tiles import HAS_TILES
 from gpt_tf2.decoding.kernels.work import count_numbers
 
@@ -18,7 +18,7 @@ def attend(new: np.ndarray, counts: list, lengths: list, cache: np.ndarray, scal
     firsts = np.cumsum(counts) - counts
     counters = np.zeros(count_numbers(1, 1), "int64")
     room = make_room(new.shape[3])
-    attend_share(new, np.array(counts), firsts, np.array(lengths), cache, scales, room, out, counters, 0, 0, 1)
+    attend_block(new, np.array(counts), firsts, np.array(lengths), cache, scales, room, out, counters, 0, 0, 1)
     return out
 
 

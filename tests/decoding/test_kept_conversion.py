@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from gpt_tf2.checkpoints.opened import OpenedModel, open_model
-from gpt_tf2.decoding.litert import conversion as module
-from gpt_tf2.decoding.litert.conversion import conversion_folder, open_conversion
+from gpt_tf2.decoding import conversion as module
+from gpt_tf2.decoding.conversion import conversion_folder, open_conversion
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage import kept
+from helpers.native import CPU_ENGINE
 from helpers.workplace import ROOT, list_names
 
 # Opens the decoder in a process of its own. With a file `slow`, converting takes as long as the file is there.
@@ -35,7 +36,7 @@ def show(done, total):
         time.sleep(0.01)
 
 try:
-    decoder = open_decoder(open_model("models/tiny"), "litert", "float32", say, show)
+    decoder = open_decoder(open_model("models/tiny"), "cpu", "float32", say, show)
     print("logits", decoder.extend(decoder.begin(), [[1, 2, 3]]).sum())
 except InputError as error:
     print(error)
@@ -49,16 +50,16 @@ def model(workplace: Path) -> OpenedModel:
 
 
 def open_fake(model: OpenedModel, precision: str = "int8") -> tuple[module.Conversion, bool]:
-    """Open a conversion whose graphs are made up; returns it and whether it was converted."""
+    """Open a conversion whose files are made up; returns it and whether it was converted."""
     converted = []
 
     def convert(folder: Path) -> tuple[float, float] | None:
         converted.append(folder)
-        (folder / "head.tflite").write_bytes(bytes(1000))
+        (folder / "head.npy").write_bytes(bytes(1000))
         return (10.5, 10.25) if precision == "int8" else None
 
-    with open_conversion(model, precision, convert, pytest.fail) as conversion:
-        assert (conversion.folder / "head.tflite").stat().st_size == 1000
+    with open_conversion(model, "native", precision, convert, pytest.fail) as conversion:
+        assert (conversion.folder / "head.npy").stat().st_size == 1000
     return conversion, bool(converted)
 
 
@@ -68,7 +69,7 @@ def test_a_conversion_is_reused_with_its_perplexities(
 ) -> None:
     first, converted = open_fake(model, precision)
     assert converted and first.perplexity == perplexity
-    assert first.folder == conversion_folder(model.path, precision)
+    assert first.folder == conversion_folder(model.path, "native", precision)
     os.utime("models/tiny/model.ckpt.index")
     assert open_fake(model, precision) == (first, False)
     # Moved together with the checkpoint, it is still reused.
@@ -82,7 +83,7 @@ def test_a_conversion_is_converted_again_if_anything_it_depends_on_changes(
 ) -> None:
     open_fake(model)
     assert open_fake(model, "float32")[1] and not open_fake(model)[1]  # one folder for each precision
-    graph = conversion_folder(model.path, "int8") / "head.tflite"
+    graph = conversion_folder(model.path, "native", "int8") / "head.npy"
     graph.write_bytes(bytes(500) + b"\1" + bytes(499))
     assert open_fake(model)[1] and not open_fake(model)[1]
     with Path("models/tiny/model.ckpt.data-00000-of-00001").open("r+b") as file:
@@ -91,16 +92,16 @@ def test_a_conversion_is_converted_again_if_anything_it_depends_on_changes(
     assert open_fake(model)[1] and not open_fake(model)[1]
     other = dataclasses.replace(model, config=dataclasses.replace(model.config, n_head=1))
     assert open_fake(other)[1] and open_fake(model)[1] and not open_fake(model)[1]
-    monkeypatch.setattr(module, "FORMAT", 999)
+    monkeypatch.setitem(module.FORMATS, "native", 999)
     assert open_fake(model)[1] and not open_fake(model)[1]
 
 
 def test_a_conversion_of_an_earlier_version_is_converted_again(model: OpenedModel) -> None:
-    folder = conversion_folder(model.path, "int8")
+    folder = conversion_folder(model.path, "native", "int8")
     folder.mkdir(parents=True)
-    (folder / "head.tflite").write_bytes(bytes(1000))
+    (folder / "head.npy").write_bytes(bytes(1000))
     (folder / "about.json").write_text(
-        '{"format": 2, "stamp": "1", "content": "2", "files": {"head.tflite": [1000, 3]}, "perplexity": []}'
+        '{"format": 2, "stamp": "1", "content": "2", "files": {"head.npy": [1000, 3]}, "perplexity": []}'
     )
     assert open_fake(model)[1] and not open_fake(model)[1]
 
@@ -110,7 +111,7 @@ def test_a_checkpoint_that_changes_while_it_is_converted_is_an_error(model: Open
         Path("models/tiny/hparams.json").write_text("{}")
 
     message = f"{model.path}: changed while it was converted: start again"
-    with pytest.raises(InputError, match=message), open_conversion(model, "int8", convert, pytest.fail):
+    with pytest.raises(InputError, match=message), open_conversion(model, "native", "int8", convert, pytest.fail):
         pass
     assert not Path("models/tiny/.gpt_tf2").exists()
 
@@ -141,7 +142,7 @@ def test_two_first_runs_convert_once_even_after_a_kill(model: OpenedModel) -> No
     converting, waiting = sorted(outputs, key=len, reverse=True)
     assert any("converted in" in line for line in converting) and converting[-1] == "TensorFlow False"
     assert waiting == [converting[-2], "TensorFlow False"] and waiting[0].startswith("logits")
-    assert list_names(Path("models/tiny/.gpt_tf2")) == ["litert-model.ckpt-float32"]
+    assert list_names(Path("models/tiny/.gpt_tf2")) == [f"{CPU_ENGINE.lower()}-model.ckpt-float32"]
 
 
 @pytest.mark.slow

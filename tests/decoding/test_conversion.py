@@ -1,4 +1,4 @@
-"""Converting a checkpoint for LiteRT: once, and again when it must; and what `generate` and `chat` do with it."""
+"""Converting a checkpoint for a CPU: once, and again when it must; and what `generate` and `chat` do with it."""
 
 import io
 import json
@@ -55,8 +55,8 @@ print({{"keras", "tensorflow"}} & {{*sys.modules}})"""
 @pytest.mark.slow
 def test_a_damaged_or_outdated_conversion_is_replaced(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     first = run_greedy(capsys)
-    conversion = next((workplace / "models" / "tiny" / ".gpt_tf2").glob("litert-*"))
-    graph = conversion / "stages-000.tflite"
+    conversion = next((workplace / "models" / "tiny" / ".gpt_tf2").iterdir())
+    graph = conversion / "wte.npy"
     whole = graph.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:9000] + bytes([whole[9000] ^ 255]) + whole[9001:], b""):
         graph.write_bytes(damaged)

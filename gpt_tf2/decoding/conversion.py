@@ -1,4 +1,4 @@
-"""A checkpoint's LiteRT graphs: converted once and kept beside the checkpoint, or else in the user's cache folder."""
+"""A checkpoint converted for an engine: once, and kept beside the checkpoint, or else in the user's cache folder."""
 
 import contextlib
 import dataclasses
@@ -15,14 +15,14 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.storage.kept import KEPT_FOLDER, Sources, open_or_build
 from gpt_tf2.storage.machine import user_cache
 
-FORMAT = 4  # of the graphs: a conversion of another format is converted again
+FORMATS = {"litert": 4, "native": 1}  # of the engines' files: a conversion of another format is converted again
 
 Perplexities = tuple[float, float]  # of a sample of text: in float32, in int8
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """A folder of LiteRT graphs.
+    """A folder of an engine's files.
 
     perplexity: what int8 costs on a sample of text; None in float32.
     is_new: whether the model was converted just now.
@@ -33,14 +33,14 @@ class Conversion:
     is_new: bool = dataclasses.field(default=False, compare=False)
 
 
-def conversion_folder(path: Path, precision: str) -> Path:
+def conversion_folder(path: Path, engine: str, precision: str) -> Path:
     """Return where the conversion of a checkpoint is kept. Several checkpoints may share the folder that it lies in."""
-    return companion_folder(path) / KEPT_FOLDER / f"litert-{path.name}-{precision}"
+    return companion_folder(path) / KEPT_FOLDER / f"{engine}-{path.name}-{precision}"
 
 
-def cached_folder(path: Path, precision: str) -> Path | None:
+def cached_folder(path: Path, engine: str, precision: str) -> Path | None:
     """Return where the conversion of a checkpoint is kept if nothing can be written beside it."""
-    folder = conversion_folder(path, precision)
+    folder = conversion_folder(path, engine, precision)
     digest = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
     cache = user_cache()
     return cache / f"conversions-{digest}" / folder.name if cache else None
@@ -49,20 +49,22 @@ def cached_folder(path: Path, precision: str) -> Path | None:
 @contextlib.contextmanager
 def open_conversion(
     model: OpenedModel,
+    engine: str,
     precision: str,
     convert: Callable[[Path], Perplexities | None],
     on_wait: Callable[[], None],
 ) -> Iterator[Conversion]:
     """Open a model's conversion, or convert the model if its files have changed or the conversion is damaged.
 
-    Open the graphs inside the `with` block; see `open_or_build`.
+    Open the files inside the `with` block; see `open_or_build`.
 
     Args:
+        engine: native or litert.
         precision: float32 or int8.
-        convert: writes the graphs to a folder and returns the perplexities, if it measures them.
+        convert: writes the files to a folder and returns the perplexities, if it measures them.
         on_wait: called if another process is converting the model. Its work is used then.
 
-    Raises InputError if the graphs cannot be written.
+    Raises InputError if the files cannot be written.
     """
 
     built: list[Path] = []
@@ -72,14 +74,14 @@ def open_conversion(
         return {"perplexity": convert(folder)}
 
     with open_or_build(
-        conversion_folder(model.path, precision),
-        json.dumps({"format": FORMAT, "precision": precision, "config": model.config.to_dict()}),
+        conversion_folder(model.path, engine, precision),
+        json.dumps({"format": FORMATS[engine], "precision": precision, "config": model.config.to_dict()}),
         Sources(lambda: map(os.path.abspath, model.sources)),
         build,
         on_wait=on_wait,
         fix="free space, or set `engine` to graph",
         changed=InputError(f"{model.path}: changed while it was converted: start again"),
-        otherwise=cached_folder(model.path, precision),
+        otherwise=cached_folder(model.path, engine, precision),
     ) as kept:
         perplexity = kept.facts["perplexity"]
         yield Conversion(kept.folder, perplexity and (perplexity[0], perplexity[1]), bool(built))

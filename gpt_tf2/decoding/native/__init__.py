@@ -1,0 +1,1 @@
+"""Decoding with our own kernels on a CPU. Private."""

@@ -1,0 +1,77 @@
+"""The decoder of our own kernels: a step is one compiled function, which reads the weights at memory speed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gpt_tf2.backend.memory import reserve_zeros
+from gpt_tf2.config import GPT2Config
+from gpt_tf2.decoding.decoder import NO_IDS, State
+from gpt_tf2.decoding.kernels.attention import TILE
+from gpt_tf2.decoding.kernels.network import run_network
+from gpt_tf2.decoding.native.packing import open_network, pad_width
+from gpt_tf2.decoding.native.rows import RowsFile
+
+
+class NativeDecoder:
+    """A decoder that runs a packed model; see `Decoder`.
+
+    A state's cache is two arrays, as `run_network` takes them: keys and values in tiles, and their scales. They have
+    room for whole contexts, of which only what is used takes memory.
+
+    Args:
+        folder: what `packing.convert` wrote.
+        config: the model's hyper-parameters.
+        precision: of the matrices and of the cache, "float32" or "int8".
+        undrawn: the ids without a token.
+    """
+
+    prefill_chunk = 256
+    loops_on_device = False
+
+    def __init__(self, folder: Path, config: GPT2Config, precision: str, undrawn: np.ndarray = NO_IDS):
+        self.config, self.precision, self.undrawn = config, precision, undrawn
+        self.name = f"native on CPU, {precision}"
+        self._wte = RowsFile(folder / "wte.npy")
+        self._wpe = np.load(folder / "wpe.npy")
+        self._network, self._width = open_network(folder), pad_width(config)
+
+    def begin(self) -> State:
+        return State(np.zeros(1, "int64"), make_cache(self.config, 1, self.precision))
+
+    def extend(self, state: State, new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> np.ndarray:
+        counts = np.array([len(ids) for ids in new])
+        shown = counts if wanted is None else np.array(wanted)
+        x = self._wte.read([id for ids in new for id in ids], self._width)
+        cache, scales = state.cache
+        logits = run_network(self._network, x, self._wpe, counts, shown, state.lengths, cache, scales)
+        state.lengths = state.lengths + counts
+        return logits[:, : self.config.n_vocab]
+
+    def take(self, state: State, prefixes: Sequence[tuple[int, int]]) -> State:
+        lengths, cache = np.array([tokens for _, tokens in prefixes], "int64"), state.cache
+        moved = [i for i, (source, tokens) in enumerate(prefixes) if source != i and tokens]
+        if len(prefixes) != len(state.lengths):
+            cache, moved = make_cache(self.config, len(prefixes), self.precision), list(range(len(prefixes)))
+        if moved:
+            copy_prefixes(state.cache, cache, [prefixes[i][0] for i in moved], moved, int(lengths[moved].max()))
+        return State(lengths, cache)
+
+
+def make_cache(config: GPT2Config, sequences: int, precision: str) -> list[np.ndarray]:
+    """An empty cache and its scales; see `run_network`."""
+    tiles = -(-config.n_ctx // TILE)
+    shape = (config.n_layer, sequences, 2, config.n_head, tiles)
+    depth = config.n_embd // config.n_head
+    return [reserve_zeros((*shape, depth * TILE), precision), reserve_zeros((*shape, TILE), "float32")]
+
+
+def copy_prefixes(
+    old: list[np.ndarray], new: list[np.ndarray], sources: list[int], targets: list[int], tokens: int
+) -> None:
+    """Copies the tiles of prefixes, of up to so many tokens, from some sequences of a cache to those of another."""
+    tiles = -(-tokens // TILE)
+    for source, target in zip(old, new, strict=True):
+        for block in range(len(source)):  # one by one, so that only one is in memory twice
+            target[block, targets, :, :, :tiles] = source[block, sources, :, :, :tiles]
