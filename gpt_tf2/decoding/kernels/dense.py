@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from gpt_tf2.backend.numba_kernels import compile_kernel, f32, flip_if_negative
-from gpt_tf2.decoding.kernels.pair_products import ROUNDER
+from gpt_tf2.decoding.kernels.products import ROUNDER
 from gpt_tf2.decoding.kernels.tiles import ROWS, TILES, fetch_block, fetch_columns
 from gpt_tf2.decoding.kernels.work import end_phase, take_item
 
