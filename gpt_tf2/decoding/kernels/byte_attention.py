@@ -4,7 +4,7 @@ The softmax is taken tile by tile: sums and the total of weights shrink when a l
 Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3).
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from gpt_tf2.decoding.kernels.byte_tiles import (
     BLOCK,
     GROUP,
     HIDDEN,
-    SPLIT,
+    ROOM_SIZE,
+    SHARED,
     add_first_values,
     add_group_values,
     add_narrow_group_values,
@@ -30,57 +31,20 @@ from gpt_tf2.decoding.kernels.byte_tiles import (
     weigh,
     weigh_group,
 )
-from gpt_tf2.decoding.kernels.products import CACHE_LINE, LANES, TILE
+from gpt_tf2.decoding.kernels.products import CACHE_LINE, TILE
 from gpt_tf2.decoding.kernels.work import end_phase, take_item
 
-SHARED = 16 * GROUP  # queries that share a tile while all lies in the processor's first cache
 
+def make_byte_room(cache: np.ndarray) -> np.ndarray:
+    """What a thread works in, float32, see ROOM; for a cache [L, B, 2, H, N, D·TILE].
 
-class Room(NamedTuple):
-    """What `attend_bytes` works in. Letters in shapes: Q is SHARED, D size of a head.
-
-    queries: int8 [Q, D·SPLIT]. factors: float32 [Q]. offsets: int32 [Q]. See `begin`.
-    largest: float32 [Q], of the scores so far. totals: float32 [Q, LANES], whose sum is that of the weights.
-    sums: float32 [Q, D], of values, weighted.
-    scores: float32 [GROUP, TILE]. weights: int8 [GROUP, TILE·SPLIT]. shrinks: float32 [GROUP]. See `weigh`.
-    ratios: float32 [TILE]. See `relate`.
+    It begins with a line of the processor's cache.
     """
-
-    queries: np.ndarray
-    factors: np.ndarray
-    offsets: np.ndarray
-    largest: np.ndarray
-    totals: np.ndarray
-    sums: np.ndarray
-    scores: np.ndarray
-    weights: np.ndarray
-    shrinks: np.ndarray
-    ratios: np.ndarray
-
-
-def make_byte_room(cache: np.ndarray) -> Room:
-    """Room for one thread and a cache [L, B, 2, H, N, D·TILE]."""
     depth = cache.shape[5] // TILE
-    return Room(
-        align(SHARED * depth * SPLIT).view(np.int8).reshape(SHARED, depth * SPLIT),
-        align(SHARED * 4).view(np.float32),
-        align(SHARED * 4).view(np.int32),
-        align(SHARED * 4).view(np.float32),
-        align(SHARED * LANES * 4).view(np.float32).reshape(SHARED, LANES),
-        align(SHARED * depth * 4).view(np.float32).reshape(SHARED, depth),
-        align(GROUP * TILE * 4).view(np.float32).reshape(GROUP, TILE),
-        align(GROUP * TILE * SPLIT).view(np.int8).reshape(GROUP, TILE * SPLIT),
-        align(GROUP * 4).view(np.float32),
-        align(TILE * 4).view(np.float32),
-    )
-
-
-@compile_kernel
-def align(size: int) -> np.ndarray:
-    """Memory of a number of bytes that begins with a line of the processor's cache: no vector lies in two."""
+    size = 4 * (ROOM_SIZE + 2 * SHARED * depth)
     memory = np.empty(size + CACHE_LINE, np.uint8)
     first = -memory.ctypes.data % CACHE_LINE
-    return memory[first : first + size]
+    return memory[first : first + size].view(np.float32)
 
 
 @compile_kernel
@@ -96,7 +60,7 @@ def attend_bytes(
     next_keys: int,
     next_used: int,
     apart: int,
-    room: Room,
+    room: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """One head of one sequence with `length` cached positions and `count` new ones, of `new` and `out` from `start` on.
@@ -106,7 +70,7 @@ def attend_bytes(
         cache: int8 [N, D·TILE], the tiles of all sequences and heads. scales: float32 [N, TILE], their scales.
         keys, next_keys: the first tile of the head's keys, and that of the head whose `next_used` positions come next.
         apart: tiles from those of keys to those of their values.
-        out: float32 [T, H, D].
+        room: of `make_room`. out: float32 [T, H, D].
     """
     for t in range(count):
         tile, position = (length + t) // TILE, (length + t) % TILE
@@ -133,28 +97,24 @@ def attend_together(
     next_keys: int,
     next_used: int,
     apart: int,
-    room: Room,
+    room: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """As `attend_bytes` for up to SHARED tokens whose keys and values are stored."""
     is_wide = new.shape[3] % BLOCK == 0
     for t in range(count):
-        begin(
-            new, start + t, head, t, room.queries, room.factors, room.offsets, room.largest, room.totals, room.sums
-        )  # fmt: skip
+        begin(new, start + t, head, t, room)
     tiles = (length + count - 1) // TILE + 1
     for n in range(tiles):
         tile, stored = keys + n, length + count - n * TILE
         ahead, ahead_used = (tile + 1, stored - TILE) if n + 1 < tiles else (next_keys, next_used)
-        unit = relate(scales, tile + apart, min(TILE, stored), ahead, ahead + apart, room.ratios)
+        unit = relate(scales, tile + apart, min(TILE, stored), ahead, ahead + apart, room)
         first = max(0, n * TILE - length) // GROUP * GROUP
         while first < count:
             rows = GROUP if first + GROUP <= count else 1
             used = min(TILE, length + first + rows - n * TILE)
             blocks, steps = (used + BLOCK - 1) // BLOCK, (used + 3) // 4
-            scored = (
-                first, room.queries, room.offsets, cache, tile, ahead, ahead_used, scales, blocks, room.scores
-            )  # fmt: skip
+            scored = (first, cache, tile, ahead, ahead_used, scales, blocks, room)
             if rows == 1:
                 score(*scored)
             elif first == 0:
@@ -163,18 +123,12 @@ def attend_together(
                 score_group(*scored)
             for row in range(rows):
                 for s in range(max(0, length + first + row + 1 - n * TILE), TILE):
-                    room.scores[row, s] = HIDDEN
-            weighed = (
-                room.scores, first, room.factors, room.largest, room.totals, room.ratios, room.weights, room.shrinks
-            )  # fmt: skip
+                    room[row * TILE + s] = HIDDEN
             if rows == 1:
-                weigh(*weighed)
+                weigh(first, room)
             else:
-                weigh_group(*weighed)
-            added = (
-                room.weights, room.shrinks, unit, cache, tile + apart, ahead + apart, ahead_used,
-                steps, first, room.sums,
-            )  # fmt: skip
+                weigh_group(first, room)
+            added = (first, cache, tile + apart, ahead + apart, ahead_used, unit, steps, room)
             if rows == 1 and is_wide:
                 add_values(*added)
             elif rows == 1:
@@ -187,7 +141,7 @@ def attend_together(
                 add_group_values(*added)
             first += rows
     for t in range(count):
-        finish(t, room.totals, room.sums, out, start + t, head)
+        finish(t, room, out, start + t, head)
 
 
 def attend_to_bytes(

@@ -38,6 +38,22 @@ HIDDEN = -1e30  # the score of what a query may not see: its weight becomes zero
 POWER_SERIES = 0.999999261, 0.693121815, 0.240247448, 0.0559178618, 0.00957010188  # of 2^x from -1/2 to 1/2, to 3e-6
 ROUNDER_BITS = 0x4B400000
 
+SHARED = 16 * GROUP  # queries that share a tile while all lies in the processor's first cache
+# What kernels pass to each other lies in one array, the room: for each name, rows of so many numbers of 4 bytes. Then
+# come `queries`, split, and `sums`, of weighted values: [SHARED, D].
+ROOM = {
+    "scores": (GROUP, TILE),
+    "weights": (GROUP, TILE),  # times values' scales, split
+    "ratios": (1, TILE),  # of values' scales to the unit
+    "shrinks": (LANES, 1),  # what sums over earlier tiles must be multiplied by, as the largest score may have grown
+    "factors": (SHARED, 1),  # of scores
+    "offsets": (SHARED, 1),  # of products: they make up for the keys' 128
+    "largest": (SHARED, 1),  # scores so far
+    "totals": (SHARED, LANES),  # their sums are those of the weights so far
+}
+ROOM_SIZE = sum(rows * width for rows, width in ROOM.values())
+
+FIRST_ROW = INDEX(0)
 FLOAT, BYTES = FLOATS.element, ir.VectorType(BYTE, 4 * LANES)
 
 
@@ -62,6 +78,23 @@ class Arguments:
             if axis < len(indices):
                 place = self._builder.add(place, indices[axis])
         return self._builder.bitcast(self._builder.gep(array.data, [place]), kind.as_pointer())
+
+    def room(self, name: str, kind: ir.Type, row: ir.Value = FIRST_ROW) -> ir.Value:
+        """A pointer to values of a type in a row of a part of the room; see ROOM."""
+        build, width = self._builder, self.depth() if name in ("queries", "sums") else INDEX(ROOM[name][1])
+        place = build.mul(row, width)
+        for part, (rows, part_width) in ROOM.items():
+            if part == name:
+                break
+            place = build.add(place, INDEX(rows * part_width))
+        if name == "sums":
+            place = build.add(place, build.mul(INDEX(SHARED), width))
+        return build.bitcast(build.gep(self._arrays["room"].data, [place]), kind.as_pointer())
+
+    def depth(self) -> ir.Value:
+        """The size of a head, from that of the room."""
+        both = self._builder.sub(self.count("room", 0), INDEX(ROOM_SIZE))
+        return self._builder.udiv(both, INDEX(2 * SHARED))
 
 
 def make_kernel(names: str, generate: Callable[[ir.IRBuilder, Arguments], Any], result: Any = types.void) -> Any:
@@ -127,34 +160,31 @@ def generate_store_value(builder: ir.IRBuilder, arguments: Arguments) -> None:
 
 
 def generate_begin(builder: ir.IRBuilder, arguments: Arguments) -> None:
-    """Rounds and splits a token's query, and begins its sums.
-
-    The factor of its scores includes log2(e), as weights are powers of two. Its offset makes up for the keys' 128.
-    """
+    """Rounds and splits a token's query, and begins its sums. Factors include log2(e), as weights are powers of two."""
     depth, query = arguments.count("new", 3), arguments["query"]
     vectors = arguments.point("new", FLOATS, arguments["token"], INDEX(0), arguments["head"])
     size = find_size(builder, vectors, depth)
     result = builder.fmul(size, constant(float(LOG2_E) / HIGHEST_QUERY))
-    builder.store(get_first(builder, result), arguments.point("factors", FLOAT, query))
-    factor, split = builder.fdiv(constant(HIGHEST_QUERY), size), arguments.point("queries", BYTES, query)
+    builder.store(get_first(builder, result), arguments.room("factors", FLOAT, query))
+    factor, split = builder.fdiv(constant(HIGHEST_QUERY), size), arguments.room("queries", BYTES, query)
     total = cgutils.alloca_once_value(builder, integer(0))
     with cgutils.for_range(builder, count_vectors(builder, depth)) as loop:
         rounded = round_to_integers(builder, builder.fmul(read(builder, vectors, loop.index), factor))
         builder.store(builder.add(builder.load(total), rounded), total)
         signed = builder.xor(builder.add(rounded, integer(128)), integer(128))  # 256 · high + low, both signed
         builder.store(split_integers(builder, signed), builder.gep(split, [loop.index]), align=1)
-        builder.store(constant(0.0), builder.gep(arguments.point("sums", FLOATS, query), [loop.index]), align=4)
+        builder.store(constant(0.0), builder.gep(arguments.room("sums", FLOATS, query), [loop.index]), align=4)
     offset = builder.mul(spread(builder, builder.load(total), builder.add), integer(-128))
-    builder.store(get_first(builder, offset), arguments.point("offsets", INT32, query))
-    builder.store(FLOAT(HIDDEN), arguments.point("largest", FLOAT, query))
-    builder.store(constant(0.0), arguments.point("totals", FLOATS, query), align=4)
+    builder.store(get_first(builder, offset), arguments.room("offsets", INT32, query))
+    builder.store(FLOAT(HIDDEN), arguments.room("largest", FLOAT, query))
+    builder.store(constant(0.0), arguments.room("totals", FLOATS, query), align=4)
 
 
 def generate_finish(builder: ir.IRBuilder, arguments: Arguments) -> None:
     """Divides a query's sums by its total of weights."""
-    query, count = arguments["query"], count_vectors(builder, arguments.count("sums", 1))
-    total = spread(builder, builder.load(arguments.point("totals", FLOATS, query), align=4), builder.fadd)
-    factor, sums = builder.fdiv(constant(1.0), total), arguments.point("sums", FLOATS, query)
+    query, count = arguments["query"], count_vectors(builder, arguments.depth())
+    total = spread(builder, builder.load(arguments.room("totals", FLOATS, query), align=4), builder.fadd)
+    factor, sums = builder.fdiv(constant(1.0), total), arguments.room("sums", FLOATS, query)
     out = arguments.point("out", FLOATS, arguments["token"], arguments["head"])
     with cgutils.for_range(builder, count) as loop:
         result = builder.fmul(read(builder, sums, loop.index), factor)
@@ -166,12 +196,12 @@ def make_score(rows: int, is_fetching: bool) -> Any:
 
     def generate(builder: ir.IRBuilder, arguments: Arguments) -> None:
         numbers = [builder.add(arguments["query"], INDEX(row)) for row in range(rows)]
-        lefts = [arguments.point("queries", INT32, number) for number in numbers]
-        offsets = [builder.load(arguments.point("offsets", INT32, number)) for number in numbers]
+        lefts = [arguments.room("queries", INT32, number) for number in numbers]
+        offsets = [builder.load(arguments.room("offsets", INT32, number)) for number in numbers]
         starts = [repeat(builder, offset, INTEGERS) for offset in offsets]
         keys, ahead = (arguments.point("cache", INTEGERS, arguments[name]) for name in ("tile", "ahead"))
         scales = arguments.point("scales", FLOATS, arguments["tile"])
-        steps = builder.udiv(arguments.count("queries", 1), INDEX(4 * SPLIT))
+        steps = builder.udiv(arguments.depth(), INDEX(4))
         with cgutils.for_range(builder, arguments["blocks"]) as loop:
             first = builder.mul(loop.index, INDEX(VECTORS))
             is_used = builder.icmp_signed("<", builder.mul(loop.index, INDEX(BLOCK)), arguments["ahead_used"])
@@ -185,15 +215,15 @@ def make_score(rows: int, is_fetching: bool) -> Any:
                 scale = read(builder, scales, number)
                 for row in range(rows):
                     score = builder.fmul(builder.sitofp(sums[row][i], FLOATS), scale)
-                    place = builder.gep(arguments.point("scores", FLOATS, INDEX(row)), [number])
+                    place = builder.gep(arguments.room("scores", FLOATS, INDEX(row)), [number])
                     builder.store(score, place, align=4)
 
-    return make_kernel("query queries offsets cache tile ahead ahead_used scales blocks scores", generate)
+    return make_kernel("query cache tile ahead ahead_used scales blocks room", generate)
 
 
 def generate_relate(builder: ir.IRBuilder, arguments: Arguments) -> ir.Value:
     """Divides the scales of a tile's values by the unit of its weights times scales, which it returns."""
-    scales, ratios = arguments.point("scales", FLOATS, arguments["tile"]), arguments.point("ratios", FLOATS)
+    scales, ratios = arguments.point("scales", FLOATS, arguments["tile"]), arguments.room("ratios", FLOATS)
     for name in ("ahead", "ahead_values"):
         fetch(builder, arguments.point("scales", BYTE, arguments[name]), 4 * TILE)
     used, read_scales = repeat(builder, builder.trunc(arguments["used"], INT32), INTEGERS), []
@@ -212,17 +242,13 @@ def generate_relate(builder: ir.IRBuilder, arguments: Arguments) -> ir.Value:
 
 
 def make_weigh(rows: int) -> Any:
-    """A kernel that turns a tile's scores into weights times values' scales, split, in rows of some queries.
-
-    Updates the queries' largest scores and totals of weights. A row's `shrinks` is what its sums over earlier tiles
-    must be multiplied by, as the largest score may have grown.
-    """
+    """A kernel that turns some queries' scores of a tile into weights."""
 
     def generate(builder: ir.IRBuilder, arguments: Arguments) -> None:
-        vectors, ratios = range(TILE // LANES), arguments.point("ratios", FLOATS)
+        vectors, ratios = range(TILE // LANES), arguments.room("ratios", FLOATS)
         queries = [builder.add(arguments["query"], INDEX(row)) for row in range(rows)]
-        all_scores = [arguments.point("scores", FLOATS, INDEX(row)) for row in range(rows)]
-        before = [repeat(builder, builder.load(arguments.point("largest", FLOAT, query)), FLOATS) for query in queries]
+        all_scores = [arguments.room("scores", FLOATS, INDEX(row)) for row in range(rows)]
+        before = [repeat(builder, builder.load(arguments.room("largest", FLOAT, query)), FLOATS) for query in queries]
         largest = []  # of all rows first: each waits for many instructions
         for scores, earlier in zip(all_scores, before, strict=True):
             candidates = [read(builder, scores, INDEX(i)) for i in vectors]
@@ -231,9 +257,9 @@ def make_weigh(rows: int) -> Any:
                 candidates = [choose_larger(builder, *pair) for pair in pairs]
             largest.append(choose_larger(builder, earlier, spread_largest(builder, candidates[0])))
         for row, query in enumerate(queries):
-            factor = repeat(builder, builder.load(arguments.point("factors", FLOAT, query)), FLOATS)
+            factor = repeat(builder, builder.load(arguments.room("factors", FLOAT, query)), FLOATS)
             shrink = raise_two(builder, builder.fmul(builder.fsub(before[row], largest[row]), factor))
-            place, split = arguments.point("totals", FLOATS, query), arguments.point("weights", BYTES, INDEX(row))
+            place, split = arguments.room("totals", FLOATS, query), arguments.room("weights", BYTES, INDEX(row))
             total = builder.fmul(builder.load(place, align=4), shrink)
             for i in vectors:
                 score = read(builder, all_scores[row], INDEX(i))
@@ -243,10 +269,10 @@ def make_weigh(rows: int) -> Any:
                 bits = builder.bitcast(builder.fadd(product, constant(float(ROUNDER))), INTEGERS)
                 builder.store(split_integers(builder, bits), builder.gep(split, [INDEX(i)]), align=1)
             builder.store(total, place, align=4)
-            builder.store(get_first(builder, largest[row]), arguments.point("largest", FLOAT, query))
-            builder.store(get_first(builder, shrink), arguments.point("shrinks", FLOAT, INDEX(row)))
+            builder.store(get_first(builder, largest[row]), arguments.room("largest", FLOAT, query))
+            builder.store(get_first(builder, shrink), arguments.room("shrinks", FLOAT, INDEX(row)))
 
-    return make_kernel("scores query factors largest totals ratios weights shrinks", generate)
+    return make_kernel("query room", generate)
 
 
 def make_add_values(rows: int, vectors: int, is_fetching: bool) -> Any:
@@ -254,12 +280,12 @@ def make_add_values(rows: int, vectors: int, is_fetching: bool) -> Any:
 
     def generate(builder: ir.IRBuilder, arguments: Arguments) -> None:
         unit = repeat(builder, arguments["unit"], FLOATS)
-        lefts = [arguments.point("weights", INT32, INDEX(row)) for row in range(rows)]
+        lefts = [arguments.room("weights", INT32, INDEX(row)) for row in range(rows)]
         numbers = [builder.add(arguments["query"], INDEX(row)) for row in range(rows)]
-        places = [arguments.point("sums", FLOATS, number) for number in numbers]
-        shrinks = [builder.load(arguments.point("shrinks", FLOAT, INDEX(row))) for row in range(rows)]
+        places = [arguments.room("sums", FLOATS, number) for number in numbers]
+        shrinks = [builder.load(arguments.room("shrinks", FLOAT, INDEX(row))) for row in range(rows)]
         values, ahead = (arguments.point("cache", INTEGERS, arguments[name]) for name in ("tile", "ahead"))
-        width = count_vectors(builder, arguments.count("sums", 1))
+        width = count_vectors(builder, arguments.depth())
         ahead_steps = builder.lshr(builder.add(arguments["ahead_used"], INDEX(3)), INDEX(2))
         with cgutils.for_range(builder, builder.udiv(width, INDEX(vectors))) as loop:
             first = builder.mul(loop.index, INDEX(vectors))
@@ -276,7 +302,7 @@ def make_add_values(rows: int, vectors: int, is_fetching: bool) -> Any:
                     added = builder.fmul(builder.sitofp(sums[row][i], FLOATS), unit, FLAGS)
                     builder.store(builder.fadd(before, added, FLAGS), place, align=4)
 
-    return make_kernel("weights shrinks unit cache tile ahead ahead_used steps query sums", generate)
+    return make_kernel("query cache tile ahead ahead_used unit steps room", generate)
 
 
 def multiply_split(
@@ -402,10 +428,10 @@ def integer(number: int) -> ir.Constant:
 
 store_key = make_kernel("new token head cache tile scales position", generate_store_key)
 store_value = make_kernel("new token head cache tile scales position", generate_store_value)
-begin = make_kernel("new token head query queries factors offsets largest totals sums", generate_begin)
-finish = make_kernel("query totals sums out token head", generate_finish)
+begin = make_kernel("new token head query room", generate_begin)
+finish = make_kernel("query room out token head", generate_finish)
 score, score_first, score_group = make_score(1, True), make_score(GROUP, True), make_score(GROUP, False)
-relate = make_kernel("scales tile used ahead ahead_values ratios", generate_relate, types.float32)
+relate = make_kernel("scales tile used ahead ahead_values room", generate_relate, types.float32)
 weigh, weigh_group = make_weigh(1), make_weigh(GROUP)
 add_values, add_first_values, add_group_values = (
     make_add_values(rows, VECTORS, is_fetching) for rows, is_fetching in ((1, True), (GROUP, True), (GROUP, False))
