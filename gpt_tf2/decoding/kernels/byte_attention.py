@@ -4,6 +4,8 @@ The softmax is taken tile by tile: sums and the total of weights shrink when a l
 Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3).
 """
 
+from typing import Any
+
 import numpy as np
 
 from gpt_tf2.backend.numba_kernels import compile_kernel
@@ -13,7 +15,6 @@ from gpt_tf2.decoding.kernels.byte_tiles import (
     HIDDEN,
     ROOM_SIZE,
     SHARED,
-    TILE,
     add_first_values,
     add_group_values,
     add_narrow_group_values,
@@ -30,12 +31,16 @@ from gpt_tf2.decoding.kernels.byte_tiles import (
     weigh,
     weigh_group,
 )
-from gpt_tf2.decoding.kernels.products import CACHE_LINE
+from gpt_tf2.decoding.kernels.products import CACHE_LINE, TILE
+from gpt_tf2.decoding.kernels.work import end_phase, take_item
 
 
-@compile_kernel
-def make_room(depth: int) -> np.ndarray:
-    """What a thread's `attend_bytes` works in, float32; see ROOM. It begins a line of the processor's cache."""
+def make_byte_room(cache: np.ndarray) -> np.ndarray:
+    """What a thread works in, float32, see ROOM; for a cache [L, B, 2, H, N, D·TILE].
+
+    It begins with a line of the processor's cache.
+    """
+    depth = cache.shape[5] // TILE
     size = 4 * (ROOM_SIZE + 2 * SHARED * depth)
     memory = np.empty(size + CACHE_LINE, np.uint8)
     first = -memory.ctypes.data % CACHE_LINE
@@ -137,3 +142,47 @@ def attend_together(
             first += rows
     for t in range(count):
         finish(t, room, out, start + t, head)
+
+
+def attend_to_bytes(
+    new: np.ndarray,
+    counts: np.ndarray,
+    firsts: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    room: Any,
+    out: np.ndarray,
+    counters: np.ndarray,
+    phase: int,
+    thread: int,
+    threads: int,
+) -> None:
+    """A thread's share of the attention of one block; see `attend` in `network.py`."""
+    sequences, heads = len(counts), cache.shape[2]
+    items, done = sequences * heads, 0
+    tiles = cache.shape[3]
+    every_tile, every_scale = cache.reshape(-1, cache.shape[4]), scales.reshape(-1, TILE)
+    item = take_item(counters, phase, thread, threads, items)
+    while item >= 0:
+        head, sequence = item // sequences, item % sequences  # each thread gets all: their work differs
+        following = min(item + 1, items - 1)
+        next_head, next_sequence = following // sequences, following % sequences
+        attend_bytes(
+            new,
+            firsts[sequence],
+            counts[sequence],
+            head,
+            lengths[sequence],
+            every_tile,
+            every_scale,
+            (2 * sequence * heads + head) * tiles,
+            (2 * next_sequence * heads + next_head) * tiles,
+            lengths[next_sequence] + counts[next_sequence],
+            heads * tiles,
+            room,
+            out,
+        )
+        done += 1
+        item = take_item(counters, phase, thread, threads, items)
+    end_phase(counters, phase, threads, done, items)

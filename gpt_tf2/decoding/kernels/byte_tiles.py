@@ -24,11 +24,9 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import LOG2_E
-from gpt_tf2.decoding.kernels.pair_products import ROUNDER
-from gpt_tf2.decoding.kernels.products import BYTE, FLAGS, FLOATS, INT32, LANES, fetch, repeat
+from gpt_tf2.decoding.kernels.products import BYTE, FLAGS, FLOATS, INT32, LANES, ROUNDER, TILE, fetch, repeat
 from gpt_tf2.decoding.kernels.tiles import INDEX, INTEGERS, VECTORS, add_product, constant
 
-TILE = 128  # positions
 BLOCK = VECTORS * LANES  # positions whose scores are computed together
 GROUP = 3  # queries that are multiplied together: the sums of both bytes and a tile's vectors fill the registers
 SPLIT = 4  # bytes that a split number takes

@@ -5,21 +5,23 @@ tokens of the vocabulary, K inputs and M outputs of a matrix.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import prange, types
+from numba.extending import overload
 
-from gpt_tf2.backend.numba_kernels import compile_kernel
-from gpt_tf2.decoding.kernels.attention import TILE, attend_head
-from gpt_tf2.decoding.kernels.byte_attention import attend_bytes, make_room
+from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, compile_kernel
+from gpt_tf2.decoding.kernels.attention import attend_to_floats, make_float_room
+from gpt_tf2.decoding.kernels.byte_attention import attend_to_bytes, make_byte_room
 from gpt_tf2.decoding.kernels.dense import FEW, multiply, prepare
 from gpt_tf2.decoding.kernels.pointers import find_address, make_call
-from gpt_tf2.decoding.kernels.products import GROUP
-from gpt_tf2.decoding.kernels.tiles import ADD, COLUMNS, GELU, HAS_TILES, WRITE
-from gpt_tf2.decoding.kernels.work import count_numbers, end_phase, take_item
+from gpt_tf2.decoding.kernels.products import TILE
+from gpt_tf2.decoding.kernels.tiles import ADD, COLUMNS, GELU, WRITE
+from gpt_tf2.decoding.kernels.work import count_numbers
 
+OPTIONS: Any = JIT_OPTIONS
 THREADS = numba.get_num_threads()
 PHASES = 9  # of a block
 HEAD_PHASES = 2
@@ -103,6 +105,58 @@ def find_share(precision: str) -> int:
     )  # fmt: skip
 
 
+def attend(
+    new: np.ndarray,
+    counts: np.ndarray,
+    firsts: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    room: Any,
+    out: np.ndarray,
+    counters: np.ndarray,
+    phase: int,
+    thread: int,
+    threads: int,
+) -> None:
+    """A thread's share of the attention of one block, into `out` [N, W / D, D]; for kernels. room: of `make_room`."""
+
+
+@overload(attend, jit_options=OPTIONS)
+def choose_attention(
+    new: np.ndarray,
+    counts: np.ndarray,
+    firsts: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    room: Any,
+    out: np.ndarray,
+    counters: np.ndarray,
+    phase: int,
+    thread: int,
+    threads: int,
+) -> Any:
+    """The function that Numba compiles for it: the arguments are types here."""
+    return attend_to_bytes if is_in_bytes(cache) else attend_to_floats
+
+
+def make_room(cache: np.ndarray) -> tuple:
+    """What a thread's `attend` works in, for kernels."""
+    raise NotImplementedError
+
+
+@overload(make_room, jit_options=OPTIONS)
+def choose_room(cache: np.ndarray) -> Any:
+    """The function that Numba compiles for it."""
+    return make_byte_room if is_in_bytes(cache) else make_float_room
+
+
+def is_in_bytes(cache: Any) -> bool:
+    """Of an array's type."""
+    return cache.dtype.bitwidth == 8
+
+
 @compile_kernel
 def run_share(
     network: Network,
@@ -131,9 +185,9 @@ def run_share(
         left, factors: see `prepare`.
         new: float32 [N, 3, W / D, D], attended: float32 [N, W], hidden: float32 [N, 4·C], room for what lies between.
     """
-    rows, phase = len(x), np.int64(0)
-    every, no_norm = np.arange(rows), np.empty((0, 0), np.float32)
-    room = make_room(new.shape[3])
+    rows = len(x)
+    phase: Any = np.int64(0)  # not a literal, for which Numba would compile anew
+    every, no_norm, room = np.arange(rows), np.empty((0, 0), np.float32), make_room(cache)
     projected, heads = new.reshape(rows, -1), attended.reshape(rows, new.shape[2], new.shape[3])
     for block in range(len(network.norms)):
         norms = network.norms[block]
@@ -157,7 +211,7 @@ def run_share(
 
         attend(
             new, counts, firsts, lengths, cache[block], scales[block], room, heads, counters, phase + 2, thread, threads
-        )  # fmt: skip
+        )
 
         packed, columns = network.attention_out[block], network.attention_out_columns[block]
         ready = shape_left(left, rows, packed)
@@ -245,68 +299,3 @@ def shape_left(left: np.ndarray, rows: int, packed: np.ndarray) -> np.ndarray:
     """The part of `left` that a product of so many rows takes, [rows, K]."""
     inner = packed.shape[1] // COLUMNS
     return left[: rows * inner].reshape(rows, inner)
-
-
-@compile_kernel
-def attend(
-    new: np.ndarray,
-    counts: np.ndarray,
-    firsts: np.ndarray,
-    lengths: np.ndarray,
-    cache: np.ndarray,
-    scales: np.ndarray,
-    room: np.ndarray,
-    out: np.ndarray,
-    counters: np.ndarray,
-    phase: int,
-    thread: int,
-    threads: int,
-) -> None:
-    """The attention of one block, into `out` [N, W / D, D]. See `make_room`."""
-    sequences, heads, tiles = len(counts), cache.shape[2], cache.shape[3]
-    items, done = sequences * heads, 0
-    every_tile, every_scale = cache.reshape(-1, cache.shape[4]), scales.reshape(-1, TILE)
-    weights = np.zeros((GROUP, TILE), np.float32)
-    largest, totals = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
-    item = take_item(counters, phase, thread, threads, items)
-    while item >= 0:
-        head, sequence = item // sequences, item % sequences  # each thread gets all: their work differs
-        following = min(item + 1, items - 1)
-        next_head, next_sequence = following // sequences, following % sequences
-        if HAS_TILES and cache.itemsize == 1:
-            attend_bytes(
-                new,
-                firsts[sequence],
-                counts[sequence],
-                head,
-                lengths[sequence],
-                every_tile,
-                every_scale,
-                (2 * sequence * heads + head) * tiles,
-                (2 * next_sequence * heads + next_head) * tiles,
-                lengths[next_sequence] + counts[next_sequence],
-                heads * tiles,
-                room,
-                out,
-            )
-        else:
-            attend_head(
-                new,
-                firsts[sequence],
-                counts[sequence],
-                head,
-                lengths[sequence],
-                cache[sequence, 0, head],
-                cache[sequence, 1, head],
-                scales[sequence, 0, head],
-                scales[sequence, 1, head],
-                cache[next_sequence, 0, next_head, 0],
-                cache[next_sequence, 1, next_head, 0],
-                weights,
-                largest,
-                totals,
-                out,
-            )
-        done += 1
-        item = take_item(counters, phase, thread, threads, items)
-    end_phase(counters, phase, threads, done, items)

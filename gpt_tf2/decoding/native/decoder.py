@@ -8,8 +8,8 @@ import numpy as np
 from gpt_tf2.backend.memory import reserve_zeros
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import NO_IDS, State
-from gpt_tf2.decoding.kernels.attention import TILE
 from gpt_tf2.decoding.kernels.network import run_network
+from gpt_tf2.decoding.kernels.products import TILE
 from gpt_tf2.decoding.native.packing import open_network, pad_width
 from gpt_tf2.decoding.native.rows import RowsFile
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from gpt_tf2.decoding.kernels.byte_attention import make_room
-from gpt_tf2.decoding.kernels.byte_tiles import TILE
-from gpt_tf2.decoding.kernels.network import attend as attend_block
+from gpt_tf2.backend.numba_kernels import compile_kernel
+from gpt_tf2.decoding.kernels.byte_attention import attend_to_bytes, make_byte_room
+from gpt_tf2.decoding.kernels.products import TILE
 from gpt_tf2.decoding.kernels.tiles import HAS_TILES
 from gpt_tf2.decoding.kernels.work import count_numbers
 
+kernel, make_room = compile_kernel(attend_to_bytes), compile_kernel(make_byte_room)
 pytestmark = pytest.mark.skipif(not HAS_TILES, reason="needs a processor that multiplies bytes")
 
 
@@ -17,8 +18,9 @@ def attend(new: np.ndarray, counts: list, lengths: list, cache: np.ndarray, scal
     out = np.empty((len(new), *new.shape[2:]), "float32")
     firsts = np.cumsum(counts) - counts
     counters = np.zeros(count_numbers(1, 1), "int64")
-    room = make_room(new.shape[3])
-    attend_block(new, np.array(counts), firsts, np.array(lengths), cache, scales, room, out, counters, 0, 0, 1)
+    kernel(
+        new, np.array(counts), firsts, np.array(lengths), cache, scales, make_room(cache[None]), out, counters, 0, 0, 1
+    )
     return out
 
 
