@@ -39,7 +39,7 @@ def prepare(
         rows: float32 [any, K].
         chosen: int64 [N], the indices of those that are prepared.
         norm: float32 [2, K], gain and bias of a layer norm; [0, K] for none.
-        left: uint8 or float32 [N, K or more], written. Of FEW rows, each thread's own.
+        left: int8 (of unsigned bytes) or float32 [N, K], written. Of FEW rows, each thread's own.
         factors: float32 [N, 2], written: a row's scale and zero point.
     """
     if len(chosen) <= FEW:

@@ -61,6 +61,7 @@ def run_network(
     lengths: np.ndarray,
     cache: np.ndarray,
     scales: np.ndarray,
+    room: np.ndarray,
 ) -> np.ndarray:
     """Runs the network on new tokens of several sequences.
 
@@ -72,16 +73,21 @@ def run_network(
         lengths: int64 [B], how many positions of each are cached. There must be room for the new ones.
         cache: int8 or float32, as the matrices, [L, B, 2, H, tiles, D·TILE], keys and values. Changed in place.
         scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
+        room: float32, at least `count_room(network, N)`, to work in.
 
     Returns:
         Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
     """
-    rows, inner = len(x), max(x.shape[1], network.mlp_in_columns.shape[2])
-    left = np.empty((THREADS if rows <= FEW else 1, rows * inner), "uint8" if cache.itemsize == 1 else "float32")
     counters = np.zeros(count_numbers(len(network.norms) * PHASES + HEAD_PHASES, THREADS), "int64")
     numba.set_num_threads(THREADS)
     share = find_share(str(cache.dtype))
-    return run_on_threads(share, network, x, wpe, counts, shown, lengths, cache, scales, left, counters, THREADS)
+    return run_on_threads(share, network, x, wpe, counts, shown, lengths, cache, scales, room, counters, THREADS)
+
+
+def count_room(network: Network, rows: int) -> int:
+    """The size of the room that `run_network` needs for so many new tokens."""
+    width, hidden = network.attention_out_columns.shape[2], network.mlp_in_columns.shape[2]
+    return rows * (THREADS * (max(width, hidden) + 2) + 4 * width + hidden)
 
 
 @functools.cache
@@ -93,14 +99,13 @@ def find_share(precision: str) -> int:
 
     floats, indices = "float32", array("int64", 1)
     fields = [array(floats, 4), array(floats, 2)] + [array(precision, 3), array(floats, 3)] * 5
-    left = array("uint8" if precision == "int8" else floats, 1)
     room = [array(floats, dimensions) for dimensions in (2, 4, 2, 2)]
     return find_address(
         run_share,
         (
             types.NamedTuple(fields, Network),
             array(floats, 2), indices, indices, indices, array(precision, 6), array(floats, 6), indices,
-            array(floats, 2), left, *room, indices, types.int64, types.int64,
+            array(floats, 2), array(precision, 1), *room, indices, types.int64, types.int64,
         ),
     )  # fmt: skip
 
@@ -252,7 +257,7 @@ def run_on_threads(
     lengths: np.ndarray,
     cache: np.ndarray,
     scales: np.ndarray,
-    left: np.ndarray,
+    room: np.ndarray,
     counters: np.ndarray,
     threads: int,
 ) -> np.ndarray:
@@ -260,16 +265,17 @@ def run_on_threads(
 
     Args:
         share: the address of `run_share`.
-        left: uint8 or float32, room for the rows of a product, of FEW rows for each thread.
         counters: int64, zeros; see `count_numbers`.
     """
-    rows, width, depth = len(x), x.shape[1], cache.shape[5] // TILE
-    new = np.empty((rows, 3, width // depth, depth), np.float32)
-    attended, hidden = (
-        np.zeros((rows, width), np.float32),
-        np.empty((rows, network.mlp_in_columns.shape[2]), np.float32),
-    )
-    factors = np.empty((len(left), rows, 2), np.float32)
+    rows, width, depth, inner = len(x), x.shape[1], cache.shape[5] // TILE, network.mlp_in_columns.shape[2]
+    ends = np.cumsum(rows * np.array([3 * width, width, inner, threads * 2, threads * max(width, inner)]))
+    new = room[: ends[0]].reshape(rows, 3, width // depth, depth)
+    attended, hidden = room[ends[0] : ends[1]].reshape(rows, width), room[ends[1] : ends[2]].reshape(rows, inner)
+    factors = room[ends[2] : ends[3]].reshape(threads, rows, 2)
+    left = room[ends[3] : ends[4]].view(cache.dtype).reshape(threads, -1)
+    for row in range(rows):
+        for i in range(cache.shape[3] * depth, width):
+            attended[row, i] = 0
     firsts, wanted = np.cumsum(counts) - counts, np.empty(shown.sum(), np.int64)
     logits, found = np.empty((len(wanted), network.head_columns.shape[2]), np.float32), 0
     for sequence in range(len(counts)):

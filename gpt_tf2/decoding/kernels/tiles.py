@@ -36,7 +36,8 @@ def make_tile(rows: int) -> Any:
         rows: how many rows of left and out, from `row` on.
 
     Of the kernel:
-        left: float32 [N, K], or in int8 uint8 [N, K]. factors: float32 [N, 2], a row's scale and zero point in int8.
+        left: float32 [N, K], or in int8 unsigned bytes [N, K].
+        factors: float32 [N, 2], a row's scale and zero point in int8.
         packed: [blocks, K·COLUMNS]. columns: float32 [3, blocks·COLUMNS], see `Network`.
         out: float32 [N, blocks·COLUMNS]. use: WRITE, ADD or GELU.
         All lie in memory without gaps.
