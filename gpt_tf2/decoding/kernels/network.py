@@ -71,9 +71,9 @@ def run_network(
         counts: int64 [B], how many new tokens each sequence has.
         shown: int64 [B], after how many of its last new tokens logits are wanted.
         lengths: int64 [B], how many positions of each are cached. There must be room for the new ones.
-        cache: int8 or float32, as the matrices, [L, B, 2, H, tiles, D·TILE], keys and values. Changed in place.
+        cache: int8 or float32, as the matrices, [L, B or more, 2, H, tiles, D·TILE], keys and values. Changed in place.
         scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
-        room: float32, at least `count_room(network, N)`, to work in.
+        room: float32, at least `count_room(network, N)`, to work in. It should begin with a page of the memory.
 
     Returns:
         Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
@@ -268,11 +268,11 @@ def run_on_threads(
         counters: int64, zeros; see `count_numbers`.
     """
     rows, width, depth, inner = len(x), x.shape[1], cache.shape[5] // TILE, network.mlp_in_columns.shape[2]
-    ends = np.cumsum(rows * np.array([3 * width, width, inner, threads * 2, threads * max(width, inner)]))
+    ends = np.cumsum(rows * np.array([3 * width, width, inner, threads * max(width, inner), threads * 2]))
     new = room[: ends[0]].reshape(rows, 3, width // depth, depth)
     attended, hidden = room[ends[0] : ends[1]].reshape(rows, width), room[ends[1] : ends[2]].reshape(rows, inner)
-    factors = room[ends[2] : ends[3]].reshape(threads, rows, 2)
-    left = room[ends[3] : ends[4]].view(cache.dtype).reshape(threads, -1)
+    left = room[ends[2] : ends[3]].view(cache.dtype).reshape(threads, -1)
+    factors = room[ends[3] : ends[4]].reshape(threads, rows, 2)
     for row in range(rows):
         for i in range(cache.shape[3] * depth, width):
             attended[row, i] = 0

@@ -19,7 +19,7 @@ class NativeDecoder:
     """A decoder that runs a packed model; see `Decoder`.
 
     A state's cache is two arrays, as `run_network` takes them: keys and values in tiles, and their scales. They have
-    room for whole contexts, of which only what is used takes memory.
+    room for whole contexts, of which only what is used takes memory, and for as many sequences as the state has had.
 
     Args:
         folder: what `packing.convert` wrote.
@@ -49,17 +49,17 @@ class NativeDecoder:
         x = self._wte.read([id for ids in new for id in ids], self._width)
         size = count_room(self._network, len(x))
         if len(self._room) < size:
-            self._room = np.empty(size, "float32")
-        cache, scales = state.cache
-        logits = run_network(self._network, x, self._wpe, counts, shown, state.lengths, cache, scales, self._room)
-        state.lengths = state.lengths + counts
+            self._room = reserve_zeros((size,), "float32")
+        lengths, (cache, scales) = state.lengths.astype("int64", copy=False), state.cache
+        logits = run_network(self._network, x, self._wpe, counts, shown, lengths, cache, scales, self._room)
+        state.lengths = lengths + counts
         return logits[:, : self.config.n_vocab]
 
     def take(self, state: State, prefixes: Sequence[tuple[int, int]]) -> State:
         old, lengths = state.cache, np.array([tokens for _, tokens in prefixes], "int64")
-        moved = [i for i, (source, tokens) in enumerate(prefixes) if source != i and tokens]
-        if len(prefixes) == len(state.lengths):
+        if len(prefixes) <= old[0].shape[1]:
             state.lengths = lengths
+            moved = [i for i, (source, tokens) in enumerate(prefixes) if source != i and tokens]
         else:
             state, moved = self._make_state(lengths), list(range(len(prefixes)))
         if moved:
@@ -67,12 +67,13 @@ class NativeDecoder:
         return state
 
     def _make_state(self, lengths: np.ndarray) -> State:
-        """A state with a cache: an earlier state's if one fits, as a system may take long to give memory.
+        """A state with a cache: an earlier state's if one is large enough, as a system may take long to give memory.
 
         The cache of a state that nobody refers to any more is kept, one at a time.
         """
-        cache, self._spare = self._spare, []
-        if not cache or cache[0].shape[1] != len(lengths):
+        if self._spare and self._spare[0].shape[1] >= len(lengths):
+            cache, self._spare = self._spare, []
+        else:
             cache = make_cache(self.config, len(lengths), self.precision)
         state = State(lengths, cache)
         weakref.finalize(state, setattr, self, "_spare", cache).atexit = False
