@@ -44,8 +44,8 @@ def load(
 ) -> "LanguageModel":
     """Loads a model, to be used many times.
 
-    Nothing is printed, but for the progress of a download on stderr. What is worth a line, such as the conversion for
-    LiteRT of a model's first use on a CPU, goes to the logger `gpt_tf2` as information.
+    Nothing is printed, but for the progress of a download on stderr. What is worth a line, such as the
+    conversion of a model on its first use on a CPU, goes to the logger `gpt_tf2` as information.
 
     Args:
         model: a released size, such as "124M", a path (a file, a folder, or the prefix of a TF1 checkpoint), or

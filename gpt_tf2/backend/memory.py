@@ -116,13 +116,17 @@ def return_freed_memory() -> None:
 def reserve_zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Return an array of zeros, aligned to pages, of which only those that are written take memory.
 
-    It may be larger than the memory.
+    It may be larger than the memory. Raises MemoryError if the system refuses it.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if sys.platform != "linux":
         return np.zeros(shape, dtype)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-    return np.frombuffer(mmap.mmap(-1, max(1, size), flags=flags), dtype, math.prod(shape)).reshape(shape)
+    try:
+        memory = mmap.mmap(-1, max(1, size), flags=flags)
+    except OSError as error:
+        raise MemoryError(f"unable to reserve {size / 1e9:.3g} GB") from error
+    return np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
 
 
 def trim_heap() -> None:

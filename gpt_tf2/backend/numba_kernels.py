@@ -5,13 +5,15 @@ import functools
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llvmlite import binding
 
 # Before Numba is imported: its idle threads would spin on the cores that LiteRT's threads need. Where our own kernels
-# run instead, they spin from one step to the next, up to a millisecond: to wake one takes as long as 50 µs.
+# run instead, they spin from one step to the next, up to a millisecond: to wake one takes as long as 50 µs. Which will run
+# is not known yet: `engine` litert is slower on such a processor.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if binding.get_host_cpu_features().get("avx512vnni"):
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -21,7 +23,7 @@ from gpt_tf2.backend.starting import hide_module, pause_collection
 with pause_collection(), hide_module("scipy.linalg"):
     import numba.np.arraymath  # noqa: F401
     from numba import njit
-    from numba.core.caching import FunctionCache
+    from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 f32 = np.float32
 LOG2_E, LN_2 = f32(math.log2(math.e)), f32(math.log(2))
@@ -32,8 +34,25 @@ JIT_OPTIONS: dict[str, Any] = {
 }
 
 
+@functools.cache
+def stamp_kernels() -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of the files whose kernels others call."""
+    package = Path(__file__).parent.parent
+    files = [Path(__file__), *sorted((package / "decoding" / "kernels").glob("*.py"))]
+    return tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()])
+
+
 class ForgivingCache(FunctionCache):
-    """Numba's cache of machine code, where any failure to read or write it only means that it is compiled again."""
+    """Numba's cache of machine code, where any failure to read or write it only means that it is compiled again.
+
+    A kernel's code holds that of the kernels that it calls, so a change of any file of kernels makes all code outdated.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(
+            self._cache_path, self._impl.filename_base, (self._impl.locator.get_source_stamp(), stamp_kernels())
+        )
 
     def load_overload(self, *arguments: Any) -> Any | None:
         """Returns the code of a function for its types; None if it is not cached or damaged."""

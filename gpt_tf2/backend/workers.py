@@ -162,7 +162,7 @@ def find_workers(count: int | None) -> Workers:
     Raises InputError if there are fewer; see `take_devices`.
     """
     if find_backend() != "jax" and (count or 1) == 1:
-        return Workers()  # LiteRT starts without TensorFlow
+        return Workers()  # decoding on a CPU starts without TensorFlow
     start_backend()
     taken = take_devices(count)
     if find_backend() != "jax":

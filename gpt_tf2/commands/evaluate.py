@@ -123,8 +123,8 @@ def check_whole(settings: EvaluateSettings) -> None:
             raise InputError("running text is scored whole: leave it out", name, getattr(settings, name))
     if settings.quantize:
         raise InputError("running text is scored by the Keras graph: leave it out", "quantize", settings.quantize)
-    if settings.engine == "litert":
-        raise InputError("running text is scored by the Keras graph: leave it out", "engine", "litert")
+    if settings.engine in ("native", "litert"):
+        raise InputError("running text is scored by the Keras graph: leave it out", "engine", settings.engine)
 
 
 def check_trials(settings: EvaluateSettings, task: Task) -> None:

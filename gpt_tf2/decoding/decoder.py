@@ -15,7 +15,7 @@ NO_IDS = np.zeros(0, "int32")
 class State:
     """The sequences that a decoder is working on.
 
-    lengths: int32 [B], how many positions of each sequence are cached. Lowering one forgets the sequence's last tokens.
+    lengths: int [B], how many positions of each sequence are cached. Lowering one forgets the sequence's last tokens.
     cache: arrays of the keys and values at these positions, laid out as the decoder likes.
     """
 

@@ -45,7 +45,7 @@ def choose_engine(engine: str, quantize: str | None, precision: str = "auto") ->
         raise InputError("only in the Keras graph: leave it out, or set `engine` to graph", "precision", precision)
     if engine == "graph" and quantize:
         jax = "unset KERAS_BACKEND and " if requested_backend() == "jax" else ""
-        raise InputError(f"not in the Keras graph: leave it out, or {jax}set `engine` to auto", "quantize", quantize)
+        raise InputError(f"not in the Keras graph: leave it out, or {jax}set `engine` to litert", "quantize", quantize)
     if asked in ("native", "litert"):
         if requested_backend() == "jax":
             message = "does not run beside JAX, but KERAS_BACKEND=jax is set: unset it, or leave `engine` out"
@@ -119,7 +119,7 @@ def find_converter(model: OpenedModel, engine: str, precision: str) -> Converter
     if engine == "litert" or (engine == "cpu" and not runs_natively(model.config)):
         return litert_converter(model, precision)
     if not runs_natively(model.config):
-        message = "needs a processor with AVX-512 VNNI, and heads of a multiple of 16 channels: leave it out"
+        message = "needs a processor with AVX-512 VNNI, and heads of 16 to 256 channels: leave it out"
         raise InputError(message, "engine", engine)
     return native_converter(model, precision)
 

@@ -39,7 +39,7 @@ def prepare(
         rows: float32 [any, K].
         chosen: int64 [N], the indices of those that are prepared.
         norm: float32 [2, K], gain and bias of a layer norm; [0, K] for none.
-        left: int8 (of unsigned bytes) or float32 [N, K], written. Of FEW rows, each thread's own.
+        left: int8 (of unsigned bytes) or float32 [N, K], written. Of FEW rows, each thread's own, or the same values.
         factors: float32 [N, 2], written: a row's scale and zero point.
     """
     if len(chosen) <= FEW:
@@ -82,7 +82,7 @@ def prepare_row(row: np.ndarray, norm: np.ndarray, left: np.ndarray, factors: np
     low, high = find_range(values)
     width = max(high - low, f32(1e-30))
     factor = BYTE_RANGE / width
-    zero = np.rint(-low * factor)
+    zero = np.rint(-low * factor + f32(1e-3))  # so that no number is below 0, however products are rounded
     for i in range(size):
         left[i] = f32(values[i] * factor + zero + ROUNDER).view(np.int32)  # its low byte
     factors[0], factors[1] = width / BYTE_RANGE, zero

@@ -86,7 +86,7 @@ def run_network(
     share = find_share(str(cache.dtype))
     logits = run_on_threads(share, network, x, wpe, counts, shown, lengths, cache, scales, room, counters, threads)
     waited, took = counters[-LINE:][:2].tolist()
-    crew.report(waited / took)
+    crew.report(waited / max(1, took))
     return logits
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core.cgutils import unpack_tuple
+from numba.core.cgutils import get_or_insert_function, unpack_tuple
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
@@ -25,14 +25,18 @@ def make_call(kernel: Any) -> Any:
 
     @intrinsic
     def call(_: Any, address: Any, arguments: Any) -> Any:
-        given: tuple = tuple(arguments)
-        if given not in kernel.overloads:
-            raise TypingError(f"{kernel.__name__} has no address for {given}")
+        kinds: tuple = tuple(arguments)
+        if kinds not in kernel.overloads:
+            raise TypingError(f"{kernel.__name__} has no address for {kinds}")
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-            kind = context.call_conv.get_function_type(types.none, given)
+            kind = context.call_conv.get_function_type(types.none, kinds)
             function = builder.inttoptr(values[0], kind.as_pointer())
-            context.call_conv.call_function(builder, function, types.none, given, unpack_tuple(builder, values[1]))
+            values = unpack_tuple(builder, values[1])
+            status, _ = context.call_conv.call_function(builder, function, types.none, kinds, values)
+            with builder.if_then(status.is_error, likely=False):  # out of memory; other threads would wait forever
+                abort = ir.FunctionType(ir.VoidType(), [])
+                builder.call(get_or_insert_function(builder.module, abort, "llvm.trap"), [])
             return context.get_dummy_value()
 
         return types.void(types.int64, arguments), generate

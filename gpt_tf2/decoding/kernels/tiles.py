@@ -20,7 +20,7 @@ from gpt_tf2.decoding.kernels.products import BYTE, CACHE_LINE, FEATURES, FLAGS,
 HAS_TILES = bool(FEATURES.get("avx512vnni"))
 VECTORS = 4  # registers that a row's sums take
 COLUMNS = VECTORS * LANES
-BYTES = 4  # of a row that an instruction multiplies in int8
+BYTES_AT_ONCE = 4  # of a row that an instruction multiplies in int8
 ROWS = 6  # at most: their sums and a block's vectors fill the registers
 AHEAD = 4096  # bytes from what is read to what is fetched
 FETCHED = 1 << 14  # bytes of a block's beginning

@@ -100,7 +100,7 @@ class Crew:
     """How many threads share the work: fewer for a while after they have waited for each other.
 
     They do where other programs keep the processors busy: a thread that the system has taken off its processor holds up
-    all. One thread less than all is then faster than all.
+    all. A quarter fewer are then faster.
 
     Example:
         >>> crew = Crew(4)

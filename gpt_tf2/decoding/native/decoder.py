@@ -48,6 +48,8 @@ class NativeDecoder:
     def extend(self, state: State, new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> np.ndarray:
         counts = np.array([len(ids) for ids in new])
         shown = counts if wanted is None else np.array(wanted)
+        if (shown > counts).any() or (state.lengths + counts).max() > self.config.n_ctx:
+            raise ValueError("more logits wanted than tokens given, or more tokens than the context has room for")
         x = self._wte.read([id for ids in new for id in ids], self._width)
         size = count_room(self._network, len(x))
         if len(self._room) < size:
@@ -73,9 +75,8 @@ class NativeDecoder:
 
         The cache of a state that nobody refers to any more is kept, one at a time.
         """
-        if self._spare and self._spare[0].shape[1] >= len(lengths):
-            cache, self._spare = self._spare, []
-        else:
+        cache, self._spare = self._spare, []
+        if not cache or cache[0].shape[1] < len(lengths):
             cache = make_cache(self.config, len(lengths), self.precision)
         state = State(lengths, cache)
         weakref.finalize(state, setattr, self, "_spare", cache).atexit = False

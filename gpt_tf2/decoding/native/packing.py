@@ -14,7 +14,7 @@ import numpy as np
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config, output_matrix
 from gpt_tf2.decoding.kernels.network import Network
-from gpt_tf2.decoding.kernels.tiles import BYTES, COLUMNS, HAS_TILES
+from gpt_tf2.decoding.kernels.tiles import BYTES_AT_ONCE, COLUMNS, HAS_TILES
 from gpt_tf2.decoding.rounding import quantize
 
 HEAD_ROWS = 16 * COLUMNS  # of the output matrix that are packed at a time
@@ -28,8 +28,9 @@ MATRICES = {
 
 
 def runs_natively(config: GPT2Config) -> bool:
-    """Whether this processor has the instructions for a model, and its heads fill them."""
-    return HAS_TILES and config.n_embd // config.n_head % 16 == 0
+    """Whether this processor has the instructions for a model, and its heads fill them and overflow no sum."""
+    depth = config.n_embd // config.n_head
+    return HAS_TILES and depth % 16 == 0 and depth <= 256
 
 
 def pad_width(config: GPT2Config) -> int:
@@ -48,7 +49,7 @@ def convert(
         show: called with the number of blocks done, and in all.
     """
     for name in ("wte", "wpe"):
-        np.save(folder / f"{name}.npy", checkpoint.read(name))
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(checkpoint.read(name)))
     rest: dict[str, list[np.ndarray]] = {}
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in [*MATRICES, "head"]}
@@ -111,7 +112,7 @@ def pack(matrix: np.ndarray, bias: np.ndarray, precision: str) -> tuple[np.ndarr
     if precision == "int8":
         matrix, scale = quantize(matrix)
         totals = matrix.sum(axis=1, dtype="int32").astype("float32")
-    size = BYTES if precision == "int8" else 1
+    size = BYTES_AT_ONCE if precision == "int8" else 1
     blocks = matrix.reshape(-1, COLUMNS, inputs // size, size).transpose(0, 2, 1, 3)
     packed = np.ascontiguousarray(blocks).reshape(outputs // COLUMNS, -1)
     return packed, np.stack([scale, totals, bias])

@@ -1,8 +1,11 @@
 """Reading some rows of a matrix in a file."""
 
+import os
 from pathlib import Path
 
 import numpy as np
+
+from gpt_tf2.errors import InputError
 
 
 class RowsFile:
@@ -23,9 +26,10 @@ class RowsFile:
         self._file = path.open("rb", buffering=0)
 
     def read(self, numbers: list[int], width: int) -> np.ndarray:
-        """The rows of these numbers, filled up with zeros: float32 [N, width]."""
+        """The rows of these numbers, filled up with zeros: float32 [N, width]. Raises InputError if the file is too short."""
         rows = np.zeros((len(numbers), width), "float32")
         for row, number in zip(rows, numbers, strict=True):
-            self._file.seek(self._start + number * self._row_bytes)
-            self._file.readinto(row.view("uint8").data[: self._row_bytes])
+            part, start = row.view("uint8").data[: self._row_bytes], self._start + number * self._row_bytes
+            if os.preadv(self._file.fileno(), [part], start) != self._row_bytes:
+                raise InputError(f"{self._file.name}: ends before row {number}: remove its folder")
         return rows

@@ -78,3 +78,11 @@ def test_a_layer_norm_is_that_of_its_channels_and_leaves_the_others_zero() -> No
     normal = (used - used.mean(1, keepdims=True)) / np.sqrt(used.var(1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(left[:, :48], normal * norm[0] + norm[1], atol=1e-5)
     assert not left[:, 48:].any()
+
+
+def test_the_least_of_a_row_is_not_rounded_to_its_largest() -> None:
+    """Where zero is rounded from a half, the least may come out just below 0, which as a byte is 255."""
+    row = np.linspace(-4.163407, 4.082407, 64).astype("float32")
+    row[[0, -1]] = -4.163407, 4.082407
+    left, factors = prepare_rows(row[None], np.empty((0, 0), "float32"), "int8")
+    assert np.abs((as_numbers(left) - factors[:, 1:]) * factors[:, :1] - row).max() < 0.02
