@@ -65,7 +65,7 @@ def load(
     given = {"model": model, "precision": precision, "quantize": quantize, "engine": engine}
     settings = make_settings(ModelSettings, {**given, "offline": offline, "base": base})
     opened, chosen = find_model(settings)
-    decoder = open_decoder(opened, chosen, quantize or precision, logger.info, lambda done, total: None)
+    decoder = open_decoder(opened, chosen, quantize or precision, logger.info, lambda done, total: None, drafts=True)
     return LanguageModel(opened, decoder, exact=precision != "auto" or decoder.precision != "bfloat16")
 
 
