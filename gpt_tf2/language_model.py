@@ -52,7 +52,7 @@ def load(
             `hf://owner/name[@revision]`.
         precision: "float32" or "bfloat16", to generate in. "auto": bfloat16 on a GPU, float32 on a CPU.
         quantize: "int8" on a CPU: half the memory, three times as fast. The logger is told what it costs in perplexity.
-        engine: "litert" or "graph" (Keras). "auto": LiteRT on a CPU, unless Keras runs on JAX.
+        engine: "native" or "litert" on a CPU, or "graph" (Keras). "auto": the fastest here; Keras where it runs on JAX.
         offline: whether to refuse to download a model that is not on this machine.
         base: the model that adapters belong to, if it is not where they say.
 

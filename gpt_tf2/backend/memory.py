@@ -7,12 +7,14 @@ import mmap
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from gpt_tf2.storage.files import read_or_empty
 
+MAP_NORESERVE = 0x4000  # of mmap(2) on x86 and ARM; Python has a name for it from 3.13 on
 # mallopt(3) options and values, measured for docs/performance.md. Smaller sizes cost speed, larger ones memory.
 MALLOC_OPTIONS = {
     "M_ARENA_MAX": (-8, 1),  # one heap for all threads
@@ -117,9 +119,9 @@ def reserve_zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     It may be larger than the memory.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    if not hasattr(mmap, "MAP_NORESERVE"):  # not Linux
+    if sys.platform != "linux":
         return np.zeros(shape, dtype)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
     return np.frombuffer(mmap.mmap(-1, max(1, size), flags=flags), dtype, math.prod(shape)).reshape(shape)
 
 

@@ -184,6 +184,8 @@ def convert(model: OpenedModel, converter: Converter, folder: Path, say: Say, sh
     """Convert a model into a folder. Returns what int8 costs, or None for float32."""
     converter.write(folder, show)
     if converter.precision != "int8":
+        decoder = converter.open(folder, NO_IDS)
+        decoder.extend(decoder.begin(), [[0]])  # here, as compiling takes seconds, once on a machine
         return None
     windows = cut_windows(read_sample(model, say), model.config.n_ctx)
     exact = measure_perplexity(converter.stream(windows, folder), windows)

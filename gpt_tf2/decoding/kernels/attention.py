@@ -67,12 +67,6 @@ def attend(
     return out
 
 
-def compile_for(precision: str) -> None:
-    """Compiles `attend` for a cache of "int8" or "float32": seconds, once on a machine."""
-    cache, scales = np.zeros((1, 2, 1, 1, TILE), precision), np.zeros((1, 2, 1, 1, TILE), "float32")
-    attend(np.zeros((1, 3, 1, 1), "float32"), np.ones(1, "int32"), np.zeros(1, "int32"), cache, scales)
-
-
 @compile_kernel(parallel=True)
 def attend_heads(
     new: np.ndarray,

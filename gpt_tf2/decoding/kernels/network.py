@@ -50,55 +50,51 @@ class Network(NamedTuple):
 def run_network(
     network: Network,
     x: np.ndarray,
+    wpe: np.ndarray,
     counts: np.ndarray,
+    shown: np.ndarray,
     lengths: np.ndarray,
     cache: np.ndarray,
     scales: np.ndarray,
-    wanted: np.ndarray,
 ) -> np.ndarray:
     """Runs the network on new tokens of several sequences.
 
     Args:
         x: float32 [N, W], the tokens' embeddings, sequence by sequence. Becomes the last block's output.
+        wpe: float32 [n_ctx, C], the positions' embeddings, which are added first; [0, C] if `x` has them.
         counts: int64 [B], how many new tokens each sequence has.
+        shown: int64 [B], after how many of its last new tokens logits are wanted.
         lengths: int64 [B], how many positions of each are cached. There must be room for the new ones.
         cache: int8 or float32, as the matrices, [L, B, 2, H, tiles, D·TILE], keys and values. Changed in place.
         scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
-        wanted: int64 [rows], the tokens after which logits are wanted.
 
     Returns:
-        Float32 logits [rows, V], V filled up to whole blocks.
+        Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
     """
     rows, inner = len(x), max(x.shape[1], network.mlp_in_columns.shape[2])
     left = np.empty((THREADS if rows <= FEW else 1, rows * inner), "uint8" if cache.itemsize == 1 else "float32")
     counters = np.zeros(count_numbers(len(network.norms) * PHASES + HEAD_PHASES, THREADS), "int64")
-    logits = np.empty((len(wanted), network.head_columns.shape[2]), "float32")
     numba.set_num_threads(THREADS)
-    run_on_threads(
-        network, x, counts, np.cumsum(counts) - counts, lengths, cache, scales, wanted, logits, left, counters, THREADS
-    )
-    return logits
+    return run_on_threads(network, x, wpe, counts, shown, lengths, cache, scales, left, counters, THREADS)
 
 
 @compile_kernel(parallel=True)
 def run_on_threads(
     network: Network,
     x: np.ndarray,
+    wpe: np.ndarray,
     counts: np.ndarray,
-    firsts: np.ndarray,
+    shown: np.ndarray,
     lengths: np.ndarray,
     cache: np.ndarray,
     scales: np.ndarray,
-    wanted: np.ndarray,
-    logits: np.ndarray,
     left: np.ndarray,
     counters: np.ndarray,
     threads: int,
-) -> None:
+) -> np.ndarray:
     """As `run_network`.
 
     Args:
-        firsts: int64 [B], the index in `x` of each sequence's first token.
         left: uint8 or float32, room for the rows of a product, of FEW rows for each thread.
         counters: int64, zeros; see `count_numbers`.
     """
@@ -109,6 +105,17 @@ def run_on_threads(
         np.empty((rows, network.mlp_in_columns.shape[2]), np.float32),
     )
     factors = np.empty((len(left), rows, 2), np.float32)
+    firsts, wanted = np.cumsum(counts) - counts, np.empty(shown.sum(), np.int64)
+    logits, found = np.empty((len(wanted), network.head_columns.shape[2]), np.float32), 0
+    for sequence in range(len(counts)):
+        for t in range(counts[sequence]):
+            row = firsts[sequence] + t
+            if len(wpe):
+                for i in range(wpe.shape[1]):
+                    x[row, i] += wpe[lengths[sequence] + t, i]
+            if t >= counts[sequence] - shown[sequence]:
+                wanted[found] = row
+                found += 1
     for thread in prange(threads):
         number = np.int64(thread)  # prange counts in unsigned integers
         own = number if rows <= FEW else 0
@@ -116,6 +123,7 @@ def run_on_threads(
             network, x, counts, firsts, lengths, cache, scales, wanted, logits,
             left[own], factors[own], new, attended, hidden, counters, number, threads,
         )  # fmt: skip
+    return logits
 
 
 @compile_kernel
@@ -141,6 +149,8 @@ def run_share(
     """A thread's share of `run_on_threads`.
 
     Args:
+        firsts: int64 [B], the index in `x` of each sequence's first token.
+        wanted: int64, the rows of `x` after which `logits` are written.
         left, factors: see `prepare`.
         new: float32 [N, 3, W / D, D], attended: float32 [N, W], hidden: float32 [N, 4·C], room for what lies between.
     """

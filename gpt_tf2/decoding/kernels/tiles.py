@@ -21,7 +21,7 @@ VECTORS = 4  # registers that a row's sums take
 COLUMNS = VECTORS * LANES
 BYTES = 4  # of a row that an instruction multiplies in int8
 ROWS = 6  # at most: their sums and a block's vectors fill the registers
-AHEAD = 2048  # bytes from what is read to what is fetched
+AHEAD = 4096  # bytes from what is read to what is fetched
 FETCHED = 1 << 14  # bytes of a block's beginning
 WRITE, ADD, GELU = 0, 1, 2  # what becomes of a product
 

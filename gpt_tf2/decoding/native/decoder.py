@@ -36,34 +36,28 @@ class NativeDecoder:
         self.name = f"native on CPU, {precision}"
         self._wte = RowsFile(folder / "wte.npy")
         self._wpe = np.load(folder / "wpe.npy")
-        self._network = open_network(folder)
+        self._network, self._width = open_network(folder), pad_width(config)
 
     def begin(self) -> State:
         return State(np.zeros(1, "int64"), make_cache(self.config, 1, self.precision))
 
     def extend(self, state: State, new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> np.ndarray:
         counts = np.array([len(ids) for ids in new])
-        ends = np.cumsum(counts)
-        shown = counts if wanted is None else wanted
-        rows = np.concatenate([np.arange(end - count, end) for end, count in zip(ends, shown, strict=True)])
-        ids = [id for ids in new for id in ids]
-        positions = np.arange(len(ids)) + np.repeat(state.lengths + counts - ends, counts)
-        x = np.zeros((len(ids), pad_width(self.config)), "float32")
-        np.add(self._wte.read(ids), self._wpe[positions], out=x[:, : self.config.n_embd])
+        shown = counts if wanted is None else np.array(wanted)
+        x = self._wte.read([id for ids in new for id in ids], self._width)
         cache, scales = state.cache
-        logits = run_network(self._network, x, counts, state.lengths, cache, scales, rows)
+        logits = run_network(self._network, x, self._wpe, counts, shown, state.lengths, cache, scales)
         state.lengths = state.lengths + counts
         return logits[:, : self.config.n_vocab]
 
     def take(self, state: State, prefixes: Sequence[tuple[int, int]]) -> State:
-        sources, lengths = (np.array([prefix[i] for prefix in prefixes], "int64") for i in range(2))
+        lengths, cache = np.array([tokens for _, tokens in prefixes], "int64"), state.cache
+        moved = [i for i, (source, tokens) in enumerate(prefixes) if source != i and tokens]
         if len(prefixes) != len(state.lengths):
-            cache = make_cache(self.config, len(prefixes), self.precision)
-            copy_prefixes(state.cache, cache, sources, np.arange(len(prefixes)), lengths)
-            return State(lengths, cache)
-        moved = np.flatnonzero((sources != np.arange(len(sources))) & (lengths > 0))
-        copy_prefixes(state.cache, state.cache, sources[moved], moved, lengths[moved])
-        return State(lengths, state.cache)
+            cache, moved = make_cache(self.config, len(prefixes), self.precision), list(range(len(prefixes)))
+        if moved:
+            copy_prefixes(state.cache, cache, [prefixes[i][0] for i in moved], moved, int(lengths[moved].max()))
+        return State(lengths, cache)
 
 
 def make_cache(config: GPT2Config, sequences: int, precision: str) -> list[np.ndarray]:
@@ -75,10 +69,10 @@ def make_cache(config: GPT2Config, sequences: int, precision: str) -> list[np.nd
 
 
 def copy_prefixes(
-    old: list[np.ndarray], new: list[np.ndarray], sources: np.ndarray, targets: np.ndarray, lengths: np.ndarray
+    old: list[np.ndarray], new: list[np.ndarray], sources: list[int], targets: list[int], tokens: int
 ) -> None:
-    """Copies the tiles of prefixes, of so many tokens, between the sequences of two caches, or of one."""
-    tiles = -(-int(max(lengths, default=0)) // TILE)
+    """Copies the tiles of prefixes, of up to so many tokens, from some sequences of a cache to those of another."""
+    tiles = -(-tokens // TILE)
     for source, target in zip(old, new, strict=True):
-        for block in range(len(source) if tiles else 0):  # one by one, so that only one is in memory twice
+        for block in range(len(source)):  # one by one, so that only one is in memory twice
             target[block, targets, :, :, :tiles] = source[block, sources, :, :, :tiles]

@@ -12,20 +12,20 @@ class RowsFile:
 
     Example:
         >>> np.save("matrix.npy", np.eye(3, dtype="float32"))
-        >>> RowsFile(Path("matrix.npy")).read([2, 0])
-        array([[0., 0., 1.],
-               [1., 0., 0.]], dtype=float32)
+        >>> RowsFile(Path("matrix.npy")).read([2, 0], width=4)
+        array([[0., 0., 1., 0.],
+               [1., 0., 0., 0.]], dtype=float32)
     """
 
     def __init__(self, path: Path):
         mapped = np.load(path, mmap_mode="r")
-        self._start, self._width = mapped.offset, mapped.shape[1]
+        self._start, self._row_bytes = mapped.offset, mapped.itemsize * mapped.shape[1]
         self._file = path.open("rb", buffering=0)
 
-    def read(self, numbers: list[int]) -> np.ndarray:
-        """The rows of these numbers, [N, width]."""
-        rows = np.empty((len(numbers), self._width), "float32")
+    def read(self, numbers: list[int], width: int) -> np.ndarray:
+        """The rows of these numbers, filled up with zeros: float32 [N, width]."""
+        rows = np.zeros((len(numbers), width), "float32")
         for row, number in zip(rows, numbers, strict=True):
-            self._file.seek(self._start + number * row.nbytes)
-            self._file.readinto(row.data)
+            self._file.seek(self._start + number * self._row_bytes)
+            self._file.readinto(memoryview(row).cast("B")[: self._row_bytes])
         return rows

@@ -22,16 +22,17 @@ NOTHING = np.zeros((0, 0, 0), "float32")  # a matrix of no blocks
 def stream_windows(checkpoint: Checkpoint, config: GPT2Config, windows: np.ndarray) -> Iterator[np.ndarray]:
     """The float32 logits [N, n_vocab] after each token of each window [B, T] but its last, some at a time."""
     sequences, length = len(windows), windows.shape[1] - 1
-    counts, lengths, none = np.full(sequences, length), np.zeros(sequences, "int64"), np.zeros(0, "int64")
+    counts, none = np.full(sequences, length), np.zeros(sequences, "int64")
     x = np.zeros((sequences * length, pad_width(config)), "float32")
     embedded = checkpoint.read("wte")[windows[:, :-1].ravel()].reshape(sequences, length, -1)
     x[:, : config.n_embd] = (embedded + checkpoint.read("wpe")[:length]).reshape(len(x), -1)
+    no_wpe = np.zeros((0, config.n_embd), "float32")
     final_norm = read_norm(checkpoint, "ln_f")
     for block in range(config.n_layer):
         arrays = {name: array[None] for name, array in pack_block(checkpoint, config, block, "float32").items()}
         network = Network(final_norm=final_norm, head=NOTHING, head_columns=NOTHING, **arrays)
         cache, scales = make_cache(dataclasses.replace(config, n_layer=1), sequences, "float32")
-        run_network(network, x, counts, lengths, cache, scales, none)
+        run_network(network, x, no_wpe, counts, none, none, cache, scales)
     no_blocks = {name: array[:0] for name, array in arrays.items()}
     del arrays, network, cache, scales
     trim_heap()  # the head may be a third of the model
@@ -43,5 +44,5 @@ def stream_windows(checkpoint: Checkpoint, config: GPT2Config, windows: np.ndarr
     for first in range(0, len(x), PIECE):
         piece = x[first : first + PIECE]
         count = np.array([len(piece)])
-        logits = run_network(network, piece, count, lengths[:1], cache, scales, np.arange(len(piece)))
+        logits = run_network(network, piece, no_wpe, count, count, none[:1], cache, scales)
         yield logits[:, : config.n_vocab]

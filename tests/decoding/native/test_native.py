@@ -1,0 +1,90 @@
+"""What the native engine promises beyond all decoders: the same bits in any company, int8's cost, files, memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_tf2.backend.memory import measure_own_memory, reserve_zeros
+from gpt_tf2.checkpoints.checkpoint import Checkpoint
+from gpt_tf2.config import GPT2Config, tensor_shapes
+from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.decoding.litert import graphs
+from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
+from gpt_tf2.decoding.native.decoder import NativeDecoder
+from gpt_tf2.decoding.native.packing import convert, runs_natively
+from gpt_tf2.decoding.native.rows import RowsFile
+from gpt_tf2.decoding.native.streaming import stream_windows
+from gpt_tf2.decoding.sample_perplexity import decode_windows, measure_perplexity
+
+CONFIG = GPT2Config(n_vocab=300, n_ctx=300, n_embd=48, n_head=3, n_layer=3)
+pytestmark = pytest.mark.skipif(not runs_natively(CONFIG), reason="this processor lacks the instructions")
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    draw = np.random.default_rng(0)
+    weights = {name: draw.normal(0, 0.2, shape).astype("float32") for name, shape in tensor_shapes(CONFIG).items()}
+    return Checkpoint(Path("drawn"), tensor_shapes(CONFIG), weights.__getitem__)
+
+
+def open_native(checkpoint: Checkpoint, folder: Path, precision: str) -> NativeDecoder:
+    convert(checkpoint, CONFIG, folder, precision, lambda done, total: None)
+    return NativeDecoder(folder, CONFIG, precision)
+
+
+def decode(decoder: Decoder, sequences: list[list[int]], piece: int) -> list[np.ndarray]:
+    """The logits after each sequence, all of which run together, `piece` tokens at a time."""
+    state = decoder.take(decoder.begin(), [(0, 0)] * len(sequences))
+    last: list[np.ndarray] = [np.zeros(0)] * len(sequences)
+    for first in range(0, max(map(len, sequences)), piece):
+        new = [ids[first : first + piece] for ids in sequences]
+        wanted = [min(1, len(ids)) for ids in new]
+        rows = iter(decoder.extend(state, new, wanted))
+        last = [next(rows) if count else earlier for count, earlier in zip(wanted, last, strict=True)]
+    return last
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_sequences_logits_are_the_same_to_the_bit_in_any_company(
+    precision: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    decoder, draw = open_native(checkpoint, tmp_path, precision), np.random.default_rng(1)
+    sequences = [draw.integers(0, 300, size).tolist() for size in (40, 3, 17, 40, 1, 29, 40, 8)]
+    together = decode(decoder, sequences, 1)
+    for ids, logits in zip(sequences, together, strict=True):
+        np.testing.assert_array_equal(decode(decoder, [ids], 1)[0], logits)
+
+
+def test_int8_costs_as_much_as_in_litert_and_float32_is_that_of_the_stream(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    windows = np.random.default_rng(2).integers(0, 300, (2, 300))
+    (tmp_path / "litert").mkdir()
+    graphs.convert(checkpoint, CONFIG, tmp_path / "litert", True, lambda done, total: None)
+    litert = measure_perplexity(decode_windows(LiteRTDecoder(tmp_path / "litert", CONFIG, "int8"), windows), windows)
+    perplexities = {}
+    for precision in ("float32", "int8"):
+        (tmp_path / precision).mkdir()
+        decoder = open_native(checkpoint, tmp_path / precision, precision)
+        perplexities[precision] = measure_perplexity(decode_windows(decoder, windows), windows)
+    assert perplexities["int8"] == pytest.approx(litert, rel=0.01)
+    streamed = measure_perplexity(stream_windows(checkpoint, CONFIG, windows), windows)
+    assert perplexities["float32"] == pytest.approx(streamed, rel=1e-5)
+
+
+def test_rows_are_read_from_a_file(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).normal(size=(7, 5)).astype("float32")
+    np.save(tmp_path / "matrix.npy", matrix)
+    np.testing.assert_array_equal(RowsFile(tmp_path / "matrix.npy").read([6, 0, 6, 3], 5), matrix[[6, 0, 6, 3]])
+    assert not RowsFile(tmp_path / "matrix.npy").read([1], 8)[0, 5:].any()
+    assert RowsFile(tmp_path / "matrix.npy").read([], 5).shape == (0, 5)
+
+
+def test_reserved_memory_is_taken_when_it_is_written() -> None:
+    if not measure_own_memory():
+        pytest.skip("the system does not say what this process has")
+    before = measure_own_memory()
+    array = reserve_zeros((1 << 40,), "int8")  # more than there is
+    array[5_000_000:6_000_000] = 1
+    assert array[:10_000_000].sum() == 1_000_000 and measure_own_memory() - before < 50e6
