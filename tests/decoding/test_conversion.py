@@ -57,8 +57,12 @@ print({{"keras", "tensorflow"}} & {{*sys.modules}})"""
 
 
 @pytest.mark.skipif(CPU_ENGINE != "native", reason="this processor lacks the instructions")
-def test_int8_drafts_for_float32_but_where_drafts_are_off(workplace: Path, capsys: pytest.CaptureFixture) -> None:
-    kept = workplace / "models" / "tiny" / ".gpt_tf2"
+def test_int8_drafts_for_float32_but_where_drafts_are_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_up.write_model(tmp_path / "models" / "tiny", n_ctx=128)  # with heads of 16 channels
+    kept = tmp_path / "models" / "tiny" / ".gpt_tf2"
     plain = run_greedy(capsys, "--draft=off")
     assert list_names(kept) == ["native-model.ckpt-float32"]
     drafted = run_greedy(capsys)
@@ -71,7 +75,7 @@ def test_int8_drafts_for_float32_but_where_drafts_are_off(workplace: Path, capsy
         ("native", "float32", False, None),
         ("native", "int8", True, None),
     ):
-        decoder = open_decoder(model, engine, precision, pytest.fail, pytest.fail, drafts)
+        decoder = open_decoder(model, engine, precision, print, pytest.fail, drafts)
         assert getattr(decoder.drafter, "precision", None) == expected
 
 

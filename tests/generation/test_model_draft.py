@@ -1,23 +1,25 @@
 """Drafting by a model: the tokens are those without it, and there are fewer steps."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, cast
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpt_tf2 import GPT2Config
+from gpt_tf2.checkpoints.checkpoint import Checkpoint
+from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.decoding.native.decoder import NativeDecoder
 from gpt_tf2.decoding.native.packing import convert, runs_natively
 from gpt_tf2.generation import model_draft
 from gpt_tf2.generation.sampling import Sampler, make_sampler
 from gpt_tf2.generation.scheduler import Request, Scheduler
 from gpt_tf2.generation.token_logprobs import RecordingSampler, TokenLogprobs
-from gpt_tf2.model import random_tensors
 
 CONFIG = GPT2Config(n_vocab=300, n_ctx=128, n_embd=64, n_head=4, n_layer=2)
-SAMPLERS = {"greedy": make_sampler(0), "sampled": make_sampler(0.7, top_p=0.9, repetition_penalty=1.2)}
+SAMPLERS = {
+    "greedy": make_sampler(0, repetition_penalty=9.0),
+    "sampled": make_sampler(0.7, top_p=0.9, repetition_penalty=1.2),
+}
 PROMPTS = [np.random.default_rng(i).integers(0, 300, size).tolist() for i, size in enumerate((5, 40, 1, 100, 12, 60))]
 NO_END = -1
 
@@ -30,8 +32,11 @@ def make_decoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int
 
     def make(precision: str = "float32", seed: int = 1) -> NativeDecoder:
         folder = tmp_path_factory.mktemp("native")
-        checkpoint = cast(Any, SimpleNamespace(read=random_tensors(CONFIG, seed=seed, std=0.3)))
-        convert(checkpoint, CONFIG, folder, precision, lambda done, total: None)
+        draw, shapes = np.random.default_rng(seed), tensor_shapes(CONFIG)
+        weights = {name: draw.normal(0, 0.3, shape).astype("float32") for name, shape in shapes.items()}
+        convert(
+            Checkpoint(Path("drawn"), shapes, weights.__getitem__), CONFIG, folder, precision, lambda done, total: None
+        )
         return NativeDecoder(folder, CONFIG, precision)
 
     return make
@@ -87,7 +92,7 @@ def test_the_tokens_are_those_without_a_drafter_in_fewer_steps(
         monkeypatch.setattr(each, "prefill_chunk", 16)
     steps, drafting = count_tokens(decoder, monkeypatch), count_tokens(quantized, monkeypatch)
     endless = complete(decoder, sampler, slots, PROMPTS)
-    end = int(endless[0][5])
+    end = int(endless[0][15])
     steps.clear()
     plain = complete(decoder, sampler, slots, PROMPTS, end)
     count = len(steps)
