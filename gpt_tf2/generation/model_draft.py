@@ -7,59 +7,59 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_tf2.decoding.decoder import Decoder, compute_drawable
+from gpt_tf2.generation.prefixes import count_shared
 from gpt_tf2.generation.sampling import Sampler
 
 # Measured with 124M on two cores, which drafts in int8 and verifies in float32.
-MOST = 6  # draft tokens of a sequence in a step
-ROWS = 32  # tokens that a step verifies: more take as long as they save
+COST, GROWTH = 0.35, 0.4  # of a draft token in plain steps, and the power of the number of sequences by which it grows
+MOST = 8  # draft tokens of a sequence in a step
 WORTH = 16  # tokens of a prompt that may run for each token that a sequence alone may get
+WINDOW = 32  # draft tokens that count for the rate
 LONGEST_PAUSE = 64  # steps
 
 
 class Pace:
-    """How many tokens to draft for a sequence: one more after a draft that is right, one fewer after another.
+    """How many tokens to draft after each sequence in a step, by the rate at which draft tokens were right.
 
-    Where not even single tokens are right, it pauses, twice as long each time.
+    The k-th token of a draft is right with the rate to the power of k, and is drafted if that is more than it costs.
+    If not even the first is, there is a trial now and then, after pauses that grow twice as long each time.
 
     Example:
         >>> pace = Pace()
-        >>> pace.remember([5, 6], [7, 8])
-        >>> pace.choose_count([5, 6, 7, 8, 9])
-        3
+        >>> pace.learn(right=9, tried=10)
+        >>> pace.choose_count(sequences=1), pace.choose_count(sequences=4)
+        (4, 2)
     """
 
     def __init__(self) -> None:
-        self._count, self._wait, self._pause = 2, 0, 1
-        self._begin = 0
-        self._draft: list[int] = []
+        self._right, self._tried = 2.0, 4.0  # as if so many were known
+        self._cost, self._wait, self._pause = 0.0, 0, 1
 
-    def remember(self, ids: Sequence[int], draft: list[int]) -> None:
-        """Takes note of the draft after `ids`."""
-        self._begin, self._draft = len(ids), draft
+    def learn(self, right: int, tried: int) -> None:
+        """Counts draft tokens that were compared with real ones."""
+        weight = min(1, WINDOW / (self._tried + tried))
+        self._right, self._tried = weight * (self._right + right), weight * (self._tried + tried)
+        if tried and right >= self._cost * tried:
+            self._wait, self._pause = 0, 1
 
-    def choose_count(self, ids: Sequence[int]) -> int:
-        """How many tokens to draft after `ids`, by what followed instead of the last draft. Call it in each step."""
-        if self._draft:
-            self._learn(is_right=ids[self._begin : self._begin + len(self._draft)] == self._draft)
-            self._draft = []
+    def choose_count(self, sequences: int) -> int:
+        """The number of tokens to draft after each of some sequences. Call it once a step."""
+        self._cost = COST * sequences**GROWTH
+        rate = self._right / self._tried
+        count = sum(rate**k >= self._cost for k in range(1, MOST + 1))
+        if count or self._cost >= 1:
+            return count
         if self._wait:
             self._wait -= 1
             return 0
-        return self._count
-
-    def _learn(self, is_right: bool) -> None:
-        if is_right:
-            self._count, self._pause = min(self._count + 1, MOST), 1
-        elif self._count > 1:
-            self._count -= 1
-        else:
-            self._wait, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+        self._wait, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
+        return 1
 
 
 class Draftable(NamedTuple):
     """A sequence that may be drafted on.
 
-    ids: its tokens. left: how many more it may get.
+    ids: its tokens, a list that grows with it. left: how many more it may get.
     sampler, generator: what the next token is chosen with. The generator stays as it is.
     """
 
@@ -67,7 +67,6 @@ class Draftable(NamedTuple):
     left: int
     sampler: Sampler
     generator: np.random.Generator
-    pace: Pace
 
 
 class ModelDrafter:
@@ -83,6 +82,10 @@ class ModelDrafter:
     def __init__(self, decoder: Decoder, end: int):
         self._decoder, self._end = decoder, end
         self._state = decoder.begin()
+        self._pace = Pace()
+        self._last: list[
+            tuple[list[int], int, list[int]]
+        ] = []  # ids, which grow; how many there were; draft after them
 
     def take(self, prefixes: Sequence[tuple[int, int]]) -> None:
         """Does with its state what the scheduler's decoder does with its own, and so forgets what was not accepted."""
@@ -95,9 +98,10 @@ class ModelDrafter:
         Each is the token that would be drawn if the logits were the decoder's own: by the same rules, with the number
         that its draw will take from the generator. A sequence whose prompt is new runs a part of it first.
         """
+        self._learn()
         asked = {i: sequence for i, sequence in enumerate(sequences) if sequence}
-        most = ROWS // max(1, len(asked)) - 1  # for each, beside the token before them
-        counts = {i: min(each.pace.choose_count(each.ids), most, each.left - 1) for i, each in asked.items()}
+        most = self._pace.choose_count(len(asked)) if asked else 0
+        counts = {i: min(most, each.left - 1) for i, each in asked.items()}
         new = self._find_missing({i: asked[i] for i, count in counts.items() if count > 0}, len(asked))
         drawing = [i for i, ids in new.items() if self._state.lengths[i] + len(ids) == len(asked[i].ids)]
         generators = {i: copy.deepcopy(asked[i].generator) for i in drawing}
@@ -114,9 +118,17 @@ class ModelDrafter:
                     if len(drafts[i]) < counts[i]:
                         new[i] = [id]
             drawing = list(new)
-        for i, each in asked.items():
-            each.pace.remember(each.ids, drafts[i])
+        self._last = [(each.ids, len(each.ids), drafts[i]) for i, each in asked.items()]
         return drafts
+
+    def _learn(self) -> None:
+        """Compares the last drafts with the tokens that followed."""
+        right = tried = 0
+        for ids, count, draft in self._last:
+            followed = ids[count : count + len(draft)]
+            shared = count_shared(draft, followed)
+            right, tried = right + shared, tried + min(shared + 1, len(followed))
+        self._pace.learn(right, tried)
 
     def _find_missing(self, chosen: Mapping[int, Draftable], sharing: int) -> dict[int, list[int]]:
         """The tokens that sequences must run before they are drafted on, or some of them where they are many.

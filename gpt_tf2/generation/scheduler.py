@@ -6,13 +6,14 @@ prompts. A token is computed once: a new sequence copies the keys and values of 
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from gpt_tf2.decoding.decoder import Decoder, compute_drawable
-from gpt_tf2.generation.model_draft import Draftable, ModelDrafter, Pace
+from gpt_tf2.generation.model_draft import Draftable, ModelDrafter
+from gpt_tf2.generation.prefixes import count_shared
 from gpt_tf2.generation.prompt_lookup import PromptLookup
 from gpt_tf2.generation.sampling import Sampler
 
@@ -109,7 +110,6 @@ class ActiveSequence:
         self.prompt_logits: np.ndarray | None = None
         self._remaining = min(request.max_new_tokens, n_ctx - len(request.prompt))  # new tokens
         self._lookup = PromptLookup()
-        self._pace = Pace()
 
     @property
     def is_computing_prompt(self) -> bool:
@@ -130,7 +130,7 @@ class ActiveSequence:
 
     def as_draftable(self) -> Draftable:
         """What a model needs to draft tokens."""
-        return Draftable(self.ids, self._remaining, self.request.sampler, self.request.generator, self._pace)
+        return Draftable(self.ids, self._remaining, self.request.sampler, self.request.generator)
 
     def prefers(self, shared: int, alternative: int) -> bool:
         """Whether a shared prefix is worth a copy or a wait, when one of `alternative` tokens costs neither."""
@@ -298,8 +298,3 @@ class Scheduler(BaseScheduler):
             if not sequence.running or sequence.ids[-1] != drafted:
                 return
             sequence.cached += 1
-
-
-def count_shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the shared prefix of two sequences, in tokens."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
