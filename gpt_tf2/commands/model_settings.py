@@ -91,7 +91,7 @@ class ModelSettings:
     )
     draft: str = flag(
         "auto",
-        "speculative decoding by prompt lookup: faster where text is copied, same output",
+        "speculative decoding, same output: by the model in int8 (auto, where native), by prompt lookup too (on), or off",
         group="memory",
         choices=("auto", "on", "off"),
     )
@@ -100,7 +100,7 @@ class ModelSettings:
         check_ranges(self)
 
     def drafts(self, by_default: bool) -> bool:
-        """Whether to use draft tokens."""
+        """Whether to look up draft tokens."""
         return by_default if self.draft == "auto" else self.draft == "on"
 
     def sampler(self) -> "Sampler":

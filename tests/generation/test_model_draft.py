@@ -128,7 +128,7 @@ def test_a_drafter_that_is_never_right_is_asked_ever_less(
 def test_where_many_sequences_run_none_is_drafted_on(
     decoder: NativeDecoder, make_decoder: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_draft, "GROWTH", 2)
+    monkeypatch.setattr(model_draft, "COST", 0.8)
     decoder.drafter = make_decoder()
     drafting = count_tokens(decoder.drafter, monkeypatch)
     complete(decoder, SAMPLERS["greedy"], 2, PROMPTS[:1] * 2)
