@@ -91,7 +91,7 @@ class ModelSettings:
     )
     draft: str = flag(
         "auto",
-        "speculative decoding, same output: by the model in int8 (auto, where native), by prompt lookup too (on), or off",
+        "speculative decoding, same output: by int8 where native (auto), also by prompt lookup (on), or off",
         group="memory",
         choices=("auto", "on", "off"),
     )

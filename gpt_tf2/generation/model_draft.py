@@ -12,7 +12,7 @@ from gpt_tf2.generation.prefixes import count_shared
 from gpt_tf2.generation.sampling import Sampler
 
 # Measured with 124M on two cores, which drafts in int8 and verifies in float32.
-COST = 0.36  # of drafting and verifying a token, in plain steps; grows with the square root of the number of sequences
+COST = 0.36  # of drafting and verifying a token, in plain steps; it grows with the root of the number of sequences
 MOST = 8  # draft tokens of a sequence in a step
 WORTH = 8  # tokens of a prompt that may run for each token that a sequence alone may get
 WINDOW = 32  # draft tokens that count for the rate
