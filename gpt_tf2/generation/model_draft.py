@@ -13,6 +13,7 @@ from gpt_tf2.generation.sampling import Sampler
 
 # Measured with 124M on two cores, which drafts in int8 and verifies in float32.
 COST = 0.36  # of drafting and verifying a token, in plain steps; it grows with the root of the number of sequences
+LEAST_GAIN = 1.05  # of the tokens for the cost
 MOST = 8  # draft tokens of a sequence in a step
 WORTH = 8  # tokens of a prompt that may run for each token that a sequence alone may get
 WINDOW = 32  # draft tokens that count for the rate
@@ -20,41 +21,43 @@ LONGEST_PAUSE = 64  # steps
 
 
 class Pace:
-    """How many tokens to draft after each sequence in a step, by the rate at which draft tokens were right.
+    """How many tokens to draft in a step, by the rate at which draft tokens were right.
 
-    The k-th token of a draft is right with the rate to the power of k, and is drafted if that is more than it costs.
-    If not even the first is, there is a trial now and then, after pauses that grow twice as long each time.
+    The k-th token of a draft is right with the rate to the power of k. So a step's tokens are known for each count, and
+    the count with the most tokens for the cost is chosen. If that is none, a trial with one sequence comes now and
+    then, after pauses that double each time.
 
     Example:
         >>> pace = Pace()
         >>> pace.learn(right=9, tried=10)
-        >>> pace.choose_count(sequences=1), pace.choose_count(sequences=4)
-        (4, 1)
+        >>> pace.choose(sequences=1), pace.choose(sequences=4)
+        ((3, 1), (1, 4))
     """
 
     def __init__(self) -> None:
-        self._right, self._tried = 2.0, 4.0  # as if so many were known
-        self._cost, self._wait, self._pause = 0.0, 0, 1
+        self._right, self._tried = 3.0, 4.0  # as if so many were known
+        self._wait, self._pause = 0, 1
 
     def learn(self, right: int, tried: int) -> None:
         """Counts draft tokens that were compared with real ones."""
         weight = min(1, WINDOW / (self._tried + tried))
         self._right, self._tried = weight * (self._right + right), weight * (self._tried + tried)
-        if tried and right >= self._cost * tried:
-            self._wait, self._pause = 0, 1
 
-    def choose_count(self, sequences: int) -> int:
-        """The number of tokens to draft after each of some sequences. Call it once a step."""
-        self._cost = COST * math.sqrt(sequences)
+    def choose(self, sequences: int) -> tuple[int, int]:
+        """How many tokens to draft, each after how many of some sequences. Call it once a step."""
+        cost = COST * math.sqrt(sequences)
         rate = self._right / self._tried
-        count = sum(rate**k >= self._cost for k in range(1, MOST + 1))
-        if count or self._cost >= 1:
-            return count
+        gains = [sum(rate**i for i in range(count + 1)) / (1 + cost * count) for count in range(MOST + 1)]
+        if max(gains) >= LEAST_GAIN:
+            self._wait, self._pause = 0, 1
+            return gains.index(max(gains)), sequences
+        if cost >= 1:
+            return 0, 0
         if self._wait:
             self._wait -= 1
-            return 0
+            return 0, 0
         self._wait, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
-        return 1
+        return 1, 1
 
 
 class Draftable(NamedTuple):
@@ -83,10 +86,12 @@ class ModelDrafter:
     def __init__(self, decoder: Decoder, end: int):
         self._decoder, self._end = decoder, end
         self._state = decoder.begin()
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets how often it was right with earlier sequences."""
         self._pace = Pace()
-        self._last: list[
-            tuple[list[int], int, list[int]]
-        ] = []  # ids, which grow; how many there were; draft after them
+        self._last: list[tuple[list[int], int, list[int]]] = []  # the ids, how many there were, the draft after them
 
     def take(self, prefixes: Sequence[tuple[int, int]]) -> None:
         """Does with its state what the scheduler's decoder does with its own, and so forgets what was not accepted."""
@@ -101,8 +106,9 @@ class ModelDrafter:
         """
         self._learn()
         asked = {i: sequence for i, sequence in enumerate(sequences) if sequence}
-        most = self._pace.choose_count(len(asked)) if asked else 0
-        counts = {i: min(most, each.left - 1) for i, each in asked.items()}
+        count, chosen = self._pace.choose(len(asked)) if asked else (0, 0)
+        by_missing = sorted(asked, key=lambda i: len(asked[i].ids) - self._state.lengths[i])
+        counts = {i: min(count, asked[i].left - 1) for i in sorted(by_missing[:chosen])}
         new = self._find_missing({i: asked[i] for i, count in counts.items() if count > 0}, len(asked))
         drawing = [i for i, ids in new.items() if self._state.lengths[i] + len(ids) == len(asked[i].ids)]
         generators = {i: copy.deepcopy(asked[i].generator) for i in drawing}

@@ -174,6 +174,8 @@ class Scheduler(BaseScheduler):
         If nothing waits, a conversation's next turn gets the slot that has its passage.
         """
         sequences = self._in_slots = []
+        if self._drafter:
+            self._drafter.begin()
         self._fill_slots(sequences)
         while sequences:
             ran = [sequence.running for sequence in sequences]
