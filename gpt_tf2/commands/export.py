@@ -18,10 +18,10 @@ from gpt_tf2.commands.find_model import find_model_and_base, name_model
 from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.data.held_out import TOKENS
 from gpt_tf2.decoding.engine import read_sample
+from gpt_tf2.decoding.reference import hold_reference
 from gpt_tf2.errors import InputError, to_line
 from gpt_tf2.exporting.modelfile import write_modelfile
 from gpt_tf2.exporting.proof import LogitsOf, Proof, compute_expected, prove
-from gpt_tf2.exporting.reference import Reference
 from gpt_tf2.storage.folders import check_new, stage
 from gpt_tf2.storage.text_files import read_text
 
@@ -99,7 +99,7 @@ def compare(
     """
     gc.collect()  # a network was written, whose parts refer to each other
     with tempfile.TemporaryFile(dir=written.parent) as logits:
-        expected = compute_expected(Reference(model), model.config.n_ctx, text, logits)
+        expected = compute_expected(hold_reference(model), model.config.n_ctx, text, logits)
         trim_heap()
         if obstacle := import_program(format):
             print_to_stderr(f"not compared in {format.program}: {obstacle}")

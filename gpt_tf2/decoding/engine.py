@@ -7,7 +7,7 @@ kept beside the checkpoint. Elsewhere it is the Keras graph.
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from gpt_tf2.data.held_out import TOKENS, read_held_out
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.decoding.conversion import DRAFT, Perplexities, open_conversion
 from gpt_tf2.decoding.decoder import NO_IDS, Decoder
-from gpt_tf2.decoding.sample_perplexity import cut_windows, decode_windows, measure_perplexity
+from gpt_tf2.decoding.sample_perplexity import cut_windows, decode_windows, measure_perplexity, stream_windows
 from gpt_tf2.errors import InputError
 from gpt_tf2.tokenizer import Tokenizer
 
@@ -123,14 +123,12 @@ class Converter:
     engine: native or litert.
     write: writes a conversion to a folder. Takes a function to call with the number of blocks done, and in all.
     open: opens a conversion: a folder, and the ids without a token.
-    stream: returns the float32 logits of windows of tokens without a conversion, but for what lies in a folder.
     """
 
     engine: str
     precision: str
     write: Callable[[Path, Show], None]
     open: Callable[[Path, np.ndarray], Decoder]
-    stream: Callable[[np.ndarray, Path], Iterator[np.ndarray]]
 
 
 def find_converter(model: OpenedModel, engine: str, precision: str) -> Converter:
@@ -152,7 +150,6 @@ def native_converter(model: OpenedModel, precision: str) -> Converter:
     """The converter of our own kernels."""
     from gpt_tf2.decoding.native.decoder import NativeDecoder
     from gpt_tf2.decoding.native.packing import convert
-    from gpt_tf2.decoding.native.streaming import stream_windows
 
     checkpoint, config = model.checkpoint, model.config
     return Converter(
@@ -160,7 +157,6 @@ def native_converter(model: OpenedModel, precision: str) -> Converter:
         precision,
         lambda folder, show: convert(checkpoint, config, folder, precision, show),
         lambda folder, undrawn: NativeDecoder(folder, config, precision, undrawn),
-        lambda windows, folder: stream_windows(checkpoint, config, windows),
     )
 
 
@@ -168,7 +164,6 @@ def litert_converter(model: OpenedModel, precision: str) -> Converter:
     """LiteRT's converter."""
     from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
     from gpt_tf2.decoding.litert.graphs import convert
-    from gpt_tf2.decoding.litert.streaming import stream_windows
 
     checkpoint, config = model.checkpoint, model.config
     return Converter(
@@ -176,7 +171,6 @@ def litert_converter(model: OpenedModel, precision: str) -> Converter:
         precision,
         lambda folder, show: convert(checkpoint, config, folder, precision == "int8", show),
         lambda folder, undrawn: LiteRTDecoder(folder, config, precision, undrawn),
-        lambda windows, folder: stream_windows(checkpoint, config, windows, folder),
     )
 
 
@@ -188,7 +182,7 @@ def convert(model: OpenedModel, converter: Converter, folder: Path, say: Say, sh
         decoder.extend(decoder.begin(), [[0]])  # here, as compiling takes seconds, once on a machine
         return None
     windows = cut_windows(read_sample(model, say), model.config.n_ctx)
-    exact = measure_perplexity(converter.stream(windows, folder), windows)
+    exact = measure_perplexity(stream_windows(model.config, model.checkpoint.read, windows), windows)
     return exact, measure_perplexity(decode_windows(converter.open(folder, NO_IDS), windows), windows)
 
 

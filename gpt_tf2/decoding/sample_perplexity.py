@@ -1,13 +1,13 @@
 """Perplexity of a sample of text: what a conversion to int8 costs is measured on one."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import Decoder
-
-PIECE = 128  # tokens whose logits are in memory together
+from gpt_tf2.decoding.reference import PART, Reference
 
 
 def cut_windows(ids: np.ndarray, n_ctx: int) -> np.ndarray:
@@ -20,8 +20,15 @@ def decode_windows(decoder: Decoder, windows: np.ndarray) -> Iterator[np.ndarray
     """The logits [N, n_vocab] after each token of each window [B, T] but its last, some at a time."""
     for window in windows:
         state = decoder.begin()
-        for first in range(0, len(window) - 1, PIECE):
-            yield decoder.extend(state, [window[first : first + PIECE][: len(window) - 1 - first].tolist()])
+        for first in range(0, len(window) - 1, PART):
+            yield decoder.extend(state, [window[first : first + PART][: len(window) - 1 - first].tolist()])
+
+
+def stream_windows(config: GPT2Config, read: Callable[[str], np.ndarray], windows: np.ndarray) -> Iterator[np.ndarray]:
+    """The same in float32, of a model whose tensors are read by their names: the memory holds one at a time."""
+    reference = Reference(config, read)
+    for window in windows:
+        yield from reference.extend(reference.begin(), window[:-1])
 
 
 def measure_perplexity(logits: Iterable[np.ndarray], windows: np.ndarray) -> float:

@@ -11,10 +11,11 @@ import numpy as np
 from gpt_tf2.checkpoints.gguf_names import gguf_name, is_transposed
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.config import GPT2Config, tensor_shapes
+from gpt_tf2.decoding.reference import PART
 from gpt_tf2.errors import InputError
 from gpt_tf2.exporting.chat_jinja import find_chat_jinja
 from gpt_tf2.exporting.gguf_vocabulary import to_gguf
-from gpt_tf2.exporting.proof import PART, LogitsOf, split_steps
+from gpt_tf2.exporting.proof import LogitsOf, split_steps
 from gpt_tf2.storage.files import atomic_write
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from gpt_tf2.decoding.reference import PART
 from gpt_tf2.evaluation.logprobs import log_softmax_at
 
 PROMPT, GREEDY = 16, 64  # the first tokens of the text, and how many are added to them
-PART = 128  # tokens of a text that run together: the logits of these are in memory
 
 
 class LogitsOf(Protocol):

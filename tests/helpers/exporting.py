@@ -10,8 +10,8 @@ import numpy as np
 from gpt_tf2.checkpoints.formats import write_checkpoint
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.config import GPT2Config, tensor_shapes
+from gpt_tf2.decoding.reference import hold_reference
 from gpt_tf2.exporting.proof import Expected, LogitsOf, compute_expected
-from gpt_tf2.exporting.reference import Reference
 from helpers.workplace import OPENAI_TINY
 
 WIDE = GPT2Config(n_vocab=512, n_ctx=128, n_embd=64, n_head=4, n_layer=2)
@@ -42,4 +42,4 @@ def run(logits_of: LogitsOf, ids: np.ndarray, steps: int = 0) -> np.ndarray:
 
 def expect(model: OpenedModel, text: np.ndarray) -> Expected:
     """What our model computes on a text, int [T]."""
-    return compute_expected(Reference(model), model.config.n_ctx, text, tempfile.TemporaryFile())
+    return compute_expected(hold_reference(model), model.config.n_ctx, text, tempfile.TemporaryFile())

@@ -10,6 +10,7 @@ Letters in shapes: B sequences, T new tokens of all of them, H heads, D size of 
 """
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -19,26 +20,14 @@ from gpt_tf2.backend.numba_kernels import (
     compile_kernel,
     compute_exponential,
     f32,
-    find_largest,
     find_largest_size,
     flip_if_negative,
 )
-from gpt_tf2.decoding.kernels.pair_products import (
-    HAS_PAIRS,
-    INT16_MAX,
-    ROUNDER,
-    WIDTH,
-    add_pair_products,
-    multiply_and_round,
-    pair_rows,
-    round_vector,
-)
-from gpt_tf2.decoding.kernels.products import GROUP, add_products, take_next
+from gpt_tf2.decoding.kernels.products import GROUP, ROUNDER, TILE, add_products, take_next
+from gpt_tf2.decoding.kernels.work import end_phase, take_item
 
-TILE = 128  # positions
 THREADS = numba.get_num_threads()
 ONE_THREAD_BYTES = 1 << 21  # one thread reads this much of the cache before LiteRT's threads let another begin
-MANY = 4 * GROUP  # new tokens of a sequence from which on preparing a tile for them pays
 BLOCKS = 4  # of heads for each thread: if threads alternated head by head, each would fetch the other's memory
 INT8_MAX = f32(127)
 
@@ -148,10 +137,6 @@ def attend_head(
         key, value = keys[tile].reshape(depth, TILE)[:, offset], values[tile].reshape(TILE, depth)[offset]
         key_scales[tile, offset] = store(new[start + t, 1, head], key) / f32(math.sqrt(depth))
         value_scales[tile, offset] = store(new[start + t, 2, head], value)
-    if HAS_PAIRS and keys.itemsize == 1 and depth % WIDTH == 0 and count >= MANY:
-        many = count // GROUP * GROUP
-        attend_many(new, start, many, head, length, keys, values, key_scales, value_scales, out)
-        start, count, length = start + many, count - many, length + many
     size = GROUP if count >= GROUP else 1
     for group in range(0, count, size):
         first = min(group, count - size)  # the last group may overlap the one before
@@ -183,59 +168,6 @@ def attend_head(
             normalizer = f32(1) / totals[query]
             for d in range(depth):
                 sums[query, d] *= normalizer
-
-
-@compile_kernel
-def attend_many(
-    new: np.ndarray,
-    start: int,
-    count: int,
-    head: int,
-    length: int,
-    keys: np.ndarray,
-    values: np.ndarray,
-    key_scales: np.ndarray,
-    value_scales: np.ndarray,
-    out: np.ndarray,
-) -> None:
-    """As `attend_head` for a multiple of GROUP tokens whose keys and values are stored, in 16-bit integers.
-
-    Prepares each tile once, for all queries.
-    """
-    depth = new.shape[3]
-    queries, factors = np.empty((count, depth), np.int16), np.empty(count, np.float32)
-    largest, totals = np.full(count, f32(-np.inf)), np.zeros(count, np.float32)
-    scores, weights = np.empty((GROUP, TILE), np.float32), np.empty((GROUP, TILE), np.int16)
-    key_pairs, value_pairs = np.empty((depth // 2, TILE), np.int32), np.empty((TILE // 2, depth), np.int32)
-    for t in range(count):
-        factors[t] = round_vector(new[start + t, 0, head], queries[t])
-        for d in range(depth):
-            out[start + t, head, d] = 0
-    for n in range((length + count - 1) // TILE + 1):
-        pair_rows(keys[n].reshape(depth, TILE), key_pairs)
-        pair_rows(values[n].reshape(TILE, depth), value_pairs)
-        unit = max(find_largest(value_scales[n]), f32(1e-30)) / INT16_MAX  # of weights times scales
-        units = np.full(GROUP, unit)
-        for first in range(max(0, n * TILE - length) // GROUP * GROUP, count, GROUP):
-            sums = out[start + first : start + first + GROUP, head]
-            for query in range(GROUP):
-                for s in range(TILE):
-                    scores[query, s] = 0
-            add_pair_products(queries[first : first + GROUP], factors[first : first + GROUP], key_pairs, scores)
-            for query in range(GROUP):
-                t = first + query
-                highest = scale_scores(scores[query], length + t + 1 - n * TILE, key_scales[n], largest[t])
-                shrink = compute_exponential(largest[t] - highest)
-                largest[t] = highest
-                totals[t] = shrink * totals[t] + weigh(scores[query], highest, value_scales[n])
-                multiply_and_round(scores[query], f32(1) / unit, weights[query])
-                for d in range(depth):
-                    sums[query, d] *= shrink
-            add_pair_products(weights, units, value_pairs, sums)
-    for t in range(count):
-        normalizer = f32(1) / totals[t]
-        for d in range(depth):
-            out[start + t, head, d] *= normalizer
 
 
 @compile_kernel
@@ -278,3 +210,53 @@ def weigh(scores: np.ndarray, largest: np.float32, scales: np.ndarray) -> np.flo
         total += weight
         scores[s] = weight * scales[s]
     return total
+
+
+def make_float_room(cache: np.ndarray) -> tuple:
+    """What `attend_to_floats` works in; see `attend_head`."""
+    return np.zeros((GROUP, TILE), np.float32), np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
+
+
+def attend_to_floats(
+    new: np.ndarray,
+    counts: np.ndarray,
+    firsts: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    room: Any,
+    out: np.ndarray,
+    counters: np.ndarray,
+    phase: int,
+    thread: int,
+    threads: int,
+) -> None:
+    """A thread's share of the attention of one block; see `attend` in `network.py`."""
+    sequences, heads = len(counts), cache.shape[2]
+    items, done = sequences * heads, 0
+    weights, largest, totals = room
+    item = take_item(counters, phase, thread, threads, items)
+    while item >= 0:
+        head, sequence = item // sequences, item % sequences  # each thread gets all: their work differs
+        following = min(item + 1, items - 1)
+        next_head, next_sequence = following // sequences, following % sequences
+        attend_head(
+            new,
+            firsts[sequence],
+            counts[sequence],
+            head,
+            lengths[sequence],
+            cache[sequence, 0, head],
+            cache[sequence, 1, head],
+            scales[sequence, 0, head],
+            scales[sequence, 1, head],
+            cache[next_sequence, 0, next_head, 0],
+            cache[next_sequence, 1, next_head, 0],
+            weights,
+            largest,
+            totals,
+            out,
+        )
+        done += 1
+        item = take_item(counters, phase, thread, threads, items)
+    end_phase(counters, phase, threads, done, items)

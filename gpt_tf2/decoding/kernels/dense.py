@@ -8,14 +8,14 @@ import math
 import numpy as np
 
 from gpt_tf2.backend.numba_kernels import compile_kernel, f32, flip_if_negative
-from gpt_tf2.decoding.kernels.pair_products import ROUNDER
+from gpt_tf2.decoding.kernels.products import ROUNDER
 from gpt_tf2.decoding.kernels.tiles import ROWS, TILES, fetch_block, fetch_columns
 from gpt_tf2.decoding.kernels.work import end_phase, take_item
 
 FEW = 3  # rows: each thread prepares them for itself, which is shorter than waiting for another
 PREPARED = 4  # rows that a thread prepares at a time
 MULTIPLIED = 8 * ROWS  # rows that a thread multiplies at a time
-BYTE_MAX = f32(255)
+BYTE_RANGE = f32(254.5)  # so that no number is above 255 when zero has been rounded
 EPSILON = f32(1e-5)  # of layer norm
 
 multiply_one, multiply_two, multiply_three, multiply_four, multiply_five, multiply_six = TILES
@@ -39,7 +39,7 @@ def prepare(
         rows: float32 [any, K].
         chosen: int64 [N], the indices of those that are prepared.
         norm: float32 [2, K], gain and bias of a layer norm; [0, K] for none.
-        left: uint8 or float32 [N, K or more], written. Of FEW rows, each thread's own.
+        left: int8 (of unsigned bytes) or float32 [N, K], written. Of FEW rows, each thread's own.
         factors: float32 [N, 2], written: a row's scale and zero point.
     """
     if len(chosen) <= FEW:
@@ -81,10 +81,11 @@ def prepare_row(row: np.ndarray, norm: np.ndarray, left: np.ndarray, factors: np
         values[i] = (row[i] - shift) * scale * norm[0, i] + norm[1, i] if len(norm) else row[i]
     low, high = find_range(values)
     width = max(high - low, f32(1e-30))
-    zero = np.rint(-low * (BYTE_MAX / width))
+    factor = BYTE_RANGE / width
+    zero = np.rint(-low * factor)
     for i in range(size):
-        left[i] = f32(min(values[i] * (BYTE_MAX / width) + zero, BYTE_MAX) + ROUNDER).view(np.int32)  # its low byte
-    factors[0], factors[1] = width / BYTE_MAX, zero
+        left[i] = f32(values[i] * factor + zero + ROUNDER).view(np.int32)  # its low byte
+    factors[0], factors[1] = width / BYTE_RANGE, zero
 
 
 @compile_kernel

@@ -4,19 +4,24 @@ Letters in shapes: B sequences, N new tokens of all of them, L blocks, W channel
 tokens of the vocabulary, K inputs and M outputs of a matrix.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba import prange
+from numba import prange, types
+from numba.extending import overload
 
-from gpt_tf2.backend.numba_kernels import compile_kernel
-from gpt_tf2.decoding.kernels.attention import TILE, attend_head
+from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, compile_kernel
+from gpt_tf2.decoding.kernels.attention import attend_to_floats, make_float_room
+from gpt_tf2.decoding.kernels.byte_attention import attend_to_bytes, make_byte_room
 from gpt_tf2.decoding.kernels.dense import FEW, multiply, prepare
-from gpt_tf2.decoding.kernels.products import GROUP
+from gpt_tf2.decoding.kernels.pointers import find_address, make_call
+from gpt_tf2.decoding.kernels.products import TILE
 from gpt_tf2.decoding.kernels.tiles import ADD, COLUMNS, GELU, WRITE
-from gpt_tf2.decoding.kernels.work import count_numbers, end_phase, take_item
+from gpt_tf2.decoding.kernels.work import count_numbers
 
+OPTIONS: Any = JIT_OPTIONS
 THREADS = numba.get_num_threads()
 PHASES = 9  # of a block
 HEAD_PHASES = 2
@@ -56,6 +61,7 @@ def run_network(
     lengths: np.ndarray,
     cache: np.ndarray,
     scales: np.ndarray,
+    room: np.ndarray,
 ) -> np.ndarray:
     """Runs the network on new tokens of several sequences.
 
@@ -65,65 +71,95 @@ def run_network(
         counts: int64 [B], how many new tokens each sequence has.
         shown: int64 [B], after how many of its last new tokens logits are wanted.
         lengths: int64 [B], how many positions of each are cached. There must be room for the new ones.
-        cache: int8 or float32, as the matrices, [L, B, 2, H, tiles, D·TILE], keys and values. Changed in place.
+        cache: int8 or float32, as the matrices, [L, B or more, 2, H, tiles, D·TILE], keys and values. Changed in place.
         scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
+        room: float32, at least `count_room(network, N)`, to work in. It should begin with a page of the memory.
 
     Returns:
         Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
     """
-    rows, inner = len(x), max(x.shape[1], network.mlp_in_columns.shape[2])
-    left = np.empty((THREADS if rows <= FEW else 1, rows * inner), "uint8" if cache.itemsize == 1 else "float32")
     counters = np.zeros(count_numbers(len(network.norms) * PHASES + HEAD_PHASES, THREADS), "int64")
     numba.set_num_threads(THREADS)
-    return run_on_threads(network, x, wpe, counts, shown, lengths, cache, scales, left, counters, THREADS)
+    share = find_share(str(cache.dtype))
+    return run_on_threads(share, network, x, wpe, counts, shown, lengths, cache, scales, room, counters, THREADS)
 
 
-@compile_kernel(parallel=True)
-def run_on_threads(
-    network: Network,
-    x: np.ndarray,
-    wpe: np.ndarray,
+def count_room(network: Network, rows: int) -> int:
+    """The size of the room that `run_network` needs for so many new tokens."""
+    width, hidden = network.attention_out_columns.shape[2], network.mlp_in_columns.shape[2]
+    return rows * (THREADS * (max(width, hidden) + 2) + 4 * width + hidden)
+
+
+@functools.cache
+def find_share(precision: str) -> int:
+    """The address of `run_share` for a network of float32 or int8."""
+
+    def array(kind: str, dimensions: int) -> types.Array:
+        return types.Array(numba.from_dtype(np.dtype(kind)), dimensions, "C")
+
+    floats, indices = "float32", array("int64", 1)
+    fields = [array(floats, 4), array(floats, 2)] + [array(precision, 3), array(floats, 3)] * 5
+    room = [array(floats, dimensions) for dimensions in (2, 4, 2, 2)]
+    return find_address(
+        run_share,
+        (
+            types.NamedTuple(fields, Network),
+            array(floats, 2), indices, indices, indices, array(precision, 6), array(floats, 6), indices,
+            array(floats, 2), array(precision, 1), *room, indices, types.int64, types.int64,
+        ),
+    )  # fmt: skip
+
+
+def attend(
+    new: np.ndarray,
     counts: np.ndarray,
-    shown: np.ndarray,
+    firsts: np.ndarray,
     lengths: np.ndarray,
     cache: np.ndarray,
     scales: np.ndarray,
-    left: np.ndarray,
+    room: Any,
+    out: np.ndarray,
     counters: np.ndarray,
+    phase: int,
+    thread: int,
     threads: int,
-) -> np.ndarray:
-    """As `run_network`.
+) -> None:
+    """A thread's share of the attention of one block, into `out` [N, W / D, D]; for kernels. room: of `make_room`."""
 
-    Args:
-        left: uint8 or float32, room for the rows of a product, of FEW rows for each thread.
-        counters: int64, zeros; see `count_numbers`.
-    """
-    rows, width, depth = len(x), x.shape[1], cache.shape[5] // TILE
-    new = np.empty((rows, 3, width // depth, depth), np.float32)
-    attended, hidden = (
-        np.zeros((rows, width), np.float32),
-        np.empty((rows, network.mlp_in_columns.shape[2]), np.float32),
-    )
-    factors = np.empty((len(left), rows, 2), np.float32)
-    firsts, wanted = np.cumsum(counts) - counts, np.empty(shown.sum(), np.int64)
-    logits, found = np.empty((len(wanted), network.head_columns.shape[2]), np.float32), 0
-    for sequence in range(len(counts)):
-        for t in range(counts[sequence]):
-            row = firsts[sequence] + t
-            if len(wpe):
-                for i in range(wpe.shape[1]):
-                    x[row, i] += wpe[lengths[sequence] + t, i]
-            if t >= counts[sequence] - shown[sequence]:
-                wanted[found] = row
-                found += 1
-    for thread in prange(threads):
-        number = np.int64(thread)  # prange counts in unsigned integers
-        own = number if rows <= FEW else 0
-        run_share(
-            network, x, counts, firsts, lengths, cache, scales, wanted, logits,
-            left[own], factors[own], new, attended, hidden, counters, number, threads,
-        )  # fmt: skip
-    return logits
+
+@overload(attend, jit_options=OPTIONS)
+def choose_attention(
+    new: np.ndarray,
+    counts: np.ndarray,
+    firsts: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    room: Any,
+    out: np.ndarray,
+    counters: np.ndarray,
+    phase: int,
+    thread: int,
+    threads: int,
+) -> Any:
+    """The function that Numba compiles for it: the arguments are types here."""
+    return attend_to_bytes if is_in_bytes(cache) else attend_to_floats
+
+
+def make_room(cache: np.ndarray) -> tuple:
+    """What a thread's `attend` works in, for kernels."""
+    raise NotImplementedError
+
+
+@overload(make_room, jit_options=OPTIONS)
+def choose_room(cache: np.ndarray) -> Any:
+    """The function that Numba compiles for it."""
+    return make_byte_room if is_in_bytes(cache) else make_float_room
+
+
+def is_in_bytes(cache: Any) -> bool:
+    """Of an array's type."""
+    return cache.dtype.bitwidth == 8
 
 
 @compile_kernel
@@ -154,8 +190,9 @@ def run_share(
         left, factors: see `prepare`.
         new: float32 [N, 3, W / D, D], attended: float32 [N, W], hidden: float32 [N, 4·C], room for what lies between.
     """
-    rows, phase = len(x), 0
-    every, no_norm = np.arange(rows), np.empty((0, 0), np.float32)
+    rows = len(x)
+    phase: Any = np.int64(0)  # not a literal, for which Numba would compile anew
+    every, no_norm, room = np.arange(rows), np.empty((0, 0), np.float32), make_room(cache)
     projected, heads = new.reshape(rows, -1), attended.reshape(rows, new.shape[2], new.shape[3])
     for block in range(len(network.norms)):
         norms = network.norms[block]
@@ -177,7 +214,9 @@ def run_share(
             threads,
         )
 
-        attend(new, counts, firsts, lengths, cache[block], scales[block], heads, counters, phase + 2, thread, threads)
+        attend(
+            new, counts, firsts, lengths, cache[block], scales[block], room, heads, counters, phase + 2, thread, threads
+        )
 
         packed, columns = network.attention_out[block], network.attention_out_columns[block]
         ready = shape_left(left, rows, packed)
@@ -204,53 +243,65 @@ def run_share(
         multiply(ready, factors, packed, columns, logits, WRITE, packed, counters, phase + 1, thread, threads)
 
 
+call_share = make_call(run_share)
+
+
+@compile_kernel(parallel=True)
+def run_on_threads(
+    share: int,
+    network: Network,
+    x: np.ndarray,
+    wpe: np.ndarray,
+    counts: np.ndarray,
+    shown: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    room: np.ndarray,
+    counters: np.ndarray,
+    threads: int,
+) -> np.ndarray:
+    """As `run_network`.
+
+    Args:
+        share: the address of `run_share`.
+        counters: int64, zeros; see `count_numbers`.
+    """
+    rows, width, depth, inner = len(x), x.shape[1], cache.shape[5] // TILE, network.mlp_in_columns.shape[2]
+    ends = np.cumsum(rows * np.array([3 * width, width, inner, threads * max(width, inner), threads * 2]))
+    new = room[: ends[0]].reshape(rows, 3, width // depth, depth)
+    attended, hidden = room[ends[0] : ends[1]].reshape(rows, width), room[ends[1] : ends[2]].reshape(rows, inner)
+    left = room[ends[2] : ends[3]].view(cache.dtype).reshape(threads, -1)
+    factors = room[ends[3] : ends[4]].reshape(threads, rows, 2)
+    for row in range(rows):
+        for i in range(cache.shape[3] * depth, width):
+            attended[row, i] = 0
+    firsts, wanted = np.cumsum(counts) - counts, np.empty(shown.sum(), np.int64)
+    logits, found = np.empty((len(wanted), network.head_columns.shape[2]), np.float32), 0
+    for sequence in range(len(counts)):
+        for t in range(counts[sequence]):
+            row = firsts[sequence] + t
+            if len(wpe):
+                for i in range(wpe.shape[1]):
+                    x[row, i] += wpe[lengths[sequence] + t, i]
+            if t >= counts[sequence] - shown[sequence]:
+                wanted[found] = row
+                found += 1
+    for thread in prange(threads):
+        number = np.int64(thread)  # prange counts in unsigned integers
+        own = number if rows <= FEW else 0
+        call_share(
+            share,
+            (
+                network, x, counts, firsts, lengths, cache, scales, wanted, logits,
+                left[own], factors[own], new, attended, hidden, counters, number, threads,
+            ),
+        )  # fmt: skip
+    return logits
+
+
 @compile_kernel
 def shape_left(left: np.ndarray, rows: int, packed: np.ndarray) -> np.ndarray:
     """The part of `left` that a product of so many rows takes, [rows, K]."""
     inner = packed.shape[1] // COLUMNS
     return left[: rows * inner].reshape(rows, inner)
-
-
-@compile_kernel
-def attend(
-    new: np.ndarray,
-    counts: np.ndarray,
-    firsts: np.ndarray,
-    lengths: np.ndarray,
-    cache: np.ndarray,
-    scales: np.ndarray,
-    out: np.ndarray,
-    counters: np.ndarray,
-    phase: int,
-    thread: int,
-    threads: int,
-) -> None:
-    """The attention of one block, into `out` [N, W / D, D]."""
-    sequences = len(counts)
-    items, done = sequences * cache.shape[2], 0
-    weights = np.zeros((GROUP, TILE), np.float32)
-    largest, totals = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
-    item = take_item(counters, phase, thread, threads, items)
-    while item >= 0:
-        head, sequence = item // sequences, item % sequences  # each thread gets all: their work differs
-        following = min(item + 1, items - 1)
-        attend_head(
-            new,
-            firsts[sequence],
-            counts[sequence],
-            head,
-            lengths[sequence],
-            cache[sequence, 0, head],
-            cache[sequence, 1, head],
-            scales[sequence, 0, head],
-            scales[sequence, 1, head],
-            cache[following % sequences, 0, following // sequences, 0],
-            cache[following % sequences, 1, following // sequences, 0],
-            weights,
-            largest,
-            totals,
-            out,
-        )
-        done += 1
-        item = take_item(counters, phase, thread, threads, items)
-    end_phase(counters, phase, threads, done, items)

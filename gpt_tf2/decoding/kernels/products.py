@@ -17,10 +17,12 @@ from gpt_tf2.backend.numba_kernels import compile_kernel, f32
 SETTINGS: Any = config
 FEATURES = binding.get_host_cpu_features() if SETTINGS.CPU_NAME is None else {}  # else Numba compiles for another CPU
 LANES = 16 if FEATURES.get("avx512f") else 8  # float32 numbers in a vector register
+TILE = 128  # positions of a cache that lie together
 GROUP = 4  # vectors that are multiplied together: they share each number of the matrix
 WIDTH = 8 * LANES  # columns whose sums fit into the registers
 GROUP_WIDTH = LANES * (4 if LANES == 16 else 2)  # the same for GROUP vectors
 CACHE_LINE = 64  # bytes
+ROUNDER = f32(1.5 * 2**23)  # the sum with a small number ends with the bits of that number, rounded to an integer
 FLAGS = ("contract", "reassoc", "nsz")  # a product and its sum may be one instruction
 
 BYTE, INT32, FLOATS = ir.IntType(8), ir.IntType(32), ir.VectorType(ir.FloatType(), LANES)

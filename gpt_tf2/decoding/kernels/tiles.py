@@ -7,6 +7,7 @@ A matrix is packed into blocks of COLUMNS columns, so that it is read from first
 import itertools
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -23,7 +24,7 @@ BYTES = 4  # of a row that an instruction multiplies in int8
 ROWS = 6  # at most: their sums and a block's vectors fill the registers
 AHEAD = 4096  # bytes from what is read to what is fetched
 FETCHED = 1 << 14  # bytes of a block's beginning
-WRITE, ADD, GELU = 0, 1, 2  # what becomes of a product
+WRITE, ADD, GELU = np.arange(3)  # what becomes of a product; not literals, for each of which Numba compiles anew
 
 INDEX, INTEGERS = ir.IntType(64), ir.VectorType(INT32, LANES)
 
@@ -35,7 +36,8 @@ def make_tile(rows: int) -> Any:
         rows: how many rows of left and out, from `row` on.
 
     Of the kernel:
-        left: float32 [N, K], or in int8 uint8 [N, K]. factors: float32 [N, 2], a row's scale and zero point in int8.
+        left: float32 [N, K], or in int8 unsigned bytes [N, K].
+        factors: float32 [N, 2], a row's scale and zero point in int8.
         packed: [blocks, K·COLUMNS]. columns: float32 [3, blocks·COLUMNS], see `Network`.
         out: float32 [N, blocks·COLUMNS]. use: WRITE, ADD or GELU.
         All lie in memory without gaps.
@@ -82,10 +84,10 @@ def write_row(builder: ir.IRBuilder, values: list[ir.Value], place: ir.Value, us
     results = [cgutils.alloca_once_value(builder, ir.Constant(FLOATS, ir.Undefined)) for _ in values]
     for result, value in zip(results, values, strict=True):
         builder.store(value, result)
-    with builder.if_then(builder.icmp_signed("==", use, INDEX(ADD))):
+    with builder.if_then(builder.icmp_signed("==", use, INDEX(int(ADD)))):
         for result, value, target in zip(results, values, targets, strict=True):
             builder.store(builder.fadd(value, builder.load(target, align=4), FLAGS), result)
-    with builder.if_then(builder.icmp_signed("==", use, INDEX(GELU))):
+    with builder.if_then(builder.icmp_signed("==", use, INDEX(int(GELU)))):
         for result, value in zip(results, values, strict=True):
             builder.store(compute_gelu(builder, value), result)
     for result, target in zip(results, targets, strict=True):

@@ -14,7 +14,8 @@ from gpt_tf2.backend.memory import release_pages
 from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import NO_IDS, Decoder, State
-from gpt_tf2.decoding.kernels.attention import TILE, attend
+from gpt_tf2.decoding.kernels.attention import attend
+from gpt_tf2.decoding.kernels.products import TILE
 
 
 class LiteRTDecoder:

@@ -1,5 +1,6 @@
 """The decoder of our own kernels: a step is one compiled function, which reads the weights at memory speed."""
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import numpy as np
 from gpt_tf2.backend.memory import reserve_zeros
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import NO_IDS, Decoder, State
-from gpt_tf2.decoding.kernels.attention import TILE
-from gpt_tf2.decoding.kernels.network import run_network
+from gpt_tf2.decoding.kernels.network import count_room, run_network
+from gpt_tf2.decoding.kernels.products import TILE
 from gpt_tf2.decoding.native.packing import open_network, pad_width
 from gpt_tf2.decoding.native.rows import RowsFile
 
@@ -18,7 +19,7 @@ class NativeDecoder:
     """A decoder that runs a packed model; see `Decoder`.
 
     A state's cache is two arrays, as `run_network` takes them: keys and values in tiles, and their scales. They have
-    room for whole contexts, of which only what is used takes memory.
+    room for whole contexts, of which only what is used takes memory, and for as many sequences as the state has had.
 
     Args:
         folder: what `packing.convert` wrote.
@@ -37,27 +38,47 @@ class NativeDecoder:
         self._wte = RowsFile(folder / "wte.npy")
         self._wpe = np.load(folder / "wpe.npy")
         self._network, self._width = open_network(folder), pad_width(config)
+        self._room = np.empty(0, "float32")
+        self._spare: list[np.ndarray] = []
 
     def begin(self) -> State:
-        return State(np.zeros(1, "int64"), make_cache(self.config, 1, self.precision))
+        return self._make_state(np.zeros(1, "int64"))
 
     def extend(self, state: State, new: Sequence[Sequence[int]], wanted: Sequence[int] | None = None) -> np.ndarray:
         counts = np.array([len(ids) for ids in new])
         shown = counts if wanted is None else np.array(wanted)
         x = self._wte.read([id for ids in new for id in ids], self._width)
-        cache, scales = state.cache
-        logits = run_network(self._network, x, self._wpe, counts, shown, state.lengths, cache, scales)
-        state.lengths = state.lengths + counts
+        size = count_room(self._network, len(x))
+        if len(self._room) < size:
+            self._room = reserve_zeros((size,), "float32")
+        lengths, (cache, scales) = state.lengths.astype("int64", copy=False), state.cache
+        logits = run_network(self._network, x, self._wpe, counts, shown, lengths, cache, scales, self._room)
+        state.lengths = lengths + counts
         return logits[:, : self.config.n_vocab]
 
     def take(self, state: State, prefixes: Sequence[tuple[int, int]]) -> State:
-        lengths, cache = np.array([tokens for _, tokens in prefixes], "int64"), state.cache
-        moved = [i for i, (source, tokens) in enumerate(prefixes) if source != i and tokens]
-        if len(prefixes) != len(state.lengths):
-            cache, moved = make_cache(self.config, len(prefixes), self.precision), list(range(len(prefixes)))
+        old, lengths = state.cache, np.array([tokens for _, tokens in prefixes], "int64")
+        if len(prefixes) <= old[0].shape[1]:
+            state.lengths = lengths
+            moved = [i for i, (source, tokens) in enumerate(prefixes) if source != i and tokens]
+        else:
+            state, moved = self._make_state(lengths), list(range(len(prefixes)))
         if moved:
-            copy_prefixes(state.cache, cache, [prefixes[i][0] for i in moved], moved, int(lengths[moved].max()))
-        return State(lengths, cache)
+            copy_prefixes(old, state.cache, [prefixes[i][0] for i in moved], moved, int(lengths[moved].max()))
+        return state
+
+    def _make_state(self, lengths: np.ndarray) -> State:
+        """A state with a cache: an earlier state's if one is large enough, as a system may take long to give memory.
+
+        The cache of a state that nobody refers to any more is kept, one at a time.
+        """
+        if self._spare and self._spare[0].shape[1] >= len(lengths):
+            cache, self._spare = self._spare, []
+        else:
+            cache = make_cache(self.config, len(lengths), self.precision)
+        state = State(lengths, cache)
+        weakref.finalize(state, setattr, self, "_spare", cache).atexit = False
+        return state
 
 
 def make_cache(config: GPT2Config, sequences: int, precision: str) -> list[np.ndarray]:

@@ -27,5 +27,5 @@ class RowsFile:
         rows = np.zeros((len(numbers), width), "float32")
         for row, number in zip(rows, numbers, strict=True):
             self._file.seek(self._start + number * self._row_bytes)
-            self._file.readinto(memoryview(row).cast("B")[: self._row_bytes])
+            self._file.readinto(row.view("uint8").data[: self._row_bytes])
         return rows

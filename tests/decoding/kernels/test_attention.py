@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gpt_tf2.backend.numba_kernels import exponentiate, find_largest
-from gpt_tf2.decoding.kernels.attention import TILE, attend
+from gpt_tf2.decoding.kernels.attention import attend
+from gpt_tf2.decoding.kernels.products import TILE
 
 
 def define_attention(new: np.ndarray) -> np.ndarray:

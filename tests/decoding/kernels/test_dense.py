@@ -16,12 +16,17 @@ ROW_COUNTS = [1, 2, 3, 4, 5, 6, 7, 13, MULTIPLIED + 5]
 def prepare_rows(rows: np.ndarray, norm: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows [N, K] as `prepare` makes them: with their factors."""
     left, factors = (
-        np.empty(rows.shape, "uint8" if precision == "int8" else "float32"),
+        np.empty(rows.shape, precision),
         np.empty((len(rows), 2), "float32"),
     )
     counters = np.zeros(count_numbers(1, 1), "int64")
     prepare(rows, np.arange(len(rows)), norm, left, factors, counters, 0, 0, 1)
     return left, factors
+
+
+def as_numbers(left: np.ndarray) -> np.ndarray:
+    """Prepared rows as float64: their bytes are unsigned."""
+    return left.view("uint8" if left.dtype == "int8" else left.dtype).astype("float64")
 
 
 @pytest.mark.parametrize("count", ROW_COUNTS)
@@ -38,7 +43,7 @@ def test_products_are_those_of_the_rounded_matrices(precision: str, count: int) 
     )
     packed, columns = pack(matrix.T, bias, precision)
     left, factors = prepare_rows(rows, np.empty((0, 0), "float32"), precision)
-    exact_rows, exact = left.astype("float64"), matrix.astype("float64")
+    exact_rows, exact = as_numbers(left), matrix.astype("float64")
     if precision == "int8":
         exact_rows = (exact_rows - factors[:, 1:]) * factors[:, :1]
         exact = np.rint(matrix / columns[0]) * columns[0].astype("float64")
@@ -60,7 +65,7 @@ def test_rows_are_rounded_within_half_a_step_and_zero_exactly(scale: float) -> N
     rows = np.random.default_rng(0).normal(0.3, 1, (5, 64)).astype("float32") * np.float32(scale)
     rows[1], rows[2, 3], rows[3] = 0, 0, np.abs(rows[3])
     left, factors = prepare_rows(rows, np.empty((0, 0), "float32"), "int8")
-    rounded = (left - factors[:, 1:]) * factors[:, :1]
+    rounded = (as_numbers(left) - factors[:, 1:]) * factors[:, :1]
     assert (np.abs(rounded - rows) <= 0.501 * factors[:, :1]).all()
     assert not rounded[1].any() and rounded[2, 3] == 0
 

@@ -10,11 +10,9 @@ from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.decoding.litert import tracing
 from gpt_tf2.decoding.litert.decoder import load_signatures
-from gpt_tf2.decoding.litert.graphs import TRACED, convert, traced_path, write_graphs
+from gpt_tf2.decoding.litert.graphs import TRACED, traced_path, write_graphs
 from gpt_tf2.decoding.litert.model_file import unpack
-from gpt_tf2.decoding.litert.streaming import stream_windows
 from gpt_tf2.decoding.rounding import quantize
-from gpt_tf2.model import GPT2
 
 CONFIG = GPT2Config(n_vocab=300, n_ctx=40, n_embd=48, n_head=3, n_layer=3)
 WEIGHTS = tracing.draw_weights(CONFIG)
@@ -67,14 +65,3 @@ def test_rounding_to_int8_is_the_converters() -> None:
     rounded, scale = quantize(matrix)
     assert rounded.tolist() == [[127, -1, 1, 3, -127], [0, 0, 0, 0, 0]]
     assert scale[0] == 1 and scale[1] > 0
-
-
-def test_a_streamed_model_gives_the_networks_logits(tmp_path: Path) -> None:
-    start_backend()
-    convert(CHECKPOINT, CONFIG, tmp_path, True, lambda done, total: None)
-    files = sorted(tmp_path.iterdir())
-    windows = np.random.default_rng(0).integers(0, 300, (2, 40))
-    logits = np.concatenate(list(stream_windows(CHECKPOINT, CONFIG, windows, tmp_path)))
-    expected = np.asarray(GPT2(CONFIG, read=WEIGHTS.__getitem__)(windows[:, :-1])).reshape(-1, 300)
-    assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
-    assert sorted(tmp_path.iterdir()) == files

@@ -14,8 +14,7 @@ from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 from gpt_tf2.decoding.native.decoder import NativeDecoder
 from gpt_tf2.decoding.native.packing import convert, runs_natively
 from gpt_tf2.decoding.native.rows import RowsFile
-from gpt_tf2.decoding.native.streaming import stream_windows
-from gpt_tf2.decoding.sample_perplexity import decode_windows, measure_perplexity
+from gpt_tf2.decoding.sample_perplexity import decode_windows, measure_perplexity, stream_windows
 
 CONFIG = GPT2Config(n_vocab=300, n_ctx=300, n_embd=48, n_head=3, n_layer=3)
 pytestmark = pytest.mark.skipif(not runs_natively(CONFIG), reason="this processor lacks the instructions")
@@ -69,7 +68,7 @@ def test_int8_costs_as_much_as_in_litert_and_float32_is_that_of_the_stream(
         decoder = open_native(checkpoint, tmp_path / precision, precision)
         perplexities[precision] = measure_perplexity(decode_windows(decoder, windows), windows)
     assert perplexities["int8"] == pytest.approx(litert, rel=0.01)
-    streamed = measure_perplexity(stream_windows(checkpoint, CONFIG, windows), windows)
+    streamed = measure_perplexity(stream_windows(CONFIG, checkpoint.read, windows), windows)
     assert perplexities["float32"] == pytest.approx(streamed, rel=1e-5)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2.checkpoints.opened import open_model
-from gpt_tf2.exporting.reference import Reference
+from gpt_tf2.decoding.reference import Reference, hold_reference
 from helpers.exporting import WIDE, write_wide_model
 from helpers.workplace import OPENAI_TINY
 
@@ -21,7 +21,7 @@ def run_steps(reference: Reference, ids: np.ndarray, first: int) -> np.ndarray:
 def test_it_gives_openais_logits() -> None:
     expected = np.load(OPENAI_TINY / "expected.npz")
     for first in (1, 20, 64):
-        logits = run_steps(Reference(open_model(OPENAI_TINY)), expected["tokens"][0], first)
+        logits = run_steps(hold_reference(open_model(OPENAI_TINY)), expected["tokens"][0], first)
         np.testing.assert_allclose(logits, expected["logits"][0], atol=1e-5)
 
 
@@ -32,4 +32,4 @@ def test_it_is_the_network(tied: bool, tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 512, 300)
     ours = np.asarray(model.load()(ids[None]))[0]
     for first in (280, 300):
-        np.testing.assert_allclose(run_steps(Reference(model), ids, first), ours, atol=1e-5 * ours.std())
+        np.testing.assert_allclose(run_steps(hold_reference(model), ids, first), ours, atol=1e-5 * ours.std())

@@ -1,29 +1,33 @@
-"""GPT-2 in NumPy: what an export is compared with. It holds the weights and little more, and starts no backend."""
+"""GPT-2 in NumPy: what exports and int8 are compared with. It takes little memory, and starts no backend."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from gpt_tf2.checkpoints.opened import OpenedModel
-from gpt_tf2.config import output_matrix, tensor_shapes
-from gpt_tf2.exporting.proof import PART
+from gpt_tf2.config import GPT2Config, output_matrix, tensor_shapes
+
+PART = 128  # tokens whose logits are in memory together
 
 
 class Reference:
     """The network of `model.py` in float32, for one sequence.
 
-    Letters in shapes are those of `model.py`. Raises InputError if the checkpoint is damaged.
+    Letters in shapes are those of `model.py`.
+
+    Args:
+        config: the network's hyper-parameters.
+        read: returns a tensor by OpenAI's name, each time that it is needed.
 
     Example:
-        >>> reference = Reference(open_model("models/124M"))  # doctest: +SKIP
+        >>> reference = hold_reference(open_model("models/124M"))  # doctest: +SKIP
         >>> next(reference.extend(reference.begin(), np.array([464, 17855]))).shape  # doctest: +SKIP
         (2, 50257)
     """
 
-    def __init__(self, model: OpenedModel):
-        self.config = model.config
-        self._weights = {name: model.checkpoint.read(name) for name in tensor_shapes(model.config)}
+    def __init__(self, config: GPT2Config, read: Callable[[str], np.ndarray]):
+        self.config, self._read = config, read
 
     def begin(self) -> list[np.ndarray]:
         """A cache without tokens: keys and values of each block, [2, H, 0, D]."""
@@ -36,15 +40,16 @@ class Reference:
         Yields the logits of the token after each of them: [t, V] of the first PART, of the next and so on.
         """
         begin, end = cache[0].shape[2], cache[0].shape[2] + len(ids)
-        x = self._weights["wte"][ids] + self._weights["wpe"][begin:end]  # [T, C]
+        x = self._read("wte")[ids] + self._read("wpe")[begin:end]  # [T, C]
         bias = np.triu(np.full((len(ids), end), -np.inf, "float32"), begin + 1)  # [T, S]: no token sees later ones
         for block in range(self.config.n_layer):
             x += self._attend(block, layer_norm(x, *self._pair(f"h{block}/ln_1", "g")), cache, bias)
             hidden = gelu(self._multiply(layer_norm(x, *self._pair(f"h{block}/ln_2", "g")), f"h{block}/mlp/c_fc"))
             x += self._multiply(hidden, f"h{block}/mlp/c_proj")
         x = layer_norm(x, *self._pair("ln_f", "g"))
+        head = self._read(output_matrix(self.config)).T
         for start in range(0, len(ids), PART):
-            yield multiply(x[start : start + PART], self._weights[output_matrix(self.config)].T)
+            yield multiply(x[start : start + PART], head)
 
     def _attend(self, block: int, x: np.ndarray, cache: list[np.ndarray], bias: np.ndarray) -> np.ndarray:
         """Attention of new tokens [T, C] to themselves and to those in the cache, which they join."""
@@ -61,7 +66,13 @@ class Reference:
 
     def _pair(self, name: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """The two tensors of a part: its matrix w or its gain g, and its bias."""
-        return self._weights[f"{name}/{kind}"], self._weights[f"{name}/b"]
+        return self._read(f"{name}/{kind}"), self._read(f"{name}/b")
+
+
+def hold_reference(model: OpenedModel) -> Reference:
+    """The reference of a model, with all weights in memory. Raises InputError if the checkpoint is damaged."""
+    weights = {name: model.checkpoint.read(name) for name in tensor_shapes(model.config)}
+    return Reference(model.config, weights.__getitem__)
 
 
 def multiply(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
