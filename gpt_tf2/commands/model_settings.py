@@ -91,7 +91,7 @@ class ModelSettings:
     )
     draft: str = flag(
         "auto",
-        "speculative decoding, same output: by int8 where native (auto), also by prompt lookup (on), or off",
+        "draft tokens, same output: by int8 for native float32 (auto), also by prompt lookup (on), or none",
         group="memory",
         choices=("auto", "on", "off"),
     )
