@@ -259,4 +259,4 @@ def attend_to_floats(
         )
         done += 1
         item = take_item(counters, phase, thread, threads, items)
-    end_phase(counters, phase, threads, done, items)
+    end_phase(counters, phase, thread, threads, done, items)

@@ -185,4 +185,4 @@ def attend_to_bytes(
         )
         done += 1
         item = take_item(counters, phase, thread, threads, items)
-    end_phase(counters, phase, threads, done, items)
+    end_phase(counters, phase, thread, threads, done, items)

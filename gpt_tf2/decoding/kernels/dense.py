@@ -53,7 +53,7 @@ def prepare(
             prepare_row(rows[chosen[i]], norm, left[i], factors[i])
         done += 1
         item = take_item(counters, phase, thread, threads, items)
-    end_phase(counters, phase, threads, done, items)
+    end_phase(counters, phase, thread, threads, done, items)
 
 
 @compile_kernel
@@ -142,4 +142,4 @@ def multiply(
         item = take_item(counters, phase, thread, threads, items)
     if done:
         fetch_block(following, thread * len(following) // threads)
-    end_phase(counters, phase, threads, done, items)
+    end_phase(counters, phase, thread, threads, done, items)

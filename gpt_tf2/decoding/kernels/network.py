@@ -19,7 +19,7 @@ from gpt_tf2.decoding.kernels.dense import FEW, multiply, prepare
 from gpt_tf2.decoding.kernels.pointers import find_address, make_call
 from gpt_tf2.decoding.kernels.products import TILE
 from gpt_tf2.decoding.kernels.tiles import ADD, COLUMNS, GELU, WRITE
-from gpt_tf2.decoding.kernels.work import count_numbers
+from gpt_tf2.decoding.kernels.work import LINE, Crew, count_numbers, read_clock
 
 OPTIONS: Any = JIT_OPTIONS
 THREADS = numba.get_num_threads()
@@ -62,6 +62,7 @@ def run_network(
     cache: np.ndarray,
     scales: np.ndarray,
     room: np.ndarray,
+    crew: Crew,
 ) -> np.ndarray:
     """Runs the network on new tokens of several sequences.
 
@@ -74,14 +75,19 @@ def run_network(
         cache: int8 or float32, as the matrices, [L, B or more, 2, H, tiles, D·TILE], keys and values. Changed in place.
         scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
         room: float32, at least `count_room(network, N)`, to work in. It should begin with a page of the memory.
+        crew: says how many threads run, and is told how long they waited.
 
     Returns:
         Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
     """
-    counters = np.zeros(count_numbers(len(network.norms) * PHASES + HEAD_PHASES, THREADS), "int64")
-    numba.set_num_threads(THREADS)
+    threads = crew.threads
+    counters = np.zeros(count_numbers(len(network.norms) * PHASES + HEAD_PHASES, threads), "int64")
+    numba.set_num_threads(threads)
     share = find_share(str(cache.dtype))
-    return run_on_threads(share, network, x, wpe, counts, shown, lengths, cache, scales, room, counters, THREADS)
+    logits = run_on_threads(share, network, x, wpe, counts, shown, lengths, cache, scales, room, counters, threads)
+    waited, took = counters[-LINE:][:2].tolist()
+    crew.report(waited / took)
+    return logits
 
 
 def count_room(network: Network, rows: int) -> int:
@@ -287,6 +293,7 @@ def run_on_threads(
             if t >= counts[sequence] - shown[sequence]:
                 wanted[found] = row
                 found += 1
+    began = read_clock()
     for thread in prange(threads):
         number = np.int64(thread)  # prange counts in unsigned integers
         own = number if rows <= FEW else 0
@@ -297,6 +304,7 @@ def run_on_threads(
                 left[own], factors[own], new, attended, hidden, counters, number, threads,
             ),
         )  # fmt: skip
+    counters[len(counters) - LINE + 1] = read_clock() - began
     return logits
 
 

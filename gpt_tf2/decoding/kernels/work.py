@@ -16,12 +16,17 @@ from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import compile_kernel
 
+LONG_WAIT = 0.3  # of a run's time; alone on a machine a thread waits for a fiftieth
+RUNS_WITH_FEWER = 50
 LINE = 8  # int64 numbers in a line of the processor's cache: no two counters share one
 
 
 def count_numbers(phases: int, threads: int) -> int:
-    """The size of the array of counters, int64 and zero, that a kernel of so many phases needs."""
-    return phases * (threads + 1) * LINE
+    """The size of the array of counters, int64 and zero, that a kernel of so many phases needs.
+
+    The last LINE begins with the processor's cycles for which thread 0 has waited.
+    """
+    return (phases * (threads + 1) + 1) * LINE
 
 
 @compile_kernel
@@ -39,13 +44,17 @@ def take_item(counters: np.ndarray, phase: int, thread: int, threads: int, items
 
 
 @compile_kernel
-def end_phase(counters: np.ndarray, phase: int, threads: int, done: int, items: int) -> None:
+def end_phase(counters: np.ndarray, phase: int, thread: int, threads: int, done: int, items: int) -> None:
     """Reports how many items a thread has done, and waits for the others."""
     place = (phase * (threads + 1) + threads) * LINE
     if done:
         add_to_counter(counters, place, done)
-    while read_counter(counters, place) < items:
-        pause()
+    if read_counter(counters, place) < items:
+        began = read_clock()
+        while read_counter(counters, place) < items:
+            pause()
+        if thread == 0:
+            counters[len(counters) - LINE] += read_clock() - began
 
 
 def make_add_to_counter(_: Any, counters: types.Array, place: Any, number: Any) -> Any:
@@ -73,6 +82,43 @@ def make_pause(_: Any) -> Any:
     return types.void(), generate
 
 
+def make_read_clock(_: Any) -> Any:
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
+        kind = ir.FunctionType(ir.IntType(64), [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter"), [])
+
+    return types.int64(), generate
+
+
 add_to_counter: Any = intrinsic(make_add_to_counter)  # returns the counter as it was before
 read_counter: Any = intrinsic(make_read_counter)
 pause: Any = intrinsic(make_pause)  # tells the processor that a thread waits
+read_clock: Any = intrinsic(make_read_clock)  # the processor's cycles so far
+
+
+class Crew:
+    """How many threads share the work: fewer for a while after they have waited for each other.
+
+    They do where other programs keep the processors busy: a thread that the system has taken off its processor holds up
+    all. One thread less than all is then faster than all.
+
+    Example:
+        >>> crew = Crew(4)
+        >>> crew.report(waited=0.5)  # half of the time
+        >>> crew.threads
+        3
+    """
+
+    def __init__(self, most: int):
+        self.threads = self._most = most
+        self._runs_left = 0  # before all threads are tried again
+
+    def report(self, waited: float) -> None:
+        """Reports the share of a run's time that was spent waiting."""
+        if waited > LONG_WAIT and self.threads > 1:
+            self.threads -= -(-self.threads // 4)
+            self._runs_left = RUNS_WITH_FEWER
+        elif self.threads < self._most:
+            self._runs_left -= 1
+            if not self._runs_left:
+                self.threads = self._most

@@ -9,8 +9,9 @@ import numpy as np
 from gpt_tf2.backend.memory import reserve_zeros
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import NO_IDS, Decoder, State
-from gpt_tf2.decoding.kernels.network import count_room, run_network
+from gpt_tf2.decoding.kernels.network import THREADS, count_room, run_network
 from gpt_tf2.decoding.kernels.products import TILE
+from gpt_tf2.decoding.kernels.work import Crew
 from gpt_tf2.decoding.native.packing import open_network, pad_width
 from gpt_tf2.decoding.native.rows import RowsFile
 
@@ -40,6 +41,7 @@ class NativeDecoder:
         self._network, self._width = open_network(folder), pad_width(config)
         self._room = np.empty(0, "float32")
         self._spare: list[np.ndarray] = []
+        self._crew = Crew(THREADS)
 
     def begin(self) -> State:
         return self._make_state(np.zeros(1, "int64"))
@@ -52,7 +54,7 @@ class NativeDecoder:
         if len(self._room) < size:
             self._room = reserve_zeros((size,), "float32")
         lengths, (cache, scales) = state.lengths.astype("int64", copy=False), state.cache
-        logits = run_network(self._network, x, self._wpe, counts, shown, lengths, cache, scales, self._room)
+        logits = run_network(self._network, x, self._wpe, counts, shown, lengths, cache, scales, self._room, self._crew)
         state.lengths = lengths + counts
         return logits[:, : self.config.n_vocab]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2.decoding.kernels.tiles import HAS_TILES
-from gpt_tf2.decoding.kernels.work import count_numbers, end_phase, take_item
+from gpt_tf2.decoding.kernels.work import RUNS_WITH_FEWER, Crew, count_numbers, end_phase, take_item
 
 pytestmark = pytest.mark.skipif(not HAS_TILES, reason="the kernels run on other processors")
 PHASES, ITEMS, THREADS = 50, 13, 3
@@ -22,7 +22,7 @@ def run(counters: np.ndarray, values: np.ndarray, thread: int) -> None:
             values[phase + 1, item] += 1 + values[phase].min()
             done += 1
             item = take_item(counters, phase, thread, THREADS, ITEMS)
-        end_phase(counters, phase, THREADS, done, ITEMS)
+        end_phase(counters, phase, thread, THREADS, done, ITEMS)
 
 
 @pytest.mark.parametrize("begun", [1, 2, THREADS])
@@ -35,3 +35,14 @@ def test_each_item_is_done_once_after_the_phase_before_whichever_threads_begin(b
         thread.join(timeout=60)
         assert not thread.is_alive()
     np.testing.assert_array_equal(values, np.arange(PHASES + 1)[:, None] * np.ones(ITEMS))
+
+
+def test_a_crew_that_waits_for_itself_is_smaller_for_a_while() -> None:
+    crew, threads = Crew(8), []
+    for waited in [0.9, 0.9, *[0.0] * (2 * RUNS_WITH_FEWER)]:
+        threads.append(crew.threads)
+        crew.report(waited)
+    assert threads == [8, 6, *[4] * RUNS_WITH_FEWER, *[8] * RUNS_WITH_FEWER]
+    crew = Crew(1)
+    crew.report(0.9)
+    assert crew.threads == 1
