@@ -65,7 +65,7 @@ def load(
     given = {"model": model, "precision": precision, "quantize": quantize, "engine": engine}
     settings = make_settings(ModelSettings, {**given, "offline": offline, "base": base})
     opened, chosen = find_model(settings)
-    decoder = open_decoder(opened, chosen, quantize or precision, logger.info, lambda done, total: None)
+    decoder = open_decoder(opened, chosen, quantize or precision, logger.info, lambda done, total: None, drafts=True)
     return LanguageModel(opened, decoder, exact=precision != "auto" or decoder.precision != "bfloat16")
 
 
@@ -179,7 +179,7 @@ class LanguageModel:
             repetition_penalty: above 1, makes tokens that occurred less likely (1.0).
             seed: of the samples, to reproduce them (another one at each call).
             stop: a text, or a list of texts, that ends a sample and is not part of it.
-            draft: speculative decoding by prompt lookup: faster where text is copied, same output (False).
+            draft: also look up draft tokens in the text: faster where text is copied, same output (False).
             beyond_context: when the context is full, whether to go on with the last half of it alone; the model forgets
                 what came before, also of a prompt that is too long (False).
 

@@ -27,7 +27,8 @@ def load_decoder(
 ) -> Decoder:
     """Loads the model, converting it first if its engine needs that, with progress on stderr if that is `shown`."""
     with Counter("converting, once", "blocks", stderr=True, shown=shown) as counter:
-        return open_decoder(model, engine, settings.quantize or settings.precision, say, counter.show)
+        precision, drafts = settings.quantize or settings.precision, settings.draft != "off"
+        return open_decoder(model, engine, precision, say, counter.show, drafts)
 
 
 def choose_max_new_tokens(settings: ModelSettings, model: OpenedModel) -> int:

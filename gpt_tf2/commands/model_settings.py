@@ -91,7 +91,7 @@ class ModelSettings:
     )
     draft: str = flag(
         "auto",
-        "speculative decoding by prompt lookup: faster where text is copied, same output",
+        "draft tokens, same output: by int8 for native float32 (auto), also by prompt lookup (on), or none",
         group="memory",
         choices=("auto", "on", "off"),
     )
@@ -100,7 +100,7 @@ class ModelSettings:
         check_ranges(self)
 
     def drafts(self, by_default: bool) -> bool:
-        """Whether to use draft tokens."""
+        """Whether to look up draft tokens."""
         return by_default if self.draft == "auto" else self.draft == "on"
 
     def sampler(self) -> "Sampler":

@@ -17,6 +17,7 @@ from gpt_tf2.commands.progress import print_to_stderr
 from gpt_tf2.commands.recipes import read_run
 from gpt_tf2.commands.serve_settings import ServeSettings
 from gpt_tf2.commands.server_settings import missing_package
+from gpt_tf2.decoding.engine import has_drafter
 from gpt_tf2.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def open_served(settings: ServeSettings, model: str, name: str) -> "tuple[Served
     opened, engine = find_model(own)
     precision = settings.quantize or settings.precision
     size = count_bytes(opened.config, BYTES.get(precision, 4), settings.batch_size)
+    if settings.draft != "off" and has_drafter(opened.config, engine, precision):
+        size += count_bytes(opened.config, BYTES["int8"], settings.batch_size)
     load = functools.partial(load_decoder, own, opened, engine, print_to_stderr)
     return Served(name, opened, load, size, has_learned_coqa(opened)), engine
 

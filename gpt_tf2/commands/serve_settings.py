@@ -70,4 +70,5 @@ class ServeSettings(ServerSettings):
             quantize=self.quantize,
             engine=self.engine,
             precision=self.precision,
+            draft=self.draft,
         )

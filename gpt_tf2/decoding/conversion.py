@@ -16,6 +16,7 @@ from gpt_tf2.storage.kept import KEPT_FOLDER, Sources, open_or_build
 from gpt_tf2.storage.machine import user_cache
 
 FORMATS = {"litert": 4, "native": 1}  # of the engines' files: a conversion of another format is converted again
+DRAFT = "draft"  # int8 without its perplexity: what it costs does not matter to float32, which verifies all tokens
 
 Perplexities = tuple[float, float]  # of a sample of text: in float32, in int8
 
@@ -24,7 +25,7 @@ Perplexities = tuple[float, float]  # of a sample of text: in float32, in int8
 class Conversion:
     """A folder of an engine's files.
 
-    perplexity: what int8 costs on a sample of text; None in float32.
+    perplexity: what int8 costs on a sample of text; None in float32, and where int8 only drafts.
     is_new: whether the model was converted just now.
     """
 
@@ -60,7 +61,7 @@ def open_conversion(
 
     Args:
         engine: native or litert.
-        precision: float32 or int8.
+        precision: float32, int8 or `DRAFT`.
         convert: writes the files to a folder and returns the perplexities, if it measures them.
         on_wait: called if another process is converting the model. Its work is used then.
 
@@ -79,7 +80,7 @@ def open_conversion(
         Sources(lambda: map(os.path.abspath, model.sources)),
         build,
         on_wait=on_wait,
-        fix="free space, or set `engine` to graph",
+        fix=f"free space, or set {'`draft` to off' if precision == DRAFT else '`engine` to graph'}",
         changed=InputError(f"{model.path}: changed while it was converted: start again"),
         otherwise=cached_folder(model.path, engine, precision),
     ) as kept:

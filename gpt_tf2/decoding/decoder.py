@@ -39,6 +39,7 @@ class Decoder(Protocol):
     loops_on_device: bool  # whether its model can run many steps in one call of the device
     undrawn: np.ndarray  # int32, the ids without a token, sorted: their logits are computed, but none is ever drawn
     prefill_chunk: int  # how many tokens of prompts to run in one step, beside the last tokens of other sequences
+    drafter: "Decoder | None"  # the same model, faster and less exact, to draft tokens which this one verifies
 
     def begin(self) -> State:
         """A state of one sequence without tokens."""
@@ -62,3 +63,12 @@ class Decoder(Protocol):
         Args:
             prefixes: for each new sequence, the index of an old one, and how many of its first tokens to take.
         """
+
+
+def compute_drawable(decoder: Decoder, state: State, new: Sequence[Sequence[int]], wanted: Sequence[int]) -> np.ndarray:
+    """The logits of `Decoder.extend`, -inf for the ids without a token."""
+    logits = decoder.extend(state, new, wanted)
+    if len(decoder.undrawn):
+        logits = logits.copy()
+        logits[:, decoder.undrawn] = -np.inf
+    return logits

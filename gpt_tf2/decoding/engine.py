@@ -17,9 +17,10 @@ from gpt_tf2.backend.hardware import has_fast_bfloat16, has_gpu, runs_on_gpu
 from gpt_tf2.backend.starting import start_backend
 from gpt_tf2.checkpoints.companions import companion_folder
 from gpt_tf2.checkpoints.opened import OpenedModel
+from gpt_tf2.config import GPT2Config
 from gpt_tf2.data.held_out import TOKENS, read_held_out
 from gpt_tf2.data.reference_text import read_reference_text
-from gpt_tf2.decoding.conversion import Perplexities, open_conversion
+from gpt_tf2.decoding.conversion import DRAFT, Perplexities, open_conversion
 from gpt_tf2.decoding.decoder import NO_IDS, Decoder
 from gpt_tf2.decoding.sample_perplexity import cut_windows, decode_windows, measure_perplexity, stream_windows
 from gpt_tf2.errors import InputError
@@ -54,36 +55,57 @@ def choose_engine(engine: str, quantize: str | None, precision: str = "auto") ->
     return engine
 
 
-def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show: Show) -> Decoder:
+def open_decoder(
+    model: OpenedModel, engine: str, precision: str, say: Say, show: Show, drafts: bool = False
+) -> Decoder:
     """The decoder of a model, which is converted first if its engine needs that.
 
     Args:
         engine: of `choose_engine`.
         precision: float32; also bfloat16 for the graph, int8 for the others; auto: bfloat16 on a GPU, else float32.
         say: is called with lines to show; show: with the number of blocks converted.
+        drafts: whether to give the decoder a drafter where one pays: to our own kernels in float32 the same in int8.
 
     Raises InputError if the checkpoint is damaged, if the conversion cannot be written, or if the processor lacks what
     the engine needs.
     """
     if model.remark:
         say(model.remark)
-    undrawn = model.tokenizer.undrawn(model.config.n_vocab)
     if engine == "graph":
         device = start_backend()
         from gpt_tf2.decoding.keras_graph import GraphDecoder
 
         if precision == "auto":
             precision = "bfloat16" if runs_on_gpu() and has_fast_bfloat16() else "float32"
+        undrawn = model.tokenizer.undrawn(model.config.n_vocab)
         return GraphDecoder(model.load(precision=precision, held=precision), device, undrawn)
     if precision == "auto":
         precision = "float32"
     converter = find_converter(model, engine, precision)
+    decoder = open_kept(model, converter, precision, lambda folder: convert(model, converter, folder, say, show), say)
+    if drafts and has_drafter(model.config, engine, precision):
+        faster = native_converter(model, "int8")
+        decoder.drafter = open_kept(model, faster, DRAFT, lambda folder: faster.write(folder, show), say)
+    return decoder
+
+
+def has_drafter(config: GPT2Config, engine: str, precision: str) -> bool:
+    """Whether `open_decoder` can give a decoder a drafter."""
+    from gpt_tf2.decoding.native.packing import runs_natively
+
+    return engine in ("cpu", "native") and precision in ("auto", "float32") and runs_natively(config)
+
+
+def open_kept(
+    model: OpenedModel, converter: "Converter", precision: str, build: Callable[[Path], Perplexities | None], say: Say
+) -> Decoder:
+    """The decoder of a kept conversion, which is built first if there is none; see `open_conversion`."""
     began = time.monotonic()
     with open_conversion(
         model,
         converter.engine,
         precision,
-        lambda folder: convert(model, converter, folder, say, show),
+        build,
         on_wait=lambda: say(f"{model.path}: another process is converting or opening it: waiting"),
     ) as conversion:
         if conversion.is_new:
@@ -91,7 +113,7 @@ def open_decoder(model: OpenedModel, engine: str, precision: str, say: Say, show
         if conversion.perplexity:
             for line in describe_int8(*conversion.perplexity):
                 say(line)
-        return converter.open(conversion.folder, undrawn)
+        return converter.open(conversion.folder, model.tokenizer.undrawn(model.config.n_vocab))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from gpt_tf2.backend.compiling import compile_with_model
-from gpt_tf2.decoding.decoder import NO_IDS, State
+from gpt_tf2.decoding.decoder import NO_IDS, Decoder, State
 from gpt_tf2.model import GPT2, KeysValues, causal_mask
 
 BUCKET = 64  # the cache's capacity is a multiple of this
@@ -29,6 +29,7 @@ class GraphDecoder:
     """
 
     prefill_chunk = sys.maxsize  # a prompt runs whole, alone
+    drafter: Decoder | None = None
 
     def __init__(self, model: GPT2, device: str = "", undrawn: np.ndarray = NO_IDS):
         self.model, self.config, self.precision, self.undrawn = model, model.config, model.compute_dtype, undrawn

@@ -22,6 +22,7 @@ from gpt_tf2.decoding.device_graph import (
     run_steps,
 )
 from gpt_tf2.decoding.device_rules import Rules, Settings, leave_out
+from gpt_tf2.generation.prefixes import count_shared
 from gpt_tf2.generation.sampling import (
     MinimumLength,
     MinP,
@@ -31,7 +32,7 @@ from gpt_tf2.generation.sampling import (
     Temperature,
     TopK,
 )
-from gpt_tf2.generation.scheduler import DRAFT_TOKENS, BaseScheduler, Request, count_shared
+from gpt_tf2.generation.scheduler import DRAFT_TOKENS, BaseScheduler, Request
 from gpt_tf2.model import GPT2
 
 # Every shape is compiled once, which takes seconds: few shapes, and some padding.

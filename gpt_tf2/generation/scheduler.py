@@ -6,12 +6,14 @@ prompts. A token is computed once: a new sequence copies the keys and values of 
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.decoding.decoder import Decoder, compute_drawable
+from gpt_tf2.generation.model_draft import Draftable, ModelDrafter
+from gpt_tf2.generation.prefixes import count_shared
 from gpt_tf2.generation.prompt_lookup import PromptLookup
 from gpt_tf2.generation.sampling import Sampler
 
@@ -122,9 +124,13 @@ class ActiveSequence:
             self._remaining -= 1
             self.running = self.request.on_token(id) is not False and self._remaining > 0
 
-    def propose_draft(self) -> list[int]:
+    def look_up_draft(self) -> list[int]:
         """Draft tokens; one fewer than may follow, since each step adds a token after them."""
         return self._lookup.propose(self.ids, min(DRAFT_TOKENS, self._remaining - 1))
+
+    def as_draftable(self) -> Draftable:
+        """What a model needs to draft tokens."""
+        return Draftable(self.ids, self._remaining, self.request.sampler, self.request.generator)
 
     def prefers(self, shared: int, alternative: int) -> bool:
         """Whether a shared prefix is worth a copy or a wait, when one of `alternative` tokens costs neither."""
@@ -142,7 +148,8 @@ class Scheduler(BaseScheduler):
         decoder: computes the logits. The scheduler owns the state that it begins.
         end: the id that ends a completion.
         slots: how many requests run at a time.
-        draft: whether to propose draft tokens and verify several per step: speculative decoding by prompt lookup.
+        draft: whether to look up draft tokens in the sequences: speculative decoding by prompt lookup. Where that finds
+            none, the decoder's drafter proposes some, if it has one.
 
     Example:
         >>> scheduler = Scheduler(decoder, tokenizer.end_of_text, slots=8)
@@ -157,6 +164,7 @@ class Scheduler(BaseScheduler):
         super().__init__()
         self.decoder, self.end, self.slots, self.draft = decoder, end, slots, draft
         self._state = decoder.begin()
+        self._drafter = ModelDrafter(decoder.drafter, end) if decoder.drafter else None
         self._in_state: list[ActiveSequence] = []  # the sequences of the state, finished ones included
         self._in_slots: list[ActiveSequence] = []  # those that the next step runs
 
@@ -166,6 +174,8 @@ class Scheduler(BaseScheduler):
         If nothing waits, a conversation's next turn gets the slot that has its passage.
         """
         sequences = self._in_slots = []
+        if self._drafter:
+            self._drafter.begin()
         self._fill_slots(sequences)
         while sequences:
             ran = [sequence.running for sequence in sequences]
@@ -224,6 +234,8 @@ class Scheduler(BaseScheduler):
             sequence.cached = shared[source] if sequence.admitted else 0
             prefixes.append((source, sequence.cached))
         self._state, self._in_state = self.decoder.take(self._state, prefixes), list(sequences)
+        if self._drafter:
+            self._drafter.take(prefixes)
 
     def _start_from_known_logits(self, sequence: ActiveSequence) -> None:
         """Appends a waiting sequence's first token if another with the same prompt has computed the logits."""
@@ -241,10 +253,7 @@ class Scheduler(BaseScheduler):
         if not any(new):  # every sequence ended with its first token, from known logits
             return
         wanted = [0 if draft is None else 1 + len(draft) for draft in drafts]
-        logits = self.decoder.extend(self._state, new, wanted)
-        if len(self.decoder.undrawn):
-            logits = logits.copy()
-            logits[:, self.decoder.undrawn] = -np.inf
+        logits = compute_drawable(self.decoder, self._state, new, wanted)
         parts = np.split(logits, np.cumsum(wanted)[:-1])
         for sequence, draft, sequence_logits in zip(self._in_state, drafts, parts, strict=True):
             if draft is not None:
@@ -262,12 +271,22 @@ class Scheduler(BaseScheduler):
                 part = part[:room]
                 room -= len(part)
             sequence.cached += len(part)
-            draft = None
-            if part and sequence.cached == len(sequence.ids):
-                draft = sequence.propose_draft() if self.draft else []
-            new.append([*part, *(draft or [])])
-            drafts.append(draft)
-        return new, drafts
+            is_ready = part and sequence.cached == len(sequence.ids)
+            new.append(part)
+            drafts.append((sequence.look_up_draft() if self.draft else []) if is_ready else None)
+        if self._drafter:
+            self._draft_rest(self._drafter, drafts)
+        return [[*part, *(draft or [])] for part, draft in zip(new, drafts, strict=True)], drafts
+
+    def _draft_rest(self, drafter: ModelDrafter, drafts: list[list[int] | None]) -> None:
+        """Fills the drafts that are still empty, but for those after a prompt, which would delay the first token."""
+        asked = [
+            sequence.as_draftable() if draft == [] and sequence.prompt_logits is not None else None
+            for sequence, draft in zip(self._in_state, drafts, strict=True)
+        ]
+        for draft, proposed in zip(drafts, drafter.propose(asked), strict=True):
+            if draft is not None:
+                draft += proposed
 
     def _append_verified(self, sequence: ActiveSequence, draft: list[int], logits: np.ndarray) -> None:
         """Appends the token that follows, and more as long as each is the draft token that the decoder ran.
@@ -281,8 +300,3 @@ class Scheduler(BaseScheduler):
             if not sequence.running or sequence.ids[-1] != drafted:
                 return
             sequence.cached += 1
-
-
-def count_shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the shared prefix of two sequences, in tokens."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2 import load_model, save_model
+from gpt_tf2.checkpoints.opened import open_model
 from gpt_tf2.cli import main
 from gpt_tf2.commands import demo
 from gpt_tf2.commands.finetune import run_finetune
@@ -22,9 +23,12 @@ from gpt_tf2.commands.from_scratch import choose_shape
 from gpt_tf2.commands.generate import GenerateSettings, generate
 from gpt_tf2.commands.vocabulary import make_vocabulary, write_vocabulary
 from gpt_tf2.data.reference_text import read_reference_text
+from gpt_tf2.decoding.engine import open_decoder
 from gpt_tf2.model import GPT2, random_tensors
 from helpers import made_up
+from helpers.native import CPU_ENGINE
 from helpers.processes import start_script
+from helpers.workplace import list_names
 
 GREEDY = ["generate", "--model=models/tiny", "--temperature=0", "--length=20", "--prompt=The tide"]
 LINE = "-" * 50
@@ -50,6 +54,30 @@ print({{"keras", "tensorflow"}} & {{*sys.modules}})"""
     assert second.stdout == first.out + "set()\n"
     assert "converted" not in second.stderr
     assert run_greedy(capsys, "--engine=graph").out == first.out
+
+
+@pytest.mark.skipif(CPU_ENGINE != "native", reason="this processor lacks the instructions")
+@pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="JAX decodes in the Keras graph")
+def test_int8_drafts_for_float32_but_where_drafts_are_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made_up.write_model(tmp_path / "models" / "tiny", n_ctx=128)  # with heads of 16 channels
+    kept = tmp_path / "models" / "tiny" / ".gpt_tf2"
+    plain = run_greedy(capsys, "--draft=off")
+    assert list_names(kept) == ["native-model.ckpt-float32"]
+    drafted = run_greedy(capsys)
+    assert drafted.out == plain.out and "perplexity" not in drafted.err
+    assert list_names(kept) == ["native-model.ckpt-draft", "native-model.ckpt-float32"]
+    assert "int8 changes the perplexity" in run_greedy(capsys, "--quantize=int8").err
+    model = open_model("models/tiny")
+    for engine, precision, drafts, expected in (
+        ("cpu", "auto", True, "int8"),
+        ("native", "float32", False, None),
+        ("native", "int8", True, None),
+    ):
+        decoder = open_decoder(model, engine, precision, print, pytest.fail, drafts)
+        assert getattr(decoder.drafter, "precision", None) == expected
 
 
 @pytest.mark.slow

@@ -128,7 +128,7 @@ class Bigrams:
     """A decoder whose logits depend on the last token alone."""
 
     name, config = "bigrams", GPT2Config(n_vocab=6, n_ctx=10**6, n_embd=1, n_head=1, n_layer=1)
-    precision, prefill_chunk, loops_on_device, undrawn = "float32", 128, False, NO_IDS
+    precision, prefill_chunk, loops_on_device, undrawn, drafter = "float32", 128, False, NO_IDS, None
 
     def __init__(self, table: np.ndarray):
         self.table, self.calls = table, 0

@@ -13,7 +13,7 @@ import numpy as np
 from gpt_tf2.backend.memory import release_pages
 from gpt_tf2.backend.starting import silence_stderr
 from gpt_tf2.config import GPT2Config
-from gpt_tf2.decoding.decoder import NO_IDS, State
+from gpt_tf2.decoding.decoder import NO_IDS, Decoder, State
 from gpt_tf2.decoding.kernels.attention import attend
 from gpt_tf2.decoding.kernels.products import TILE
 
@@ -31,6 +31,7 @@ class LiteRTDecoder:
     """
 
     prefill_chunk = 256  # twice as many are a tenth faster, but hold up the other sequences of a step
+    drafter: Decoder | None = None
     loops_on_device = False
 
     def __init__(self, folder: Path, config: GPT2Config, precision: str, undrawn: np.ndarray = NO_IDS):

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpt_tf2.backend.memory import reserve_zeros
 from gpt_tf2.config import GPT2Config
-from gpt_tf2.decoding.decoder import NO_IDS, State
+from gpt_tf2.decoding.decoder import NO_IDS, Decoder, State
 from gpt_tf2.decoding.kernels.network import THREADS, count_room, run_network
 from gpt_tf2.decoding.kernels.products import TILE
 from gpt_tf2.decoding.kernels.work import Crew
@@ -31,6 +31,7 @@ class NativeDecoder:
 
     prefill_chunk = 256
     loops_on_device = False
+    drafter: Decoder | None = None
 
     def __init__(self, folder: Path, config: GPT2Config, precision: str, undrawn: np.ndarray = NO_IDS):
         self.config, self.precision, self.undrawn = config, precision, undrawn
