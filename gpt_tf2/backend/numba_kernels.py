@@ -12,8 +12,8 @@ import numpy as np
 from llvmlite import binding
 
 # Before Numba is imported: its idle threads would spin on the cores that LiteRT's threads need. Where our own kernels
-# run instead, they spin from one step to the next, up to a millisecond: to wake one takes as long as 50 µs. Which will run
-# is not known yet: `engine` litert is slower on such a processor.
+# run instead, they spin from one step to the next, up to a millisecond: to wake one takes as long as 50 µs. Which will
+# run is not known yet: LiteRT is slower on such a processor.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if binding.get_host_cpu_features().get("avx512vnni"):
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")

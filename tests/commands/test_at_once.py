@@ -15,7 +15,6 @@ from gpt_tf2.storage.locks import SUFFIX
 from helpers import made_up
 from helpers.finetuning import FLAGS, are_identical, read_hdf5, read_weights
 from helpers.markers import skip_on_jax
-from helpers.native import CPU_ENGINE
 from helpers.processes import start_script
 from helpers.workplace import list_names
 
@@ -135,7 +134,7 @@ def test_killed_conversions_are_made_again_and_leave_nothing(folder: Path) -> No
         kill_at_random("inference.py", *flags, folder=folder, draw=draw, watched=home, within=3)
     assert main(["generate", *flags]) == 0
     killed = (folder / "s.txt").read_text()
-    assert list_names(home) == [f"{CPU_ENGINE.lower()}-model.ckpt-float32"]
+    assert list_names(home) == ["litert-model.ckpt-float32"]
     shutil.rmtree(home)
     assert main(["generate", *flags]) == 0
     assert (folder / "s.txt").read_text() == killed

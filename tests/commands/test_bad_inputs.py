@@ -378,7 +378,7 @@ CASES: dict[str, tuple[str, Callable[[], None], list[str]]] = {
     "int8 in the Keras graph": (
         f"{GENERATE} --engine=graph --quantize=int8",
         nothing,
-        ["--quantize int8", "--engine", "auto"],
+        ["--quantize int8", "litert"],
     ),
     "an unknown value of --draft": (f"{GENERATE} --draft=perhaps", nothing, ["--draft", "perhaps", "off"]),
     "an empty stop text": (f"{GENERATE} --stop=", nothing, ["--stop", "give a text"]),

@@ -15,7 +15,6 @@ from gpt_tf2.commands.vocabulary import make_vocabulary, write_vocabulary
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.generation.sampling import MinP, Nucleus, RepetitionPenalty, Sampler, Temperature, TopK
 from helpers.commands import GENERATE
-from helpers.native import CPU_ENGINE
 from helpers.processes import run_script
 from helpers.workplace import ROOT, STORY
 
@@ -46,7 +45,7 @@ def test_the_scripts_of_2019_run_with_their_flags(workplace: Path, capsys: pytes
         outputs.append(capsys.readouterr())
     script = run_script("inference.py", "--model_path=output/book.h5", *flags, folder=workplace)
     assert script.returncode == 0
-    engine = "JAX on cpu" if os.environ.get("KERAS_BACKEND") == "jax" else f"{CPU_ENGINE} on CPU"
+    engine = "JAX on cpu" if os.environ.get("KERAS_BACKEND") == "jax" else "LiteRT on CPU"
     for out, err in (*outputs, (script.stdout, script.stderr)):
         assert f"tokens/s, {engine}, float32" in err
         samples = out.split(DASHES + "\n")

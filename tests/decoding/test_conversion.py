@@ -24,9 +24,9 @@ from gpt_tf2.commands.generate import GenerateSettings, generate
 from gpt_tf2.commands.vocabulary import make_vocabulary, write_vocabulary
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.decoding.engine import open_decoder
+from gpt_tf2.decoding.kernels.tiles import HAS_TILES
 from gpt_tf2.model import GPT2, random_tensors
 from helpers import made_up
-from helpers.native import CPU_ENGINE
 from helpers.processes import start_script
 from helpers.workplace import list_names
 
@@ -56,7 +56,7 @@ print({{"keras", "tensorflow"}} & {{*sys.modules}})"""
     assert run_greedy(capsys, "--engine=graph").out == first.out
 
 
-@pytest.mark.skipif(CPU_ENGINE != "native", reason="this processor lacks the instructions")
+@pytest.mark.skipif(not HAS_TILES, reason="this processor lacks the instructions")
 @pytest.mark.skipif(os.environ.get("KERAS_BACKEND") == "jax", reason="JAX decodes in the Keras graph")
 def test_int8_drafts_for_float32_but_where_drafts_are_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

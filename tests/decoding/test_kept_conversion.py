@@ -15,7 +15,6 @@ from gpt_tf2.decoding import conversion as module
 from gpt_tf2.decoding.conversion import conversion_folder, open_conversion
 from gpt_tf2.errors import InputError
 from gpt_tf2.storage import kept
-from helpers.native import CPU_ENGINE
 from helpers.workplace import ROOT, list_names
 
 # Opens the decoder in a process of its own. With a file `slow`, converting takes as long as the file is there.
@@ -142,7 +141,7 @@ def test_two_first_runs_convert_once_even_after_a_kill(model: OpenedModel) -> No
     converting, waiting = sorted(outputs, key=len, reverse=True)
     assert any("converted in" in line for line in converting) and converting[-1] == "TensorFlow False"
     assert waiting == [converting[-2], "TensorFlow False"] and waiting[0].startswith("logits")
-    assert list_names(Path("models/tiny/.gpt_tf2")) == [f"{CPU_ENGINE.lower()}-model.ckpt-float32"]
+    assert list_names(Path("models/tiny/.gpt_tf2")) == ["litert-model.ckpt-float32"]
 
 
 @pytest.mark.slow

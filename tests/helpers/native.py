@@ -4,11 +4,8 @@ from pathlib import Path
 
 from gpt_tf2.checkpoints.formats import open_checkpoint
 from gpt_tf2.config import GPT2Config
-from gpt_tf2.decoding.kernels.tiles import HAS_TILES
 from gpt_tf2.decoding.native.decoder import NativeDecoder
 from gpt_tf2.decoding.native.packing import convert
-
-CPU_ENGINE = "native" if HAS_TILES else "LiteRT"  # for models whose heads have 16 channels
 
 
 def convert_to_native(path: Path, config: GPT2Config, folder: Path, precision: str = "float32") -> NativeDecoder:

@@ -26,7 +26,10 @@ class RowsFile:
         self._file = path.open("rb", buffering=0)
 
     def read(self, numbers: list[int], width: int) -> np.ndarray:
-        """The rows of these numbers, filled up with zeros: float32 [N, width]. Raises InputError if the file is too short."""
+        """The rows of these numbers, filled up with zeros: float32 [N, width].
+
+        Raises InputError if the file is too short.
+        """
         rows = np.zeros((len(numbers), width), "float32")
         for row, number in zip(rows, numbers, strict=True):
             part, start = row.view("uint8").data[: self._row_bytes], self._start + number * self._row_bytes
