@@ -6,7 +6,7 @@
 of the prompt, `sixteen` and `thirty-two` as many of 100 tokens. `articles` adds 100 tokens to each of eight prompts of
 900. The model has random weights, the prompts are random, and no text ends early. Speeds are new tokens per second of a
 second run in the same process, prefill included, loading excluded. Each of gpt-tf2's is also shown by that of the best
-peer; gpt-tf2 in float32 beside peers in float32 only.
+peer; gpt-tf2 in float32 beside peers in float32 only. There its int8 version drafts, as `generate` does, or not.
 
 OpenVINO comes as its `ContinuousBatchingPipeline` (`openvino`) and its `LLMPipeline` (`openvino-llm`). It reads one
 graph in float32 and computes in float32 or bfloat16, or a graph with weights in int8, where it computes as it likes.
@@ -59,6 +59,7 @@ from processes import Row, peaks, processor, rows_of, run_alone, vocabulary, wri
 
 CONFIG = SIZES["124M"]
 OURS, SPEED, PREFILL = "gpt-tf2", "tokens/s", "prefill tokens/s"
+UNDRAFTED = ", no drafts"  # how gpt-tf2 runs, beside its precision
 Contender = tuple[str, str]  # a system and its precision
 
 
@@ -111,12 +112,18 @@ def run_ours(model_path: Path, precision: str, greedy: bool) -> Run:
 
 
 def open_ours(model_path: Path, precision: str) -> Decoder:
-    """The decoder that `auto` chooses on this processor."""
-    if runs_natively(CONFIG):
-        from gpt_tf2.decoding.native.decoder import NativeDecoder as CPUDecoder
-    else:
-        from gpt_tf2.decoding.litert.decoder import LiteRTDecoder as CPUDecoder
-    return CPUDecoder(model_path, CONFIG, precision)
+    """The decoder that `auto` chooses on this processor. In float32 it has the drafter that lies beside it, if any."""
+    if not runs_natively(CONFIG):
+        from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
+
+        return LiteRTDecoder(model_path, CONFIG, precision.removesuffix(UNDRAFTED))
+    from gpt_tf2.decoding.native.decoder import NativeDecoder
+
+    decoder: Decoder = NativeDecoder(model_path, CONFIG, precision.removesuffix(UNDRAFTED))
+    drafter = model_path.with_name(OUR_FOLDERS["int8"])
+    if precision == "float32" and drafter.exists():
+        decoder.drafter = NativeDecoder(drafter, CONFIG, "int8")
+    return decoder
 
 
 def write_ours(hf: Path, target: Path, precision: str) -> None:
@@ -132,7 +139,7 @@ def write_ours(hf: Path, target: Path, precision: str) -> None:
 
 
 ENGINE = "native" if runs_natively(CONFIG) else "litert"
-OUR_FOLDERS = {precision: f"{ENGINE}-{precision}" for precision in ("float32", "int8")}
+OUR_FOLDERS = {"int8": f"{ENGINE}-int8", "float32": f"{ENGINE}-float32", f"float32{UNDRAFTED}": f"{ENGINE}-float32"}
 CT2 = {"float32": "ctranslate2-float32", "int8": "ctranslate2-int8"}
 GGUF = {"float32": "float32.gguf", "q8_0": "q8_0.gguf"}
 OPENVINO = {"float32": "openvino-float32", "bfloat16": "openvino-float32", "int8": "openvino-int8"}
@@ -375,7 +382,7 @@ def compare(medians: dict[Contender, dict[str, float]]) -> dict[Contender, dict[
     for ours, own in medians.items():
         if ours[0] != OURS:
             continue
-        peers = [peer for peer in medians if peer[0] != OURS and (ours[1] != "float32" or peer[1] == "float32")]
+        peers = [peer for peer in medians if peer[0] != OURS and ("float32" not in ours[1] or peer[1] == "float32")]
         for metric in (SPEED, PREFILL):
             if peers and metric in own:
                 best = max(peers, key=lambda peer: medians[peer][metric])
