@@ -254,10 +254,11 @@ class Scheduler(BaseScheduler):
             return
         wanted = [0 if draft is None else 1 + len(draft) for draft in drafts]
         logits = compute_drawable(self.decoder, self._state, new, wanted)
-        parts = np.split(logits, np.cumsum(wanted)[:-1])
-        for sequence, draft, sequence_logits in zip(self._in_state, drafts, parts, strict=True):
+        row = 0
+        for sequence, draft, count in zip(self._in_state, drafts, wanted, strict=True):
             if draft is not None:
-                self._append_verified(sequence, draft, sequence_logits)
+                self._append_verified(sequence, draft, logits[row : row + count])
+            row += count
         self._state.lengths = np.array([sequence.cached for sequence in self._in_state], "int32")
 
     def _plan_step(self) -> tuple[list[list[int]], list[list[int] | None]]:
