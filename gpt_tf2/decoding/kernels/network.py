@@ -68,7 +68,7 @@ def run_network(
 
     Args:
         x: float32 [N, W], the tokens' embeddings, sequence by sequence. Becomes the last block's output.
-        wpe: float32 [n_ctx, C], the positions' embeddings, which are added first; [0, C] if `x` has them.
+        wpe: float32 [n_ctx, C], the positions' embeddings, which are added first.
         counts: int64 [B], how many new tokens each sequence has.
         shown: int64 [B], after how many of its last new tokens logits are wanted.
         lengths: int64 [B], how many positions of each are cached. There must be room for the new ones.
@@ -283,16 +283,15 @@ def run_on_threads(
         for i in range(cache.shape[3] * depth, width):
             attended[row, i] = 0
     firsts, wanted = np.cumsum(counts) - counts, np.empty(shown.sum(), np.int64)
-    logits, found = np.empty((len(wanted), network.head_columns.shape[2]), np.float32), 0
+    logits, next_wanted = np.empty((len(wanted), network.head_columns.shape[2]), np.float32), 0
     for sequence in range(len(counts)):
         for t in range(counts[sequence]):
             row = firsts[sequence] + t
-            if len(wpe):
-                for i in range(wpe.shape[1]):
-                    x[row, i] += wpe[lengths[sequence] + t, i]
+            for i in range(wpe.shape[1]):
+                x[row, i] += wpe[lengths[sequence] + t, i]
             if t >= counts[sequence] - shown[sequence]:
-                wanted[found] = row
-                found += 1
+                wanted[next_wanted] = row
+                next_wanted += 1
     began = read_clock()
     for thread in prange(threads):
         number = np.int64(thread)  # prange counts in unsigned integers
