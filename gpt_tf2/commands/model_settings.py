@@ -91,7 +91,7 @@ class ModelSettings:
     )
     draft: str = flag(
         "auto",
-        "draft tokens, same output: by int8 for native float32 (auto), also by prompt lookup (on), or none",
+        "draft tokens, same output: by int8 for native float32 (auto), also by prompt lookup (on), or none (off)",
         group="memory",
         choices=("auto", "on", "off"),
     )
