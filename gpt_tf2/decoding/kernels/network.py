@@ -13,7 +13,7 @@ from numba import prange, types
 from numba.extending import overload
 
 from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, compile_kernel
-from gpt_tf2.decoding.kernels.attention import attend_to_floats, make_float_room
+from gpt_tf2.decoding.kernels.attention import THREADS, attend_to_floats, make_float_room
 from gpt_tf2.decoding.kernels.byte_attention import attend_to_bytes, make_byte_room
 from gpt_tf2.decoding.kernels.dense import FEW, multiply, prepare
 from gpt_tf2.decoding.kernels.pointers import find_address, make_call
@@ -22,7 +22,6 @@ from gpt_tf2.decoding.kernels.tiles import ADD, COLUMNS, GELU, WRITE
 from gpt_tf2.decoding.kernels.work import LINE, Crew, count_numbers, read_clock
 
 OPTIONS: Any = JIT_OPTIONS
-THREADS = numba.get_num_threads()
 PHASES = 9  # of a block
 HEAD_PHASES = 2
 
@@ -75,7 +74,7 @@ def run_network(
         cache: int8 or float32, as the matrices, [L, B or more, 2, H, tiles, D·TILE], keys and values. Changed in place.
         scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
         room: float32, at least `count_room(network, N)`, to work in. It should begin with a page of the memory.
-        crew: says how many threads run, and is told how long they waited.
+        crew: decides how many threads run, and learns how long they waited.
 
     Returns:
         Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
@@ -169,6 +168,33 @@ def is_in_bytes(cache: Any) -> bool:
 
 
 @compile_kernel
+def project(
+    rows: np.ndarray,
+    chosen: np.ndarray,
+    norm: np.ndarray,
+    packed: np.ndarray,
+    columns: np.ndarray,
+    out: np.ndarray,
+    use: int,
+    following: np.ndarray,
+    left: np.ndarray,
+    factors: np.ndarray,
+    counters: np.ndarray,
+    phase: int,
+    thread: int,
+    threads: int,
+) -> None:
+    """A thread's share of two phases: prepares rows, then multiplies them. See `prepare` and `multiply`.
+
+    left: room for the prepared rows.
+    """
+    inner = packed.shape[1] // COLUMNS
+    ready = left[: len(chosen) * inner].reshape(len(chosen), inner)
+    prepare(rows, chosen, norm, ready, factors, counters, phase, thread, threads)
+    multiply(ready, factors, packed, columns, out, use, following, counters, phase + 1, thread, threads)
+
+
+@compile_kernel
 def run_share(
     network: Network,
     x: np.ndarray,
@@ -202,51 +228,32 @@ def run_share(
     projected, heads = new.reshape(rows, -1), attended.reshape(rows, new.shape[2], new.shape[3])
     for block in range(len(network.norms)):
         norms = network.norms[block]
-
-        packed, columns = network.attention_in[block], network.attention_in_columns[block]
-        ready = shape_left(left, rows, packed)
-        prepare(x, every, norms[0], ready, factors, counters, phase, thread, threads)
-        multiply(
-            ready,
-            factors,
-            packed,
-            columns,
-            projected,
-            WRITE,
-            network.attention_out[block],
-            counters,
-            phase + 1,
-            thread,
-            threads,
-        )
-
+        project(
+            x, every, norms[0], network.attention_in[block], network.attention_in_columns[block], projected, WRITE,
+            network.attention_out[block], left, factors, counters, phase, thread, threads,
+        )  # fmt: skip
         attend(
             new, counts, firsts, lengths, cache[block], scales[block], room, heads, counters, phase + 2, thread, threads
         )
-
-        packed, columns = network.attention_out[block], network.attention_out_columns[block]
-        ready = shape_left(left, rows, packed)
-        prepare(attended, every, no_norm, ready, factors, counters, phase + 3, thread, threads)
-        multiply(ready, factors, packed, columns, x, ADD, network.mlp_in[block], counters, phase + 4, thread, threads)
-
-        packed, columns = network.mlp_in[block], network.mlp_in_columns[block]
-        ready = shape_left(left, rows, packed)
-        prepare(x, every, norms[1], ready, factors, counters, phase + 5, thread, threads)
-        multiply(
-            ready, factors, packed, columns, hidden, GELU, network.mlp_out[block], counters, phase + 6, thread, threads
-        )
-
-        packed, columns = network.mlp_out[block], network.mlp_out_columns[block]
+        project(
+            attended, every, no_norm, network.attention_out[block], network.attention_out_columns[block], x, ADD,
+            network.mlp_in[block], left, factors, counters, phase + 3, thread, threads,
+        )  # fmt: skip
+        project(
+            x, every, norms[1], network.mlp_in[block], network.mlp_in_columns[block], hidden, GELU,
+            network.mlp_out[block], left, factors, counters, phase + 5, thread, threads,
+        )  # fmt: skip
         upcoming = network.attention_in[block + 1] if block + 1 < len(network.norms) else network.head[0]
-        ready = shape_left(left, rows, packed)
-        prepare(hidden, every, no_norm, ready, factors, counters, phase + 7, thread, threads)
-        multiply(ready, factors, packed, columns, x, ADD, upcoming, counters, phase + 8, thread, threads)
+        project(
+            hidden, every, no_norm, network.mlp_out[block], network.mlp_out_columns[block], x, ADD,
+            upcoming, left, factors, counters, phase + 7, thread, threads,
+        )  # fmt: skip
         phase += PHASES
     if len(wanted):
-        packed, columns = network.head[0], network.head_columns[0]
-        ready = shape_left(left, len(wanted), packed)
-        prepare(x, wanted, network.final_norm, ready, factors, counters, phase, thread, threads)
-        multiply(ready, factors, packed, columns, logits, WRITE, packed, counters, phase + 1, thread, threads)
+        project(
+            x, wanted, network.final_norm, network.head[0], network.head_columns[0], logits, WRITE,
+            network.head[0], left, factors, counters, phase, thread, threads,
+        )  # fmt: skip
 
 
 call_share = make_call(run_share)
@@ -305,10 +312,3 @@ def run_on_threads(
         )  # fmt: skip
     counters[len(counters) - LINE + 1] = read_clock() - began
     return logits
-
-
-@compile_kernel
-def shape_left(left: np.ndarray, rows: int, packed: np.ndarray) -> np.ndarray:
-    """The part of `left` that a product of so many rows takes, [rows, K]."""
-    inner = packed.shape[1] // COLUMNS
-    return left[: rows * inner].reshape(rows, inner)
