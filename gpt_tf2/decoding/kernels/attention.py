@@ -23,8 +23,8 @@ from gpt_tf2.backend.numba_kernels import (
     find_largest_size,
     flip_if_negative,
 )
-from gpt_tf2.decoding.kernels.products import GROUP, ROUNDER, TILE, add_products, take_next
-from gpt_tf2.decoding.kernels.work import end_phase, take_item
+from gpt_tf2.decoding.kernels.products import GROUP, ROUNDER, TILE, add_products
+from gpt_tf2.decoding.kernels.work import add_to_counter, end_phase, take_item
 
 THREADS = numba.get_num_threads()
 ONE_THREAD_BYTES = 1 << 21  # one thread reads this much of the cache before LiteRT's threads let another begin
@@ -80,7 +80,7 @@ def attend_heads(
     for _ in prange(threads):
         weights = np.zeros((GROUP, TILE), np.float32)
         largest, totals = np.zeros(GROUP, np.float32), np.zeros(GROUP, np.float32)
-        first = size * take_next(taken)
+        first = size * add_to_counter(taken, 0, 1)
         while first < total:
             for work in range(first, min(first + size, total)):
                 following = min(work + 1, total - 1)
@@ -102,7 +102,7 @@ def attend_heads(
                     totals,
                     out,
                 )
-            first = size * take_next(taken)
+            first = size * add_to_counter(taken, 0, 1)
 
 
 @compile_kernel

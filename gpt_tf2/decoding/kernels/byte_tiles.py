@@ -25,7 +25,7 @@ from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import LOG2_E
 from gpt_tf2.decoding.kernels.products import BYTE, FLAGS, FLOATS, INT32, LANES, ROUNDER, TILE, fetch, repeat
-from gpt_tf2.decoding.kernels.tiles import INDEX, INTEGERS, VECTORS, add_product, constant
+from gpt_tf2.decoding.kernels.tiles import INDEX, INTEGERS, VECTORS, add_product, call, constant, integer
 
 BLOCK = VECTORS * LANES  # positions whose scores are computed together
 GROUP = 3  # queries that are multiplied together: the sums of both bytes and a tile's vectors fill the registers
@@ -39,8 +39,8 @@ POWER_SERIES = 0.999999261, 0.693121815, 0.240247448, 0.0559178618, 0.0095701018
 ROUNDER_BITS = 0x4B400000
 
 SHARED = 16 * GROUP  # queries that share a tile while all lies in the processor's first cache
-# What kernels pass to each other lies in one array, the room: for each name, rows of so many numbers of 4 bytes. Then
-# come `queries`, split, and `sums`, of weighted values: [SHARED, D].
+# What kernels pass to each other lies in one array, the room: for each name, its rows and their width, in numbers of 4
+# bytes. Then come `queries`, split, and `sums`, of weighted values: [SHARED, D].
 ROOM = {
     "scores": (GROUP, TILE),
     "weights": (GROUP, TILE),  # times values' scales, split
@@ -276,7 +276,7 @@ def make_weigh(rows: int) -> Any:
 
 
 def make_add_values(rows: int, vectors: int, is_fetching: bool) -> Any:
-    """A kernel that adds a tile's values, weighted, to some queries' sums, in blocks of so many vectors of D."""
+    """A kernel that adds a tile's values, weighted, to some queries' sums, `vectors` vectors of D at a time."""
 
     def generate(builder: ir.IRBuilder, arguments: Arguments) -> None:
         unit = repeat(builder, arguments["unit"], FLOATS)
@@ -316,7 +316,7 @@ def multiply_split(
     is_right_unsigned: bool,
     ahead: tuple[ir.Value, ir.Value] | None,
 ) -> list[list[ir.Value]]:
-    """The products of rows of split numbers with some columns of a tile, as integers: for each row so many vectors.
+    """The products of rows of split numbers with some columns of a tile, as integers: `vectors` vectors for each row.
 
     Args:
         lefts: pointers to the rows. right: to the first vector.
@@ -413,17 +413,6 @@ def raise_two(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 def get_first(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:
     return builder.extract_element(vector, INT32(0))
-
-
-def call(builder: ir.IRBuilder, name: str, vector: ir.Value) -> ir.Value:
-    """LLVM's function of a vector of floats."""
-    kind = ir.FunctionType(FLOATS, [FLOATS])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32"), [vector])
-
-
-def integer(number: int) -> ir.Constant:
-    """A vector of LANES times a whole number."""
-    return ir.Constant(INTEGERS, [number] * LANES)
 
 
 store_key = make_kernel("new token head cache tile scales position", generate_store_key)

@@ -142,16 +142,3 @@ def add_products(left: np.ndarray, right: np.ndarray, out: np.ndarray, ahead: np
         for column in range(done, columns):
             for k in range(len(right)):
                 out[row, column] += left[row, k] * f32(right[k, column])
-
-
-def make_take_next(_: Any, taken: types.Array) -> Any:
-    """The type and the instructions of `take_next`."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
-        data = make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", data, data.type.pointee(1), "monotonic")
-
-    return types.int64(taken), generate
-
-
-take_next: Any = intrinsic(make_take_next)  # returns taken[0], and adds 1 to it before any other thread reads it

@@ -165,15 +165,25 @@ def compute_exponential(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
     for bound, order in ((-126.0, "<"), (126.0, ">")):
         beyond = builder.fcmp_ordered(order, scaled, constant(bound))
         scaled = builder.select(beyond, constant(bound), scaled)
-    kind = ir.FunctionType(FLOATS, [FLOATS])
-    whole = builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.rint.v{LANES}f32"), [scaled])
+    whole = call(builder, "llvm.rint", scaled)
     rest = builder.fmul(builder.fsub(scaled, whole), constant(float(LN_2)))
-    exponent = builder.add(builder.fptosi(whole, INTEGERS), ir.Constant(INTEGERS, [127] * LANES))
-    power = builder.bitcast(builder.shl(exponent, ir.Constant(INTEGERS, [23] * LANES)), FLOATS)
+    exponent = builder.add(builder.fptosi(whole, INTEGERS), integer(127))
+    power = builder.bitcast(builder.shl(exponent, integer(23)), FLOATS)
     series = constant(1 / 720)
     for divisor in (120, 24, 6, 2, 1, 1):
         series = builder.fadd(builder.fmul(series, rest, FLAGS), constant(1 / divisor), FLAGS)
     return builder.fmul(power, series)
+
+
+def call(builder: ir.IRBuilder, name: str, vector: ir.Value) -> ir.Value:
+    """LLVM's function of a vector of floats."""
+    kind = ir.FunctionType(FLOATS, [FLOATS])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"{name}.v{LANES}f32"), [vector])
+
+
+def integer(number: int) -> ir.Constant:
+    """A vector of LANES times a whole number."""
+    return ir.Constant(INTEGERS, [number] * LANES)
 
 
 def constant(number: float) -> ir.Constant:

@@ -9,7 +9,8 @@ import numpy as np
 from gpt_tf2.backend.memory import reserve_zeros
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import NO_IDS, Decoder, State
-from gpt_tf2.decoding.kernels.network import THREADS, count_room, run_network
+from gpt_tf2.decoding.kernels.attention import THREADS
+from gpt_tf2.decoding.kernels.network import count_room, run_network
 from gpt_tf2.decoding.kernels.products import TILE
 from gpt_tf2.decoding.kernels.work import Crew
 from gpt_tf2.decoding.native.packing import open_network, pad_width
