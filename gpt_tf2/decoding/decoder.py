@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -62,6 +62,45 @@ class Decoder(Protocol):
 
         Args:
             prefixes: for each new sequence, the index of an old one, and how many of its first tokens to take.
+        """
+
+
+class Choice(NamedTuple):
+    """How a token is chosen from its logits, by rules in this order. The defaults leave a rule out.
+
+    temperature: divides the logits; 0 takes the likeliest token. top_k: how many tokens to keep. top_p: mass of the
+    nucleus. min_p: least fraction of the likeliest token's probability.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+@runtime_checkable
+class DrawingDecoder(Decoder, Protocol):
+    """A decoder that can also draw the tokens, and so run many steps in one call.
+
+    Example:
+        >>> decoder.draw(state, [[5], [6]], [Choice(top_p=0.8)] * 2, np.random.default_rng(0).random((2, 4)), end=0)
+        array([[ 7,  3, 11,  2],
+               [ 9,  9,  1,  4]])
+    """
+
+    def draw(
+        self, state: State, last: Sequence[Sequence[int]], choices: Sequence[Choice], uniforms: np.ndarray, end: int
+    ) -> np.ndarray:
+        """Appends each sequence's last token, draws the next one, appends that, and so on. Changes the state.
+
+        Args:
+            last: for each sequence its last token, which is not in the state yet, or none to leave it as it is.
+            choices: how tokens are chosen, for each of the N sequences that go on.
+            uniforms: float64 [N, S], a number in [0, 1) for each of their draws, in S steps.
+            end: the steps end when this id is drawn.
+
+        Returns:
+            The ids drawn, int64 [N, up to S]. The last ones are not in the state.
         """
 
 

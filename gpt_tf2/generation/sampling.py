@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from gpt_tf2.generation.kernels import draw_token, keep_nucleus
+from gpt_tf2.decoding.decoder import Choice
+from gpt_tf2.decoding.kernels.drawing import cut_nucleus, cut_top, draw_token
 
 LEAST_TEMPERATURE = 1e-30  # a quotient by less may be beyond float32
 
@@ -55,7 +56,9 @@ class TopK:
     def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         if self.k >= len(logits):
             return logits
-        return keep_only(logits, np.argpartition(-logits, self.k - 1)[: self.k])
+        result = logits.copy()
+        cut_top(result, self.k, np.empty_like(logits))
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +70,9 @@ class Nucleus:
     def __call__(self, logits: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         if self.p >= 1:
             return logits
-        return keep_nucleus(logits, self.p)
+        result = logits.copy()
+        cut_nucleus(result, self.p, np.empty_like(logits))
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +152,9 @@ class FrequencyPenalty:
         return result
 
 
+CHOSEN_BY = {Temperature: "temperature", TopK: "top_k", Nucleus: "top_p", MinP: "min_p"}  # fields of a `Choice`
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampler:
     """Applies rules in order, then draws a token, or takes the most likely one if `greedy`.
@@ -166,10 +174,22 @@ class Sampler:
             logits = rule(logits, ids)
         return logits
 
+    def as_choice(self) -> Choice | None:
+        """What a decoder needs to draw by itself. None if that is not enough: for other rules, an order of their own,
+        or a subclass, which may read the logits.
+        """
+        names = [CHOSEN_BY.get(type(rule), "") for rule in self.rules]
+        if type(self) is not Sampler or names != [name for name in Choice._fields if name in names]:
+            return None
+        if self.greedy:
+            return Choice(temperature=0)
+        numbers = [number for rule in self.rules for number in vars(rule).values()]
+        return Choice(**dict(zip(names, numbers, strict=True)))
+
     def choose(self, logits: np.ndarray, ids: Sequence[int], generator: np.random.Generator) -> int:
         """The id of the token after `ids`. Takes exactly one number from `generator`, none if greedy."""
         logits = self.apply_rules(logits, ids)
-        return int(np.argmax(logits)) if self.greedy else draw_token(logits, generator.random())
+        return int(np.argmax(logits)) if self.greedy else draw_token(logits, generator.random(), np.empty_like(logits))
 
 
 def make_sampler(
@@ -198,10 +218,3 @@ def make_sampler(
     if min_p:
         rules.append(MinP(min_p))
     return Sampler(tuple(rules))
-
-
-def keep_only(logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The logits of `ids`, and -inf for all other tokens."""
-    result = np.full_like(logits, -np.inf)
-    result[ids] = logits[ids]
-    return result

@@ -6,18 +6,21 @@ prompts. A token is computed once: a new sequence copies the keys and values of 
 
 import collections
 import dataclasses
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from gpt_tf2.decoding.decoder import Decoder, compute_drawable
+from gpt_tf2.decoding.decoder import Choice, Decoder, DrawingDecoder, compute_drawable
 from gpt_tf2.generation.model_draft import Draftable, ModelDrafter
 from gpt_tf2.generation.prefixes import count_shared
 from gpt_tf2.generation.prompt_lookup import PromptLookup
 from gpt_tf2.generation.sampling import Sampler
 
 DRAFT_TOKENS = 6  # most draft tokens per step and sequence
+SECONDS_AHEAD = 0.02  # that a decoder may draw by itself: about as long as nobody notices
+STEPS_AHEAD = 16  # most steps of these; more would gain nothing
 MIN_GAIN = 16  # tokens that a longer shared prefix must save to be copied from another slot, or waited for
 
 
@@ -99,6 +102,8 @@ class ActiveSequence:
             their shared prefix.
         running: False once it is finished. Its cached positions stay available until its slot is taken.
         prompt_logits: float32 [n_vocab], of the token after the prompt, once the prompt is cached.
+        choice: what a decoder needs to draw its tokens, if that is enough.
+        left: how many more tokens it may get.
     """
 
     def __init__(self, request: Request, n_ctx: int):
@@ -108,7 +113,8 @@ class ActiveSequence:
         self.admitted = False
         self.running = True
         self.prompt_logits: np.ndarray | None = None
-        self._remaining = min(request.max_new_tokens, n_ctx - len(request.prompt))  # new tokens
+        self.choice = request.sampler.as_choice()
+        self.left = min(request.max_new_tokens, n_ctx - len(request.prompt))
         self._lookup = PromptLookup()
 
     @property
@@ -117,20 +123,43 @@ class ActiveSequence:
 
     def append_next(self, logits: np.ndarray, end: int) -> None:
         """Chooses the next token from logits [n_vocab] and appends it, or finishes if it is `end`."""
-        id = self.request.sampler.choose(logits, self.ids, self.request.generator)
+        self._append(self.request.sampler.choose(logits, self.ids, self.request.generator), end)
+
+    def append_drawn(self, ids: list[int], end: int) -> None:
+        """Appends tokens that the decoder has drawn with `peek_numbers`, until the sequence is finished.
+
+        All but the last of them are cached.
+        """
+        for i, id in enumerate(ids):
+            if self.choice and self.choice.temperature:
+                self.request.generator.random()  # the one that was used
+            self.cached += i > 0
+            self._append(id, end)
+            if not self.running:
+                return
+
+    def peek_numbers(self, count: int) -> np.ndarray:
+        """The numbers in [0, 1) that the next draws take. The generator stays as it is."""
+        bits = self.request.generator.bit_generator
+        before = bits.state
+        numbers = self.request.generator.random(count)
+        bits.state = before
+        return numbers
+
+    def _append(self, id: int, end: int) -> None:
         self.running = id != end
         if self.running:
             self.ids.append(id)
-            self._remaining -= 1
-            self.running = self.request.on_token(id) is not False and self._remaining > 0
+            self.left -= 1
+            self.running = self.request.on_token(id) is not False and self.left > 0
 
     def look_up_draft(self) -> list[int]:
         """Draft tokens; one fewer than may follow, since each step adds a token after them."""
-        return self._lookup.propose(self.ids, min(DRAFT_TOKENS, self._remaining - 1))
+        return self._lookup.propose(self.ids, min(DRAFT_TOKENS, self.left - 1))
 
     def as_draftable(self) -> Draftable:
         """What a model needs to draft tokens."""
-        return Draftable(self.ids, self._remaining, self.request.sampler, self.request.generator)
+        return Draftable(self.ids, self.left, self.request.sampler, self.request.generator)
 
     def prefers(self, shared: int, alternative: int) -> bool:
         """Whether a shared prefix is worth a copy or a wait, when one of `alternative` tokens costs neither."""
@@ -165,6 +194,7 @@ class Scheduler(BaseScheduler):
         self.decoder, self.end, self.slots, self.draft = decoder, end, slots, draft
         self._state = decoder.begin()
         self._drafter = ModelDrafter(decoder.drafter, end) if decoder.drafter else None
+        self._steps_ahead = 1  # that the decoder may draw in one call
         self._in_state: list[ActiveSequence] = []  # the sequences of the state, finished ones included
         self._in_slots: list[ActiveSequence] = []  # those that the next step runs
 
@@ -252,6 +282,9 @@ class Scheduler(BaseScheduler):
         new, drafts = self._plan_step()
         if not any(new):  # every sequence ended with its first token, from known logits
             return
+        if isinstance(self.decoder, DrawingDecoder) and (choices := self._list_choices(drafts)):
+            self._draw(self.decoder, new, choices)
+            return
         wanted = [0 if draft is None else 1 + len(draft) for draft in drafts]
         logits = compute_drawable(self.decoder, self._state, new, wanted)
         row = 0
@@ -259,7 +292,34 @@ class Scheduler(BaseScheduler):
             if draft is not None:
                 self._append_verified(sequence, draft, logits[row : row + count])
             row += count
+        self._forget_rest()
+
+    def _forget_rest(self) -> None:
+        """Makes the state end where the sequences' cached positions do."""
         self._state.lengths = np.array([sequence.cached for sequence in self._in_state], "int32")
+
+    def _list_choices(self, drafts: list[list[int] | None]) -> list[Choice]:
+        """What the decoder needs to draw the tokens of this step by itself; nothing if that is not enough."""
+        choices = []
+        for sequence, draft in zip(self._in_state, drafts, strict=True):
+            if sequence.running:
+                if draft != [] or sequence.prompt_logits is None or sequence.choice is None:
+                    return []
+                choices.append(sequence.choice)
+        return choices
+
+    def _draw(self, decoder: DrawingDecoder, last: list[list[int]], choices: list[Choice]) -> None:
+        """Has the decoder draw tokens, in several steps if no draft tokens may come between them."""
+        running = [sequence for sequence in self._in_state if sequence.running]
+        steps = min(1 if self.draft else self._steps_ahead, *(sequence.left for sequence in running))
+        uniforms = np.array([sequence.peek_numbers(steps) for sequence in running])
+        began = time.monotonic()
+        tokens = decoder.draw(self._state, last, choices, uniforms, self.end)
+        seconds = (time.monotonic() - began) / tokens.shape[1]
+        self._steps_ahead = max(1, min(STEPS_AHEAD, int(SECONDS_AHEAD / seconds)))
+        for sequence, ids in zip(running, tokens.tolist(), strict=True):
+            sequence.append_drawn(ids, self.end)
+        self._forget_rest()
 
     def _plan_step(self) -> tuple[list[list[int]], list[list[int] | None]]:
         """The tokens that each sequence runs, and its draft tokens among them; None while its prompt goes on."""

@@ -7,7 +7,7 @@ import pytest
 
 from gpt_tf2 import GPT2Config
 from gpt_tf2.decoding.decoder import NO_IDS, State
-from gpt_tf2.generation.kernels import draw_token
+from gpt_tf2.decoding.kernels.drawing import choose_token, draw_token
 from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import (
     FrequencyPenalty,
@@ -22,6 +22,7 @@ from gpt_tf2.generation.sampling import (
     TopK,
     make_sampler,
 )
+from gpt_tf2.generation.token_logprobs import RecordingSampler
 
 NO_END = -1
 LOGITS = np.log(np.array([0.05, 0.4, 0.01, 0.3, 0.04, 0.2], "float32"))
@@ -56,8 +57,42 @@ def draws(request: pytest.FixtureRequest) -> int:
 )
 def test_draws_follow_the_rule(sampler: Sampler, expected: list[float], draws: int) -> None:
     logits = sampler.apply_rules(LOGITS, IDS)
-    tokens = np.array([draw_token(logits, uniform) for uniform in np.random.default_rng(11).random(draws)])
+    room = np.empty_like(logits)
+    tokens = np.array([draw_token(logits, uniform, room) for uniform in np.random.default_rng(11).random(draws)])
     assert chi_square(tokens, expected) < 20.6  # exceeded once in a thousand times with 5 degrees of freedom
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *(make_sampler(*numbers) for numbers in itertools.product((0.7, 1), (0, 1, 40), (0.8, 1), (0, 0.02))),
+        make_sampler(temperature=0),
+        make_sampler(top_k=100_000),
+        Sampler((TopK(5),), greedy=True),
+    ],
+)
+def test_a_decoder_with_a_samplers_choice_draws_the_samplers_tokens(sampler: Sampler) -> None:
+    choice, draw = sampler.as_choice(), np.random.default_rng(12)
+    assert choice
+    for size in draw.integers(1, 3000, 20):
+        logits = draw.normal(0, 3, size).astype("float32")
+        logits[1 : draw.integers(1, size + 1)] = -np.inf
+        numbers = np.random.default_rng(size)
+        token = choose_token(logits.copy(), np.array(choice, "float64"), numbers.random(), np.empty_like(logits))
+        assert token == sampler.choose(logits, [], np.random.default_rng(size))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        make_sampler(repetition_penalty=2),
+        Sampler((MinimumLength(1, 9), Temperature(2))),
+        Sampler((Nucleus(0.5), TopK(4))),  # in another order
+        RecordingSampler(top=1, record=print),
+    ],
+)
+def test_other_rules_make_no_choice(sampler: Sampler) -> None:
+    assert sampler.as_choice() is None
 
 
 def chi_square(tokens: np.ndarray, expected: list[float] | np.ndarray) -> float:
@@ -170,7 +205,9 @@ def test_the_first_token_with_a_cumulative_probability_above_the_number_is_drawn
     logits[::3] = -np.inf
     ends = np.cumsum(softmax(logits))
     for uniform in [0, *np.random.default_rng(4).random(500), np.nextafter(1, 0)]:
-        assert draw_token(logits, uniform) == min(np.searchsorted(ends, uniform, side="right"), 2999)
+        assert draw_token(logits, uniform, np.empty_like(logits)) == min(
+            np.searchsorted(ends, uniform, side="right"), 2999
+        )
 
 
 def test_temperature_0_and_top_1_are_greedy() -> None:
@@ -201,7 +238,7 @@ def test_huge_logits_can_be_drawn_from() -> None:
     logits = np.array([0.0, 1e30, 0.0], "float32")
     for p in (1e-9, 0.8, np.nextafter(1, 0)):
         assert np.flatnonzero(Nucleus(p)(logits, []) > -np.inf).tolist() == [1]
-    assert {draw_token(logits, uniform) for uniform in (0, 0.5, np.nextafter(1, 0))} == {1}
+    assert {draw_token(logits, uniform, np.empty_like(logits)) for uniform in (0, 0.5, np.nextafter(1, 0))} == {1}
 
 
 def test_the_nucleus_of_large_equal_logits_has_one_token() -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numba import prange, types
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 
 from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, compile_kernel
 from gpt_tf2.decoding.kernels.attention import THREADS, attend_to_floats, make_float_room
@@ -51,6 +51,36 @@ class Network(NamedTuple):
     head_columns: np.ndarray
 
 
+class Batch(NamedTuple):
+    """New tokens of several sequences, and what the threads that run them work in.
+
+    x: float32 [N, W], the embeddings of tokens and positions, sequence by sequence. Becomes the last block's output.
+    counts: int64 [B], how many new tokens each sequence has.
+    firsts: int64 [B], the index in `x` of each sequence's first token.
+    lengths: int64 [B], how many positions of each are cached. There must be room for the new ones.
+    cache: int8 or float32, as the matrices, [L, B or more, 2, H, tiles, D·TILE], keys and values. Changed in place.
+    scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
+    wanted: int64, the rows of `x` after which logits are wanted.
+    logits: float32 [wanted, V], V filled up to whole blocks.
+    left, factors: [threads, …], see `prepare`.
+    new: float32 [N, 3, W / D, D], attended: float32 [N, W], hidden: float32 [N, 4·C], room for what lies between.
+    """
+
+    x: np.ndarray
+    counts: np.ndarray
+    firsts: np.ndarray
+    lengths: np.ndarray
+    cache: np.ndarray
+    scales: np.ndarray
+    wanted: np.ndarray
+    logits: np.ndarray
+    left: np.ndarray
+    factors: np.ndarray
+    new: np.ndarray
+    attended: np.ndarray
+    hidden: np.ndarray
+
+
 def run_network(
     network: Network,
     x: np.ndarray,
@@ -66,53 +96,58 @@ def run_network(
     """Runs the network on new tokens of several sequences.
 
     Args:
-        x: float32 [N, W], the tokens' embeddings, sequence by sequence. Becomes the last block's output.
+        x: float32 [N, W], the tokens' embeddings, sequence by sequence. Changed.
         wpe: float32 [n_ctx, C], the positions' embeddings, which are added first.
-        counts: int64 [B], how many new tokens each sequence has.
         shown: int64 [B], after how many of its last new tokens logits are wanted.
-        lengths: int64 [B], how many positions of each are cached. There must be room for the new ones.
-        cache: int8 or float32, as the matrices, [L, B or more, 2, H, tiles, D·TILE], keys and values. Changed in place.
-        scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
         room: float32, at least `count_room(network, N)`, to work in. It should begin with a page of the memory.
         crew: decides how many threads run, and learns how long they waited.
+        counts, lengths, cache, scales: see `Batch`.
 
     Returns:
         Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
     """
     threads = crew.threads
-    counters = np.zeros(count_numbers(len(network.norms) * PHASES + HEAD_PHASES, threads), "int64")
+    counters = np.zeros(count_numbers(count_phases(network), threads), "int64")
     numba.set_num_threads(threads)
     share = find_share(str(cache.dtype))
-    logits = run_on_threads(share, network, x, wpe, counts, shown, lengths, cache, scales, room, counters, threads)
+    logits = compute_logits(share, network, x, wpe, counts, shown, lengths, cache, scales, room, counters, threads)
     waited, took = counters[-LINE:][:2].tolist()
     crew.report(waited / max(1, took))
     return logits
 
 
 def count_room(network: Network, rows: int) -> int:
-    """The size of the room that `run_network` needs for so many new tokens."""
+    """The size of the room that the network needs for so many new tokens."""
     width, hidden = network.attention_out_columns.shape[2], network.mlp_in_columns.shape[2]
     return rows * (THREADS * (max(width, hidden) + 2) + 4 * width + hidden)
+
+
+@register_jitable
+def count_phases(network: Network) -> int:
+    """How many phases a run of the network has; see `work.py`."""
+    return len(network.norms) * PHASES + HEAD_PHASES
 
 
 @functools.cache
 def find_share(precision: str) -> int:
     """The address of `run_share` for a network of float32 or int8."""
+    kinds = list_kinds(precision)
+    return find_address(run_share, (*kinds, array_kind("int64", 1), types.int64, types.int64))
 
-    def array(kind: str, dimensions: int) -> types.Array:
-        return types.Array(numba.from_dtype(np.dtype(kind)), dimensions, "C")
 
-    floats, indices = "float32", array("int64", 1)
-    fields = [array(floats, 4), array(floats, 2)] + [array(precision, 3), array(floats, 3)] * 5
-    room = [array(floats, dimensions) for dimensions in (2, 4, 2, 2)]
-    return find_address(
-        run_share,
-        (
-            types.NamedTuple(fields, Network),
-            array(floats, 2), indices, indices, indices, array(precision, 6), array(floats, 6), indices,
-            array(floats, 2), array(precision, 1), *room, indices, types.int64, types.int64,
-        ),
-    )  # fmt: skip
+def list_kinds(precision: str) -> tuple[types.Type, types.Type]:
+    """Numba's types of a `Network` and a `Batch`."""
+    floats, indices = "float32", array_kind("int64", 1)
+    network = [array_kind(floats, 4), array_kind(floats, 2), *[array_kind(precision, 3), array_kind(floats, 3)] * 5]
+    batch = [array_kind(floats, 2), indices, indices, indices, array_kind(precision, 6), array_kind(floats, 6)]
+    batch += [indices, array_kind(floats, 2), array_kind(precision, 2)]
+    batch += [array_kind(floats, dimensions) for dimensions in (3, 4, 2, 2)]
+    return types.NamedTuple(network, Network), types.NamedTuple(batch, Batch)
+
+
+def array_kind(kind: str, dimensions: int) -> types.Array:
+    """Numba's type of an array without gaps."""
+    return types.Array(numba.from_dtype(np.dtype(kind)), dimensions, "C")
 
 
 def attend(
@@ -195,37 +230,14 @@ def project(
 
 
 @compile_kernel
-def run_share(
-    network: Network,
-    x: np.ndarray,
-    counts: np.ndarray,
-    firsts: np.ndarray,
-    lengths: np.ndarray,
-    cache: np.ndarray,
-    scales: np.ndarray,
-    wanted: np.ndarray,
-    logits: np.ndarray,
-    left: np.ndarray,
-    factors: np.ndarray,
-    new: np.ndarray,
-    attended: np.ndarray,
-    hidden: np.ndarray,
-    counters: np.ndarray,
-    thread: int,
-    threads: int,
-) -> None:
-    """A thread's share of `run_on_threads`.
-
-    Args:
-        firsts: int64 [B], the index in `x` of each sequence's first token.
-        wanted: int64, the rows of `x` after which `logits` are written.
-        left, factors: see `prepare`.
-        new: float32 [N, 3, W / D, D], attended: float32 [N, W], hidden: float32 [N, 4·C], room for what lies between.
-    """
-    rows = len(x)
+def run_share(network: Network, batch: Batch, counters: np.ndarray, thread: int, threads: int) -> None:
+    """A thread's share of a run of the network."""
+    x, attended, rows = batch.x, batch.attended, len(batch.x)
+    own = thread if rows <= FEW else 0
+    left, factors = batch.left[own], batch.factors[own]
     phase: Any = np.int64(0)  # not a literal, for which Numba would compile anew
-    every, no_norm, room = np.arange(rows), np.empty((0, 0), np.float32), make_room(cache)
-    projected, heads = new.reshape(rows, -1), attended.reshape(rows, new.shape[2], new.shape[3])
+    every, no_norm, room = np.arange(rows), np.empty((0, 0), np.float32), make_room(batch.cache)
+    projected, heads = batch.new.reshape(rows, -1), attended.reshape(rows, batch.new.shape[2], batch.new.shape[3])
     for block in range(len(network.norms)):
         norms = network.norms[block]
         project(
@@ -233,34 +245,85 @@ def run_share(
             network.attention_out[block], left, factors, counters, phase, thread, threads,
         )  # fmt: skip
         attend(
-            new, counts, firsts, lengths, cache[block], scales[block], room, heads, counters, phase + 2, thread, threads
-        )
+            batch.new, batch.counts, batch.firsts, batch.lengths, batch.cache[block], batch.scales[block], room, heads,
+            counters, phase + 2, thread, threads,
+        )  # fmt: skip
         project(
             attended, every, no_norm, network.attention_out[block], network.attention_out_columns[block], x, ADD,
             network.mlp_in[block], left, factors, counters, phase + 3, thread, threads,
         )  # fmt: skip
         project(
-            x, every, norms[1], network.mlp_in[block], network.mlp_in_columns[block], hidden, GELU,
+            x, every, norms[1], network.mlp_in[block], network.mlp_in_columns[block], batch.hidden, GELU,
             network.mlp_out[block], left, factors, counters, phase + 5, thread, threads,
         )  # fmt: skip
         upcoming = network.attention_in[block + 1] if block + 1 < len(network.norms) else network.head[0]
         project(
-            hidden, every, no_norm, network.mlp_out[block], network.mlp_out_columns[block], x, ADD,
+            batch.hidden, every, no_norm, network.mlp_out[block], network.mlp_out_columns[block], x, ADD,
             upcoming, left, factors, counters, phase + 7, thread, threads,
         )  # fmt: skip
         phase += PHASES
-    if len(wanted):
+    if len(batch.wanted):
         project(
-            x, wanted, network.final_norm, network.head[0], network.head_columns[0], logits, WRITE,
-            network.head[0], left, factors, counters, phase, thread, threads,
+            x, batch.wanted, network.final_norm, network.head[0], network.head_columns[0], batch.logits, WRITE,
+            network.attention_in[0], left, factors, counters, phase, thread, threads,
         )  # fmt: skip
 
 
 call_share = make_call(run_share)
 
 
+@compile_kernel
+def make_batch(
+    network: Network,
+    x: np.ndarray,
+    wpe: np.ndarray,
+    counts: np.ndarray,
+    shown: np.ndarray,
+    lengths: np.ndarray,
+    cache: np.ndarray,
+    scales: np.ndarray,
+    room: np.ndarray,
+    threads: int,
+) -> Batch:
+    """A batch, for kernels; see `run_network`."""
+    rows, width, depth, inner = len(x), x.shape[1], cache.shape[5] // TILE, network.mlp_in_columns.shape[2]
+    ends = np.cumsum(rows * np.array([3 * width, width, inner, threads * max(width, inner), threads * 2]))
+    new = room[: ends[0]].reshape(rows, 3, width // depth, depth)
+    attended, hidden = room[ends[0] : ends[1]].reshape(rows, width), room[ends[1] : ends[2]].reshape(rows, inner)
+    left = room[ends[2] : ends[3]].view(cache.dtype).reshape(threads, -1)
+    factors = room[ends[3] : ends[4]].reshape(threads, rows, 2)
+    for row in range(rows):
+        for i in range(cache.shape[3] * depth, width):
+            attended[row, i] = 0
+    firsts, wanted, next_wanted = np.cumsum(counts) - counts, np.empty(shown.sum(), np.int64), 0
+    logits = np.empty((len(wanted), network.head_columns.shape[2]), np.float32)
+    for sequence in range(len(counts)):
+        for t in range(counts[sequence]):
+            row = firsts[sequence] + t
+            for i in range(wpe.shape[1]):
+                x[row, i] += wpe[lengths[sequence] + t, i]
+            if t >= counts[sequence] - shown[sequence]:
+                wanted[next_wanted] = row
+                next_wanted += 1
+    return Batch(x, counts, firsts, lengths, cache, scales, wanted, logits, left, factors, new, attended, hidden)
+
+
 @compile_kernel(parallel=True)
-def run_on_threads(
+def run_on_threads(share: int, network: Network, batch: Batch, counters: np.ndarray, threads: int) -> None:
+    """Runs the network on all threads, and counts the processor's cycles that it took.
+
+    Args:
+        share: the address of `run_share`.
+        counters: int64, zeros; see `count_numbers`.
+    """
+    began = read_clock()
+    for thread in prange(threads):
+        call_share(share, (network, batch, counters, np.int64(thread), threads))  # prange counts in unsigned integers
+    counters[len(counters) - LINE + 1] = read_clock() - began
+
+
+@compile_kernel
+def compute_logits(
     share: int,
     network: Network,
     x: np.ndarray,
@@ -274,41 +337,7 @@ def run_on_threads(
     counters: np.ndarray,
     threads: int,
 ) -> np.ndarray:
-    """As `run_network`.
-
-    Args:
-        share: the address of `run_share`.
-        counters: int64, zeros; see `count_numbers`.
-    """
-    rows, width, depth, inner = len(x), x.shape[1], cache.shape[5] // TILE, network.mlp_in_columns.shape[2]
-    ends = np.cumsum(rows * np.array([3 * width, width, inner, threads * max(width, inner), threads * 2]))
-    new = room[: ends[0]].reshape(rows, 3, width // depth, depth)
-    attended, hidden = room[ends[0] : ends[1]].reshape(rows, width), room[ends[1] : ends[2]].reshape(rows, inner)
-    left = room[ends[2] : ends[3]].view(cache.dtype).reshape(threads, -1)
-    factors = room[ends[3] : ends[4]].reshape(threads, rows, 2)
-    for row in range(rows):
-        for i in range(cache.shape[3] * depth, width):
-            attended[row, i] = 0
-    firsts, wanted = np.cumsum(counts) - counts, np.empty(shown.sum(), np.int64)
-    logits, next_wanted = np.empty((len(wanted), network.head_columns.shape[2]), np.float32), 0
-    for sequence in range(len(counts)):
-        for t in range(counts[sequence]):
-            row = firsts[sequence] + t
-            for i in range(wpe.shape[1]):
-                x[row, i] += wpe[lengths[sequence] + t, i]
-            if t >= counts[sequence] - shown[sequence]:
-                wanted[next_wanted] = row
-                next_wanted += 1
-    began = read_clock()
-    for thread in prange(threads):
-        number = np.int64(thread)  # prange counts in unsigned integers
-        own = number if rows <= FEW else 0
-        call_share(
-            share,
-            (
-                network, x, counts, firsts, lengths, cache, scales, wanted, logits,
-                left[own], factors[own], new, attended, hidden, counters, number, threads,
-            ),
-        )  # fmt: skip
-    counters[len(counters) - LINE + 1] = read_clock() - began
-    return logits
+    """As `run_network`; see `run_on_threads`."""
+    batch = make_batch(network, x, wpe, counts, shown, lengths, cache, scales, room, threads)
+    run_on_threads(share, network, batch, counters, threads)
+    return batch.logits

@@ -57,6 +57,12 @@ def end_phase(counters: np.ndarray, phase: int, thread: int, threads: int, done:
             counters[len(counters) - LINE] += read_clock() - began
 
 
+@compile_kernel
+def has_ended(counters: np.ndarray, phase: int, threads: int, done: int) -> bool:
+    """Whether threads have reported so many items of a phase as done."""
+    return read_counter(counters, (phase * (threads + 1) + threads) * LINE) >= done
+
+
 def make_add_to_counter(_: Any, counters: types.Array, place: Any, number: Any) -> Any:
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         data = make_array(signature.args[0])(context, builder, arguments[0]).data

@@ -8,10 +8,11 @@ import numpy as np
 
 from gpt_tf2.backend.memory import reserve_zeros
 from gpt_tf2.config import GPT2Config
-from gpt_tf2.decoding.decoder import NO_IDS, Decoder, State
+from gpt_tf2.decoding.decoder import NO_IDS, Choice, Decoder, State
 from gpt_tf2.decoding.kernels.attention import THREADS
 from gpt_tf2.decoding.kernels.network import count_room, run_network
 from gpt_tf2.decoding.kernels.products import TILE
+from gpt_tf2.decoding.kernels.steps import Draws, run_steps
 from gpt_tf2.decoding.kernels.work import Crew
 from gpt_tf2.decoding.native.packing import open_network, pad_width
 from gpt_tf2.decoding.native.rows import RowsFile
@@ -41,6 +42,7 @@ class NativeDecoder:
         self._wpe = np.load(folder / "wpe.npy")
         self._network, self._width = open_network(folder), pad_width(config)
         self._room = np.empty(0, "float32")
+        self._drawing_room = reserve_zeros((THREADS, self._network.head_columns.shape[2]), "float32")
         self._spare: list[np.ndarray] = []
         self._crew = Crew(THREADS)
 
@@ -52,14 +54,37 @@ class NativeDecoder:
         shown = counts if wanted is None else np.array(wanted)
         if (shown > counts).any() or (state.lengths + counts).max() > self.config.n_ctx:
             raise ValueError("more logits wanted than tokens given, or more tokens than the context has room for")
-        x = self._wte.read([id for ids in new for id in ids], self._width)
-        size = count_room(self._network, len(x))
-        if len(self._room) < size:
-            self._room = reserve_zeros((size,), "float32")
-        lengths, (cache, scales) = state.lengths.astype("int64", copy=False), state.cache
-        logits = run_network(self._network, x, self._wpe, counts, shown, lengths, cache, scales, self._room, self._crew)
+        x, lengths = self._wte.read([id for ids in new for id in ids], self._width), state.lengths.astype("int64")
+        cache, scales, room = *state.cache, self._make_room(len(x))
+        logits = run_network(self._network, x, self._wpe, counts, shown, lengths, cache, scales, room, self._crew)
         state.lengths = lengths + counts
         return logits[:, : self.config.n_vocab]
+
+    def draw(
+        self, state: State, last: Sequence[Sequence[int]], choices: Sequence[Choice], uniforms: np.ndarray, end: int
+    ) -> np.ndarray:
+        counts, lengths = np.array([len(ids) for ids in last]), state.lengths.astype("int64")
+        if (lengths + counts * uniforms.shape[1]).max() > self.config.n_ctx:
+            raise ValueError("more tokens to draw than the context has room for")
+        x = self._wte.read([id for ids in last for id in ids], self._width)
+        cache, scales, room = *state.cache, self._make_room(len(x))
+        tokens, missing = np.full(uniforms.shape, -1), np.full(1, -1)
+        draws = Draws(
+            np.array(choices, "float64"), uniforms, end, self.config.n_vocab, self.undrawn, self._drawing_room, tokens,
+            self._wte.place, self._wpe, missing,
+        )  # fmt: skip
+        run_steps(self._network, draws, x, counts, lengths, cache, scales, room, self._crew)
+        if missing[0] >= 0:
+            self._wte.report_missing(missing[0])
+        state.lengths = lengths
+        return tokens[:, tokens[0] >= 0]
+
+    def _make_room(self, rows: int) -> np.ndarray:
+        """Room for the network to work on so many tokens in: the same each time, as long as it is enough."""
+        size = count_room(self._network, rows)
+        if len(self._room) < size:
+            self._room = reserve_zeros((size,), "float32")
+        return self._room
 
     def take(self, state: State, prefixes: Sequence[tuple[int, int]]) -> State:
         old, lengths = state.cache, np.array([tokens for _, tokens in prefixes], "int64")

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -25,6 +26,11 @@ class RowsFile:
         self._start, self._row_bytes = mapped.offset, mapped.itemsize * mapped.shape[1]
         self._file = path.open("rb", buffering=0)
 
+    @property
+    def place(self) -> np.ndarray:
+        """Int64 [3]: the file's descriptor, where its rows start, and a row's bytes."""
+        return np.array([self._file.fileno(), self._start, self._row_bytes])
+
     def read(self, numbers: list[int], width: int) -> np.ndarray:
         """The rows of these numbers, filled up with zeros: float32 [N, width].
 
@@ -34,5 +40,9 @@ class RowsFile:
         for row, number in zip(rows, numbers, strict=True):
             part, start = row.view("uint8").data[: self._row_bytes], self._start + number * self._row_bytes
             if os.preadv(self._file.fileno(), [part], start) != self._row_bytes:
-                raise InputError(f"{self._file.name}: ends before row {number}: remove its folder")
+                self.report_missing(number)
         return rows
+
+    def report_missing(self, number: int) -> NoReturn:
+        """Raises InputError about a row that the file lacks."""
+        raise InputError(f"{self._file.name}: ends before row {number}: remove its folder")
