@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt_tf2.decoding.decoder import Decoder, compute_drawable
+from gpt_tf2.decoding.decoder import Choice, Decoder, DrawingDecoder, compute_drawable
 from gpt_tf2.generation.prefixes import count_shared
 from gpt_tf2.generation.sampling import Sampler
 
@@ -72,6 +72,11 @@ class Draftable(NamedTuple):
     sampler: Sampler
     generator: np.random.Generator
 
+    @property
+    def choice(self) -> Choice | None:
+        """What a decoder needs to draw its tokens, if that is enough; whatever the sampler shows of them."""
+        return Sampler(self.sampler.rules, self.sampler.greedy).as_choice()
+
 
 class ModelDrafter:
     """Drafts tokens for the sequences of a scheduler, all at once.
@@ -115,6 +120,14 @@ class ModelDrafter:
         drafts: list[list[int]] = [[] for _ in sequences]
         while any(new.values()):
             parts, wanted = zip(*((new.get(i, []), int(i in drawing)) for i in range(len(sequences))), strict=True)
+            choices = [choice for i in drawing if len(new[i]) == 1 and (choice := asked[i].choice)]
+            if isinstance(self._decoder, DrawingDecoder) and len(choices) == len(new):
+                steps = min(counts[i] - len(drafts[i]) for i in new)
+                numbers = np.array([generators[i].random(steps) for i in new])
+                drawn = self._decoder.draw(self._state, parts, choices, numbers, self._end)
+                for i, ids in zip(new, drawn.tolist(), strict=True):
+                    drafts[i] += ids[: ids.index(self._end)] if self._end in ids else ids
+                break
             logits = compute_drawable(self._decoder, self._state, parts, wanted)
             new = {}
             for i, of_next in zip(drawing, logits, strict=True):
