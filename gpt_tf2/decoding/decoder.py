@@ -96,12 +96,20 @@ class DrawingDecoder(Decoder, Protocol):
         Args:
             last: for each sequence its last token, which is not in the state yet, or none to leave it as it is.
             choices: how tokens are chosen, for each of the N sequences that go on.
-            uniforms: float64 [N, S], a number in [0, 1) for each of their draws, in S steps.
+            uniforms: float64 [N, S], a number in [0, 1) for each of their draws, in S steps. The context must have room
+                for as many more tokens.
             end: the steps end when this id is drawn.
 
         Returns:
             The ids drawn, int64 [N, up to S]. The last ones are not in the state.
         """
+
+
+def warm_up(decoder: Decoder) -> None:
+    """Runs a step in each way, since what is compiled at first use takes seconds, once on a machine."""
+    decoder.extend(decoder.begin(), [[0]])
+    if isinstance(decoder, DrawingDecoder):
+        decoder.draw(decoder.begin(), [[0]], [Choice()], np.zeros((1, 1)), -1)
 
 
 def compute_drawable(decoder: Decoder, state: State, new: Sequence[Sequence[int]], wanted: Sequence[int]) -> np.ndarray:

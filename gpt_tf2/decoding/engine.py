@@ -21,7 +21,7 @@ from gpt_tf2.config import GPT2Config
 from gpt_tf2.data.held_out import TOKENS, read_held_out
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.decoding.conversion import DRAFT, Perplexities, open_conversion
-from gpt_tf2.decoding.decoder import NO_IDS, Decoder
+from gpt_tf2.decoding.decoder import NO_IDS, Decoder, warm_up
 from gpt_tf2.decoding.sample_perplexity import cut_windows, decode_windows, measure_perplexity, stream_windows
 from gpt_tf2.errors import InputError
 from gpt_tf2.tokenizer import Tokenizer
@@ -177,13 +177,13 @@ def litert_converter(model: OpenedModel, precision: str) -> Converter:
 def convert(model: OpenedModel, converter: Converter, folder: Path, say: Say, show: Show) -> Perplexities | None:
     """Convert a model into a folder. Returns what int8 costs, or None for float32."""
     converter.write(folder, show)
+    decoder = converter.open(folder, NO_IDS)
+    warm_up(decoder)
     if converter.precision != "int8":
-        decoder = converter.open(folder, NO_IDS)
-        decoder.extend(decoder.begin(), [[0]])  # here, as compiling takes seconds, once on a machine
         return None
     windows = cut_windows(read_sample(model, say), model.config.n_ctx)
     exact = measure_perplexity(stream_windows(model.config, model.checkpoint.read, windows), windows)
-    return exact, measure_perplexity(decode_windows(converter.open(folder, NO_IDS), windows), windows)
+    return exact, measure_perplexity(decode_windows(decoder, windows), windows)
 
 
 def read_sample(model: OpenedModel, say: Say) -> np.ndarray:

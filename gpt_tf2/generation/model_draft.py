@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt_tf2.decoding.decoder import Choice, Decoder, DrawingDecoder, compute_drawable
 from gpt_tf2.generation.prefixes import count_shared
-from gpt_tf2.generation.sampling import Sampler
+from gpt_tf2.generation.sampling import Sampler, peek_numbers
 
 # Measured with 124M on two cores, which drafts in int8 and verifies in float32.
 COST = 0.36  # of drafting and verifying a token, in plain steps; it grows with the root of the number of sequences
@@ -74,7 +74,7 @@ class Draftable(NamedTuple):
 
     @property
     def choice(self) -> Choice | None:
-        """What a decoder needs to draw its tokens, if that is enough; whatever the sampler shows of them."""
+        """The sampler's rules, if a decoder can follow them by itself, even if the sampler records what it chooses."""
         return Sampler(self.sampler.rules, self.sampler.greedy).as_choice()
 
 
@@ -90,6 +90,7 @@ class ModelDrafter:
 
     def __init__(self, decoder: Decoder, end: int):
         self._decoder, self._end = decoder, end
+        self._drawing = decoder if isinstance(decoder, DrawingDecoder) else None
         self._state = decoder.begin()
         self.begin()
 
@@ -121,22 +122,23 @@ class ModelDrafter:
         while any(new.values()):
             parts, wanted = zip(*((new.get(i, []), int(i in drawing)) for i in range(len(sequences))), strict=True)
             choices = [choice for i in drawing if len(new[i]) == 1 and (choice := asked[i].choice)]
-            if isinstance(self._decoder, DrawingDecoder) and len(choices) == len(new):
+            if self._drawing and len(choices) == len(new):
                 steps = min(counts[i] - len(drafts[i]) for i in new)
-                numbers = np.array([generators[i].random(steps) for i in new])
-                drawn = self._decoder.draw(self._state, parts, choices, numbers, self._end)
-                for i, ids in zip(new, drawn.tolist(), strict=True):
-                    drafts[i] += ids[: ids.index(self._end)] if self._end in ids else ids
-                break
-            logits = compute_drawable(self._decoder, self._state, parts, wanted)
+                numbers = np.array([peek_numbers(generators[i], steps) for i in new])
+                drawn = self._drawing.draw(self._state, parts, choices, numbers, self._end).tolist()
+                for i, ids in zip(drawing, drawn, strict=True):
+                    generators[i].random(len(ids))
+            else:
+                logits = compute_drawable(self._decoder, self._state, parts, wanted)
+                drawn = [  # by the class's own function, as others show what they choose
+                    [Sampler.choose(asked[i].sampler, of_next, [*asked[i].ids, *drafts[i]], generators[i])]
+                    for i, of_next in zip(drawing, logits, strict=True)
+                ]
             new = {}
-            for i, of_next in zip(drawing, logits, strict=True):
-                # The class's own, as others show what they choose.
-                id = Sampler.choose(asked[i].sampler, of_next, [*asked[i].ids, *drafts[i]], generators[i])
-                if id != self._end:
-                    drafts[i].append(id)
-                    if len(drafts[i]) < counts[i]:
-                        new[i] = [id]
+            for i, ids in zip(drawing, drawn, strict=True):
+                drafts[i] += ids[: ids.index(self._end)] if self._end in ids else ids
+                if self._end not in ids and len(drafts[i]) < counts[i]:
+                    new[i] = ids[-1:]
             drawing = list(new)
         self._last = [(each.ids, len(each.ids), drafts[i]) for i, each in asked.items()]
         return drafts

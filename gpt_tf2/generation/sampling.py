@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from gpt_tf2.decoding.decoder import Choice
-from gpt_tf2.decoding.kernels.drawing import cut_nucleus, cut_top, draw_token
+from gpt_tf2.decoding.kernels.drawing import choose_token, cut_nucleus, cut_top, draw_token
 
 LEAST_TEMPERATURE = 1e-30  # a quotient by less may be beyond float32
 
@@ -175,19 +175,19 @@ class Sampler:
         return logits
 
     def as_choice(self) -> Choice | None:
-        """What a decoder needs to draw by itself. None if that is not enough: for other rules, an order of their own,
-        or a subclass, which may read the logits.
-        """
+        """The same rules as a `Choice`; None where other rules, another order or a subclass need the logits."""
         names = [CHOSEN_BY.get(type(rule), "") for rule in self.rules]
         if type(self) is not Sampler or names != [name for name in Choice._fields if name in names]:
             return None
         if self.greedy:
             return Choice(temperature=0)
-        numbers = [number for rule in self.rules for number in vars(rule).values()]
-        return Choice(**dict(zip(names, numbers, strict=True)))
+        return Choice(**{name: next(iter(vars(rule).values())) for name, rule in zip(names, self.rules, strict=True)})
 
     def choose(self, logits: np.ndarray, ids: Sequence[int], generator: np.random.Generator) -> int:
         """The id of the token after `ids`. Takes exactly one number from `generator`, none if greedy."""
+        if (choice := self.as_choice()) and not self.greedy:
+            numbers = np.array(choice, "float64")
+            return choose_token(logits.copy(), numbers, generator.random(), np.empty_like(logits))
         logits = self.apply_rules(logits, ids)
         return int(np.argmax(logits)) if self.greedy else draw_token(logits, generator.random(), np.empty_like(logits))
 
@@ -218,3 +218,11 @@ def make_sampler(
     if min_p:
         rules.append(MinP(min_p))
     return Sampler(tuple(rules))
+
+
+def peek_numbers(generator: np.random.Generator, count: int) -> np.ndarray:
+    """The numbers in [0, 1) that the next draws take, float64 [count]. The generator stays as it is."""
+    before = generator.bit_generator.state
+    numbers = generator.random(count)
+    generator.bit_generator.state = before
+    return numbers

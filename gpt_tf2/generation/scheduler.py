@@ -16,11 +16,11 @@ from gpt_tf2.decoding.decoder import Choice, Decoder, DrawingDecoder, compute_dr
 from gpt_tf2.generation.model_draft import Draftable, ModelDrafter
 from gpt_tf2.generation.prefixes import count_shared
 from gpt_tf2.generation.prompt_lookup import PromptLookup
-from gpt_tf2.generation.sampling import Sampler
+from gpt_tf2.generation.sampling import Sampler, peek_numbers
 
 DRAFT_TOKENS = 6  # most draft tokens per step and sequence
-SECONDS_AHEAD = 0.02  # that a decoder may draw by itself: about as long as nobody notices
-STEPS_AHEAD = 16  # most steps of these; more would gain nothing
+SECONDS_AHEAD = 0.02  # of steps that a decoder may run in one call: 50 calls a second show a text as it is written
+STEPS_AHEAD = 16  # at most: Python between two calls then takes 1 % of the time (124M in int8, two cores)
 MIN_GAIN = 16  # tokens that a longer shared prefix must save to be copied from another slot, or waited for
 
 
@@ -102,7 +102,7 @@ class ActiveSequence:
             their shared prefix.
         running: False once it is finished. Its cached positions stay available until its slot is taken.
         prompt_logits: float32 [n_vocab], of the token after the prompt, once the prompt is cached.
-        choice: what a decoder needs to draw its tokens, if that is enough.
+        choice: its sampler's rules, if a decoder can follow them by itself.
         left: how many more tokens it may get.
     """
 
@@ -116,6 +116,11 @@ class ActiveSequence:
         self.choice = request.sampler.as_choice()
         self.left = min(request.max_new_tokens, n_ctx - len(request.prompt))
         self._lookup = PromptLookup()
+
+    @property
+    def generated(self) -> int:
+        """How many new tokens it has."""
+        return len(self.ids) - len(self.request.prompt)
 
     @property
     def is_computing_prompt(self) -> bool:
@@ -137,14 +142,6 @@ class ActiveSequence:
             self._append(id, end)
             if not self.running:
                 return
-
-    def peek_numbers(self, count: int) -> np.ndarray:
-        """The numbers in [0, 1) that the next draws take. The generator stays as it is."""
-        bits = self.request.generator.bit_generator
-        before = bits.state
-        numbers = self.request.generator.random(count)
-        bits.state = before
-        return numbers
 
     def _append(self, id: int, end: int) -> None:
         self.running = id != end
@@ -194,7 +191,8 @@ class Scheduler(BaseScheduler):
         self.decoder, self.end, self.slots, self.draft = decoder, end, slots, draft
         self._state = decoder.begin()
         self._drafter = ModelDrafter(decoder.drafter, end) if decoder.drafter else None
-        self._steps_ahead = 1  # that the decoder may draw in one call
+        self._drawing = decoder if isinstance(decoder, DrawingDecoder) else None
+        self._steps_ahead = 1  # how many steps the decoder may run in one call
         self._in_state: list[ActiveSequence] = []  # the sequences of the state, finished ones included
         self._in_slots: list[ActiveSequence] = []  # those that the next step runs
 
@@ -282,9 +280,10 @@ class Scheduler(BaseScheduler):
         new, drafts = self._plan_step()
         if not any(new):  # every sequence ended with its first token, from known logits
             return
-        if isinstance(self.decoder, DrawingDecoder) and (choices := self._list_choices(drafts)):
-            self._draw(self.decoder, new, choices)
+        if self._drawing and (choices := self._list_choices(drafts)):
+            self._draw(self._drawing, new, choices)
             return
+        self._steps_ahead = 1
         wanted = [0 if draft is None else 1 + len(draft) for draft in drafts]
         logits = compute_drawable(self.decoder, self._state, new, wanted)
         row = 0
@@ -299,7 +298,7 @@ class Scheduler(BaseScheduler):
         self._state.lengths = np.array([sequence.cached for sequence in self._in_state], "int32")
 
     def _list_choices(self, drafts: list[list[int] | None]) -> list[Choice]:
-        """What the decoder needs to draw the tokens of this step by itself; nothing if that is not enough."""
+        """The rules of the running sequences, if the decoder can follow them and each runs its last token alone."""
         choices = []
         for sequence, draft in zip(self._in_state, drafts, strict=True):
             if sequence.running:
@@ -309,10 +308,14 @@ class Scheduler(BaseScheduler):
         return choices
 
     def _draw(self, decoder: DrawingDecoder, last: list[list[int]], choices: list[Choice]) -> None:
-        """Has the decoder draw tokens, in several steps if no draft tokens may come between them."""
+        """Has the decoder draw tokens, in several steps unless draft tokens may come between them.
+
+        No sequence runs more steps than it has new tokens: one that its caller soon ends wastes few.
+        """
         running = [sequence for sequence in self._in_state if sequence.running]
-        steps = min(1 if self.draft else self._steps_ahead, *(sequence.left for sequence in running))
-        uniforms = np.array([sequence.peek_numbers(steps) for sequence in running])
+        most = 1 if self.draft or self._drafter else self._steps_ahead
+        steps = min(most, *(min(sequence.left, sequence.generated) for sequence in running))
+        uniforms = np.array([peek_numbers(sequence.request.generator, steps) for sequence in running])
         began = time.monotonic()
         tokens = decoder.draw(self._state, last, choices, uniforms, self.end)
         seconds = (time.monotonic() - began) / tokens.shape[1]

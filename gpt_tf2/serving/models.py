@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from gpt_tf2.checkpoints.opened import OpenedModel
 from gpt_tf2.config import GPT2Config, tensor_shapes
-from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.decoding.decoder import Decoder, warm_up
 from gpt_tf2.errors import InputError
 from gpt_tf2.generation.samples import sample_tokens
 from gpt_tf2.generation.sampling import make_sampler
@@ -143,6 +143,8 @@ class Models:
 def load_warm(served: Served) -> Decoder:
     """A model's decoder, which has generated two tokens, so that what is compiled or cached at first use is."""
     decoder = served.load()
+    for each in filter(None, (decoder, decoder.drafter)):
+        warm_up(each)
     tokenizer = served.opened.tokenizer
     sample_tokens(decoder, [tokenizer.end_of_text], 1, 2, make_sampler(top_p=0.9), tokenizer.end_of_text)
     return decoder

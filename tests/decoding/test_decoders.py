@@ -4,13 +4,14 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
 from gpt_tf2 import GPT2, GPT2Config, load_model, save_model
-from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.decoding.decoder import Decoder, DrawingDecoder
 from gpt_tf2.decoding.keras_graph import GraphDecoder
 from gpt_tf2.decoding.native.packing import runs_natively
 from gpt_tf2.generation.samples import sample_tokens
@@ -158,6 +159,15 @@ def test_a_draft_saves_steps_where_the_model_copies_and_costs_none_elsewhere(
     steps: list[int] = []
     extend = decoder.extend
     monkeypatch.setattr(decoder, "extend", lambda state, new, wanted: steps.append(1) or extend(state, new, wanted))
+    if isinstance(decoder, DrawingDecoder):
+        draw = decoder.draw
+
+        def count_steps(*arguments: Any) -> np.ndarray:
+            tokens = draw(*arguments)
+            steps.extend([1] * tokens.shape[1])
+            return tokens
+
+        monkeypatch.setattr(decoder, "draw", count_steps)
 
     def run(draft: bool, temperature: float) -> tuple[list[int], int, float]:
         """The tokens, the steps and the tokens per second of a warm run."""

@@ -18,8 +18,8 @@ from gpt_tf2.generation.model_draft import Draftable, ModelDrafter
 from gpt_tf2.generation.sampling import Sampler, make_sampler
 from gpt_tf2.generation.scheduler import Request, Scheduler
 
-CONFIG = GPT2Config(n_vocab=300, n_ctx=128, n_embd=48, n_head=3, n_layer=2)
-PROMPTS = [np.random.default_rng(i).integers(0, 300, size).tolist() for i, size in enumerate((5, 40, 1, 100, 12, 60))]
+CONFIG = GPT2Config(n_vocab=300, n_ctx=200, n_embd=48, n_head=3, n_layer=2)  # two tiles of the cache
+PROMPTS = [np.random.default_rng(i).integers(0, 300, size).tolist() for i, size in enumerate((5, 40, 1, 120, 12, 60))]
 SAMPLERS = {
     "greedy": make_sampler(0),
     "plain": make_sampler(),
@@ -50,6 +50,15 @@ def decoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> NativeDecoder:
     return NativeDecoder(folder, CONFIG, folder.name)
 
 
+@pytest.fixture
+def calls(decoder: NativeDecoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many steps the decoder is asked to draw in each call."""
+    calls: list[int] = []
+    draw = decoder.draw
+    monkeypatch.setattr(decoder, "draw", lambda *arguments: calls.append(arguments[3].shape[1]) or draw(*arguments))
+    return calls
+
+
 class StepByStep:
     """A decoder that does not draw."""
 
@@ -61,10 +70,10 @@ class StepByStep:
 def complete(
     decoder: Decoder, sampler: Sampler, end: int, draft: bool = False
 ) -> tuple[list[list[int]], list[np.random.Generator]]:
-    """The completions of all prompts, three at a time, and what is left of their generators."""
+    """The completions of all prompts, five at a time, and what is left of their generators."""
     completions: list[list[int]] = [[] for _ in PROMPTS]
     generators = [np.random.default_rng(i) for i in range(len(PROMPTS))]
-    Scheduler(decoder, end, slots=3, draft=draft).run_all(
+    Scheduler(decoder, end, slots=5, draft=draft).run_all(
         Request(ids, 20 + 3 * i, sampler, generators[i], completions[i].append) for i, ids in enumerate(PROMPTS)
     )
     return completions, generators
@@ -75,20 +84,20 @@ def test_only_decoders_that_draw_are_asked_to(decoder: NativeDecoder) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_tokens_are_those_drawn_step_by_step(decoder: NativeDecoder, name: str) -> None:
+def test_the_tokens_are_those_drawn_step_by_step(decoder: NativeDecoder, calls: list[int], name: str) -> None:
     sampler = SAMPLERS[name]
     expected, generators = complete(StepByStep(decoder), sampler, NO_END)
     completions, others = complete(decoder, sampler, NO_END)
-    assert completions == expected
+    assert completions == expected and (max(calls) > 8 if sampler.as_choice() else not calls)
     assert [generator.random() for generator in others] == [generator.random() for generator in generators]
 
 
-def test_sequences_end_where_they_end_step_by_step(decoder: NativeDecoder) -> None:
+def test_sequences_end_where_they_end_step_by_step(decoder: NativeDecoder, calls: list[int]) -> None:
     plain, _ = complete(decoder, SAMPLERS["plain"], NO_END)
     end = plain[1][9]
     expected, generators = complete(StepByStep(decoder), SAMPLERS["plain"], end)
     completions, others = complete(decoder, SAMPLERS["plain"], end)
-    assert completions == expected and len(completions[1]) <= 9 and end not in {id for ids in completions for id in ids}
+    assert completions == expected and len(completions[1]) <= 9 and max(calls) > 4
     assert [generator.random() for generator in others] == [generator.random() for generator in generators]
 
 
@@ -138,10 +147,12 @@ def test_ids_without_a_token_are_not_drawn(folder: Path) -> None:
 
 def test_no_token_is_drawn_beyond_the_context(decoder: NativeDecoder) -> None:
     state = decoder.begin()
-    decoder.extend(state, [[0] * 100], [0])
+    decoder.extend(state, [[0] * 172], [0])
     assert decoder.draw(state, [[1]], [Choice()], np.zeros((1, 28)), NO_END).shape == (1, 28)
-    with pytest.raises(ValueError, match="more tokens to draw than the context has room for"):
+    with pytest.raises(ValueError, match="more to draw than the context has room for"):
         decoder.draw(state, [[1]], [Choice()], np.zeros((1, 1)), NO_END)
+    with pytest.raises(ValueError, match="more tokens than one to begin with"):
+        decoder.draw(decoder.begin(), [[1, 2]], [Choice()], np.zeros((1, 1)), NO_END)
 
 
 def test_a_file_that_lacks_a_drawn_tokens_embedding_is_reported(folder: Path, tmp_path: Path) -> None:
@@ -155,16 +166,19 @@ def test_a_file_that_lacks_a_drawn_tokens_embedding_is_reported(folder: Path, tm
         decoder.draw(state, [[0]], [Choice()], np.full((1, 2), 0.9), NO_END)
 
 
-def test_few_steps_run_in_a_call_where_they_take_long(decoder: NativeDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    draw = decoder.draw
-    monkeypatch.setattr(decoder, "draw", lambda *arguments: calls.append(arguments[3].shape[1]) or draw(*arguments))
-    for seconds in (1000.0, 0.0):
-        monkeypatch.setattr(scheduler_module, "SECONDS_AHEAD", seconds)
-        calls.clear()
-        request = Request(PROMPTS[0], 41, SAMPLERS["plain"], np.random.default_rng(0), lambda id: True)
-        Scheduler(decoder, NO_END, slots=1).run_all([request])
-        assert calls == ([1, 16, 16, 7] if seconds else [1] * 40)
+def test_calls_grow_with_the_text_where_steps_take_no_time(decoder: NativeDecoder, calls: list[int]) -> None:
+    request = Request(PROMPTS[0], 41, SAMPLERS["plain"], np.random.default_rng(0), lambda id: True)
+    Scheduler(decoder, NO_END, slots=1).run_all([request])
+    assert calls == [1, 2, 4, 8, 16, 9]  # the first token comes with the prompt
+
+
+def test_a_step_runs_alone_where_it_takes_long(
+    decoder: NativeDecoder, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_module, "SECONDS_AHEAD", 0.0)
+    request = Request(PROMPTS[0], 41, SAMPLERS["plain"], np.random.default_rng(0), lambda id: True)
+    Scheduler(decoder, NO_END, slots=1).run_all([request])
+    assert calls == [1] * 40
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -195,7 +209,11 @@ def test_a_drafter_that_draws_is_right_where_its_logits_are_the_same(
     }
     monkeypatch.setattr(ModelDrafter, "propose", count_drafted)
     decoder.drafter = NativeDecoder(folder, CONFIG, folder.name)
+    drawn: list[int] = []
+    draw = decoder.drafter.draw
+    monkeypatch.setattr(decoder.drafter, "draw", lambda *a: drawn.append(a[3].shape[1]) or draw(*a))
     completions, others = complete(decoder, sampler, end)
     assert completions == expected and max(drafted) == model_draft.MOST
+    assert max(drawn) >= model_draft.MOST - 1 if sampler.as_choice() else not drawn
     assert complete(decoder, sampler, end, draft=True)[0] == expected  # with prompt lookup
     assert [generator.random() for generator in others] == [generator.random() for generator in generators]

@@ -110,7 +110,8 @@ def run_network(
     counters = np.zeros(count_numbers(count_phases(network), threads), "int64")
     numba.set_num_threads(threads)
     share = find_share(str(cache.dtype))
-    logits = compute_logits(share, network, x, wpe, counts, shown, lengths, cache, scales, room, counters, threads)
+    with crew.turn:
+        logits = compute_logits(share, network, x, wpe, counts, shown, lengths, cache, scales, room, counters, threads)
     waited, took = counters[-LINE:][:2].tolist()
     crew.report(waited / max(1, took))
     return logits
@@ -322,7 +323,7 @@ def run_on_threads(share: int, network: Network, batch: Batch, counters: np.ndar
     counters[len(counters) - LINE + 1] = read_clock() - began
 
 
-@compile_kernel
+@compile_kernel(nogil=True)
 def compute_logits(
     share: int,
     network: Network,

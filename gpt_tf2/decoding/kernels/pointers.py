@@ -21,24 +21,25 @@ def find_address(kernel: Any, arguments: tuple) -> int:
 
 
 def make_call(kernel: Any) -> Any:
-    """A function (address, arguments) for kernels that calls a kernel at its address. It must return nothing."""
+    """A function (address, arguments) for kernels that calls a kernel at its address. It may return a number."""
 
     @intrinsic
     def call(_: Any, address: Any, arguments: Any) -> Any:
         kinds: tuple = tuple(arguments)
         if kinds not in kernel.overloads:
             raise TypingError(f"{kernel.__name__} has no address for {kinds}")
+        result = kernel.overloads[kinds].signature.return_type
 
         def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-            kind = context.call_conv.get_function_type(types.none, kinds)
+            kind = context.call_conv.get_function_type(result, kinds)
             function = builder.inttoptr(values[0], kind.as_pointer())
             values = unpack_tuple(builder, values[1])
-            status, _ = context.call_conv.call_function(builder, function, types.none, kinds, values)
+            status, value = context.call_conv.call_function(builder, function, result, kinds, values)
             with builder.if_then(status.is_error, likely=False):  # out of memory; other threads would wait forever
                 abort = ir.FunctionType(ir.VoidType(), [])
                 builder.call(get_or_insert_function(builder.module, abort, "llvm.trap"), [])
-            return context.get_dummy_value()
+            return context.get_dummy_value() if result == types.none else value
 
-        return types.void(types.int64, arguments), generate
+        return result(types.int64, arguments), generate
 
     return call

@@ -29,11 +29,14 @@ from gpt_tf2.decoding.kernels.work import (
     LINE,
     Crew,
     count_numbers,
-    end_phase,
     has_ended,
     read_clock,
+    report_done,
     take_item,
+    wait_for_others,
 )
+
+call_choose = make_call(choose_token)
 
 
 class Draws(NamedTuple):
@@ -48,7 +51,7 @@ class Draws(NamedTuple):
     tokens: int64 [N, S], written.
     wte: int64 [3], of the file of the tokens' embeddings: its descriptor, where its rows start, and a row's bytes.
     wpe: float32 [n_ctx, C], the positions' embeddings.
-    missing: int64 [1], written: an id whose embedding the file lacks.
+    missing: int64 [1], written: an id whose embedding the file lacks; -1 before.
     """
 
     choices: np.ndarray
@@ -87,16 +90,24 @@ def run_steps(
     counters = np.zeros((draws.uniforms.shape[1], count_numbers(phases, threads)), "int64")
     numba.set_num_threads(threads)
     precision = str(cache.dtype)
-    share, steps = find_share(precision), find_steps(precision)
-    write_tokens(steps, share, network, draws, x, counts, lengths, cache, scales, room, counters, threads)
+    addresses = find_choose(), find_share(precision), find_run(precision)
+    with crew.turn:
+        write_tokens(*addresses, network, draws, x, counts, lengths, cache, scales, room, counters, threads)
     waited, took = counters[:, -LINE].sum(), counters[0, 1 - LINE]
-    crew.report(waited / max(1, took))
+    crew.report(waited / max(1, took), draws.tokens.shape[1])
 
 
 @functools.cache
-def find_steps(precision: str) -> int:
+def find_choose() -> int:
+    """The address of `choose_token`."""
+    floats = array_kind("float32", 1)
+    return find_address(choose_token, (floats, array_kind("float64", 1), types.float64, floats))
+
+
+@functools.cache
+def find_run(precision: str) -> int:
     """The address of `run_steps_share` for a network of float32 or int8."""
-    find_share(precision)  # which it calls
+    find_choose(), find_share(precision)  # which it calls
     floats, doubles, indices = array_kind("float32", 2), array_kind("float64", 2), array_kind("int64", 2)
     numbers = array_kind("int64", 1)
     fields = [
@@ -113,36 +124,48 @@ def find_steps(precision: str) -> int:
     ]
     draws = types.NamedTuple(fields, Draws)
     network, batch = list_kinds(precision)
-    return find_address(run_steps_share, (types.int64, network, batch, draws, indices, types.int64, types.int64))
+    integer = types.int64
+    return find_address(run_steps_share, (integer, integer, network, batch, draws, indices, integer, integer))
 
 
 @compile_kernel
 def run_steps_share(
-    share: int, network: Network, batch: Batch, draws: Draws, counters: np.ndarray, thread: int, threads: int
+    choose: int,
+    share: int,
+    network: Network,
+    batch: Batch,
+    draws: Draws,
+    counters: np.ndarray,
+    thread: int,
+    threads: int,
 ) -> None:
-    """A thread's share of all steps."""
+    """A thread's share of all steps.
+
+    choose, share: the addresses of `choose_token` and `run_share`.
+    """
     phase = np.int64(count_phases(network))
     running = np.flatnonzero(batch.counts)
     for step in range(draws.uniforms.shape[1]):
         call_share(share, (network, batch, counters[step], thread, threads))
         done, item = 0, take_item(counters[step], phase, thread, threads, len(running))
         while item >= 0:
-            draw_next(batch, draws, running[item], item, step, thread)
+            draw_next(choose, batch, draws, running[item], item, step, thread)
             done += 1
             item = take_item(counters[step], phase, thread, threads, len(running))
-        fetch_ahead(network.attention_in[0], counters[step], phase, thread, threads, done, len(running))
-        end_phase(counters[step], phase, thread, threads, done, len(running))
+        report_done(counters[step], phase, threads, done)
+        fetch_ahead(network.attention_in[0], counters[step], phase, thread, threads, len(running))
+        wait_for_others(counters[step], phase, thread, threads, len(running))
         if draws.missing[0] >= 0 or (draws.tokens[:, step] == draws.end).any():
             return
 
 
 @compile_kernel
-def draw_next(batch: Batch, draws: Draws, sequence: int, row: int, step: int, thread: int) -> None:
+def draw_next(choose: int, batch: Batch, draws: Draws, sequence: int, row: int, step: int, thread: int) -> None:
     """Draws a sequence's next token, and reads its embedding for the step that runs it, if there is one."""
     logits, room = batch.logits[row, : draws.n_vocab], draws.room[thread, : draws.n_vocab]
     for id in draws.undrawn:
         logits[id] = -np.inf
-    token = choose_token(logits, draws.choices[row], draws.uniforms[row, step], room)
+    token = call_choose(choose, (logits, draws.choices[row], draws.uniforms[row, step], room))
     draws.tokens[row, step] = token
     batch.lengths[sequence] += 1
     if step + 1 < draws.uniforms.shape[1]:
@@ -157,37 +180,46 @@ def draw_next(batch: Batch, draws: Draws, sequence: int, row: int, step: int, th
 
 
 @compile_kernel
-def fetch_ahead(
-    packed: np.ndarray, counters: np.ndarray, phase: int, thread: int, threads: int, done: int, items: int
-) -> None:
+def fetch_ahead(packed: np.ndarray, counters: np.ndarray, phase: int, thread: int, threads: int, items: int) -> None:
     """Fetches a thread's share of a packed matrix while others are still at work."""
     flat = packed.reshape(-1)
     size = FETCHED // packed.itemsize
     parts = flat[: len(flat) // size * size].reshape(-1, size)
-    for part in range(thread * len(parts) // threads, len(parts)):
-        if has_ended(counters, phase, threads, items - done):
+    for part in range(thread * len(parts) // threads, (thread + 1) * len(parts) // threads):
+        if has_ended(counters, phase, threads, items):
             return
         fetch_block(parts, part)
 
 
-call_steps = make_call(run_steps_share)
+call_run = make_call(run_steps_share)
 
 
 @compile_kernel(parallel=True)
 def run_steps_on_threads(
-    steps: int, share: int, network: Network, batch: Batch, draws: Draws, counters: np.ndarray, threads: int
+    choose: int,
+    share: int,
+    run: int,
+    network: Network,
+    batch: Batch,
+    draws: Draws,
+    counters: np.ndarray,
+    threads: int,
 ) -> None:
-    """As `run_on_threads`; steps: the address of `run_steps_share`."""
+    """As `run_on_threads`.
+
+    choose, share, run: the addresses of `choose_token`, `run_share` and `run_steps_share`.
+    """
     began = read_clock()
     for thread in prange(threads):
-        call_steps(steps, (share, network, batch, draws, counters, np.int64(thread), threads))
+        call_run(run, (choose, share, network, batch, draws, counters, np.int64(thread), threads))
     counters[0, counters.shape[1] - LINE + 1] = read_clock() - began
 
 
-@compile_kernel
+@compile_kernel(nogil=True)
 def write_tokens(
-    steps: int,
+    choose: int,
     share: int,
+    run: int,
     network: Network,
     draws: Draws,
     x: np.ndarray,
@@ -201,4 +233,4 @@ def write_tokens(
 ) -> None:
     """As `run_steps`; see `run_steps_on_threads`."""
     batch = make_batch(network, x, draws.wpe, counts, counts, lengths, cache, scales, room, threads)
-    run_steps_on_threads(steps, share, network, batch, draws, counters, threads)
+    run_steps_on_threads(choose, share, run, network, batch, draws, counters, threads)

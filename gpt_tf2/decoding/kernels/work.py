@@ -5,6 +5,7 @@ then helps the others. When none is left, it waits until all are done. A thread 
 nobody: the others take its items.
 """
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numba.np.arrayobj import make_array
 from gpt_tf2.backend.numba_kernels import compile_kernel
 
 LONG_WAIT = 0.3  # of a run's time; alone on a machine a thread waits for a fiftieth
-RUNS_WITH_FEWER = 50
+RUNS_WITH_FEWER = 50  # of the network
 LINE = 8  # int64 numbers in a line of the processor's cache: no two counters share one
 
 
@@ -46,21 +47,32 @@ def take_item(counters: np.ndarray, phase: int, thread: int, threads: int, items
 @compile_kernel
 def end_phase(counters: np.ndarray, phase: int, thread: int, threads: int, done: int, items: int) -> None:
     """Reports how many items a thread has done, and waits for the others."""
-    place = (phase * (threads + 1) + threads) * LINE
-    if done:
-        add_to_counter(counters, place, done)
-    if read_counter(counters, place) < items:
-        began = read_clock()
-        while read_counter(counters, place) < items:
-            pause()
-        if thread == 0:
-            counters[len(counters) - LINE] += read_clock() - began
+    report_done(counters, phase, threads, done)
+    wait_for_others(counters, phase, thread, threads, items)
 
 
 @compile_kernel
-def has_ended(counters: np.ndarray, phase: int, threads: int, done: int) -> bool:
-    """Whether threads have reported so many items of a phase as done."""
-    return read_counter(counters, (phase * (threads + 1) + threads) * LINE) >= done
+def report_done(counters: np.ndarray, phase: int, threads: int, done: int) -> None:
+    """Reports how many items a thread has done."""
+    if done:
+        add_to_counter(counters, (phase * (threads + 1) + threads) * LINE, done)
+
+
+@compile_kernel
+def has_ended(counters: np.ndarray, phase: int, threads: int, items: int) -> bool:
+    """Whether all items of a phase are done."""
+    return read_counter(counters, (phase * (threads + 1) + threads) * LINE) >= items
+
+
+@compile_kernel
+def wait_for_others(counters: np.ndarray, phase: int, thread: int, threads: int, items: int) -> None:
+    """Waits until all items of a phase are done."""
+    if not has_ended(counters, phase, threads, items):
+        began = read_clock()
+        while not has_ended(counters, phase, threads, items):
+            pause()
+        if thread == 0:
+            counters[len(counters) - LINE] += read_clock() - began
 
 
 def make_add_to_counter(_: Any, counters: types.Array, place: Any, number: Any) -> Any:
@@ -108,6 +120,9 @@ class Crew:
     They do where other programs keep the processors busy: a thread that the system has taken off its processor holds up
     all. A quarter fewer are then faster.
 
+    Attributes:
+        turn: held during a run, in which other threads of Python go on. Two crews at once would hold each other up.
+
     Example:
         >>> crew = Crew(4)
         >>> crew.report(waited=0.5)  # half of the time
@@ -115,16 +130,18 @@ class Crew:
         3
     """
 
+    turn = threading.Lock()
+
     def __init__(self, most: int):
         self.threads = self._most = most
         self._runs_left = 0  # before all threads are tried again
 
-    def report(self, waited: float) -> None:
-        """Reports the share of a run's time that was spent waiting."""
+    def report(self, waited: float, runs: int = 1) -> None:
+        """Reports the share of the time that was spent waiting, in one run of the network or several."""
         if waited > LONG_WAIT and self.threads > 1:
             self.threads -= -(-self.threads // 4)
             self._runs_left = RUNS_WITH_FEWER
         elif self.threads < self._most:
-            self._runs_left -= 1
-            if not self._runs_left:
+            self._runs_left -= runs
+            if self._runs_left <= 0:
                 self.threads = self._most

@@ -64,8 +64,8 @@ class NativeDecoder:
         self, state: State, last: Sequence[Sequence[int]], choices: Sequence[Choice], uniforms: np.ndarray, end: int
     ) -> np.ndarray:
         counts, lengths = np.array([len(ids) for ids in last]), state.lengths.astype("int64")
-        if (lengths + counts * uniforms.shape[1]).max() > self.config.n_ctx:
-            raise ValueError("more tokens to draw than the context has room for")
+        if counts.max() > 1 or (lengths + counts * uniforms.shape[1]).max() > self.config.n_ctx:
+            raise ValueError("more tokens than one to begin with, or more to draw than the context has room for")
         x = self._wte.read([id for ids in last for id in ids], self._width)
         cache, scales, room = *state.cache, self._make_room(len(x))
         tokens, missing = np.full(uniforms.shape, -1), np.full(1, -1)

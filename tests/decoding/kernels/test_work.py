@@ -43,6 +43,12 @@ def test_a_crew_that_waits_for_itself_is_smaller_for_a_while() -> None:
         threads.append(crew.threads)
         crew.report(waited)
     assert threads == [8, 6, *[4] * RUNS_WITH_FEWER, *[8] * RUNS_WITH_FEWER]
+    crew = Crew(8)
+    crew.report(0.9, 16)
+    crew.report(0.0, RUNS_WITH_FEWER - 1)
+    assert crew.threads == 6
+    crew.report(0.0, 16)
+    assert crew.threads == 8
     crew = Crew(1)
     crew.report(0.9)
     assert crew.threads == 1
