@@ -9,7 +9,7 @@ import numpy as np
 from gpt_tf2.backend.numba_kernels import compile_kernel, exponentiate, f32, find_largest, flip_if_negative
 
 CHUNK = 256  # tokens whose weights are summed in float32 before the float64 sum
-SORTABLE = 128  # tokens among which sorting finds the edge of those kept
+FEW = 64  # tokens among which the edge of those kept is found one by one
 SCANNED = 64  # tokens that are looked at one by one if there is a candidate among them
 
 
@@ -87,14 +87,14 @@ def cut_nucleus(logits: np.ndarray, p: float, room: np.ndarray) -> None:
 def cut(logits: np.ndarray, weights: np.ndarray, needed: float, low: np.float32) -> None:
     """Rules out all but the fewest most likely tokens with weights [V] that sum to `needed`.
 
-    Bisects for the lowest of their logits, the edge, until few candidates are left, and sorts those. Among tokens
+    Bisects for the lowest of their logits, the edge, until few candidates are left, and goes through those. Among tokens
     with the edge's logit, those with the lowest ids are kept.
 
     low: a bound below the edge.
     """
     # The edge is in (low, high]. above_*: how many logits exceed the bound.
     high, above_low, above_high = find_largest(logits), f32(len(logits)), f32(0)
-    while above_low - above_high > SORTABLE:
+    while above_low - above_high > FEW:
         middle = (low + high) / f32(2)
         if not low < middle < high:
             break
@@ -119,20 +119,26 @@ def cut(logits: np.ndarray, weights: np.ndarray, needed: float, low: np.float32)
             if low < part[i] <= high:
                 candidates[taken, 0], candidates[taken, 1] = part[i], weights[first + i]
                 taken += 1
-    edge, kept_at_edge = high, 0
-    for candidate in np.argsort(candidates[:taken, 0])[::-1]:
-        if kept_weight >= needed:
+    edge, kept_at_edge, below = high, 0, f32(np.inf)
+    while kept_weight < needed:
+        following = f32(-np.inf)  # the next lower logit
+        for i in range(taken):
+            following = candidates[i, 0] if following < candidates[i, 0] < below else following
+        if following == f32(-np.inf):
             break
-        logit = candidates[candidate, 0]
-        edge, kept_at_edge = logit, kept_at_edge + 1 if logit == edge else 1
-        kept_weight += candidates[candidate, 1]
+        edge, kept_at_edge, below = following, 0, following
+        for i in range(taken):
+            if candidates[i, 0] == edge and kept_weight < needed:
+                kept_weight += candidates[i, 1]
+                kept_at_edge += 1
     at_edge = f32(0)
     for i in range(len(logits)):
         at_edge += f32(1) if logits[i] == edge else f32(0)
         logits[i] = logits[i] if logits[i] >= edge else f32(-np.inf)
-    if at_edge > kept_at_edge:
-        for i in np.flatnonzero(logits == edge)[kept_at_edge:]:
-            logits[i] = -np.inf
+    for i in range(len(logits) if at_edge > kept_at_edge else 0):
+        if logits[i] == edge:
+            kept_at_edge -= 1
+            logits[i] = logits[i] if kept_at_edge >= 0 else f32(-np.inf)
 
 
 @compile_kernel
