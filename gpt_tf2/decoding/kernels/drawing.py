@@ -87,8 +87,8 @@ def cut_nucleus(logits: np.ndarray, p: float, room: np.ndarray) -> None:
 def cut(logits: np.ndarray, weights: np.ndarray, needed: float, low: np.float32) -> None:
     """Rules out all but the fewest most likely tokens with weights [V] that sum to `needed`.
 
-    Bisects for the lowest of their logits, the edge, until few candidates are left, and goes through those. Among tokens
-    with the edge's logit, those with the lowest ids are kept.
+    Bisects for the lowest of their logits, the edge, until few candidates are left, and goes through those. Among
+    tokens with the edge's logit, those with the lowest ids are kept.
 
     low: a bound below the edge.
     """
