@@ -1,5 +1,8 @@
 """A decoder that draws tokens itself, many steps in one call: they are those that are drawn step by step."""
 
+import concurrent.futures
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import pytest
 
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config, tensor_shapes
-from gpt_tf2.decoding.decoder import Choice, Decoder, DrawingDecoder
+from gpt_tf2.decoding.decoder import Choice, Decoder, DrawingDecoder, warm_up
 from gpt_tf2.decoding.native.decoder import NativeDecoder
 from gpt_tf2.decoding.native.packing import convert, runs_natively
 from gpt_tf2.errors import InputError
@@ -217,3 +220,38 @@ def test_a_drafter_that_draws_is_right_where_its_logits_are_the_same(
     assert max(drawn) >= model_draft.MOST - 1 if sampler.as_choice() else not drawn
     assert complete(decoder, sampler, end, draft=True)[0] == expected  # with prompt lookup
     assert [generator.random() for generator in others] == [generator.random() for generator in generators]
+
+
+def test_other_threads_of_python_go_on_during_a_call(decoder: NativeDecoder) -> None:
+    times: list[float] = []
+    is_over = threading.Event()
+
+    def note_times() -> None:
+        while not is_over.is_set():
+            times.append(time.monotonic())
+            time.sleep(1e-4)
+
+    warm_up(decoder)
+    thread = threading.Thread(target=note_times, daemon=True)
+    thread.start()
+    seen = 0
+    for _ in range(20):
+        state, began = decoder.begin(), time.monotonic()
+        decoder.draw(state, [[0]], [Choice()], np.random.default_rng(0).random((1, 190)), NO_END)
+        took = time.monotonic() - began
+        seen += sum(began + 0.2 * took < moment < began + 0.8 * took for moment in times)
+    is_over.set()
+    thread.join(timeout=60)
+    assert seen
+
+
+def test_two_threads_draw_as_if_alone(folder: Path) -> None:
+    def draw(seed: int) -> np.ndarray:
+        decoder = NativeDecoder(folder, CONFIG, folder.name)
+        numbers = np.random.default_rng(seed).random((1, 190))
+        return decoder.draw(decoder.begin(), [[seed]], [Choice(top_p=0.9)], numbers, NO_END)
+
+    alone = [draw(seed) for seed in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(draw, range(4)))
+    np.testing.assert_array_equal(together, alone)

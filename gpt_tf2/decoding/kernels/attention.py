@@ -24,7 +24,7 @@ from gpt_tf2.backend.numba_kernels import (
     flip_if_negative,
 )
 from gpt_tf2.decoding.kernels.products import GROUP, ROUNDER, TILE, add_products
-from gpt_tf2.decoding.kernels.work import add_to_counter, end_phase, take_item
+from gpt_tf2.decoding.kernels.work import Crew, add_to_counter, end_phase, take_item
 
 THREADS = numba.get_num_threads()
 ONE_THREAD_BYTES = 1 << 21  # one thread reads this much of the cache before LiteRT's threads let another begin
@@ -52,7 +52,8 @@ def attend(
     bytes_read = 2 * int((counts * (lengths + counts)).sum()) * out[0].size * cache.itemsize
     threads = THREADS if bytes_read > ONE_THREAD_BYTES else 1
     numba.set_num_threads(threads)
-    attend_heads(new, counts, np.cumsum(counts) - counts, lengths, cache, scales, out, threads)
+    with Crew.turn:
+        attend_heads(new, counts, np.cumsum(counts) - counts, lengths, cache, scales, out, threads)
     return out
 
 

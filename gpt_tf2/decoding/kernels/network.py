@@ -323,7 +323,7 @@ def run_on_threads(share: int, network: Network, batch: Batch, counters: np.ndar
     counters[len(counters) - LINE + 1] = read_clock() - began
 
 
-@compile_kernel(nogil=True)
+@compile_kernel
 def compute_logits(
     share: int,
     network: Network,

@@ -107,25 +107,14 @@ def find_choose() -> int:
 @functools.cache
 def find_run(precision: str) -> int:
     """The address of `run_steps_share` for a network of float32 or int8."""
-    find_choose(), find_share(precision)  # which it calls
-    floats, doubles, indices = array_kind("float32", 2), array_kind("float64", 2), array_kind("int64", 2)
-    numbers = array_kind("int64", 1)
-    fields = [
-        doubles,
-        doubles,
-        types.int64,
-        types.int64,
-        array_kind("int32", 1),
-        floats,
-        indices,
-        numbers,
-        floats,
-        numbers,
-    ]
-    draws = types.NamedTuple(fields, Draws)
+    find_choose()
+    find_share(precision)  # as it calls both
+    integer, integers, tokens = types.int64, array_kind("int64", 1), array_kind("int64", 2)
+    floats, doubles = array_kind("float32", 2), array_kind("float64", 2)
+    fields = [doubles, doubles, integer, integer, array_kind("int32", 1), floats, tokens, integers, floats, integers]
     network, batch = list_kinds(precision)
-    integer = types.int64
-    return find_address(run_steps_share, (integer, integer, network, batch, draws, indices, integer, integer))
+    draws = types.NamedTuple(fields, Draws)
+    return find_address(run_steps_share, (integer, integer, network, batch, draws, tokens, integer, integer))
 
 
 @compile_kernel
@@ -215,7 +204,7 @@ def run_steps_on_threads(
     counters[0, counters.shape[1] - LINE + 1] = read_clock() - began
 
 
-@compile_kernel(nogil=True)
+@compile_kernel
 def write_tokens(
     choose: int,
     share: int,

@@ -22,7 +22,7 @@ VECTORS = 4  # registers that a row's sums take
 COLUMNS = VECTORS * LANES
 BYTES_AT_ONCE = 4  # of a row that an instruction multiplies in int8
 ROWS = 6  # at most: their sums and a block's vectors fill the registers
-AHEAD = 16384  # bytes from what is read to what is fetched
+AHEAD = 16384  # bytes from what is read to what is fetched; measured in docs/lab-notes.md, "Many steps in one call"
 FETCHED = AHEAD  # bytes of a block's beginning
 WRITE, ADD, GELU = np.arange(3)  # what becomes of a product; not literals, for each of which Numba compiles anew
 

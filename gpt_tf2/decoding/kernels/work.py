@@ -121,7 +121,8 @@ class Crew:
     all. A quarter fewer are then faster.
 
     Attributes:
-        turn: held during a run, in which other threads of Python go on. Two crews at once would hold each other up.
+        turn: held while a kernel runs on several threads, as other threads of Python go on meanwhile. Two at once would
+            hold each other up, and one of Numba's thread pools ends the process.
 
     Example:
         >>> crew = Crew(4)

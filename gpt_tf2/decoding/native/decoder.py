@@ -71,7 +71,7 @@ class NativeDecoder:
         tokens, missing = np.full(uniforms.shape, -1), np.full(1, -1)
         draws = Draws(
             np.array(choices, "float64"), uniforms, end, self.config.n_vocab, self.undrawn, self._drawing_room, tokens,
-            self._wte.place, self._wpe, missing,
+            self._wte.location, self._wpe, missing,
         )  # fmt: skip
         run_steps(self._network, draws, x, counts, lengths, cache, scales, room, self._crew)
         if missing[0] >= 0:

@@ -27,7 +27,7 @@ class RowsFile:
         self._file = path.open("rb", buffering=0)
 
     @property
-    def place(self) -> np.ndarray:
+    def location(self) -> np.ndarray:
         """Int64 [3]: the file's descriptor, where its rows start, and a row's bytes."""
         return np.array([self._file.fileno(), self._start, self._row_bytes])
 
