@@ -19,8 +19,10 @@ from gpt_tf2.generation.prompt_lookup import PromptLookup
 from gpt_tf2.generation.sampling import Sampler, peek_numbers
 
 DRAFT_TOKENS = 6  # most draft tokens per step and sequence
-SECONDS_AHEAD = 0.02  # of steps that a decoder may run in one call: 50 calls a second show a text as it is written
-STEPS_AHEAD = 16  # at most: Python between two calls then takes 1 % of the time (124M in int8, two cores)
+SECONDS_AHEAD = (
+    0.01  # of steps that a decoder may run in one call: twice that served no more, new requests waited longer
+)
+STEPS_AHEAD = 16  # at most
 MIN_GAIN = 16  # tokens that a longer shared prefix must save to be copied from another slot, or waited for
 
 
