@@ -19,9 +19,7 @@ from gpt_tf2.generation.prompt_lookup import PromptLookup
 from gpt_tf2.generation.sampling import Sampler, peek_numbers
 
 DRAFT_TOKENS = 6  # most draft tokens per step and sequence
-SECONDS_AHEAD = (
-    0.01  # of steps that a decoder may run in one call: twice that served no more, new requests waited longer
-)
+SECONDS_AHEAD = 0.01  # of steps that a decoder may run in one call: twice that gained nothing and held up new requests
 STEPS_AHEAD = 16  # at most
 MIN_GAIN = 16  # tokens that a longer shared prefix must save to be copied from another slot, or waited for
 
