@@ -18,7 +18,7 @@ from numba.np.arrayobj import make_array
 from gpt_tf2.backend.numba_kernels import compile_kernel
 
 LONG_WAIT = 0.3  # of a run's time; alone on a machine a thread waits for a fiftieth
-RUNS_WITH_FEWER = 50  # of the network
+FIRST_PAUSE, LONGEST_PAUSE = 4, 64  # runs of the network with fewer threads
 LINE = 8  # int64 numbers in a line of the processor's cache: no two counters share one
 
 
@@ -118,7 +118,8 @@ class Crew:
     """How many threads share the work: fewer for a while after they have waited for each other.
 
     They do where other programs keep the processors busy: a thread that the system has taken off its processor holds up
-    all. A quarter fewer are then faster.
+    all. A quarter fewer are then faster. After a pause all threads are tried again; it doubles each time that they have
+    to wait at once, so that a short disturbance costs little.
 
     Attributes:
         turn: held while a kernel runs on several threads, as other threads of Python go on meanwhile. Two at once would
@@ -135,14 +136,16 @@ class Crew:
 
     def __init__(self, most: int):
         self.threads = self._most = most
-        self._runs_left = 0  # before all threads are tried again
+        self._pause, self._runs_left = FIRST_PAUSE, 0
 
     def report(self, waited: float, runs: int = 1) -> None:
         """Reports the share of the time that was spent waiting, in one run of the network or several."""
         if waited > LONG_WAIT and self.threads > 1:
             self.threads -= -(-self.threads // 4)
-            self._runs_left = RUNS_WITH_FEWER
+            self._runs_left, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE)
         elif self.threads < self._most:
             self._runs_left -= runs
             if self._runs_left <= 0:
                 self.threads = self._most
+        else:
+            self._pause = FIRST_PAUSE

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpt_tf2.decoding.kernels.tiles import HAS_TILES
-from gpt_tf2.decoding.kernels.work import RUNS_WITH_FEWER, Crew, count_numbers, end_phase, take_item
+from gpt_tf2.decoding.kernels.work import FIRST_PAUSE, Crew, count_numbers, end_phase, take_item
 
 pytestmark = pytest.mark.skipif(not HAS_TILES, reason="the kernels run on other processors")
 PHASES, ITEMS, THREADS = 50, 13, 3
@@ -39,16 +39,24 @@ def test_each_item_is_done_once_after_the_phase_before_whichever_threads_begin(b
 
 def test_a_crew_that_waits_for_itself_is_smaller_for_a_while() -> None:
     crew, threads = Crew(8), []
-    for waited in [0.9, 0.9, *[0.0] * (2 * RUNS_WITH_FEWER)]:
+    for waited in [0.9, 0.9, *[0.0] * 10]:
         threads.append(crew.threads)
         crew.report(waited)
-    assert threads == [8, 6, *[4] * RUNS_WITH_FEWER, *[8] * RUNS_WITH_FEWER]
-    crew = Crew(8)
-    crew.report(0.9, 16)
-    crew.report(0.0, RUNS_WITH_FEWER - 1)
+    assert threads == [8, 6, *[4] * 8, 8, 8]
+    crew.report(0.9)  # a disturbance after a good run
+    crew.report(0.0, FIRST_PAUSE - 1)
     assert crew.threads == 6
     crew.report(0.0, 16)
     assert crew.threads == 8
     crew = Crew(1)
     crew.report(0.9)
     assert crew.threads == 1
+
+
+def test_a_crew_beside_a_program_that_stays_is_seldom_tried_whole() -> None:
+    crew, trials = Crew(2), []
+    for run in range(300):
+        if crew.threads == 2:
+            trials.append(run)
+        crew.report(0.9 if crew.threads == 2 else 0.0)
+    assert np.diff(trials).tolist() == [5, 9, 17, 33, 65, 65, 65]
