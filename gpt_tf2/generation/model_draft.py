@@ -118,10 +118,11 @@ class ModelDrafter:
         new = self._find_missing({i: asked[i] for i, count in counts.items() if count > 0}, len(asked))
         drawing = [i for i, ids in new.items() if self._state.lengths[i] + len(ids) == len(asked[i].ids)]
         generators = {i: copy.deepcopy(asked[i].generator) for i in drawing}
+        rules = {i: asked[i].choice for i in drawing}
         drafts: list[list[int]] = [[] for _ in sequences]
         while any(new.values()):
             parts, wanted = zip(*((new.get(i, []), int(i in drawing)) for i in range(len(sequences))), strict=True)
-            choices = [choice for i in drawing if len(new[i]) == 1 and (choice := asked[i].choice)]
+            choices = [choice for i in drawing if len(new[i]) == 1 and (choice := rules[i])]
             if self._drawing and len(choices) == len(new):
                 steps = min(counts[i] - len(drafts[i]) for i in new)
                 numbers = np.array([peek_numbers(generators[i], steps) for i in new])

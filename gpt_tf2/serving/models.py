@@ -143,10 +143,10 @@ class Models:
 def load_warm(served: Served) -> Decoder:
     """A model's decoder, which has generated two tokens, so that what is compiled or cached at first use is."""
     decoder = served.load()
-    for each in filter(None, (decoder, decoder.drafter)):
-        warm_up(each)
-    tokenizer = served.opened.tokenizer
-    sample_tokens(decoder, [tokenizer.end_of_text], 1, 2, make_sampler(top_p=0.9), tokenizer.end_of_text)
+    if decoder.drafter:
+        warm_up(decoder.drafter)
+    # Nothing ends them, so that there are two.
+    sample_tokens(decoder, [served.opened.tokenizer.end_of_text], 1, 2, make_sampler(top_p=0.9), end=-1)
     return decoder
 
 

@@ -51,15 +51,35 @@ class Network(NamedTuple):
     head_columns: np.ndarray
 
 
-class Batch(NamedTuple):
-    """New tokens of several sequences, and what the threads that run them work in.
+class Inputs(NamedTuple):
+    """New tokens of several sequences, and the memory that they are run in.
 
-    x: float32 [N, W], the embeddings of tokens and positions, sequence by sequence. Becomes the last block's output.
+    x: float32 [N, W], the tokens' embeddings, sequence by sequence. Changed in place.
+    wpe: float32 [n_ctx, C], the positions' embeddings, which are added first.
     counts: int64 [B], how many new tokens each sequence has.
-    firsts: int64 [B], the index in `x` of each sequence's first token.
+    shown: int64 [B], after how many of its last new tokens logits are wanted.
     lengths: int64 [B], how many positions of each are cached. There must be room for the new ones.
     cache: int8 or float32, as the matrices, [L, B or more, 2, H, tiles, D·TILE], keys and values. Changed in place.
     scales: float32 [L, B, 2, H, tiles, TILE]; see `attend` in `attention.py`. Changed in place.
+    room: float32, at least `count_room(network, N)`, to work in. It should begin with a page of the memory.
+    """
+
+    x: np.ndarray
+    wpe: np.ndarray
+    counts: np.ndarray
+    shown: np.ndarray
+    lengths: np.ndarray
+    cache: np.ndarray
+    scales: np.ndarray
+    room: np.ndarray
+
+
+class Batch(NamedTuple):
+    """What the threads share that run new tokens.
+
+    x: float32 [N, W], the embeddings of tokens and positions. Becomes the last block's output.
+    wpe, counts, lengths, cache, scales: see `Inputs`.
+    firsts: int64 [B], the index in `x` of each sequence's first token.
     wanted: int64, the rows of `x` after which logits are wanted.
     logits: float32 [wanted, V], V filled up to whole blocks.
     left, factors: [threads, …], see `prepare`.
@@ -67,6 +87,7 @@ class Batch(NamedTuple):
     """
 
     x: np.ndarray
+    wpe: np.ndarray
     counts: np.ndarray
     firsts: np.ndarray
     lengths: np.ndarray
@@ -81,27 +102,11 @@ class Batch(NamedTuple):
     hidden: np.ndarray
 
 
-def run_network(
-    network: Network,
-    x: np.ndarray,
-    wpe: np.ndarray,
-    counts: np.ndarray,
-    shown: np.ndarray,
-    lengths: np.ndarray,
-    cache: np.ndarray,
-    scales: np.ndarray,
-    room: np.ndarray,
-    crew: Crew,
-) -> np.ndarray:
+def run_network(network: Network, inputs: Inputs, crew: Crew) -> np.ndarray:
     """Runs the network on new tokens of several sequences.
 
     Args:
-        x: float32 [N, W], the tokens' embeddings, sequence by sequence. Changed.
-        wpe: float32 [n_ctx, C], the positions' embeddings, which are added first.
-        shown: int64 [B], after how many of its last new tokens logits are wanted.
-        room: float32, at least `count_room(network, N)`, to work in. It should begin with a page of the memory.
         crew: decides how many threads run, and learns how long they waited.
-        counts, lengths, cache, scales: see `Batch`.
 
     Returns:
         Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
@@ -109,16 +114,16 @@ def run_network(
     threads = crew.threads
     counters = np.zeros(count_numbers(count_phases(network), threads), "int64")
     numba.set_num_threads(threads)
-    share = find_share(str(cache.dtype))
+    share = find_share(str(inputs.cache.dtype))
     with crew.turn:
-        logits = compute_logits(share, network, x, wpe, counts, shown, lengths, cache, scales, room, counters, threads)
+        logits = compute_logits(share, network, inputs, counters, threads)
     waited, took = counters[-LINE:][:2].tolist()
     crew.report(waited / max(1, took))
     return logits
 
 
 def count_room(network: Network, rows: int) -> int:
-    """The size of the room that the network needs for so many new tokens."""
+    """How many float32 numbers of room the network needs to run `rows` tokens."""
     width, hidden = network.attention_out_columns.shape[2], network.mlp_in_columns.shape[2]
     return rows * (THREADS * (max(width, hidden) + 2) + 4 * width + hidden)
 
@@ -140,7 +145,15 @@ def list_kinds(precision: str) -> tuple[types.Type, types.Type]:
     """Numba's types of a `Network` and a `Batch`."""
     floats, indices = "float32", array_kind("int64", 1)
     network = [array_kind(floats, 4), array_kind(floats, 2), *[array_kind(precision, 3), array_kind(floats, 3)] * 5]
-    batch = [array_kind(floats, 2), indices, indices, indices, array_kind(precision, 6), array_kind(floats, 6)]
+    batch = [
+        array_kind(floats, 2),
+        array_kind(floats, 2),
+        indices,
+        indices,
+        indices,
+        array_kind(precision, 6),
+        array_kind(floats, 6),
+    ]
     batch += [indices, array_kind(floats, 2), array_kind(precision, 2)]
     batch += [array_kind(floats, dimensions) for dimensions in (3, 4, 2, 2)]
     return types.NamedTuple(network, Network), types.NamedTuple(batch, Batch)
@@ -274,19 +287,9 @@ call_share = make_call(run_share)
 
 
 @compile_kernel
-def make_batch(
-    network: Network,
-    x: np.ndarray,
-    wpe: np.ndarray,
-    counts: np.ndarray,
-    shown: np.ndarray,
-    lengths: np.ndarray,
-    cache: np.ndarray,
-    scales: np.ndarray,
-    room: np.ndarray,
-    threads: int,
-) -> Batch:
-    """A batch, for kernels; see `run_network`."""
+def make_batch(network: Network, inputs: Inputs, threads: int) -> Batch:
+    """What so many threads share, for kernels. Adds the positions' embeddings."""
+    x, wpe, counts, shown, lengths, cache, scales, room = inputs
     rows, width, depth, inner = len(x), x.shape[1], cache.shape[5] // TILE, network.mlp_in_columns.shape[2]
     ends = np.cumsum(rows * np.array([3 * width, width, inner, threads * max(width, inner), threads * 2]))
     new = room[: ends[0]].reshape(rows, 3, width // depth, depth)
@@ -306,7 +309,7 @@ def make_batch(
             if t >= counts[sequence] - shown[sequence]:
                 wanted[next_wanted] = row
                 next_wanted += 1
-    return Batch(x, counts, firsts, lengths, cache, scales, wanted, logits, left, factors, new, attended, hidden)
+    return Batch(x, wpe, counts, firsts, lengths, cache, scales, wanted, logits, left, factors, new, attended, hidden)
 
 
 @compile_kernel(parallel=True)
@@ -324,21 +327,8 @@ def run_on_threads(share: int, network: Network, batch: Batch, counters: np.ndar
 
 
 @compile_kernel
-def compute_logits(
-    share: int,
-    network: Network,
-    x: np.ndarray,
-    wpe: np.ndarray,
-    counts: np.ndarray,
-    shown: np.ndarray,
-    lengths: np.ndarray,
-    cache: np.ndarray,
-    scales: np.ndarray,
-    room: np.ndarray,
-    counters: np.ndarray,
-    threads: int,
-) -> np.ndarray:
+def compute_logits(share: int, network: Network, inputs: Inputs, counters: np.ndarray, threads: int) -> np.ndarray:
     """As `run_network`; see `run_on_threads`."""
-    batch = make_batch(network, x, wpe, counts, shown, lengths, cache, scales, room, threads)
+    batch = make_batch(network, inputs, threads)
     run_on_threads(share, network, batch, counters, threads)
     return batch.logits

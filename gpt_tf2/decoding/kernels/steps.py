@@ -15,6 +15,7 @@ from gpt_tf2.decoding.kernels.drawing import choose_token
 from gpt_tf2.decoding.kernels.files import read_at
 from gpt_tf2.decoding.kernels.network import (
     Batch,
+    Inputs,
     Network,
     array_kind,
     call_share,
@@ -50,7 +51,6 @@ class Draws(NamedTuple):
     room: float32 [threads, V], to work in, whose rows begin with lines of the processor's cache.
     tokens: int64 [N, S], written.
     wte: int64 [3], of the file of the tokens' embeddings: its descriptor, where its rows start, and a row's bytes.
-    wpe: float32 [n_ctx, C], the positions' embeddings.
     missing: int64 [1], written: an id whose embedding the file lacks; -1 before.
     """
 
@@ -62,37 +62,23 @@ class Draws(NamedTuple):
     room: np.ndarray
     tokens: np.ndarray
     wte: np.ndarray
-    wpe: np.ndarray
     missing: np.ndarray
 
 
-def run_steps(
-    network: Network,
-    draws: Draws,
-    x: np.ndarray,
-    counts: np.ndarray,
-    lengths: np.ndarray,
-    cache: np.ndarray,
-    scales: np.ndarray,
-    room: np.ndarray,
-    crew: Crew,
-) -> None:
-    """Runs steps until their end or that of a sequence, and writes the tokens that each draws.
+def run_steps(network: Network, draws: Draws, inputs: Inputs, crew: Crew) -> None:
+    """Runs steps until their end or that of a sequence, and writes the tokens that each draws. See `run_network`.
 
     Args:
-        counts: int64 [B], 1 for the sequences that go on, 0 for others.
-        lengths: int64 [B], how many positions of each are cached. Changed.
-
-    The other arguments are those of `run_network`.
+        inputs: `counts` and `shown` are 1 for the sequences that go on, 0 for others. `lengths` is changed.
     """
     threads = crew.threads
     phases = count_phases(network) + 1
     counters = np.zeros((draws.uniforms.shape[1], count_numbers(phases, threads)), "int64")
     numba.set_num_threads(threads)
-    precision = str(cache.dtype)
+    precision = str(inputs.cache.dtype)
     addresses = find_choose(), find_share(precision), find_run(precision)
     with crew.turn:
-        write_tokens(*addresses, network, draws, x, counts, lengths, cache, scales, room, counters, threads)
+        write_tokens(*addresses, network, draws, inputs, counters, threads)
     waited, took = counters[:, -LINE].sum(), counters[0, 1 - LINE]
     crew.report(waited / max(1, took), draws.tokens.shape[1])
 
@@ -111,7 +97,7 @@ def find_run(precision: str) -> int:
     find_share(precision)  # as it calls both
     integer, integers, tokens = types.int64, array_kind("int64", 1), array_kind("int64", 2)
     floats, doubles = array_kind("float32", 2), array_kind("float64", 2)
-    fields = [doubles, doubles, integer, integer, array_kind("int32", 1), floats, tokens, integers, floats, integers]
+    fields = [doubles, doubles, integer, integer, array_kind("int32", 1), floats, tokens, integers, integers]
     network, batch = list_kinds(precision)
     draws = types.NamedTuple(fields, Draws)
     return find_address(run_steps_share, (integer, integer, network, batch, draws, tokens, integer, integer))
@@ -159,11 +145,11 @@ def draw_next(choose: int, batch: Batch, draws: Draws, sequence: int, row: int, 
     batch.lengths[sequence] += 1
     if step + 1 < draws.uniforms.shape[1]:
         file, start, size = draws.wte
-        x, channels = batch.x[row], draws.wpe.shape[1]
+        x, channels = batch.x[row], batch.wpe.shape[1]
         if read_at(file, x, start + token * size, size) != size:
             draws.missing[0] = token
         for i in range(channels):
-            x[i] += draws.wpe[batch.lengths[sequence], i]
+            x[i] += batch.wpe[batch.lengths[sequence], i]
         for i in range(channels, len(x)):
             x[i] = 0
 
@@ -211,15 +197,10 @@ def write_tokens(
     run: int,
     network: Network,
     draws: Draws,
-    x: np.ndarray,
-    counts: np.ndarray,
-    lengths: np.ndarray,
-    cache: np.ndarray,
-    scales: np.ndarray,
-    room: np.ndarray,
+    inputs: Inputs,
     counters: np.ndarray,
     threads: int,
 ) -> None:
     """As `run_steps`; see `run_steps_on_threads`."""
-    batch = make_batch(network, x, draws.wpe, counts, counts, lengths, cache, scales, room, threads)
+    batch = make_batch(network, inputs, threads)
     run_steps_on_threads(choose, share, run, network, batch, draws, counters, threads)

@@ -10,7 +10,7 @@ from gpt_tf2.backend.memory import reserve_zeros
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import NO_IDS, Choice, Decoder, State
 from gpt_tf2.decoding.kernels.attention import THREADS
-from gpt_tf2.decoding.kernels.network import count_room, run_network
+from gpt_tf2.decoding.kernels.network import Inputs, count_room, run_network
 from gpt_tf2.decoding.kernels.products import TILE
 from gpt_tf2.decoding.kernels.steps import Draws, run_steps
 from gpt_tf2.decoding.kernels.work import Crew
@@ -21,7 +21,7 @@ from gpt_tf2.decoding.native.rows import RowsFile
 class NativeDecoder:
     """A decoder that runs a packed model; see `Decoder`.
 
-    A state's cache is two arrays, as `run_network` takes them: keys and values in tiles, and their scales. They have
+    A state's cache is two arrays, as `Inputs` has them: keys and values in tiles, and their scales. They have
     room for whole contexts, of which only what is used takes memory, and for as many sequences as the state has had.
 
     Args:
@@ -54,37 +54,37 @@ class NativeDecoder:
         shown = counts if wanted is None else np.array(wanted)
         if (shown > counts).any() or (state.lengths + counts).max() > self.config.n_ctx:
             raise ValueError("more logits wanted than tokens given, or more tokens than the context has room for")
-        x, lengths = self._wte.read([id for ids in new for id in ids], self._width), state.lengths.astype("int64")
-        cache, scales, room = *state.cache, self._make_room(len(x))
-        logits = run_network(self._network, x, self._wpe, counts, shown, lengths, cache, scales, room, self._crew)
-        state.lengths = lengths + counts
+        inputs = self._gather(state, new, counts, shown)
+        logits = run_network(self._network, inputs, self._crew)
+        state.lengths = inputs.lengths + counts
         return logits[:, : self.config.n_vocab]
 
     def draw(
         self, state: State, last: Sequence[Sequence[int]], choices: Sequence[Choice], uniforms: np.ndarray, end: int
     ) -> np.ndarray:
-        counts, lengths = np.array([len(ids) for ids in last]), state.lengths.astype("int64")
-        if counts.max() > 1 or (lengths + counts * uniforms.shape[1]).max() > self.config.n_ctx:
+        counts = np.array([len(ids) for ids in last])
+        if counts.max() > 1 or (state.lengths + counts * uniforms.shape[1]).max() > self.config.n_ctx:
             raise ValueError("more tokens than one to begin with, or more to draw than the context has room for")
-        x = self._wte.read([id for ids in last for id in ids], self._width)
-        cache, scales, room = *state.cache, self._make_room(len(x))
+        inputs = self._gather(state, last, counts, counts)
         tokens, missing = np.full(uniforms.shape, -1), np.full(1, -1)
         draws = Draws(
             np.array(choices, "float64"), uniforms, end, self.config.n_vocab, self.undrawn, self._drawing_room, tokens,
-            self._wte.location, self._wpe, missing,
+            self._wte.location, missing,
         )  # fmt: skip
-        run_steps(self._network, draws, x, counts, lengths, cache, scales, room, self._crew)
+        run_steps(self._network, draws, inputs, self._crew)
         if missing[0] >= 0:
             self._wte.report_missing(missing[0])
-        state.lengths = lengths
+        state.lengths = inputs.lengths
         return tokens[:, tokens[0] >= 0]
 
-    def _make_room(self, rows: int) -> np.ndarray:
-        """Room for the network to work on so many tokens in: the same each time, as long as it is enough."""
-        size = count_room(self._network, rows)
+    def _gather(self, state: State, new: Sequence[Sequence[int]], counts: np.ndarray, shown: np.ndarray) -> Inputs:
+        """What the kernels need to run new tokens, in a room that grows with the largest number of them."""
+        x = self._wte.read([id for ids in new for id in ids], self._width)
+        size = count_room(self._network, len(x))
         if len(self._room) < size:
             self._room = reserve_zeros((size,), "float32")
-        return self._room
+        cache, scales = state.cache
+        return Inputs(x, self._wpe, counts, shown, state.lengths.astype("int64"), cache, scales, self._room)
 
     def take(self, state: State, prefixes: Sequence[tuple[int, int]]) -> State:
         old, lengths = state.cache, np.array([tokens for _, tokens in prefixes], "int64")
@@ -111,7 +111,7 @@ class NativeDecoder:
 
 
 def make_cache(config: GPT2Config, sequences: int, precision: str) -> list[np.ndarray]:
-    """An empty cache and its scales; see `run_network`."""
+    """An empty cache and its scales; see `Inputs`."""
     tiles = -(-config.n_ctx // TILE)
     shape = (config.n_layer, sequences, 2, config.n_head, tiles)
     depth = config.n_embd // config.n_head
