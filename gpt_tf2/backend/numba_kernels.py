@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ class ForgivingCache(FunctionCache):
     """Numba's cache of machine code, where any failure to read or write it only means that it is compiled again.
 
     A kernel's code holds that of the kernels that it calls, so a change of any file of kernels makes all code outdated.
+    Numba counts the files of a kernel's code. Two processes that compile at once would give theirs the same number, and
+    the index of one would name the code of the other.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -53,6 +56,7 @@ class ForgivingCache(FunctionCache):
         self._cache_file = IndexDataCacheFile(
             self._cache_path, self._impl.filename_base, (self._impl.locator.get_source_stamp(), stamp_kernels())
         )
+        self._cache_file._data_name_pattern = f"{self._impl.filename_base}.{{number:d}}.{secrets.token_hex(4)}.nbc"
 
     def load_overload(self, *arguments: Any) -> Any | None:
         """Returns the code of a function for its types; None if it is not cached or damaged."""

@@ -15,7 +15,7 @@ from gpt_tf2.errors import InputError
 from gpt_tf2.storage.kept import KEPT_FOLDER, Sources, open_or_build
 from gpt_tf2.storage.machine import user_cache
 
-FORMATS = {"litert": 4, "native": 1}  # of the engines' files: a conversion of another format is converted again
+FORMATS = {"litert": 4, "native": 2}  # of the engines' files: a conversion of another format is converted again
 DRAFT = "draft"  # int8 without its perplexity: what it costs does not matter to float32, which verifies all tokens
 
 Perplexities = tuple[float, float]  # of a sample of text: in float32, in int8

@@ -62,3 +62,14 @@ def test_on_a_full_disk_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(caching.IndexDataCacheFile, "save", fail)
     assert [run_kernel(), run_kernel()] == [False, False]
+
+
+def test_processes_that_compile_at_once_do_not_mix_their_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both find an empty index. The index that stays is of the one, the code that is written last is of the other."""
+    assert compile_kernel(add_one)(1.5) == 2.5
+    with monkeypatch.context() as late:
+        late.setattr(caching.IndexDataCacheFile, "_load_index", lambda file: {})
+        late.setattr(caching.IndexDataCacheFile, "_save_index", lambda file, overloads: None)
+        assert compile_kernel(add_one)(1) == 2
+    kernel = compile_kernel(add_one)
+    assert kernel(1.5) == 2.5 and kernel.stats.cache_hits

@@ -24,7 +24,7 @@ from gpt_tf2.commands.generate import GenerateSettings, generate
 from gpt_tf2.commands.vocabulary import make_vocabulary, write_vocabulary
 from gpt_tf2.data.reference_text import read_reference_text
 from gpt_tf2.decoding.engine import open_decoder
-from gpt_tf2.decoding.kernels.tiles import HAS_TILES
+from gpt_tf2.decoding.kernels.vectors import HAS_TILES
 from gpt_tf2.model import GPT2, random_tensors
 from helpers import made_up
 from helpers.processes import start_script

@@ -31,7 +31,8 @@ from gpt_tf2.decoding.kernels.byte_tiles import (
     weigh,
     weigh_group,
 )
-from gpt_tf2.decoding.kernels.products import CACHE_LINE, TILE
+from gpt_tf2.decoding.kernels.products import TILE
+from gpt_tf2.decoding.kernels.vectors import CACHE_LINE
 from gpt_tf2.decoding.kernels.work import end_phase, take_item
 
 

@@ -25,8 +25,23 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import LOG2_E
-from gpt_tf2.decoding.kernels.products import BYTE, FLAGS, FLOATS, INT32, LANES, ROUNDER, TILE, fetch, repeat
-from gpt_tf2.decoding.kernels.tiles import INDEX, INTEGERS, VECTORS, add_product, call, constant, integer
+from gpt_tf2.decoding.kernels.products import ROUNDER, TILE
+from gpt_tf2.decoding.kernels.tiles import add_product, call
+from gpt_tf2.decoding.kernels.vectors import (
+    BYTE,
+    FETCHES,
+    FLAGS,
+    FLOATS,
+    INDEX,
+    INT32,
+    INTEGERS,
+    LANES,
+    VECTORS,
+    constant,
+    fetch,
+    integer,
+    repeat,
+)
 
 BLOCK = VECTORS * LANES  # positions whose scores are computed together
 GROUP = 3  # queries that are multiplied together: the sums of both bytes and a tile's vectors fill the registers
@@ -423,10 +438,11 @@ store_key = make_kernel("new token head cache tile scales position", generate_st
 store_value = make_kernel("new token head cache tile scales position", generate_store_value)
 begin = make_kernel("new token head query room", generate_begin)
 finish = make_kernel("query room out token head", generate_finish)
-score, score_first, score_group = make_score(1, True), make_score(GROUP, True), make_score(GROUP, False)
+score, score_first, score_group = make_score(1, FETCHES), make_score(GROUP, FETCHES), make_score(GROUP, False)
 relate = make_kernel("scales tile used ahead ahead_values room", generate_relate, types.float32)
 weigh, weigh_group = make_weigh(1), make_weigh(GROUP)
 add_values, add_first_values, add_group_values = (
-    make_add_values(rows, VECTORS, is_fetching) for rows, is_fetching in ((1, True), (GROUP, True), (GROUP, False))
+    make_add_values(rows, VECTORS, is_fetching)
+    for rows, is_fetching in ((1, FETCHES), (GROUP, FETCHES), (GROUP, False))
 )
-add_narrow_values, add_narrow_group_values = make_add_values(1, 1, True), make_add_values(GROUP, 1, False)
+add_narrow_values, add_narrow_group_values = make_add_values(1, 1, FETCHES), make_add_values(GROUP, 1, False)

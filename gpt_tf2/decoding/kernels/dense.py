@@ -4,21 +4,38 @@ Letters in shapes: N rows, K inputs and M outputs of a matrix, C channels.
 """
 
 import math
+from typing import Any
 
 import numpy as np
+from numba.extending import overload
 
-from gpt_tf2.backend.numba_kernels import compile_kernel, f32, flip_if_negative
+from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, compile_kernel, f32, flip_if_negative
 from gpt_tf2.decoding.kernels.products import ROUNDER
-from gpt_tf2.decoding.kernels.tiles import ROWS, TILES, fetch_block, fetch_columns
+from gpt_tf2.decoding.kernels.tiles import (
+    FEWER_ROWS,
+    FRACTION,
+    READING_TILE,
+    ROWS,
+    TILES,
+    WRITING_TILE,
+    Product,
+    fetch_block,
+    fetch_targets,
+)
+from gpt_tf2.decoding.kernels.vectors import AHEAD, FETCHES
 from gpt_tf2.decoding.kernels.work import end_phase, take_item
 
 FEW = 3  # rows: each thread prepares them for itself, which is shorter than waiting for another
 PREPARED = 4  # rows that a thread prepares at a time
 MULTIPLIED = 8 * ROWS  # rows that a thread multiplies at a time
+MANY = 2 * ROWS  # rows from which on a block's weights are kept as float32
+AHEAD_SHARE = 1 << FRACTION if FETCHES else 0  # of a block
+OPTIONS: Any = JIT_OPTIONS
 BYTE_RANGE = f32(254.5)  # so that no number is above 255 when zero has been rounded
 EPSILON = f32(1e-5)  # of layer norm
 
 multiply_one, multiply_two, multiply_three, multiply_four, multiply_five, multiply_six = TILES
+multiply_and_write, read_and_multiply = WRITING_TILE, READING_TILE
 
 
 @compile_kernel
@@ -99,47 +116,106 @@ def find_range(values: np.ndarray) -> tuple[np.float32, np.float32]:
 
 
 @compile_kernel
-def multiply(
-    left: np.ndarray,
-    factors: np.ndarray,
-    packed: np.ndarray,
-    columns: np.ndarray,
-    out: np.ndarray,
-    use: int,
-    following: np.ndarray,
-    counters: np.ndarray,
-    phase: int,
-    thread: int,
-    threads: int,
-) -> None:
-    """Multiplies prepared rows by a matrix and adds its bias; see `make_tile`.
-
-    following: what is multiplied next, packed: its beginning is fetched while this thread waits.
-    """
-    parts = -(-len(left) // MULTIPLIED)
-    items, done = parts * len(packed), 0
+def multiply(product: Product, counters: np.ndarray, phase: int, thread: int, threads: int) -> None:
+    """A thread's share of a product with prepared rows. What is multiplied next is fetched while the thread waits."""
+    rows, blocks, following = len(product.left), len(product.packed), product.following
+    parts = -(-rows // MULTIPLIED)
+    items, done = parts * blocks, 0
+    first_following = find_block(following, thread * len(following) // threads)
+    held: Any = np.int64(-1)  # not a literal, whose type would change
     item = take_item(counters, phase, thread, threads, items)
     while item >= 0:
         block, part = item // parts, item % parts
-        row, last = part * MULTIPLIED, min((part + 1) * MULTIPLIED, len(left))
-        while row < last:
-            count = min(ROWS, last - row)
-            fetch_columns(out, row, count, block)
-            if count == 1:
-                multiply_one(left, factors, row, packed, columns, block, out, use)
-            elif count == 2:
-                multiply_two(left, factors, row, packed, columns, block, out, use)
-            elif count == 3:
-                multiply_three(left, factors, row, packed, columns, block, out, use)
-            elif count == 4:
-                multiply_four(left, factors, row, packed, columns, block, out, use)
-            elif count == 5:
-                multiply_five(left, factors, row, packed, columns, block, out, use)
-            else:
-                multiply_six(left, factors, row, packed, columns, block, out, use)
-            row += count
+        is_last = (block + 1) * parts >= (thread + 1) * items // threads
+        upcoming = first_following if is_last else find_block(product.packed, block + 1)
+        row, last = part * MULTIPLIED, min((part + 1) * MULTIPLIED, rows)
+        held = multiply_part(product, row, last, block, upcoming, held)
         done += 1
         item = take_item(counters, phase, thread, threads, items)
     if done:
         fetch_block(following, thread * len(following) // threads)
     end_phase(counters, phase, thread, threads, done, items)
+
+
+@compile_kernel
+def find_block(packed: np.ndarray, block: int) -> int:
+    """The address of a block of a packed matrix, both of whose numbers are bytes."""
+    return packed.ctypes.data + block * packed.shape[1]
+
+
+def multiply_part(product: Product, first: int, last: int, block: int, upcoming: int, held: int) -> int:
+    """Multiplies the rows from `first` to `last` by a block, for kernels.
+
+    Args:
+        upcoming: the address of the block that is multiplied next.
+        held: the block whose weights are in the room.
+
+    Returns:
+        The block whose weights are in the room then.
+    """
+    raise NotImplementedError
+
+
+@overload(multiply_part, jit_options=OPTIONS)
+def choose_multiplication(product: Product, first: int, last: int, block: int, upcoming: int, held: int) -> Any:
+    """The function that Numba compiles for it: the arguments are types here."""
+    return multiply_bytes if is_in_bytes(product[0]) else multiply_floats
+
+
+def is_in_bytes(array: Any) -> bool:
+    """Of an array's type."""
+    return array.dtype.bitwidth == 8
+
+
+def multiply_bytes(product: Product, first: int, last: int, block: int, upcoming: int, held: int) -> int:
+    """As `multiply_part`, in int8."""
+    row, ahead = first, find_block(product.packed, block) + AHEAD
+    while row < last:
+        count = min(ROWS, last - row)
+        fetch_targets(product, row, count, block)
+        if count == ROWS:
+            multiply_six(product, row, block, ahead, AHEAD_SHARE)
+        else:
+            multiply_few(product, row, count, block, ahead, AHEAD_SHARE)
+        row += count
+    return held
+
+
+def multiply_floats(product: Product, first: int, last: int, block: int, upcoming: int, held: int) -> int:
+    """As `multiply_part`, in float32.
+
+    Of many rows, the first ones leave the block's weights in the room for the others, and each few fetch a part of the
+    next block: this one soon is in the processor's caches, and the memory would be idle.
+    """
+    row, size, is_many = first, product.packed.shape[1], len(product.left) >= MANY
+    ahead, share = find_block(product.packed, block) + AHEAD, AHEAD_SHARE
+    while row < last:
+        count = min(ROWS if is_many and held == block else FEWER_ROWS, last - row)
+        if is_many:
+            ahead = upcoming + size * (row - first) // (last - first)
+            share = (count << FRACTION) // (last - first)
+        fetch_targets(product, row, count, block)
+        if count == ROWS:
+            read_and_multiply(product, row, block, ahead, share)
+        elif count == FEWER_ROWS and is_many and held != block:
+            multiply_and_write(product, row, block, ahead, share)
+            held = block
+        else:
+            multiply_few(product, row, count, block, ahead, share)
+        row += count
+    return held
+
+
+@compile_kernel
+def multiply_few(product: Product, row: int, count: int, block: int, ahead: int, share: int) -> None:
+    """Multiplies up to FEWER_ROWS rows by a block."""
+    if count == 1:
+        multiply_one(product, row, block, ahead, share)
+    elif count == 2:
+        multiply_two(product, row, block, ahead, share)
+    elif count == 3:
+        multiply_three(product, row, block, ahead, share)
+    elif count == 4:
+        multiply_four(product, row, block, ahead, share)
+    else:
+        multiply_five(product, row, block, ahead, share)

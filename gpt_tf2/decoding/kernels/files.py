@@ -8,7 +8,7 @@ from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from gpt_tf2.decoding.kernels.products import BYTE, INT32
+from gpt_tf2.decoding.kernels.vectors import BYTE, INT32
 
 INT64 = ir.IntType(64)
 

@@ -15,10 +15,11 @@ from numba.extending import overload, register_jitable
 from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, compile_kernel
 from gpt_tf2.decoding.kernels.attention import THREADS, attend_to_floats, make_float_room
 from gpt_tf2.decoding.kernels.byte_attention import attend_to_bytes, make_byte_room
-from gpt_tf2.decoding.kernels.dense import FEW, multiply, prepare
+from gpt_tf2.decoding.kernels.dense import FEW, is_in_bytes, multiply, prepare
 from gpt_tf2.decoding.kernels.pointers import find_address, make_call
 from gpt_tf2.decoding.kernels.products import TILE
-from gpt_tf2.decoding.kernels.tiles import ADD, COLUMNS, GELU, WRITE
+from gpt_tf2.decoding.kernels.tiles import ADD, GELU, WRITE, Product
+from gpt_tf2.decoding.kernels.vectors import COLUMNS
 from gpt_tf2.decoding.kernels.work import LINE, Crew, count_numbers, read_clock
 
 OPTIONS: Any = JIT_OPTIONS
@@ -31,10 +32,12 @@ class Network(NamedTuple):
 
     norms: float32 [L, 2, 2, C], gain and bias of a block's two layer norms.
     final_norm: float32 [2, C].
-    attention_in, attention_out, mlp_in, mlp_out: int8 or float32 [L, M / COLUMNS, K·COLUMNS], a block's matrices
+    attention_in, attention_out, mlp_in, mlp_out: int8 or, for float32, uint8 [L, M / COLUMNS, any], a block's matrices
         [W, 3·W], [W, W], [W, 4·C] and [4·C, W], packed; see `tiles.py`.
     head: the same of one matrix [W, V], V filled up to whole blocks.
-    …_columns: float32 [L, 3, M]: each column's scale, the sum of its integers, and its bias.
+    …_columns: float32 [L, 3, M] in int8: each column's scale, the sum of its integers, and its bias. In float32
+        [L, 1 + 2·any, M]: the last row is the bias. Before it come pairs of rows. Their parts for the columns of a
+        block hold the weights that stand apart there, with zeros after the last, and their indices in the block.
     """
 
     norms: np.ndarray
@@ -84,6 +87,7 @@ class Batch(NamedTuple):
     logits: float32 [wanted, V], V filled up to whole blocks.
     left, factors: [threads, …], see `prepare`.
     new: float32 [N, 3, W / D, D], attended: float32 [N, W], hidden: float32 [N, 4·C], room for what lies between.
+    rooms: float32 [threads, COLUMNS times the most inputs], see `multiply`.
     """
 
     x: np.ndarray
@@ -100,6 +104,7 @@ class Batch(NamedTuple):
     new: np.ndarray
     attended: np.ndarray
     hidden: np.ndarray
+    rooms: np.ndarray
 
 
 def run_network(network: Network, inputs: Inputs, crew: Crew) -> np.ndarray:
@@ -125,7 +130,8 @@ def run_network(network: Network, inputs: Inputs, crew: Crew) -> np.ndarray:
 def count_room(network: Network, rows: int) -> int:
     """How many float32 numbers of room the network needs to run `rows` tokens."""
     width, hidden = network.attention_out_columns.shape[2], network.mlp_in_columns.shape[2]
-    return rows * (THREADS * (max(width, hidden) + 2) + 4 * width + hidden)
+    most = max(width, hidden)
+    return rows * (THREADS * (most + 2) + 4 * width + hidden) + THREADS * most * COLUMNS
 
 
 @register_jitable
@@ -144,7 +150,8 @@ def find_share(precision: str) -> int:
 def list_kinds(precision: str) -> tuple[types.Type, types.Type]:
     """Numba's types of a `Network` and a `Batch`."""
     floats, indices = "float32", array_kind("int64", 1)
-    network = [array_kind(floats, 4), array_kind(floats, 2), *[array_kind(precision, 3), array_kind(floats, 3)] * 5]
+    packed = array_kind("int8" if precision == "int8" else "uint8", 3)
+    network = [array_kind(floats, 4), array_kind(floats, 2), *[packed, array_kind(floats, 3)] * 5]
     batch = [
         array_kind(floats, 2),
         array_kind(floats, 2),
@@ -155,7 +162,7 @@ def list_kinds(precision: str) -> tuple[types.Type, types.Type]:
         array_kind(floats, 6),
     ]
     batch += [indices, array_kind(floats, 2), array_kind(precision, 2)]
-    batch += [array_kind(floats, dimensions) for dimensions in (3, 4, 2, 2)]
+    batch += [array_kind(floats, dimensions) for dimensions in (3, 4, 2, 2, 2)]
     return types.NamedTuple(network, Network), types.NamedTuple(batch, Batch)
 
 
@@ -211,76 +218,67 @@ def choose_room(cache: np.ndarray) -> Any:
     return make_byte_room if is_in_bytes(cache) else make_float_room
 
 
-def is_in_bytes(cache: Any) -> bool:
-    """Of an array's type."""
-    return cache.dtype.bitwidth == 8
-
-
 @compile_kernel
 def project(
     rows: np.ndarray,
     chosen: np.ndarray,
     norm: np.ndarray,
-    packed: np.ndarray,
-    columns: np.ndarray,
-    out: np.ndarray,
-    use: int,
-    following: np.ndarray,
-    left: np.ndarray,
-    factors: np.ndarray,
+    product: Product,
     counters: np.ndarray,
     phase: int,
     thread: int,
     threads: int,
 ) -> None:
-    """A thread's share of two phases: prepares rows, then multiplies them. See `prepare` and `multiply`.
-
-    left: room for the prepared rows.
-    """
-    inner = packed.shape[1] // COLUMNS
-    ready = left[: len(chosen) * inner].reshape(len(chosen), inner)
-    prepare(rows, chosen, norm, ready, factors, counters, phase, thread, threads)
-    multiply(ready, factors, packed, columns, out, use, following, counters, phase + 1, thread, threads)
+    """A thread's share of two phases: prepares rows, then multiplies them. See `prepare` and `multiply`."""
+    prepare(rows, chosen, norm, product.left, product.factors, counters, phase, thread, threads)
+    multiply(product, counters, phase + 1, thread, threads)
 
 
 @compile_kernel
 def run_share(network: Network, batch: Batch, counters: np.ndarray, thread: int, threads: int) -> None:
     """A thread's share of a run of the network."""
     x, attended, rows = batch.x, batch.attended, len(batch.x)
+    width, inner = x.shape[1], batch.hidden.shape[1]
     own = thread if rows <= FEW else 0
-    left, factors = batch.left[own], batch.factors[own]
+    left, factors, room = batch.left[own], batch.factors[own], batch.rooms[thread]
+    wide, narrow = left[: rows * inner].reshape(rows, inner), left[: rows * width].reshape(rows, width)
     phase: Any = np.int64(0)  # not a literal, for which Numba would compile anew
-    every, no_norm, room = np.arange(rows), np.empty((0, 0), np.float32), make_room(batch.cache)
+    every, no_norm, attention_room = np.arange(rows), np.empty((0, 0), np.float32), make_room(batch.cache)
     projected, heads = batch.new.reshape(rows, -1), attended.reshape(rows, batch.new.shape[2], batch.new.shape[3])
     for block in range(len(network.norms)):
         norms = network.norms[block]
-        project(
-            x, every, norms[0], network.attention_in[block], network.attention_in_columns[block], projected, WRITE,
-            network.attention_out[block], left, factors, counters, phase, thread, threads,
-        )  # fmt: skip
-        attend(
-            batch.new, batch.counts, batch.firsts, batch.lengths, batch.cache[block], batch.scales[block], room, heads,
-            counters, phase + 2, thread, threads,
-        )  # fmt: skip
-        project(
-            attended, every, no_norm, network.attention_out[block], network.attention_out_columns[block], x, ADD,
-            network.mlp_in[block], left, factors, counters, phase + 3, thread, threads,
-        )  # fmt: skip
-        project(
-            x, every, norms[1], network.mlp_in[block], network.mlp_in_columns[block], batch.hidden, GELU,
-            network.mlp_out[block], left, factors, counters, phase + 5, thread, threads,
-        )  # fmt: skip
         upcoming = network.attention_in[block + 1] if block + 1 < len(network.norms) else network.head[0]
-        project(
-            batch.hidden, every, no_norm, network.mlp_out[block], network.mlp_out_columns[block], x, ADD,
-            upcoming, left, factors, counters, phase + 7, thread, threads,
+        attention_in = Product(
+            narrow, factors, network.attention_in[block], network.attention_in_columns[block], projected, every,
+            WRITE, network.attention_out[block], room,
         )  # fmt: skip
+        attention_out = Product(
+            narrow, factors, network.attention_out[block], network.attention_out_columns[block], x, every,
+            ADD, network.mlp_in[block], room,
+        )  # fmt: skip
+        mlp_in = Product(
+            narrow, factors, network.mlp_in[block], network.mlp_in_columns[block], batch.hidden, every,
+            GELU, network.mlp_out[block], room,
+        )  # fmt: skip
+        mlp_out = Product(
+            wide, factors, network.mlp_out[block], network.mlp_out_columns[block], x, every,
+            ADD, upcoming, room,
+        )  # fmt: skip
+        project(x, every, norms[0], attention_in, counters, phase, thread, threads)
+        attend(
+            batch.new, batch.counts, batch.firsts, batch.lengths, batch.cache[block], batch.scales[block],
+            attention_room, heads, counters, phase + 2, thread, threads,
+        )  # fmt: skip
+        project(attended, every, no_norm, attention_out, counters, phase + 3, thread, threads)
+        project(x, every, norms[1], mlp_in, counters, phase + 5, thread, threads)
+        project(batch.hidden, every, no_norm, mlp_out, counters, phase + 7, thread, threads)
         phase += PHASES
     if len(batch.wanted):
-        project(
-            x, batch.wanted, network.final_norm, network.head[0], network.head_columns[0], batch.logits, WRITE,
-            network.attention_in[0], left, factors, counters, phase, thread, threads,
+        head = Product(
+            narrow[: len(batch.wanted)], factors, network.head[0], network.head_columns[0], batch.logits,
+            np.arange(len(batch.wanted)), WRITE, network.attention_in[0], room,
         )  # fmt: skip
+        project(x, batch.wanted, network.final_norm, head, counters, phase, thread, threads)
 
 
 call_share = make_call(run_share)
@@ -296,6 +294,7 @@ def make_batch(network: Network, inputs: Inputs, threads: int) -> Batch:
     attended, hidden = room[ends[0] : ends[1]].reshape(rows, width), room[ends[1] : ends[2]].reshape(rows, inner)
     left = room[ends[2] : ends[3]].view(cache.dtype).reshape(threads, -1)
     factors = room[ends[3] : ends[4]].reshape(threads, rows, 2)
+    rooms = room[ends[4] :][: threads * max(width, inner) * COLUMNS].reshape(threads, -1)
     for row in range(rows):
         for i in range(cache.shape[3] * depth, width):
             attended[row, i] = 0
@@ -309,7 +308,9 @@ def make_batch(network: Network, inputs: Inputs, threads: int) -> Batch:
             if t >= counts[sequence] - shown[sequence]:
                 wanted[next_wanted] = row
                 next_wanted += 1
-    return Batch(x, wpe, counts, firsts, lengths, cache, scales, wanted, logits, left, factors, new, attended, hidden)
+    return Batch(
+        x, wpe, counts, firsts, lengths, cache, scales, wanted, logits, left, factors, new, attended, hidden, rooms
+    )
 
 
 @compile_kernel(parallel=True)

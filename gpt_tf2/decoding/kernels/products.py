@@ -6,26 +6,20 @@ The compiler would load and store the sums of a loop over arrays again and again
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils, config
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array
 
 from gpt_tf2.backend.numba_kernels import compile_kernel, f32
+from gpt_tf2.decoding.kernels.vectors import BYTE, FLAGS, FLOATS, LANES, fetch, repeat
 
-SETTINGS: Any = config
-FEATURES = binding.get_host_cpu_features() if SETTINGS.CPU_NAME is None else {}  # else Numba compiles for another CPU
-LANES = 16 if FEATURES.get("avx512f") else 8  # float32 numbers in a vector register
 TILE = 128  # positions of a cache that lie together
 GROUP = 4  # vectors that are multiplied together: they share each number of the matrix
 WIDTH = 8 * LANES  # columns whose sums fit into the registers
 GROUP_WIDTH = LANES * (4 if LANES == 16 else 2)  # the same for GROUP vectors
-CACHE_LINE = 64  # bytes
 ROUNDER = f32(1.5 * 2**23)  # the sum with a small number ends with the bits of that number, rounded to an integer
-FLAGS = ("contract", "reassoc", "nsz")  # a product and its sum may be one instruction
-
-BYTE, INT32, FLOATS = ir.IntType(8), ir.IntType(32), ir.VectorType(ir.FloatType(), LANES)
 
 
 class Matrix:
@@ -55,20 +49,6 @@ class Matrix:
     def repeat(self, row: ir.Value) -> ir.Value:
         """LANES times the number in the first column."""
         return repeat(self._builder, self._builder.load(self.point(row, 0, self._number)), FLOATS)
-
-
-def repeat(builder: ir.IRBuilder, number: ir.Value, kind: ir.VectorType) -> ir.Value:
-    """A vector of LANES times the same number."""
-    single = builder.insert_element(ir.Constant(kind, ir.Undefined), number, INT32(0))
-    return builder.shuffle_vector(single, single, ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES))
-
-
-def fetch(builder: ir.IRBuilder, start: ir.Value, size: int, write: int = 0) -> None:
-    """Has the processor fetch that many bytes of memory while it computes."""
-    kind = ir.FunctionType(ir.VoidType(), [BYTE.as_pointer(), INT32, INT32, INT32])
-    prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    for offset in range(0, size, CACHE_LINE):
-        builder.call(prefetch, [builder.gep(start, [INT32(offset)]), INT32(write), INT32(3), INT32(1)])
 
 
 def make_block_product(rows: int, width: int) -> Any:

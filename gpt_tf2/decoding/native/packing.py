@@ -14,7 +14,9 @@ import numpy as np
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config, output_matrix
 from gpt_tf2.decoding.kernels.network import Network
-from gpt_tf2.decoding.kernels.tiles import BYTES_AT_ONCE, COLUMNS, HAS_TILES
+from gpt_tf2.decoding.kernels.short_floats import HEADER, STEP, shorten
+from gpt_tf2.decoding.kernels.tiles import BYTES_AT_ONCE
+from gpt_tf2.decoding.kernels.vectors import COLUMNS, HAS_TILES
 from gpt_tf2.decoding.rounding import quantize
 
 HEAD_ROWS = 16 * COLUMNS  # of the output matrix that are packed at a time
@@ -62,15 +64,21 @@ def convert(
                     write_header(files[name], (config.n_layer, *array.shape), array.dtype)
                 files[name].write(array.data)
             show(block + 1, config.n_layer)
-        blocks = -(-config.n_vocab // COLUMNS)
-        write_header(files["head"], (1, blocks, pad_width(config) * COLUMNS), np.dtype(precision))
         for packed, columns in pack_head(checkpoint, config, precision):
+            if "head_columns" not in rest:
+                write_header(files["head"], (1, -(-config.n_vocab // COLUMNS), packed.shape[1]), packed.dtype)
             files["head"].write(packed.data)
             rest.setdefault("head_columns", []).append(columns)
-    rest["head_columns"] = [np.concatenate(rest["head_columns"], axis=1)]
+    rest["head_columns"] = [np.concatenate(fill_up(rest["head_columns"]), axis=1)]
     for name, arrays in rest.items():
-        np.save(folder / f"{name}.npy", np.stack(arrays))
+        np.save(folder / f"{name}.npy", np.stack(fill_up(arrays)))
     np.save(folder / "final_norm.npy", read_norm(checkpoint, "ln_f"))
+
+
+def fill_up(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Arrays with as many rows as the longest of them: zeros come before the others'."""
+    most = max(map(len, arrays))
+    return [np.concatenate([np.zeros((most - len(array), *array.shape[1:]), array.dtype), array]) for array in arrays]
 
 
 def open_network(folder: Path) -> Network:
@@ -106,16 +114,35 @@ def pack_head(checkpoint: Checkpoint, config: GPT2Config, precision: str) -> Ite
 
 
 def pack(matrix: np.ndarray, bias: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray]:
-    """A matrix [M, K], packed [M / COLUMNS, K·COLUMNS], and its columns [3, M]; see `Network`."""
+    """A matrix [M, K], packed, and its columns [any, M]; see `Network`."""
     outputs, inputs = matrix.shape
-    scale, totals = np.ones(outputs, "float32"), np.zeros(outputs, "float32")
-    if precision == "int8":
-        matrix, scale = quantize(matrix)
-        totals = matrix.sum(axis=1, dtype="int32").astype("float32")
-    size = BYTES_AT_ONCE if precision == "int8" else 1
-    blocks = matrix.reshape(-1, COLUMNS, inputs // size, size).transpose(0, 2, 1, 3)
+    if precision == "float32":
+        return pack_floats(matrix.reshape(-1, COLUMNS, inputs).transpose(0, 2, 1), bias)
+    matrix, scale = quantize(matrix)
+    totals = matrix.sum(axis=1, dtype="int32").astype("float32")
+    blocks = matrix.reshape(-1, COLUMNS, inputs // BYTES_AT_ONCE, BYTES_AT_ONCE).transpose(0, 2, 1, 3)
     packed = np.ascontiguousarray(blocks).reshape(outputs // COLUMNS, -1)
     return packed, np.stack([scale, totals, bias])
+
+
+def pack_floats(blocks: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `pack`, of float32 [blocks, K, COLUMNS].
+
+    It tries with room for COLUMNS weights of a block that stand apart, and with as much as they need if they are more.
+    """
+    packed = np.empty((len(blocks), HEADER + STEP * blocks.shape[1]), "uint8")
+    rest, most = np.zeros((2, len(blocks), COLUMNS), "float32"), COLUMNS
+    while True:
+        counts = [
+            shorten(np.ascontiguousarray(block).view("uint32"), *rows)
+            for block, *rows in zip(blocks, packed, *rest, strict=True)
+        ]
+        if max(counts) <= most:
+            break
+        most = -(-max(counts) // COLUMNS) * COLUMNS
+        rest = np.zeros((2, len(blocks), most), "float32")
+    pairs = rest.reshape(2, len(blocks), -1, COLUMNS).transpose(2, 0, 1, 3).reshape(-1, len(bias))
+    return packed, np.concatenate([pairs, bias[None]])
 
 
 def read_norm(checkpoint: Checkpoint, name: str) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 from gpt_tf2.backend.numba_kernels import compile_kernel
 from gpt_tf2.decoding.kernels.byte_attention import attend_to_bytes, make_byte_room
 from gpt_tf2.decoding.kernels.products import TILE
-from gpt_tf2.decoding.kernels.tiles import HAS_TILES
+from gpt_tf2.decoding.kernels.vectors import HAS_TILES
 from gpt_tf2.decoding.kernels.work import count_numbers
 
 kernel, make_room = compile_kernel(attend_to_bytes), compile_kernel(make_byte_room)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from gpt_tf2.decoding.kernels.dense import MULTIPLIED, multiply, prepare
-from gpt_tf2.decoding.kernels.tiles import ADD, COLUMNS, GELU, HAS_TILES, WRITE
+from gpt_tf2.decoding.kernels.tiles import ADD, GELU, WRITE, Product
+from gpt_tf2.decoding.kernels.vectors import COLUMNS, HAS_TILES
 from gpt_tf2.decoding.kernels.work import count_numbers
 from gpt_tf2.decoding.native.packing import pack
 
@@ -48,7 +49,7 @@ def test_products_are_those_of_the_rounded_matrices(precision: str, count: int) 
         exact_rows = (exact_rows - factors[:, 1:]) * factors[:, :1]
         exact = np.rint(matrix / columns[0]) * columns[0].astype("float64")
     expected = exact_rows @ exact + bias
-    error = 2e-6 * np.abs(expected).max()
+    room, error = np.empty(132 * COLUMNS, "float32"), 2e-6 * np.abs(expected).max()
     wanted = {
         WRITE: expected,
         ADD: out + expected,
@@ -56,7 +57,8 @@ def test_products_are_those_of_the_rounded_matrices(precision: str, count: int) 
     }
     for use, values in wanted.items():
         computed, counters = out.copy(), np.zeros(count_numbers(1, 1), "int64")
-        multiply(left, factors, packed, columns, computed, use, packed, counters, 0, 0, 1)
+        product = Product(left, factors, packed, columns, computed, np.arange(count), use, packed, room)
+        multiply(product, counters, 0, 0, 1)
         np.testing.assert_allclose(computed, values, rtol=0, atol=error)
 
 

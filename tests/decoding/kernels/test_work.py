@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from gpt_tf2.decoding.kernels.tiles import HAS_TILES
+from gpt_tf2.decoding.kernels.vectors import HAS_TILES
 from gpt_tf2.decoding.kernels.work import FIRST_PAUSE, Crew, count_numbers, end_phase, take_item
 
 pytestmark = pytest.mark.skipif(not HAS_TILES, reason="the kernels run on other processors")

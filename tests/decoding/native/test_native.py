@@ -49,10 +49,28 @@ def test_a_sequences_logits_are_the_same_to_the_bit_in_any_company(
     precision: str, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     decoder, draw = open_native(checkpoint, tmp_path, precision), np.random.default_rng(1)
-    sequences = [draw.integers(0, 300, size).tolist() for size in (40, 3, 17, 40, 1, 29, 40, 8)]
+    sequences = [draw.integers(0, 300, size).tolist() for size in (40, 3, 17, 40, 1, 29, 40, 8, *range(20, 30))]
     together = decode(decoder, sequences, 1)
     for ids, logits in zip(sequences, together, strict=True):
         np.testing.assert_array_equal(decode(decoder, [ids], 1)[0], logits)
+
+
+def test_weights_of_many_sizes_in_one_block_of_the_network(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Those that stand apart then need more room in this block's columns than in the others'."""
+    draw = np.random.default_rng(3)
+
+    def read(name: str) -> np.ndarray:
+        weights = checkpoint.read(name)
+        if name == "h1/mlp/c_fc/w":
+            weights = weights * np.exp2(draw.integers(-30, 1, weights.shape)).astype("float32")
+        return weights
+
+    kept = {name: read(name) for name in tensor_shapes(CONFIG)}
+    decoder = open_native(Checkpoint(Path("drawn"), checkpoint.shapes, kept.__getitem__), tmp_path, "float32")
+    windows = draw.integers(0, 300, (1, 300))
+    streamed = measure_perplexity(stream_windows(CONFIG, kept.__getitem__, windows), windows)
+    assert measure_perplexity(decode_windows(decoder, windows), windows) == pytest.approx(streamed, rel=1e-5)
+    assert len(np.load(tmp_path / "mlp_in_columns.npy")[0]) > 3
 
 
 def test_int8_costs_as_much_as_in_litert_and_float32_is_that_of_the_stream(
