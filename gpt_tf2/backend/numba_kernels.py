@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import glob
 import math
 import os
 import secrets
@@ -71,6 +72,9 @@ class ForgivingCache(FunctionCache):
     def save_overload(self, *arguments: Any) -> None:
         """Keeps the code of a function for its types, if there is space for it."""
         with contextlib.suppress(Exception):
+            if not self._cache_file._load_index():  # all code is of other versions of the files
+                for path in Path(self._cache_path).glob(f"{glob.escape(self._impl.filename_base)}.*.nbc"):
+                    path.unlink()
             super().save_overload(*arguments)
 
 

@@ -81,7 +81,7 @@ class Batch(NamedTuple):
     """What the threads share that run new tokens.
 
     x: float32 [N, W], the embeddings of tokens and positions. Becomes the last block's output.
-    wpe, counts, lengths, cache, scales: see `Inputs`.
+    wpe, counts, shown, lengths, cache, scales: see `Inputs`.
     firsts: int64 [B], the index in `x` of each sequence's first token.
     wanted: int64, the rows of `x` after which logits are wanted.
     logits: float32 [wanted, V], V filled up to whole blocks.
@@ -93,6 +93,7 @@ class Batch(NamedTuple):
     x: np.ndarray
     wpe: np.ndarray
     counts: np.ndarray
+    shown: np.ndarray
     firsts: np.ndarray
     lengths: np.ndarray
     cache: np.ndarray
@@ -158,6 +159,7 @@ def list_kinds(precision: str) -> tuple[types.Type, types.Type]:
         indices,
         indices,
         indices,
+        indices,
         array_kind(precision, 6),
         array_kind(floats, 6),
     ]
@@ -174,6 +176,7 @@ def array_kind(kind: str, dimensions: int) -> types.Array:
 def attend(
     new: np.ndarray,
     counts: np.ndarray,
+    asked: np.ndarray,
     firsts: np.ndarray,
     lengths: np.ndarray,
     cache: np.ndarray,
@@ -185,13 +188,19 @@ def attend(
     thread: int,
     threads: int,
 ) -> None:
-    """A thread's share of the attention of one block, into `out` [N, W / D, D]; for kernels. room: of `make_room`."""
+    """A thread's share of the attention of one block, for kernels.
+
+    Args:
+        asked: int64 [B], of how many of each sequence's last new tokens to compute it.
+        room: of `make_room`. out: [N, W / D, D], written.
+    """
 
 
 @overload(attend, jit_options=OPTIONS)
 def choose_attention(
     new: np.ndarray,
     counts: np.ndarray,
+    asked: np.ndarray,
     firsts: np.ndarray,
     lengths: np.ndarray,
     cache: np.ndarray,
@@ -246,39 +255,44 @@ def run_share(network: Network, batch: Batch, counters: np.ndarray, thread: int,
     every, no_norm, attention_room = np.arange(rows), np.empty((0, 0), np.float32), make_room(batch.cache)
     projected, heads = batch.new.reshape(rows, -1), attended.reshape(rows, batch.new.shape[2], batch.new.shape[3])
     for block in range(len(network.norms)):
-        norms = network.norms[block]
-        upcoming = network.attention_in[block + 1] if block + 1 < len(network.norms) else network.head[0]
+        is_last = block + 1 == len(network.norms)
+        upcoming = network.head[0] if is_last else network.attention_in[block + 1]
+        # Of what the last block gives, only the rows wanted are used. Its keys and values are needed of all.
+        asked, needed = (batch.shown, batch.wanted) if is_last else (batch.counts, every)
+        norms, count = network.norms[block], len(needed)
         attention_in = Product(
             narrow, factors, network.attention_in[block], network.attention_in_columns[block], projected, every,
             WRITE, network.attention_out[block], room,
         )  # fmt: skip
+        project(x, every, norms[0], attention_in, counters, phase, thread, threads)
+        attend(
+            batch.new, batch.counts, asked, batch.firsts, batch.lengths, batch.cache[block], batch.scales[block],
+            attention_room, heads, counters, phase + 2, thread, threads,
+        )  # fmt: skip
+        if count == 0:
+            return
         attention_out = Product(
-            narrow, factors, network.attention_out[block], network.attention_out_columns[block], x, every,
+            narrow[:count], factors, network.attention_out[block], network.attention_out_columns[block], x, needed,
             ADD, network.mlp_in[block], room,
         )  # fmt: skip
         mlp_in = Product(
-            narrow, factors, network.mlp_in[block], network.mlp_in_columns[block], batch.hidden, every,
+            narrow[:count], factors, network.mlp_in[block], network.mlp_in_columns[block], batch.hidden, every[:count],
             GELU, network.mlp_out[block], room,
         )  # fmt: skip
         mlp_out = Product(
-            wide, factors, network.mlp_out[block], network.mlp_out_columns[block], x, every,
+            wide[:count], factors, network.mlp_out[block], network.mlp_out_columns[block], x, needed,
             ADD, upcoming, room,
         )  # fmt: skip
-        project(x, every, norms[0], attention_in, counters, phase, thread, threads)
-        attend(
-            batch.new, batch.counts, batch.firsts, batch.lengths, batch.cache[block], batch.scales[block],
-            attention_room, heads, counters, phase + 2, thread, threads,
-        )  # fmt: skip
-        project(attended, every, no_norm, attention_out, counters, phase + 3, thread, threads)
-        project(x, every, norms[1], mlp_in, counters, phase + 5, thread, threads)
-        project(batch.hidden, every, no_norm, mlp_out, counters, phase + 7, thread, threads)
+        project(attended, needed, no_norm, attention_out, counters, phase + 3, thread, threads)
+        project(x, needed, norms[1], mlp_in, counters, phase + 5, thread, threads)
+        project(batch.hidden, every[:count], no_norm, mlp_out, counters, phase + 7, thread, threads)
         phase += PHASES
-    if len(batch.wanted):
-        head = Product(
-            narrow[: len(batch.wanted)], factors, network.head[0], network.head_columns[0], batch.logits,
-            np.arange(len(batch.wanted)), WRITE, network.attention_in[0], room,
-        )  # fmt: skip
-        project(x, batch.wanted, network.final_norm, head, counters, phase, thread, threads)
+    count = len(batch.wanted)
+    head = Product(
+        narrow[:count], factors, network.head[0], network.head_columns[0], batch.logits, every[:count],
+        WRITE, network.attention_in[0], room,
+    )  # fmt: skip
+    project(x, batch.wanted, network.final_norm, head, counters, phase, thread, threads)
 
 
 call_share = make_call(run_share)
@@ -309,7 +323,22 @@ def make_batch(network: Network, inputs: Inputs, threads: int) -> Batch:
                 wanted[next_wanted] = row
                 next_wanted += 1
     return Batch(
-        x, wpe, counts, firsts, lengths, cache, scales, wanted, logits, left, factors, new, attended, hidden, rooms
+        x,
+        wpe,
+        counts,
+        shown,
+        firsts,
+        lengths,
+        cache,
+        scales,
+        wanted,
+        logits,
+        left,
+        factors,
+        new,
+        attended,
+        hidden,
+        rooms,
     )
 
 

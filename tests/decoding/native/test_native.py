@@ -55,6 +55,17 @@ def test_a_sequences_logits_are_the_same_to_the_bit_in_any_company(
         np.testing.assert_array_equal(decode(decoder, [ids], 1)[0], logits)
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_what_the_last_block_leaves_out_is_not_wanted(precision: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    decoder, draw = open_native(checkpoint, tmp_path, precision), np.random.default_rng(4)
+    parts = [[draw.integers(0, 300, size).tolist() for size in (30, 5, 41)] for _ in range(3)]
+    every, some = (decoder.take(decoder.begin(), [(0, 0)] * 3) for _ in range(2))
+    for new, wanted in zip(parts, ([2, 0, 41], [0, 0, 0], [1, 5, 7]), strict=True):
+        rows = np.split(decoder.extend(every, new), [30, 35])
+        expected = np.concatenate([of[len(of) - count :] for of, count in zip(rows, wanted, strict=True)])
+        np.testing.assert_array_equal(decoder.extend(some, new, wanted), expected)
+
+
 def test_weights_of_many_sizes_in_one_block_of_the_network(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Those that stand apart then need more room in this block's columns than in the others'."""
     draw = np.random.default_rng(3)
