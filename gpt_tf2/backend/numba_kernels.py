@@ -78,6 +78,16 @@ class ForgivingCache(FunctionCache):
             super().save_overload(*arguments)
 
 
+def is_kept(kernel: Any, arguments: tuple) -> bool:
+    """Whether a kernel's machine code is kept for arguments of these types of Numba, or has no place."""
+    if not isinstance(kernel._cache, ForgivingCache):
+        return True
+    with contextlib.suppress(Exception):  # unpickling a damaged file may raise any
+        key = kernel._cache._index_key(arguments, kernel.targetctx.codegen())
+        return key in kernel._cache._cache_file._load_index()
+    return False
+
+
 def compile_kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compiles a function with `JIT_OPTIONS` when it first runs, and caches its machine code where there is a place.
 

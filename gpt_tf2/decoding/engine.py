@@ -148,14 +148,20 @@ def find_converter(model: OpenedModel, engine: str, precision: str) -> Converter
 
 def native_converter(model: OpenedModel, precision: str) -> Converter:
     """The converter of our own kernels."""
+    from gpt_tf2.decoding.native.compiling import compile_meanwhile
     from gpt_tf2.decoding.native.decoder import NativeDecoder
     from gpt_tf2.decoding.native.packing import convert
 
     checkpoint, config = model.checkpoint, model.config
+
+    def write(folder: Path, show: Show) -> None:
+        with compile_meanwhile(precision):
+            convert(checkpoint, config, folder, precision, show)
+
     return Converter(
         "native",
         precision,
-        lambda folder, show: convert(checkpoint, config, folder, precision, show),
+        write,
         lambda folder, undrawn: NativeDecoder(folder, config, precision, undrawn),
     )
 

@@ -29,7 +29,8 @@ FEW = 3  # rows: each thread prepares them for itself, which is shorter than wai
 PREPARED = 4  # rows that a thread prepares at a time
 MULTIPLIED = 8 * ROWS  # rows that a thread multiplies at a time
 MANY = 2 * ROWS  # rows from which on a block's weights are kept as float32
-AHEAD_SHARE = 1 << FRACTION if FETCHES else 0  # of a block
+WHOLE = 1 << FRACTION  # block
+AHEAD_SHARE = WHOLE if FETCHES else 0
 OPTIONS: Any = JIT_OPTIONS
 BYTE_RANGE = f32(254.5)  # so that no number is above 255 when zero has been rounded
 EPSILON = f32(1e-5)  # of layer norm
@@ -170,13 +171,14 @@ def is_in_bytes(array: Any) -> bool:
 def multiply_bytes(product: Product, first: int, last: int, block: int, upcoming: int, held: int) -> int:
     """As `multiply_part`, in int8."""
     row, ahead = first, find_block(product.packed, block) + AHEAD
+    share = WHOLE if len(product.left) == 1 else AHEAD_SHARE  # for one row it pays on any processor
     while row < last:
         count = min(ROWS, last - row)
         fetch_targets(product, row, count, block)
         if count == ROWS:
-            multiply_six(product, row, block, ahead, AHEAD_SHARE)
+            multiply_six(product, row, block, ahead, share)
         else:
-            multiply_few(product, row, count, block, ahead, AHEAD_SHARE)
+            multiply_few(product, row, count, block, ahead, share)
         row += count
     return held
 

@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba import prange, types
+from numba import types
 from numba.extending import overload, register_jitable
 
 from gpt_tf2.backend.numba_kernels import JIT_OPTIONS, compile_kernel
 from gpt_tf2.decoding.kernels.attention import THREADS, attend_to_floats, make_float_room
 from gpt_tf2.decoding.kernels.byte_attention import attend_to_bytes, make_byte_room
 from gpt_tf2.decoding.kernels.dense import FEW, is_in_bytes, multiply, prepare
-from gpt_tf2.decoding.kernels.pointers import find_address, make_call
+from gpt_tf2.decoding.kernels.pointers import Kinds, find_address, make_call
 from gpt_tf2.decoding.kernels.products import TILE
 from gpt_tf2.decoding.kernels.tiles import ADD, GELU, WRITE, Product
 from gpt_tf2.decoding.kernels.vectors import COLUMNS
-from gpt_tf2.decoding.kernels.work import LINE, Crew, count_numbers, read_clock
 
 OPTIONS: Any = JIT_OPTIONS
+PRECISIONS = "int8", "float32"
 PHASES = 9  # of a block
 HEAD_PHASES = 2
 
@@ -108,24 +108,13 @@ class Batch(NamedTuple):
     rooms: np.ndarray
 
 
-def run_network(network: Network, inputs: Inputs, crew: Crew) -> np.ndarray:
-    """Runs the network on new tokens of several sequences.
+class Addresses(NamedTuple):
+    """Where the code of kernels is that call each other by address."""
 
-    Args:
-        crew: decides how many threads run, and learns how long they waited.
-
-    Returns:
-        Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
-    """
-    threads = crew.threads
-    counters = np.zeros(count_numbers(count_phases(network), threads), "int64")
-    numba.set_num_threads(threads)
-    share = find_share(str(inputs.cache.dtype))
-    with crew.turn:
-        logits = compute_logits(share, network, inputs, counters, threads)
-    waited, took = counters[-LINE:][:2].tolist()
-    crew.report(waited / max(1, took))
-    return logits
+    attention: int
+    share: int
+    choose: int
+    run: int
 
 
 def count_room(network: Network, rows: int) -> int:
@@ -142,10 +131,28 @@ def count_phases(network: Network) -> int:
 
 
 @functools.cache
+def find_attention(precision: str) -> int:
+    """The address of `run_attention` for a network of float32 or int8."""
+    return find_address(run_attention, attention_kinds(precision), types.none)
+
+
+def attention_kinds(precision: str) -> Kinds:
+    """Numba's types of what `run_attention` takes."""
+    numbers = array_kind("float32", 1)
+    room = numbers if precision == "int8" else types.Tuple([array_kind("float32", 2), numbers, numbers])
+    return list_kinds(precision)[1], types.int64, room, array_kind("int64", 1), types.int64, types.int64, types.int64
+
+
+@functools.cache
 def find_share(precision: str) -> int:
     """The address of `run_share` for a network of float32 or int8."""
-    kinds = list_kinds(precision)
-    return find_address(run_share, (*kinds, array_kind("int64", 1), types.int64, types.int64))
+    return find_address(run_share, share_kinds(precision), types.none)
+
+
+def share_kinds(precision: str) -> Kinds:
+    """Numba's types of what `run_share` takes."""
+    integer = types.int64
+    return integer, *list_kinds(precision), array_kind("int64", 1), integer, integer
 
 
 def list_kinds(precision: str) -> tuple[types.Type, types.Type]:
@@ -166,6 +173,13 @@ def list_kinds(precision: str) -> tuple[types.Type, types.Type]:
     batch += [indices, array_kind(floats, 2), array_kind(precision, 2)]
     batch += [array_kind(floats, dimensions) for dimensions in (3, 4, 2, 2, 2)]
     return types.NamedTuple(network, Network), types.NamedTuple(batch, Batch)
+
+
+def inputs_kind(precision: str) -> types.Type:
+    """Numba's type of `Inputs`."""
+    floats, indices = "float32", array_kind("int64", 1)
+    inputs = [array_kind(floats, 2), array_kind(floats, 2), indices, indices, indices, array_kind(precision, 6)]
+    return types.NamedTuple([*inputs, array_kind(floats, 6), array_kind(floats, 1)], Inputs)
 
 
 def array_kind(kind: str, dimensions: int) -> types.Array:
@@ -244,8 +258,25 @@ def project(
 
 
 @compile_kernel
-def run_share(network: Network, batch: Batch, counters: np.ndarray, thread: int, threads: int) -> None:
-    """A thread's share of a run of the network."""
+def run_attention(
+    batch: Batch, block: int, room: Any, counters: np.ndarray, phase: int, thread: int, threads: int
+) -> None:
+    """A thread's share of the attention of a block. room: of `make_room`."""
+    # Of what the last block gives, only the rows wanted are used. Its keys and values are needed of all.
+    asked = batch.shown if block + 1 == len(batch.cache) else batch.counts
+    heads = batch.attended.reshape(len(batch.x), batch.new.shape[2], batch.new.shape[3])
+    attend(
+        batch.new, batch.counts, asked, batch.firsts, batch.lengths, batch.cache[block], batch.scales[block], room,
+        heads, counters, phase, thread, threads,
+    )  # fmt: skip
+
+
+call_attention = make_call(run_attention, types.none, lambda: [attention_kinds(precision) for precision in PRECISIONS])
+
+
+@compile_kernel
+def run_share(attention: int, network: Network, batch: Batch, counters: np.ndarray, thread: int, threads: int) -> None:
+    """A thread's share of a run of the network. attention: the address of `run_attention`."""
     x, attended, rows = batch.x, batch.attended, len(batch.x)
     width, inner = x.shape[1], batch.hidden.shape[1]
     own = thread if rows <= FEW else 0
@@ -253,22 +284,18 @@ def run_share(network: Network, batch: Batch, counters: np.ndarray, thread: int,
     wide, narrow = left[: rows * inner].reshape(rows, inner), left[: rows * width].reshape(rows, width)
     phase: Any = np.int64(0)  # not a literal, for which Numba would compile anew
     every, no_norm, attention_room = np.arange(rows), np.empty((0, 0), np.float32), make_room(batch.cache)
-    projected, heads = batch.new.reshape(rows, -1), attended.reshape(rows, batch.new.shape[2], batch.new.shape[3])
+    projected = batch.new.reshape(rows, -1)
     for block in range(len(network.norms)):
         is_last = block + 1 == len(network.norms)
         upcoming = network.head[0] if is_last else network.attention_in[block + 1]
-        # Of what the last block gives, only the rows wanted are used. Its keys and values are needed of all.
-        asked, needed = (batch.shown, batch.wanted) if is_last else (batch.counts, every)
+        needed = batch.wanted if is_last else every
         norms, count = network.norms[block], len(needed)
         attention_in = Product(
             narrow, factors, network.attention_in[block], network.attention_in_columns[block], projected, every,
             WRITE, network.attention_out[block], room,
         )  # fmt: skip
         project(x, every, norms[0], attention_in, counters, phase, thread, threads)
-        attend(
-            batch.new, batch.counts, asked, batch.firsts, batch.lengths, batch.cache[block], batch.scales[block],
-            attention_room, heads, counters, phase + 2, thread, threads,
-        )  # fmt: skip
+        call_attention(attention, (batch, np.int64(block), attention_room, counters, phase + 2, thread, threads))
         if count == 0:
             return
         attention_out = Product(
@@ -295,7 +322,7 @@ def run_share(network: Network, batch: Batch, counters: np.ndarray, thread: int,
     project(x, batch.wanted, network.final_norm, head, counters, phase, thread, threads)
 
 
-call_share = make_call(run_share)
+call_share = make_call(run_share, types.none, lambda: [share_kinds(precision) for precision in PRECISIONS])
 
 
 @compile_kernel
@@ -340,25 +367,3 @@ def make_batch(network: Network, inputs: Inputs, threads: int) -> Batch:
         hidden,
         rooms,
     )
-
-
-@compile_kernel(parallel=True)
-def run_on_threads(share: int, network: Network, batch: Batch, counters: np.ndarray, threads: int) -> None:
-    """Runs the network on all threads, and counts the processor's cycles that it took.
-
-    Args:
-        share: the address of `run_share`.
-        counters: int64, zeros; see `count_numbers`.
-    """
-    began = read_clock()
-    for thread in prange(threads):
-        call_share(share, (network, batch, counters, np.int64(thread), threads))  # prange counts in unsigned integers
-    counters[len(counters) - LINE + 1] = read_clock() - began
-
-
-@compile_kernel
-def compute_logits(share: int, network: Network, inputs: Inputs, counters: np.ndarray, threads: int) -> np.ndarray:
-    """As `run_network`; see `run_on_threads`."""
-    batch = make_batch(network, inputs, threads)
-    run_on_threads(share, network, batch, counters, threads)
-    return batch.logits

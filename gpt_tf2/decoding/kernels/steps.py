@@ -14,17 +14,21 @@ from gpt_tf2.backend.numba_kernels import compile_kernel
 from gpt_tf2.decoding.kernels.drawing import choose_token
 from gpt_tf2.decoding.kernels.files import read_at
 from gpt_tf2.decoding.kernels.network import (
+    PRECISIONS,
+    Addresses,
     Batch,
     Inputs,
     Network,
     array_kind,
     call_share,
     count_phases,
+    find_attention,
     find_share,
+    inputs_kind,
     list_kinds,
     make_batch,
 )
-from gpt_tf2.decoding.kernels.pointers import find_address, make_call
+from gpt_tf2.decoding.kernels.pointers import Kinds, find_address, make_call
 from gpt_tf2.decoding.kernels.tiles import FETCHED, fetch_block
 from gpt_tf2.decoding.kernels.work import (
     LINE,
@@ -36,8 +40,6 @@ from gpt_tf2.decoding.kernels.work import (
     take_item,
     wait_for_others,
 )
-
-call_choose = make_call(choose_token)
 
 
 class Draws(NamedTuple):
@@ -65,48 +67,84 @@ class Draws(NamedTuple):
     missing: np.ndarray
 
 
-def run_steps(network: Network, draws: Draws, inputs: Inputs, crew: Crew) -> None:
-    """Runs steps until their end or that of a sequence, and writes the tokens that each draws. See `run_network`.
+def run_network(network: Network, inputs: Inputs, crew: Crew) -> np.ndarray:
+    """Runs the network on new tokens of several sequences: a step that draws nothing.
 
     Args:
-        inputs: `counts` and `shown` are 1 for the sequences that go on, 0 for others. `lengths` is changed.
+        crew: decides how many threads run, and learns how long they waited.
+
+    Returns:
+        Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
+    """
+    draws = Draws(
+        np.zeros((0, 4)), np.zeros((0, 1)), -1, 0, np.zeros(0, "int32"), np.zeros((0, 0), "float32"),
+        np.zeros((0, 1), "int64"), np.zeros(3, "int64"), np.full(1, -1),
+    )  # fmt: skip
+    return run_steps(network, draws, inputs, crew)
+
+
+def run_steps(network: Network, draws: Draws, inputs: Inputs, crew: Crew) -> np.ndarray:
+    """Runs steps until their end or that of a sequence, and writes the tokens that each draws.
+
+    Args:
+        inputs: where something is drawn, `counts` and `shown` are 1 for the sequences that go on, 0 for others.
+            `lengths` is changed.
+        crew: see `run_network`.
+
+    Returns:
+        The last step's logits; see `run_network`.
     """
     threads = crew.threads
     phases = count_phases(network) + 1
     counters = np.zeros((draws.uniforms.shape[1], count_numbers(phases, threads)), "int64")
     numba.set_num_threads(threads)
-    precision = str(inputs.cache.dtype)
-    addresses = find_choose(), find_share(precision), find_run(precision)
+    addresses = find_addresses(str(inputs.cache.dtype))
     with crew.turn:
-        write_tokens(*addresses, network, draws, inputs, counters, threads)
+        logits = write_tokens(addresses, network, draws, inputs, counters, threads)
     waited, took = counters[:, -LINE].sum(), counters[0, 1 - LINE]
     crew.report(waited / max(1, took), draws.tokens.shape[1])
+    return logits
+
+
+@functools.cache
+def find_addresses(precision: str) -> Addresses:
+    """The addresses of the kernels for a network of float32 or int8."""
+    return Addresses(find_attention(precision), find_share(precision), find_choose(), find_run(precision))
 
 
 @functools.cache
 def find_choose() -> int:
     """The address of `choose_token`."""
+    return find_address(choose_token, choose_kinds(), types.int64)
+
+
+def choose_kinds() -> Kinds:
+    """Numba's types of what `choose_token` takes."""
     floats = array_kind("float32", 1)
-    return find_address(choose_token, (floats, array_kind("float64", 1), types.float64, floats))
+    return floats, array_kind("float64", 1), types.float64, floats
+
+
+call_choose = make_call(choose_token, types.int64, lambda: [choose_kinds()])
 
 
 @functools.cache
 def find_run(precision: str) -> int:
     """The address of `run_steps_share` for a network of float32 or int8."""
-    find_choose()
-    find_share(precision)  # as it calls both
+    return find_address(run_steps_share, run_kinds(precision), types.none)
+
+
+def run_kinds(precision: str) -> Kinds:
+    """Numba's types of what `run_steps_share` takes."""
     integer, integers, tokens = types.int64, array_kind("int64", 1), array_kind("int64", 2)
     floats, doubles = array_kind("float32", 2), array_kind("float64", 2)
     fields = [doubles, doubles, integer, integer, array_kind("int32", 1), floats, tokens, integers, integers]
-    network, batch = list_kinds(precision)
-    draws = types.NamedTuple(fields, Draws)
-    return find_address(run_steps_share, (integer, integer, network, batch, draws, tokens, integer, integer))
+    addresses, draws = types.NamedUniTuple(integer, len(Addresses._fields), Addresses), types.NamedTuple(fields, Draws)
+    return addresses, *list_kinds(precision), draws, tokens, integer, integer
 
 
 @compile_kernel
 def run_steps_share(
-    choose: int,
-    share: int,
+    addresses: Addresses,
     network: Network,
     batch: Batch,
     draws: Draws,
@@ -114,22 +152,19 @@ def run_steps_share(
     thread: int,
     threads: int,
 ) -> None:
-    """A thread's share of all steps.
-
-    choose, share: the addresses of `choose_token` and `run_share`.
-    """
+    """A thread's share of all steps."""
     phase = np.int64(count_phases(network))
-    running = np.flatnonzero(batch.counts)
+    running, drawn = np.flatnonzero(batch.counts), len(draws.choices)
     for step in range(draws.uniforms.shape[1]):
-        call_share(share, (network, batch, counters[step], thread, threads))
-        done, item = 0, take_item(counters[step], phase, thread, threads, len(running))
+        call_share(addresses.share, (addresses.attention, network, batch, counters[step], thread, threads))
+        done, item = 0, take_item(counters[step], phase, thread, threads, drawn)
         while item >= 0:
-            draw_next(choose, batch, draws, running[item], item, step, thread)
+            draw_next(addresses.choose, batch, draws, running[item], item, step, thread)
             done += 1
-            item = take_item(counters[step], phase, thread, threads, len(running))
+            item = take_item(counters[step], phase, thread, threads, drawn)
         report_done(counters[step], phase, threads, done)
-        fetch_ahead(network.attention_in[0], counters[step], phase, thread, threads, len(running))
-        wait_for_others(counters[step], phase, thread, threads, len(running))
+        fetch_ahead(network.attention_in[0], counters[step], phase, thread, threads, drawn)
+        wait_for_others(counters[step], phase, thread, threads, drawn)
         if draws.missing[0] >= 0 or (draws.tokens[:, step] == draws.end).any():
             return
 
@@ -166,41 +201,43 @@ def fetch_ahead(packed: np.ndarray, counters: np.ndarray, phase: int, thread: in
         fetch_block(parts, part)
 
 
-call_run = make_call(run_steps_share)
+call_run = make_call(run_steps_share, types.none, lambda: [run_kinds(precision) for precision in PRECISIONS])
 
 
 @compile_kernel(parallel=True)
-def run_steps_on_threads(
-    choose: int,
-    share: int,
-    run: int,
-    network: Network,
-    batch: Batch,
-    draws: Draws,
-    counters: np.ndarray,
-    threads: int,
+def run_on_threads(
+    addresses: Addresses, network: Network, batch: Batch, draws: Draws, counters: np.ndarray, threads: int
 ) -> None:
-    """As `run_on_threads`.
+    """Runs the steps on all threads, and counts the processor's cycles that they took.
 
-    choose, share, run: the addresses of `choose_token`, `run_share` and `run_steps_share`.
+    counters: int64 [S, any], zeros; see `count_numbers`.
     """
     began = read_clock()
     for thread in prange(threads):
-        call_run(run, (choose, share, network, batch, draws, counters, np.int64(thread), threads))
+        share = addresses, network, batch, draws, counters, np.int64(thread), threads  # prange's are unsigned
+        call_run(addresses.run, share)
     counters[0, counters.shape[1] - LINE + 1] = read_clock() - began
 
 
 @compile_kernel
 def write_tokens(
-    choose: int,
-    share: int,
-    run: int,
-    network: Network,
-    draws: Draws,
-    inputs: Inputs,
-    counters: np.ndarray,
-    threads: int,
-) -> None:
-    """As `run_steps`; see `run_steps_on_threads`."""
+    addresses: Addresses, network: Network, draws: Draws, inputs: Inputs, counters: np.ndarray, threads: int
+) -> np.ndarray:
+    """As `run_steps`; see `run_on_threads`."""
     batch = make_batch(network, inputs, threads)
-    run_steps_on_threads(choose, share, run, network, batch, draws, counters, threads)
+    run_on_threads(addresses, network, batch, draws, counters, threads)
+    return batch.logits
+
+
+def compile_network(precision: str) -> None:
+    """Compiles what runs a network of float32 or int8, if it is not kept."""
+    find_attention(precision)
+    find_share(precision)
+
+
+def compile_steps(precision: str) -> None:
+    """Compiles what runs steps of such a network, if it is not kept."""
+    find_choose()
+    find_run(precision)
+    addresses, network, _, draws, counters, *_ = run_kinds(precision)
+    write_tokens.compile((addresses, network, draws, inputs_kind(precision), counters, types.int64))

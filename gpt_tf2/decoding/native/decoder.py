@@ -10,9 +10,9 @@ from gpt_tf2.backend.memory import reserve_zeros
 from gpt_tf2.config import GPT2Config
 from gpt_tf2.decoding.decoder import NO_IDS, Choice, Decoder, State
 from gpt_tf2.decoding.kernels.attention import THREADS
-from gpt_tf2.decoding.kernels.network import Inputs, count_room, run_network
+from gpt_tf2.decoding.kernels.network import Inputs, count_room
 from gpt_tf2.decoding.kernels.products import TILE
-from gpt_tf2.decoding.kernels.steps import Draws, run_steps
+from gpt_tf2.decoding.kernels.steps import Draws, run_network, run_steps
 from gpt_tf2.decoding.kernels.work import Crew
 from gpt_tf2.decoding.native.packing import open_network, pad_width
 from gpt_tf2.decoding.native.rows import RowsFile
