@@ -74,7 +74,8 @@ class ForgivingCache(FunctionCache):
         with contextlib.suppress(Exception):
             if not self._cache_file._load_index():  # all code is of other versions of the files
                 for path in Path(self._cache_path).glob(f"{glob.escape(self._impl.filename_base)}.*.nbc"):
-                    path.unlink()
+                    with contextlib.suppress(OSError):  # another process may remove them at the same time
+                        path.unlink()
             super().save_overload(*arguments)
 
 
@@ -82,9 +83,10 @@ def is_kept(kernel: Any, arguments: tuple) -> bool:
     """Whether a kernel's machine code is kept for arguments of these types of Numba, or has no place."""
     if not isinstance(kernel._cache, ForgivingCache):
         return True
-    with contextlib.suppress(Exception):  # unpickling a damaged file may raise any
+    with contextlib.suppress(Exception):  # a KeyError, or any other if the index is damaged
         key = kernel._cache._index_key(arguments, kernel.targetctx.codegen())
-        return key in kernel._cache._cache_file._load_index()
+        file = kernel._cache._cache_file
+        return Path(file._data_path(file._load_index()[key])).exists()
     return False
 
 

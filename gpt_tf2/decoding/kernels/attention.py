@@ -112,7 +112,7 @@ def attend_head(
     new: np.ndarray,
     start: int,
     count: int,
-    asked: int,
+    shown: int,
     head: int,
     length: int,
     keys: np.ndarray,
@@ -129,7 +129,7 @@ def attend_head(
     """One head of one sequence with `length` cached positions and `count` new ones, of `new` and `out` from `start` on.
 
     Args:
-        asked: of how many of the last new ones to compute it.
+        shown: of how many of the last new ones to compute it.
         keys, values: [N, D·TILE].
         key_scales, value_scales: [N, TILE].
         next_keys, next_values: [D·TILE], the first tiles of what is read next.
@@ -141,8 +141,8 @@ def attend_head(
         key, value = keys[tile].reshape(depth, TILE)[:, offset], values[tile].reshape(TILE, depth)[offset]
         key_scales[tile, offset] = store(new[start + t, 1, head], key) / f32(math.sqrt(depth))
         value_scales[tile, offset] = store(new[start + t, 2, head], value)
-    size = GROUP if asked >= GROUP else 1
-    for group in range(count - asked, count, size):
+    size = GROUP if shown >= GROUP else 1
+    for group in range(count - shown, count, size):
         first = min(group, count - size)  # the last group may overlap the one before
         tokens = slice(start + first, start + first + size)
         queries, sums = new[tokens, 0, head], out[tokens, head]
@@ -224,7 +224,7 @@ def make_float_room(cache: np.ndarray) -> tuple:
 def attend_to_floats(
     new: np.ndarray,
     counts: np.ndarray,
-    asked: np.ndarray,
+    shown: np.ndarray,
     firsts: np.ndarray,
     lengths: np.ndarray,
     cache: np.ndarray,
@@ -249,7 +249,7 @@ def attend_to_floats(
             new,
             firsts[sequence],
             counts[sequence],
-            asked[sequence],
+            shown[sequence],
             head,
             lengths[sequence],
             cache[sequence, 0, head],

@@ -53,7 +53,7 @@ def attend_bytes(
     new: np.ndarray,
     start: int,
     count: int,
-    asked: int,
+    shown: int,
     head: int,
     length: int,
     cache: np.ndarray,
@@ -68,7 +68,7 @@ def attend_bytes(
     """One head of one sequence with `length` cached positions and `count` new ones, of `new` and `out` from `start` on.
 
     Args:
-        asked: of how many of the last new ones to compute it.
+        shown: of how many of the last new ones to compute it.
         new: float32 [T, 3, H, D], queries, keys and values. D must be a multiple of LANES, and is best one of BLOCK.
         cache: int8 [N, D·TILE], the tiles of all sequences and heads. scales: float32 [N, TILE], their scales.
         keys, next_keys: the first tile of the head's keys, and that of the head whose `next_used` positions come next.
@@ -79,7 +79,7 @@ def attend_bytes(
         tile, position = (length + t) // TILE, (length + t) % TILE
         store_key(new, start + t, head, cache, keys + tile, scales, position)
         store_value(new, start + t, head, cache, keys + apart + tile, scales, position)
-    for first in range(count - asked, count, SHARED):
+    for first in range(count - shown, count, SHARED):
         shared = min(SHARED, count - first)
         attend_together(
             new, start + first, shared, head, length + first,
@@ -150,7 +150,7 @@ def attend_together(
 def attend_to_bytes(
     new: np.ndarray,
     counts: np.ndarray,
-    asked: np.ndarray,
+    shown: np.ndarray,
     firsts: np.ndarray,
     lengths: np.ndarray,
     cache: np.ndarray,
@@ -176,7 +176,7 @@ def attend_to_bytes(
             new,
             firsts[sequence],
             counts[sequence],
-            asked[sequence],
+            shown[sequence],
             head,
             lengths[sequence],
             every_tile,

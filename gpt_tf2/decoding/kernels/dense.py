@@ -57,7 +57,7 @@ def prepare(
         rows: float32 [any, K].
         chosen: int64 [N], the indices of those that are prepared.
         norm: float32 [2, K], gain and bias of a layer norm; [0, K] for none.
-        left: int8 (of unsigned bytes) or float32 [N, K], written. Of FEW rows, each thread's own, or the same values.
+        left: int8 (of unsigned bytes) or float32 [N, K], written. Of FEW rows, each thread's own.
         factors: float32 [N, 2], written: a row's scale and zero point.
     """
     if len(chosen) <= FEW:
@@ -140,7 +140,7 @@ def multiply(product: Product, counters: np.ndarray, phase: int, thread: int, th
 
 @compile_kernel
 def find_block(packed: np.ndarray, block: int) -> int:
-    """The address of a block of a packed matrix, both of whose numbers are bytes."""
+    """The address of a block of a packed matrix, int8 or uint8 [blocks, bytes]."""
     return packed.ctypes.data + block * packed.shape[1]
 
 

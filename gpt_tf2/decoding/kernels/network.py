@@ -87,7 +87,7 @@ class Batch(NamedTuple):
     logits: float32 [wanted, V], V filled up to whole blocks.
     left, factors: [threads, …], see `prepare`.
     new: float32 [N, 3, W / D, D], attended: float32 [N, W], hidden: float32 [N, 4·C], room for what lies between.
-    rooms: float32 [threads, COLUMNS times the most inputs], see `multiply`.
+    rooms: float32 [threads, COLUMNS times the most inputs], see `Product`.
     """
 
     x: np.ndarray
@@ -190,7 +190,7 @@ def array_kind(kind: str, dimensions: int) -> types.Array:
 def attend(
     new: np.ndarray,
     counts: np.ndarray,
-    asked: np.ndarray,
+    shown: np.ndarray,
     firsts: np.ndarray,
     lengths: np.ndarray,
     cache: np.ndarray,
@@ -205,7 +205,7 @@ def attend(
     """A thread's share of the attention of one block, for kernels.
 
     Args:
-        asked: int64 [B], of how many of each sequence's last new tokens to compute it.
+        shown: int64 [B], of how many of each sequence's last new tokens to compute it.
         room: of `make_room`. out: [N, W / D, D], written.
     """
 
@@ -214,7 +214,7 @@ def attend(
 def choose_attention(
     new: np.ndarray,
     counts: np.ndarray,
-    asked: np.ndarray,
+    shown: np.ndarray,
     firsts: np.ndarray,
     lengths: np.ndarray,
     cache: np.ndarray,
@@ -263,10 +263,10 @@ def run_attention(
 ) -> None:
     """A thread's share of the attention of a block. room: of `make_room`."""
     # Of what the last block gives, only the rows wanted are used. Its keys and values are needed of all.
-    asked = batch.shown if block + 1 == len(batch.cache) else batch.counts
+    shown = batch.shown if block + 1 == len(batch.cache) else batch.counts
     heads = batch.attended.reshape(len(batch.x), batch.new.shape[2], batch.new.shape[3])
     attend(
-        batch.new, batch.counts, asked, batch.firsts, batch.lengths, batch.cache[block], batch.scales[block], room,
+        batch.new, batch.counts, shown, batch.firsts, batch.lengths, batch.cache[block], batch.scales[block], room,
         heads, counters, phase, thread, threads,
     )  # fmt: skip
 
@@ -278,48 +278,57 @@ call_attention = make_call(run_attention, types.none, lambda: [attention_kinds(p
 def run_share(attention: int, network: Network, batch: Batch, counters: np.ndarray, thread: int, threads: int) -> None:
     """A thread's share of a run of the network. attention: the address of `run_attention`."""
     x, attended, rows = batch.x, batch.attended, len(batch.x)
-    width, inner = x.shape[1], batch.hidden.shape[1]
-    own = thread if rows <= FEW else 0
-    left, factors, room = batch.left[own], batch.factors[own], batch.rooms[thread]
-    wide, narrow = left[: rows * inner].reshape(rows, inner), left[: rows * width].reshape(rows, width)
+    room, width, inner = batch.rooms[thread], x.shape[1], batch.hidden.shape[1]
     phase: Any = np.int64(0)  # not a literal, for which Numba would compile anew
     every, no_norm, attention_room = np.arange(rows), np.empty((0, 0), np.float32), make_room(batch.cache)
     projected = batch.new.reshape(rows, -1)
     for block in range(len(network.norms)):
         is_last = block + 1 == len(network.norms)
         upcoming = network.head[0] if is_last else network.attention_in[block + 1]
-        needed = batch.wanted if is_last else every
-        norms, count = network.norms[block], len(needed)
+        norms = network.norms[block]
+        left, factors = find_room(batch, rows, thread)
         attention_in = Product(
-            narrow, factors, network.attention_in[block], network.attention_in_columns[block], projected, every,
-            WRITE, network.attention_out[block], room,
+            left[: rows * width].reshape(rows, width), factors, network.attention_in[block],
+            network.attention_in_columns[block], projected, every, WRITE, network.attention_out[block], room,
         )  # fmt: skip
         project(x, every, norms[0], attention_in, counters, phase, thread, threads)
         call_attention(attention, (batch, np.int64(block), attention_room, counters, phase + 2, thread, threads))
+        chosen = batch.wanted if is_last else every
+        count = len(chosen)
         if count == 0:
             return
+        left, factors = find_room(batch, count, thread)
+        narrow, wide = left[: count * width].reshape(count, width), left[: count * inner].reshape(count, inner)
         attention_out = Product(
-            narrow[:count], factors, network.attention_out[block], network.attention_out_columns[block], x, needed,
+            narrow, factors, network.attention_out[block], network.attention_out_columns[block], x, chosen,
             ADD, network.mlp_in[block], room,
         )  # fmt: skip
         mlp_in = Product(
-            narrow[:count], factors, network.mlp_in[block], network.mlp_in_columns[block], batch.hidden, every[:count],
+            narrow, factors, network.mlp_in[block], network.mlp_in_columns[block], batch.hidden, every[:count],
             GELU, network.mlp_out[block], room,
         )  # fmt: skip
         mlp_out = Product(
-            wide[:count], factors, network.mlp_out[block], network.mlp_out_columns[block], x, needed,
+            wide, factors, network.mlp_out[block], network.mlp_out_columns[block], x, chosen,
             ADD, upcoming, room,
         )  # fmt: skip
-        project(attended, needed, no_norm, attention_out, counters, phase + 3, thread, threads)
-        project(x, needed, norms[1], mlp_in, counters, phase + 5, thread, threads)
+        project(attended, chosen, no_norm, attention_out, counters, phase + 3, thread, threads)
+        project(x, chosen, norms[1], mlp_in, counters, phase + 5, thread, threads)
         project(batch.hidden, every[:count], no_norm, mlp_out, counters, phase + 7, thread, threads)
         phase += PHASES
     count = len(batch.wanted)
+    left, factors = find_room(batch, count, thread)
     head = Product(
-        narrow[:count], factors, network.head[0], network.head_columns[0], batch.logits, every[:count],
-        WRITE, network.attention_in[0], room,
+        left[: count * width].reshape(count, width), factors, network.head[0], network.head_columns[0], batch.logits,
+        every[:count], WRITE, network.attention_in[0], room,
     )  # fmt: skip
     project(x, batch.wanted, network.final_norm, head, counters, phase, thread, threads)
+
+
+@compile_kernel
+def find_room(batch: Batch, rows: int, thread: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where a thread prepares its share of some rows, and their factors. Where they are FEW, no other writes there."""
+    own = thread if rows <= FEW else 0
+    return batch.left[own], batch.factors[own]
 
 
 call_share = make_call(run_share, types.none, lambda: [share_kinds(precision) for precision in PRECISIONS])

@@ -92,7 +92,7 @@ def run_steps(network: Network, draws: Draws, inputs: Inputs, crew: Crew) -> np.
         crew: see `run_network`.
 
     Returns:
-        The last step's logits; see `run_network`.
+        The last step's logits; see `run_network`. Where something is drawn, -inf for ids without a token.
     """
     threads = crew.threads
     phases = count_phases(network) + 1
@@ -214,8 +214,8 @@ def run_on_threads(
     """
     began = read_clock()
     for thread in prange(threads):
-        share = addresses, network, batch, draws, counters, np.int64(thread), threads  # prange's are unsigned
-        call_run(addresses.run, share)
+        arguments = addresses, network, batch, draws, counters, np.int64(thread), threads  # prange's are unsigned
+        call_run(addresses.run, arguments)
     counters[0, counters.shape[1] - LINE + 1] = read_clock() - began
 
 

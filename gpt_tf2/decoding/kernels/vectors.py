@@ -13,7 +13,7 @@ VECTORS = 4  # registers that a row's sums take
 COLUMNS = VECTORS * LANES
 CACHE_LINE = 64  # bytes
 AHEAD = 16384  # bytes from what is read to what is fetched; measured in docs/lab-notes.md, "Many steps in one call"
-# Whether instructions have memory fetched. AMD's Zen 4 fetches better by itself: docs/lab-notes.md, "Zen 4".
+# Whether instructions have memory fetched where it depends on the processor: docs/lab-notes.md, "Zen 4".
 FETCHES = binding.get_host_cpu_name() != "znver4"
 FLAGS = ("contract", "reassoc", "nsz")  # a product and its sum may be one instruction
 

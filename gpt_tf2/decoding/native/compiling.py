@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 from gpt_tf2.backend.numba_kernels import is_kept
 from gpt_tf2.decoding.kernels.network import run_share, share_kinds
-from gpt_tf2.decoding.kernels.steps import compile_network, compile_steps
+from gpt_tf2.decoding.kernels.steps import compile_steps
+
+# Not `python -m`, which would look for modules in the current folder first.
+COMPILE = """
+import sys
+precision, *sys.path = sys.argv[1:]
+from gpt_tf2.decoding.kernels.steps import compile_network
+compile_network(precision)
+"""
 
 
 @contextlib.contextmanager
@@ -17,12 +25,11 @@ def compile_meanwhile(precision: str) -> Iterator[None]:
     Another process compiles the longer half while the `with` block runs. At its end this one compiles the rest, and
     waits for the other. What that could not compile or keep is compiled here when it is used.
     """
-    if not sys.executable or is_kept(run_share, share_kinds(precision)):
+    other = None if is_kept(run_share, share_kinds(precision)) else start_process(precision)
+    if other is None:
         yield
         return
-    command = [sys.executable, "-m", __name__, precision]
-    null = subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=null, stdout=null, stderr=null) as other:
+    with other:
         try:
             yield
             compile_steps(precision)
@@ -31,5 +38,10 @@ def compile_meanwhile(precision: str) -> Iterator[None]:
             raise
 
 
-if __name__ == "__main__":
-    compile_network(sys.argv[1])
+def start_process(precision: str) -> subprocess.Popen | None:
+    """Starts a process that compiles the network's kernels; None if none can be started."""
+    command, null = [sys.executable, "-c", COMPILE, precision, *sys.path], subprocess.DEVNULL
+    try:
+        return subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
+    except OSError:
+        return None

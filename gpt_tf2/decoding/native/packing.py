@@ -104,7 +104,7 @@ def pack_block(checkpoint: Checkpoint, config: GPT2Config, block: int, precision
 
 
 def pack_head(checkpoint: Checkpoint, config: GPT2Config, precision: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The output matrix, some of its blocks at a time, each with their columns [3, M]."""
+    """The output matrix, some of its blocks at a time, each with their columns [any, M]."""
     matrix = checkpoint.read(output_matrix(config))
     for first in range(0, len(matrix), HEAD_ROWS):
         rows = matrix[first : first + HEAD_ROWS]

@@ -18,8 +18,8 @@ def attend(new: np.ndarray, counts: list, lengths: list, cache: np.ndarray, scal
     out = np.empty((len(new), *new.shape[2:]), "float32")
     firsts = np.cumsum(counts) - counts
     counters = np.zeros(count_numbers(1, 1), "int64")
-    asked, room = np.array(counts), make_room(cache[None])
-    kernel(new, np.array(counts), asked, firsts, np.array(lengths), cache, scales, room, out, counters, 0, 0, 1)
+    shown, room = np.array(counts), make_room(cache[None])
+    kernel(new, np.array(counts), shown, firsts, np.array(lengths), cache, scales, room, out, counters, 0, 0, 1)
     return out
 
 

@@ -1,6 +1,7 @@
 """Kernels are compiled by two processes at once where they are not kept, and what one cannot do the other does."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,13 +49,32 @@ def test_where_all_is_kept_no_process_starts(monkeypatch: pytest.MonkeyPatch) ->
         pass
 
 
-def test_a_process_that_fails_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("program", ["/bin/false", "/nonexistent/python"])
+def test_a_process_that_fails_stops_nothing(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "is_kept", lambda kernel, kinds: False)
-    monkeypatch.setattr(compiling.sys, "executable", "/bin/false")
+    monkeypatch.setattr(compiling.sys, "executable", program)
     with compiling.compile_meanwhile("int8"):
         pass
+
+
+def test_the_process_ends_with_what_it_was_started_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeping = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    monkeypatch.setattr(compiling, "is_kept", lambda kernel, kinds: False)
+    monkeypatch.setattr(compiling, "start_process", lambda precision: sleeping)
     with pytest.raises(KeyError), compiling.compile_meanwhile("int8"):
         raise KeyError
+    assert sleeping.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_files_in_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secrets.py").write_text("open('imported', 'w')")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compiling.sys, "path", [folder for folder in sys.path if folder])
+    process = compiling.start_process("int8")
+    assert process and process.wait() == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "secrets.py"]
 
 
 def test_an_address_is_of_a_kernel_that_returns_what_its_callers_expect() -> None:

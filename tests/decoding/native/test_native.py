@@ -9,10 +9,12 @@ from gpt_tf2.backend.memory import measure_own_memory, reserve_zeros
 from gpt_tf2.checkpoints.checkpoint import Checkpoint
 from gpt_tf2.config import GPT2Config, tensor_shapes
 from gpt_tf2.decoding.decoder import Decoder
+from gpt_tf2.decoding.kernels.network import count_phases, find_attention, make_batch, run_share
+from gpt_tf2.decoding.kernels.work import count_numbers
 from gpt_tf2.decoding.litert import graphs
 from gpt_tf2.decoding.litert.decoder import LiteRTDecoder
 from gpt_tf2.decoding.native.decoder import NativeDecoder
-from gpt_tf2.decoding.native.packing import convert, runs_natively
+from gpt_tf2.decoding.native.packing import convert, open_network, runs_natively
 from gpt_tf2.decoding.native.rows import RowsFile
 from gpt_tf2.decoding.sample_perplexity import decode_windows, measure_perplexity, stream_windows
 
@@ -53,6 +55,29 @@ def test_a_sequences_logits_are_the_same_to_the_bit_in_any_company(
     together = decode(decoder, sequences, 1)
     for ids, logits in zip(sequences, together, strict=True):
         np.testing.assert_array_equal(decode(decoder, [ids], 1)[0], logits)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("rows", [2, 9])
+def test_a_thread_that_comes_late_writes_nothing_that_others_read(
+    rows: int, precision: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """The system may take one off its processor amid preparing few rows, and others go on meanwhile."""
+    decoder = open_native(checkpoint, tmp_path, precision)
+    state, ids, network = decoder.begin(), list(range(rows)), open_network(tmp_path)
+    inputs = decoder._gather(state, [ids], np.array([rows]), np.array([1]))
+    batch = make_batch(network, inputs, 2)
+    counters = np.zeros(count_numbers(count_phases(network), 2), "int64")
+    run_share(find_attention(precision), network, batch, counters, 0, 2)
+    expected = decoder.extend(state, [ids], [1])
+    np.testing.assert_array_equal(batch.logits[:, : CONFIG.n_vocab], expected)
+    others = batch.x, batch.logits, batch.new, batch.attended, batch.hidden, batch.left[0], batch.factors[0]
+    before = [array.copy() for array in others]
+    batch.left[0] = before[5][:] = 7
+    batch.factors[0] = before[6][:] = 7
+    run_share(find_attention(precision), network, batch, counters, 1, 2)
+    for array, kept in zip(others, before, strict=True):
+        np.testing.assert_array_equal(array, kept)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
