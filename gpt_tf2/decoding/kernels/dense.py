@@ -29,7 +29,7 @@ FEW = 3  # rows: each thread prepares them for itself, which is shorter than wai
 PREPARED = 4  # rows that a thread prepares at a time
 MULTIPLIED = 8 * ROWS  # rows that a thread multiplies at a time
 MANY = 2 * ROWS  # rows from which on a block's weights are kept as float32
-WHOLE = 1 << FRACTION  # block
+WHOLE = 1 << FRACTION  # share of a block
 AHEAD_SHARE = WHOLE if FETCHES else 0
 OPTIONS: Any = JIT_OPTIONS
 BYTE_RANGE = f32(254.5)  # so that no number is above 255 when zero has been rounded
@@ -122,19 +122,19 @@ def multiply(product: Product, counters: np.ndarray, phase: int, thread: int, th
     rows, blocks, following = len(product.left), len(product.packed), product.following
     parts = -(-rows // MULTIPLIED)
     items, done = parts * blocks, 0
-    first_following = find_block(following, thread * len(following) // threads)
+    first_following = thread * len(following) // threads
     held: Any = np.int64(-1)  # not a literal, whose type would change
     item = take_item(counters, phase, thread, threads, items)
     while item >= 0:
         block, part = item // parts, item % parts
         is_last = (block + 1) * parts >= (thread + 1) * items // threads
-        upcoming = first_following if is_last else find_block(product.packed, block + 1)
+        upcoming = find_block(following, first_following) if is_last else find_block(product.packed, block + 1)
         row, last = part * MULTIPLIED, min((part + 1) * MULTIPLIED, rows)
         held = multiply_part(product, row, last, block, upcoming, held)
         done += 1
         item = take_item(counters, phase, thread, threads, items)
     if done:
-        fetch_block(following, thread * len(following) // threads)
+        fetch_block(following, first_following)
     end_phase(counters, phase, thread, threads, done, items)
 
 

@@ -160,16 +160,7 @@ def list_kinds(precision: str) -> tuple[types.Type, types.Type]:
     floats, indices = "float32", array_kind("int64", 1)
     packed = array_kind("int8" if precision == "int8" else "uint8", 3)
     network = [array_kind(floats, 4), array_kind(floats, 2), *[packed, array_kind(floats, 3)] * 5]
-    batch = [
-        array_kind(floats, 2),
-        array_kind(floats, 2),
-        indices,
-        indices,
-        indices,
-        indices,
-        array_kind(precision, 6),
-        array_kind(floats, 6),
-    ]
+    batch = [*[array_kind(floats, 2)] * 2, *[indices] * 4, array_kind(precision, 6), array_kind(floats, 6)]
     batch += [indices, array_kind(floats, 2), array_kind(precision, 2)]
     batch += [array_kind(floats, dimensions) for dimensions in (3, 4, 2, 2, 2)]
     return types.NamedTuple(network, Network), types.NamedTuple(batch, Batch)
@@ -178,8 +169,8 @@ def list_kinds(precision: str) -> tuple[types.Type, types.Type]:
 def inputs_kind(precision: str) -> types.Type:
     """Numba's type of `Inputs`."""
     floats, indices = "float32", array_kind("int64", 1)
-    inputs = [array_kind(floats, 2), array_kind(floats, 2), indices, indices, indices, array_kind(precision, 6)]
-    return types.NamedTuple([*inputs, array_kind(floats, 6), array_kind(floats, 1)], Inputs)
+    inputs = [*[array_kind(floats, 2)] * 2, *[indices] * 3, array_kind(precision, 6), array_kind(floats, 6)]
+    return types.NamedTuple([*inputs, array_kind(floats, 1)], Inputs)
 
 
 def array_kind(kind: str, dimensions: int) -> types.Array:
@@ -336,7 +327,7 @@ call_share = make_call(run_share, types.none, lambda: [share_kinds(precision) fo
 
 @compile_kernel
 def make_batch(network: Network, inputs: Inputs, threads: int) -> Batch:
-    """What so many threads share, for kernels. Adds the positions' embeddings."""
+    """Makes the `Batch` that so many threads share, and adds the positions' embeddings to its rows; for kernels."""
     x, wpe, counts, shown, lengths, cache, scales, room = inputs
     rows, width, depth, inner = len(x), x.shape[1], cache.shape[5] // TILE, network.mlp_in_columns.shape[2]
     ends = np.cumsum(rows * np.array([3 * width, width, inner, threads * max(width, inner), threads * 2]))

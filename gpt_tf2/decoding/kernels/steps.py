@@ -67,6 +67,12 @@ class Draws(NamedTuple):
     missing: np.ndarray
 
 
+NO_DRAWS = Draws(  # in one step; nothing writes to it
+    np.zeros((0, 4)), np.zeros((0, 1)), -1, 0, np.zeros(0, "int32"), np.zeros((0, 0), "float32"),
+    np.zeros((0, 1), "int64"), np.zeros(3, "int64"), np.full(1, -1),
+)  # fmt: skip
+
+
 def run_network(network: Network, inputs: Inputs, crew: Crew) -> np.ndarray:
     """Runs the network on new tokens of several sequences: a step that draws nothing.
 
@@ -76,11 +82,7 @@ def run_network(network: Network, inputs: Inputs, crew: Crew) -> np.ndarray:
     Returns:
         Float32 logits [wanted, V], sequence by sequence, V filled up to whole blocks.
     """
-    draws = Draws(
-        np.zeros((0, 4)), np.zeros((0, 1)), -1, 0, np.zeros(0, "int32"), np.zeros((0, 0), "float32"),
-        np.zeros((0, 1), "int64"), np.zeros(3, "int64"), np.full(1, -1),
-    )  # fmt: skip
-    return run_steps(network, draws, inputs, crew)
+    return run_steps(network, NO_DRAWS, inputs, crew)
 
 
 def run_steps(network: Network, draws: Draws, inputs: Inputs, crew: Crew) -> np.ndarray:
